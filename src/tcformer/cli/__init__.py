@@ -1,1 +1,140 @@
-"""tcformer.cli"""
+"""The command `tcformer`: one verb, one file in this folder.
+
+This module only dispatches. It imports neither torch nor any verb, so `tcformer --help` answers at
+once; the module of a verb is imported when that verb is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import select
+import sys
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from tcformer.errors import UserError
+
+VERBS = {
+    "demo": "train, evaluate and draw tokens on handwritten digits; a few minutes on a CPU",
+    "train": "train a classifier from a configuration file",
+    "evaluate": "measure a checkpoint on a validation set",
+    "show": "draw the tokens of images, stage by stage",
+    "convert": "turn checkpoints into safetensors and back",
+    "download": "fetch, verify and cache the weights the authors published",
+    "flops": "count parameters and operations of a model",
+    "doctor": "say what this machine has and which fast paths are on",
+}
+"""Every verb with its line in `tcformer --help`. A test holds each module to the same line."""
+
+# These run for long and save when told to stop. Their signal handlers must stand before torch is
+# imported, which can take long enough for a scheduler's signal to arrive meanwhile.
+_INTERRUPTIBLE = ("train", "evaluate", "demo")
+
+EXIT_OK = 0
+EXIT_USAGE = 2
+EXIT_SIGINT = 130
+EXIT_SIGPIPE = 141
+
+
+def usage() -> str:
+    """The text of `tcformer --help`."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {line}" for verb, line in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: tcformer VERB [options]",
+            "",
+            "TCFormer, the Token Clustering Transformer: train it, measure it, look at its tokens.",
+            "",
+            "verbs:",
+            *lines,
+            "",
+            "options:",
+            "  --help     this text; `tcformer VERB --help` explains one verb",
+            "  --version  the version of this package",
+            "",
+            "New here? `tcformer demo` needs no data and no GPU.",
+        ]
+    )
+
+
+def nearest(word: str, known: Sequence[str]) -> str | None:
+    """The known word that looks most like `word`, or None when none does."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: this process's) and return its exit status.
+
+    0 is success, 2 a mistake that one sentence on stderr explains, 130 an interruption from the
+    keyboard, 141 a reader such as `head` that closed our output. A verb may return others.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _dispatch(args)
+        sys.stdout.flush()
+    except UserError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_SIGINT
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise  # a pipe of our own broke, such as one to a data worker: that is a real error
+        return EXIT_SIGPIPE
+    return status
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return EXIT_OK if args else EXIT_USAGE
+    if args[0] in ("-V", "--version"):
+        from tcformer import __version__
+
+        print(f"tcformer {__version__}")
+        return EXIT_OK
+    return _run_verb(args[0], args[1:])
+
+
+def _run_verb(verb: str, rest: list[str]) -> int:
+    if verb not in VERBS:
+        what = "option" if verb.startswith("-") else "verb"
+        guess = nearest(verb, [*VERBS, "--help", "--version"])
+        hint = f"did you mean `tcformer {guess}`?" if guess else "see `tcformer --help`."
+        raise UserError(f"tcformer has no {what} {verb!r}; {hint}")
+    if verb in _INTERRUPTIBLE:
+        from tcformer.training.interrupt import install_early
+
+        install_early()
+    run: Callable[[list[str]], int] = importlib.import_module(f"tcformer.cli.{verb}").main
+    try:
+        return run(rest)
+    except SystemExit as leaving:  # argument parsers leave this way, after --help as well
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+            return 1
+        return leaving.code or EXIT_OK
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads our stdout or stderr any more; if so, send the rest nowhere."""
+    gone = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+    for stream in gone:
+        # Python flushes both once more at exit and would complain about what is still in them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(gone)
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    # Flushing would not tell: an unbuffered stream holds nothing that could fail again.
+    poller = select.poll()
+    try:
+        poller.register(stream, 0)  # errors are reported whatever is asked for
+    except (AttributeError, TypeError, ValueError):
+        return False  # replaced by something that is no file, as test runners do
+    return any(event & select.POLLERR for _, event in poller.poll(0))

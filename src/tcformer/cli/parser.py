@@ -1,0 +1,38 @@
+"""An argument parser whose refusals are one sentence and name the nearest option."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from tcformer.cli import VERBS, nearest
+from tcformer.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of one verb: `Parser("flops")` is `tcformer flops`.
+
+    Options cannot be abbreviated, defaults are shown in the help, and a mistake raises `UserError`
+    instead of printing the whole usage.
+    """
+
+    def __init__(self, verb: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"tcformer {verb}",
+            description=f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.",
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError` with argparse's message, or with the option that was probably meant."""
+        kind, _, words = message.partition(": ")
+        if kind == "unrecognized arguments":
+            word = words.split()[0].partition("=")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            guess = nearest(word, known) if word.startswith("-") else None
+            message = f"unknown argument {word!r}"
+            if guess:
+                message += f", did you mean {guess}"
+        raise UserError(f"{self.prog}: {message}; `{self.prog} --help` lists what there is.")
