@@ -1,0 +1,275 @@
+"""Files: written so that a crash leaves the old one, read so that a file cannot run code.
+
+Everything the package keeps (checkpoints, weights, logs, pictures) goes through `atomic_write`;
+everything it unpickles goes through `safe_torch_load`. Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import io
+import os
+import re
+import secrets
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from tcformer.errors import UserError
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class _RememberingFile(io.FileIO):
+    """A raw file that remembers the first failure and swallows what is written after it.
+
+    torch.save writes through C++, which turns a full disk into a RuntimeError of its own, and
+    may then abort the process when closing its archive fails a second time. Here the archive
+    always closes, and the caller still learns the true cause.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        if self.error is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+
+def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Replace the file `path` in one step by what `write` puts into the open file it is given.
+
+    The content goes to a temporary file in the same folder, is forced to the disk, and only then
+    takes the name. A reader sees the old file or the new one, never a part; when anything fails
+    (or the process is interrupted) the old file is untouched and the temporary one is removed.
+    A symbolic link is followed; an existing file keeps its permissions.
+
+    Args:
+        path: the file to write.
+        write: called once with a seekable binary file.
+
+    Raises:
+        UserError: the folder is missing, not writable, or the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    mode = _mode_for(target)
+    # Cut the name: the temporary one must fit into the file system's limit of 255 bytes, too.
+    stem = target.name.encode()[:100].decode(errors="ignore")
+    temporary = target.with_name(f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
+    except OSError as error:
+        raise UserError(_why_not_written(target, error)) from error
+    try:
+        _fill(descriptor, write)
+        if mode is not None:
+            os.chmod(temporary, mode)
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and not isinstance(error, UserError):
+            raise UserError(_why_not_written(target, error)) from error
+        raise
+    _sync_folder(target.parent)
+
+
+_O_BINARY = getattr(os, "O_BINARY", 0)  # only Windows has (and needs) it
+
+
+def _mode_for(target: Path) -> int | None:
+    """The permissions to keep, or None for a new file; refuses what cannot be replaced."""
+    try:
+        status = os.stat(target)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(_why_not_written(target, error)) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"cannot write {target}: it is a folder; give the name of a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        # os.replace would delete a device such as /dev/null and put a file in its place.
+        raise UserError(f"cannot write {target}: it is not an ordinary file; give another name")
+    return stat.S_IMODE(status.st_mode)
+
+
+def _fill(descriptor: int, write: Callable[[BinaryIO], object]) -> None:
+    """Write, force to the disk, and close `descriptor`; raise the first cause of a failure."""
+    # The descriptor stays ours: a TextIOWrapper, say, closes the file it was given.
+    raw = _RememberingFile(descriptor, "r+b", closefd=False)
+    buffer = io.BufferedRandom(raw, 1 << 20)
+    try:
+        write(cast(BinaryIO, buffer))
+        buffer.close()
+        if raw.error is None:
+            os.fsync(descriptor)
+    except Exception:
+        # What C++ or a zip writer says after a failed write hides why it failed.
+        if raw.error is None:
+            raise
+    finally:
+        buffer.close()
+        os.close(descriptor)
+    if raw.error is not None:
+        raise raw.error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power cut, where the file system can do that."""
+    if os.name != "posix":
+        return
+    # Some network file systems cannot sync a folder; the file itself is complete and in place.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _why_not_written(target: Path, error: OSError) -> str:
+    folder = target.parent
+    if error.errno in _DISK_FULL:
+        return f"cannot write {target}: the disk is full or a limit is reached; free some space"
+    if error.errno in _FORBIDDEN:
+        return f"cannot write {target}: no permission to write in the folder {folder}"
+    if error.errno == errno.ENOENT and not folder.exists():
+        return f"cannot write {target}: the folder {folder} does not exist; create it first"
+    if error.errno == errno.ENOTDIR or not folder.is_dir():
+        return f"cannot write {target}: {folder} is not a folder"
+    return f"cannot write {target}: {error.strerror or error}"
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create the folder `path` with its parents, if it is not there.
+
+    Raises:
+        UserError: a file has that name, or there is no permission or no space.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            cause = "the disk is full; free some space"
+        elif error.errno in _FORBIDDEN:
+            cause = "no permission; choose another place"
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+            cause = "a file is in the way"
+        else:
+            cause = error.strerror or str(error)
+        raise UserError(f"cannot create the folder {folder}: {cause}") from error
+    return folder
+
+
+def check_readable(path: str | os.PathLike[str]) -> Path:
+    """Return `path` as a Path if it is an ordinary file that can be opened.
+
+    Raises:
+        UserError: it is missing, a folder, not readable, or empty.
+    """
+    file = Path(path)
+    try:
+        status = file.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UserError(f"cannot read {file}: it is a folder; give the name of a file in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"cannot read {file}: it is not an ordinary file")
+        with open(file, "rb"):
+            pass
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"cannot read {file}: there is no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        cause = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, PermissionError):
+            cause = "no permission"
+        raise UserError(f"cannot read {file}: {cause}") from error
+    if status.st_size == 0:
+        raise UserError(f"cannot read {file}: the file is empty")
+    return file
+
+
+def safe_torch_load(path: str | os.PathLike[str], map_location: Any = "cpu") -> Any:
+    """Read a file that torch.save wrote, without ever running code from it.
+
+    Allowed are what torch's own weights-only reader allows (tensors, numbers, strings, plain
+    containers) and `argparse.Namespace`, which the authors' training checkpoints hold; nothing
+    else, not even what other libraries have registered with torch as safe. The zip format and
+    the older one are read.
+
+    Args:
+        path: the file.
+        map_location: as in torch.load; where tensors go.
+
+    Returns:
+        What was saved, usually a dict.
+
+    Raises:
+        UserError: missing, truncated, not a file of torch, or it wants Python code to run.
+    """
+    import torch
+
+    file = check_readable(path)
+    try:
+        # The open file, not its name: by its name torch would read a .safetensors by itself.
+        with _only_namespace_allowed(), open(file, "rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on odd pickles; we say it better
+            return torch.load(stream, map_location=map_location, weights_only=True)
+    except MemoryError as error:
+        raise UserError(
+            f"cannot read {file}: it does not fit into memory, or is damaged"
+        ) from error
+    except Exception as error:  # a damaged pickle can raise anything, from IndexError to EOFError
+        raise UserError(f"cannot read {file}: {_why_not_loaded(file, error)}") from error
+
+
+_allowing = threading.Lock()
+
+
+@contextlib.contextmanager
+def _only_namespace_allowed() -> Iterator[None]:
+    from torch import serialization
+
+    # torch keeps one list for the process; the lock keeps two readers from restoring each
+    # other's state.
+    with _allowing:
+        before = serialization.get_safe_globals()
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals([argparse.Namespace])
+        try:
+            yield
+        finally:
+            serialization.clear_safe_globals()
+            serialization.add_safe_globals(before)
+
+
+def _why_not_loaded(file: Path, error: Exception) -> str:
+    text = str(error)
+    wanted = re.search(r"GLOBAL ([\w.]+)|<(?:class|function) '?([\w.]+)", text)
+    if wanted and ("nsupported" in text or "an only" in text or "llowlist" in text):
+        return (
+            f"it holds more than weights (a Python object '{wanted[1] or wanted[2]}'), "
+            "and loading it could run code; ask for a file with plain tensors"
+        )
+    if "TorchScript" in text:
+        return "it is a TorchScript program, not a checkpoint; save its state_dict instead"
+    if isinstance(error, OSError):
+        return error.strerror or text
+    if "Attempting to deserialize" in text:
+        return "its tensors belong on a device that this machine lacks; use map_location='cpu'"
+    with open(file, "rb") as stream:
+        start = stream.read(4)
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return "the file is damaged or incomplete (or no file of torch); get a fresh copy"
+    return "it is not a file that torch.save wrote"

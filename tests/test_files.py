@@ -1,0 +1,352 @@
+"""The one writer and the one reader of foreign files."""
+
+import argparse
+import errno
+import io
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tcformer.errors import UserError
+from tcformer.files import atomic_write, check_readable, make_folder, safe_torch_load
+
+
+def one_sentence(error: pytest.ExceptionInfo) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert len(text) < 400
+    return text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_writes_and_replaces(tmp_path):
+    target = tmp_path / "a.bin"
+    atomic_write(target, lambda stream: stream.write(b"one"))
+    assert target.read_bytes() == b"one"
+    atomic_write(str(target), lambda stream: stream.write(b"two"))
+    assert target.read_bytes() == b"two"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_torch_numpy_and_text_can_write(tmp_path):
+    atomic_write(tmp_path / "a.pth", lambda stream: torch.save({"w": torch.ones(3)}, stream))
+    assert torch.equal(safe_torch_load(tmp_path / "a.pth")["w"], torch.ones(3))
+    atomic_write(tmp_path / "a.npz", lambda stream: np.savez(stream, w=np.ones(3)))
+    assert np.load(tmp_path / "a.npz")["w"].sum() == 3
+
+    def text(stream):
+        # A TextIOWrapper closes the stream when it is collected; that must not lose anything.
+        io.TextIOWrapper(stream, encoding="utf-8").write("héllo")
+
+    atomic_write(tmp_path / "a.txt", text)
+    assert (tmp_path / "a.txt").read_text("utf-8") == "héllo"
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no"), KeyboardInterrupt(), UserError("mine")])
+def test_failure_leaves_the_old_file(tmp_path, failure):
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+
+    def write(stream):
+        stream.write(b"half")
+        raise failure
+
+    with pytest.raises(type(failure)) as caught:
+        atomic_write(target, write)
+    assert caught.value is failure
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_nothing_takes_the_name_before_everything_is_written(tmp_path):
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+
+    def write(stream):
+        stream.write(b"new")
+        stream.flush()
+        assert target.read_bytes() == b"old"
+
+    atomic_write(target, write)
+    assert target.read_bytes() == b"new"
+
+
+def test_forced_to_disk_before_the_name_and_the_folder_after(tmp_path, monkeypatch):
+    events = []
+    real_sync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), real_sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("name"), real_replace(a, b)))
+    atomic_write(tmp_path / "a", lambda stream: stream.write(b"x"))
+    assert events == ["fsync", "name", "fsync"]
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError) as caught:
+        atomic_write(tmp_path / "no" / "a", lambda stream: stream.write(b"x"))
+    assert str(tmp_path / "no") in one_sentence(caught)
+    assert "does not exist" in one_sentence(caught)
+
+
+def test_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError) as caught:
+        atomic_write(tmp_path / "file" / "a", lambda stream: stream.write(b"x"))
+    assert "is not a folder" in one_sentence(caught)
+
+
+def test_target_that_is_a_folder_or_a_device(tmp_path):
+    with pytest.raises(UserError, match="it is a folder"):
+        atomic_write(tmp_path, lambda stream: stream.write(b"x"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="not an ordinary file"):
+        atomic_write(tmp_path / "pipe", lambda stream: stream.write(b"x"))
+    assert names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "no permission"), (errno.EIO, "rror")],
+)
+def test_system_errors_become_sentences(tmp_path, monkeypatch, code, words):
+    (tmp_path / "a").write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match=words) as caught:
+        atomic_write(tmp_path / "a", lambda stream: stream.write(b"x"))
+    assert str(tmp_path / "a") in one_sentence(caught)
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+FULL = """
+import resource, sys, torch
+from tcformer.errors import UserError
+from tcformer.files import atomic_write
+torch.set_num_threads(1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    atomic_write(sys.argv[1], lambda stream: torch.save([torch.ones(9000)
+                 for _ in range(40)], stream))
+except UserError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+def test_torch_save_on_a_disk_that_is_really_full(tmp_path):
+    target = tmp_path / "last.pth"
+    target.write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(target)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert "disk is full" in done.stdout
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["last.pth"]
+
+
+def test_symbolic_link_is_followed_and_permissions_are_kept(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    os.chmod(tmp_path / "real", 0o640)
+    (tmp_path / "link").symlink_to("real")
+    atomic_write(tmp_path / "link", lambda stream: stream.write(b"new"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o640
+
+
+def test_new_file_has_the_permissions_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        atomic_write(tmp_path / "a", lambda stream: stream.write(b"x"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_longest_name(tmp_path):
+    name = "é" * 127
+    atomic_write(tmp_path / name, lambda stream: stream.write(b"x"))
+    assert names(tmp_path) == [name]
+
+
+def test_two_writers_at_once_leave_one_whole_file(tmp_path):
+    target = tmp_path / "a"
+    contents = [bytes([i]) * 300_000 for i in range(4)]
+    threads = [
+        threading.Thread(target=atomic_write, args=(target, lambda s, c=c: s.write(c)))
+        for c in contents
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert target.read_bytes() in contents
+    assert names(tmp_path) == ["a"]
+
+
+def test_make_folder(tmp_path):
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="a file is in the way"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(UserError, match="a file is in the way"):
+        make_folder(tmp_path / "file" / "b")
+
+
+def test_check_readable(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        check_readable(tmp_path / "a")
+    with pytest.raises(UserError, match="it is a folder"):
+        check_readable(tmp_path)
+    with pytest.raises(UserError, match="cannot read"):
+        check_readable("a\0b")
+    (tmp_path / "a").touch()
+    with pytest.raises(UserError, match="empty"):
+        check_readable(tmp_path / "a")
+
+
+class Evil:
+    """Pickles to a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def saved(path: Path, content, *, legacy: bool) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("where", ["top", "in args", "beside weights", "tensor argument"])
+def test_malicious_pickles_do_nothing(tmp_path, legacy, where):
+    trace = tmp_path / "trace"
+    for number, evil in enumerate(
+        [
+            Evil(os.system, f"touch {trace}"),
+            Evil(eval, f"open({str(trace)!r}, 'w')"),
+            Evil(subprocess.call, ["touch", str(trace)]),
+            Evil(open, str(trace), "w"),
+            Evil(Path, str(trace)),
+        ]
+    ):
+        content = {
+            "top": evil,
+            "in args": {"model": {"w": torch.ones(2)}, "args": argparse.Namespace(x=evil)},
+            "beside weights": {"model": {"w": torch.ones(2)}, "epoch": evil},
+            "tensor argument": {"model": {"w": [evil, torch.ones(2)]}},
+        }[where]
+        file = saved(tmp_path / f"{number}.pth", content, legacy=legacy)
+        with pytest.raises(UserError, match="more than weights") as caught:
+            safe_torch_load(file)
+        assert file.name in one_sentence(caught)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_namespace_is_the_one_class_that_is_read(tmp_path, legacy):
+    content = {"model": {"w": torch.arange(3.0)}, "epoch": 7, "args": argparse.Namespace(lr=0.1)}
+    read = safe_torch_load(saved(tmp_path / "a.pth", content, legacy=legacy))
+    assert torch.equal(read["model"]["w"], torch.arange(3.0))
+    assert read["args"] == argparse.Namespace(lr=0.1)
+    assert read["epoch"] == 7
+
+
+class Registered:
+    """A class that some other library declared safe."""
+
+
+def test_what_others_registered_is_refused_and_stays_registered(tmp_path):
+    file = saved(tmp_path / "a.pth", {"x": Registered()}, legacy=False)
+    with torch.serialization.safe_globals([Registered]):
+        with pytest.raises(UserError, match="Registered"):
+            safe_torch_load(file)
+        assert Registered in torch.serialization.get_safe_globals()
+        assert argparse.Namespace not in torch.serialization.get_safe_globals()
+        assert isinstance(torch.load(file, weights_only=True)["x"], Registered)
+    with pytest.raises(UserError, match="Registered"):
+        safe_torch_load(file)
+
+
+def test_environment_cannot_switch_the_safety_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    file = saved(tmp_path / "a.pth", {"x": Evil(Path, "x")}, legacy=False)
+    with pytest.raises(UserError, match="more than weights"):
+        safe_torch_load(file)
+
+
+def test_numpy_scalars_are_refused(tmp_path):
+    file = saved(tmp_path / "a.pth", {"best": np.float64(0.5)}, legacy=False)
+    with pytest.raises(UserError, match="more than weights"):
+        safe_torch_load(file)
+
+
+def test_whole_modules_and_programs_are_refused(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    with pytest.raises(UserError, match=r"torch\.nn\.modules\.linear\.Linear"):
+        safe_torch_load(tmp_path / "module.pth")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    with pytest.raises(UserError, match="TorchScript"):
+        safe_torch_load(tmp_path / "script.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_truncated_at_every_tenth(tmp_path, legacy):
+    whole = saved(tmp_path / "a.pth", {"w": torch.randn(2000)}, legacy=legacy).read_bytes()
+    for tenth in range(1, 10):
+        (tmp_path / "cut.pth").write_bytes(whole[: len(whole) * tenth // 10])
+        with pytest.raises(UserError, match=r"cut\.pth") as caught:
+            safe_torch_load(tmp_path / "cut.pth")
+        one_sentence(caught)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_flipped_bytes_give_a_sentence_or_a_value(tmp_path, legacy):
+    content = {"model": {f"layer{i}.weight": torch.randn(3, 4) for i in range(4)}, "epoch": 3}
+    whole = saved(tmp_path / "a.pth", content, legacy=legacy).read_bytes()
+    random = np.random.RandomState(0)
+    refused = 0
+    for _ in range(250):
+        damaged = bytearray(whole)
+        for position in random.randint(0, len(whole), size=random.randint(1, 4)):
+            damaged[position] = random.randint(256)
+        (tmp_path / "flip.pth").write_bytes(damaged)
+        try:
+            safe_torch_load(tmp_path / "flip.pth")  # any other exception fails the test
+        except UserError:
+            refused += 1
+    assert refused > 10
+
+
+def test_foreign_files(tmp_path):
+    for name, content in {
+        "text": b"hello, this is no checkpoint\n" * 9,
+        "png": b"\x89PNG\r\n\x1a\n" + bytes(99),
+        "noise": bytes(range(256)) * 4,
+        "zeros": bytes(4096),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name) as caught:
+            safe_torch_load(tmp_path / name)
+        one_sentence(caught)
+
+
+def test_importing_does_not_import_torch():
+    code = "import sys, tcformer.files; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
