@@ -1,0 +1,159 @@
+"""Images in and out: reading for display, back from network input, writing PNG."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tcformer.errors import UserError
+from tcformer.files import atomic_write
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """A NumPy array from an array, a nested list or a torch tensor of any device and dtype."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        # NumPy has no bfloat16; float32 holds every value of it and of float16.
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
+
+
+def as_rgb(image: Any) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 from (H, W, 3), (H, W, 1) or (H, W) uint8, array or tensor.
+
+    Raises:
+        UserError: for any other shape or type; floats are not guessed at, see `unnormalise`.
+    """
+    pixels = as_array(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+        raise UserError(
+            f"an image has shape (height, width, 3), not {pixels.shape}: "
+            "turn a batch of the network's inputs into images with viz.unnormalise"
+        )
+    if pixels.dtype != np.uint8:
+        raise UserError(
+            f"an image holds uint8 values from 0 to 255, not {pixels.dtype}: "
+            "turn a batch of the network's inputs into images with viz.unnormalise"
+        )
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def unnormalise(
+    images: Any, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+) -> NDArray[np.uint8]:
+    """Undo a network's input normalisation: x * std + mean, clipped to [0, 1], as 8-bit images.
+
+    Args:
+        images: (C, H, W) or (B, C, H, W) float, C = 1 or 3; array or tensor.
+        mean: mean of each channel (or one for all), on the scale of 0 to 1.
+        std: standard deviation, likewise.
+
+    Returns:
+        (H, W, 3) or (B, H, W, 3) uint8; one channel is repeated three times.
+    """
+    values = as_array(images).astype(np.float64)
+    if values.ndim not in (3, 4) or values.shape[-3] not in (1, 3):
+        raise UserError(
+            f"network inputs have shape (3, height, width) or (batch, 3, height, width), "
+            f"not {values.shape}"
+        )
+    channels = values.shape[-3]
+    for name, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) not in (1, channels):
+            raise UserError(f"{name} has {len(numbers)} values for {channels} channels")
+    shape = (-1, 1, 1)
+    values = values * np.reshape(std, shape) + np.reshape(mean, shape)
+    pixels = np.floor(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
+    pixels = np.moveaxis(pixels, -3, -1)
+    return np.repeat(pixels, 3, axis=-1) if channels == 1 else pixels
+
+
+def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
+    """Read an image file as it is meant to be seen: (H, W, 3) uint8.
+
+    Turned as its EXIF data says; transparent pixels on white; greys with 16 bits scaled to 8; of
+    a moving picture the first frame.
+
+    Raises:
+        UserError: missing, unreadable, not an image, damaged, or absurdly large.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the image files, for example {path}/*.jpg")
+    try:
+        with warnings.catch_warnings(), Image.open(path) as file:
+            # Between one and two times its limit, Pillow only warns; above, it raises.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            file.load()
+            return np.asarray(_flatten(ImageOps.exif_transpose(file)))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{path} has too many pixels to be opened safely: shrink it first"
+        ) from None
+    except PermissionError:
+        raise UserError(f"{path} cannot be read: you lack the permission") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is a damaged image: {error}") from None
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB."""
+    if image.mode.startswith("I"):
+        # 16-bit greys: Pillow's own conversion clips at 255 instead of scaling.
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((np.clip(values, 0, 65535) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed brightness; save it as 8-bit")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image)
+    return image.convert("RGB")
+
+
+def resize_image(image: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize to (height, width) with Pillow's antialiased bicubic filter."""
+    pixels = as_rgb(image)
+    if pixels.shape[:2] == tuple(size):
+        return np.ascontiguousarray(pixels)
+    height, width = size
+    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    return np.asarray(resized)
+
+
+def write_png(path: str | PathLike[str], picture: Any) -> None:
+    """Write an (H, W, 3) uint8 picture as PNG; the file appears whole or not at all.
+
+    Folders on the way are created.
+
+    Raises:
+        UserError: when the name does not end in .png or the place cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path}: pictures are written as PNG, so the name must end in .png")
+    image = Image.fromarray(np.ascontiguousarray(as_rgb(picture)))
+
+    def write(file: BinaryIO) -> None:
+        image.save(file, format="PNG", optimize=True)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {path.parent} cannot be created: {error.strerror}") from None
+    atomic_write(path, write)

@@ -1,0 +1,136 @@
+"""Reading images for display, undoing normalisation, writing PNG."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tcformer.errors import UserError
+from tcformer.viz import read_image, resize_image, unnormalise, write_png
+
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_their_exif_says(tmp_path, orientation):
+    upright = PICTURE
+    # What a camera held that way would have stored: the inverse of the turn that viewers apply.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    np.testing.assert_array_equal(read_image(path), upright)
+
+
+def test_every_common_mode_becomes_rgb(tmp_path):
+    path = tmp_path / "image.png"
+    image = Image.fromarray(PICTURE)
+    for mode in ("L", "1", "P", "RGB", "RGBA", "LA"):
+        image.convert(mode).save(path)
+        assert read_image(path).shape == (6, 9, 3)
+        assert read_image(path).dtype == np.uint8
+    image.convert("CMYK").save(tmp_path / "image.tif")
+    assert read_image(tmp_path / "image.tif").shape == (6, 9, 3)
+
+
+def test_sixteen_bit_greys_are_scaled_not_clipped(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16)).save(path)
+    assert read_image(path)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_transparent_pixels_become_white(tmp_path):
+    path = tmp_path / "clear.png"
+    clear = np.zeros((2, 2, 4), np.uint8)
+    clear[0, 0] = (10, 20, 30, 255)
+    Image.fromarray(clear).save(path)
+    pixels = read_image(path)
+    assert pixels[0, 0].tolist() == [10, 20, 30]
+    assert (pixels[1] == 255).all()
+
+
+def test_bad_files_are_named_with_the_reason(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.png: there is no such file"):
+        read_image(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match="is a folder"):
+        read_image(tmp_path)
+    text = tmp_path / "notes.png"
+    text.write_text("not an image")
+    with pytest.raises(UserError, match=r"notes\.png is not an image"):
+        read_image(text)
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(UserError, match=r"empty\.jpg is not an image"):
+        read_image(tmp_path / "empty.jpg")
+    whole = tmp_path / "whole.jpg"
+    noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(whole)
+    (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"half\.jpg is a damaged image"):
+        read_image(tmp_path / "half.jpg")
+
+
+def test_gigantic_images_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    Image.fromarray(PICTURE).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(UserError, match=r"large\.png has too many pixels"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_unnormalise_undoes_normalisation(channels, batch):
+    pixels = RNG.integers(0, 256, (*batch, 5, 7, channels), dtype=np.uint8)
+    mean, std = (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels]
+    inputs = torch.from_numpy(np.moveaxis(pixels / 255.0, -1, -3).astype(np.float32))
+    inputs = (inputs - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    expected = np.repeat(pixels, 3, axis=-1) if channels == 1 else pixels
+    np.testing.assert_array_equal(unnormalise(inputs, mean=mean, std=std), expected)
+
+
+def test_unnormalise_clips_and_takes_half_precision():
+    inputs = torch.tensor([-3.0, 0.5, 9.0], dtype=torch.bfloat16).expand(3, 1, 3)
+    assert unnormalise(inputs)[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_unnormalise_refuses_what_is_no_network_input():
+    with pytest.raises(UserError, match="network inputs"):
+        unnormalise(np.zeros((4, 4, 3)))
+    with pytest.raises(UserError, match="2 values for 3 channels"):
+        unnormalise(np.zeros((3, 4, 4)), mean=(0.5, 0.5))
+
+
+def test_png_is_written_with_its_folders_and_exactly(tmp_path):
+    path = tmp_path / "a" / "b" / "picture.png"
+    write_png(path, PICTURE)
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), PICTURE)
+    first = path.read_bytes()
+    write_png(path, PICTURE)
+    assert path.read_bytes() == first
+    assert os.listdir(path.parent) == ["picture.png"]
+
+
+def test_other_formats_and_blocked_folders_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"must end in \.png"):
+        write_png(tmp_path / "picture.jpg", PICTURE)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be created"):
+        write_png(tmp_path / "file" / "picture.png", PICTURE)
+
+
+def test_resize_gives_the_size_asked_for():
+    assert resize_image(PICTURE, (11, 5)).shape == (11, 5, 3)
+    np.testing.assert_array_equal(resize_image(PICTURE, (6, 9)), PICTURE)

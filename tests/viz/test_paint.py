@@ -1,0 +1,198 @@
+"""Painting by tokens: properties that hold for every partition and every size."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcformer.errors import UserError
+from tcformer.viz import (
+    density_map,
+    enlarge,
+    paint_tokens,
+    pixel_tokens,
+    token_borders,
+    token_colours,
+)
+
+SIZES = [(1, 1), (4, 4), (5, 3), (16, 16), (17, 31), (32, 32), (8, 40), (41, 6), (30, 30)]
+
+
+def grid(height, width):
+    return -(-height // 4), -(-width // 4)
+
+
+def scene(height, width, num_tokens, seed=0):
+    """A random image and a random partition of its cells into at most num_tokens tokens."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    cells = rng.integers(0, num_tokens, np.prod(grid(height, width)))
+    return image, cells
+
+
+scenes = st.builds(
+    scene,
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.integers(0, 2**32 - 1),
+)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_pixel_belongs_to_the_token_of_its_cell(size):
+    _, cells = scene(*size, 7)
+    tokens = pixel_tokens(cells, size)
+    assert tokens.shape == size
+    columns = grid(*size)[1]
+    for y in range(size[0]):
+        for x in range(size[1]):
+            assert tokens[y, x] == cells[(y // 4) * columns + x // 4]
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes)
+def test_a_token_has_the_mean_colour_of_its_pixels(drawn):
+    image, cells = drawn
+    painted = token_colours(image, cells)
+    tokens = pixel_tokens(cells, image.shape[:2])
+    for token in np.unique(tokens):
+        inside = tokens == token
+        colour = np.floor(image[inside].mean(axis=0) + 0.5 + 1e-9)
+        assert (painted[inside] == colour).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes)
+def test_painting_keeps_the_mean_of_the_image(drawn):
+    image, cells = drawn
+    painted = token_colours(image, cells).astype(float)
+    np.testing.assert_allclose(painted.mean((0, 1)), image.mean((0, 1)), atol=0.5 + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes, st.integers(0, 100))
+def test_numbers_of_tokens_have_no_meaning(drawn, shift):
+    image, cells = drawn
+    renumbered = (np.random.default_rng(shift).permutation(12) * 3 + shift)[cells]
+    for fill in ("mean", "none", "palette"):
+        np.testing.assert_array_equal(
+            paint_tokens(image, cells, fill=fill), paint_tokens(image, renumbered, fill=fill)
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes, st.integers(1, 3))
+def test_outlines_lie_only_and_always_on_borders_of_tokens(drawn, scale):
+    image, cells = drawn
+    tokens = enlarge(pixel_tokens(cells, image.shape[:2]), scale)
+    height, width = tokens.shape
+    expected = np.zeros((height, width), bool)
+    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        y = np.clip(np.arange(height) + dy, 0, height - 1)
+        x = np.clip(np.arange(width) + dx, 0, width - 1)
+        expected |= tokens[y][:, x] != tokens
+    plain = paint_tokens(image, cells, outline=False, scale=scale)
+    drawn_on = paint_tokens(image, cells, edge_colour=(255, 0, 255), scale=scale)
+    assert (drawn_on[expected] == (255, 0, 255)).all()
+    np.testing.assert_array_equal(drawn_on[~expected], plain[~expected])
+
+
+def test_each_unit_of_width_adds_one_pixel_on_each_side():
+    tokens = np.zeros((12, 20), int)
+    tokens[:, 10:] = 1
+    for width in (1, 2, 3):
+        columns = np.flatnonzero(token_borders(tokens, width=width).any(axis=0))
+        assert columns.tolist() == list(range(10 - width, 10 + width))
+
+
+def test_one_token_has_no_outline_and_the_rim_is_none():
+    image = np.full((20, 12, 3), 9, np.uint8)
+    picture = paint_tokens(image, np.zeros(15, int), edge_colour=(255, 0, 0), scale=3)
+    assert picture.shape == (60, 36, 3)
+    assert (picture == 9).all()
+
+
+def test_palette_tells_all_tokens_of_an_image_apart():
+    painted = paint_tokens(
+        np.zeros((64, 64, 3), np.uint8), np.arange(256), fill="palette", outline=False, scale=1
+    )
+    assert len(np.unique(painted[::4, ::4].reshape(-1, 3), axis=0)) == 256
+
+
+def test_fill_none_is_the_image_itself():
+    image, cells = scene(18, 22, 5)
+    picture = paint_tokens(image, cells, fill="none", outline=False, scale=2)
+    np.testing.assert_array_equal(picture[::2, ::2], image)
+    np.testing.assert_array_equal(picture[1::2, 1::2], image)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_tensors_and_arrays_give_the_same_picture_and_are_not_written_to(dtype):
+    image, cells = scene(18, 22, 5)
+    image_before, cells_before = image.copy(), cells.copy()
+    from_arrays = paint_tokens(image, cells)
+    from_tensors = paint_tokens(torch.from_numpy(image), torch.from_numpy(cells).to(dtype))
+    np.testing.assert_array_equal(from_arrays, from_tensors)
+    np.testing.assert_array_equal(image, image_before)
+    np.testing.assert_array_equal(cells, cells_before)
+    for shape in ((1, -1), grid(18, 22)):
+        np.testing.assert_array_equal(paint_tokens(image, cells.reshape(shape)), from_arrays)
+
+
+def test_grey_images_are_painted_grey():
+    image, cells = scene(9, 14, 4)
+    grey = image[..., 0]
+    expected = paint_tokens(np.stack([grey] * 3, axis=-1), cells)
+    np.testing.assert_array_equal(paint_tokens(grey, cells), expected)
+    np.testing.assert_array_equal(paint_tokens(grey[..., None], cells), expected)
+
+
+IMAGE = np.zeros((20, 28, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "cells", "options", "words"),
+    [
+        (IMAGE, np.zeros(36, int), {}, "5 x 7 = 35 cells"),
+        (IMAGE, np.zeros((7, 5), int), {}, "5 x 7 = 35 cells"),
+        (IMAGE, np.zeros((2, 35), int), {}, "one image"),
+        (IMAGE, np.zeros(35), {}, "integers"),
+        (IMAGE[None], np.zeros(35, int), {}, "viz.unnormalise"),
+        (IMAGE.astype(float), np.zeros(35, int), {}, "viz.unnormalise"),
+        (IMAGE[:0], np.zeros(0, int), {}, "shape"),
+        (IMAGE, np.zeros(35, int), {"fill": "average"}, "mean, none, palette"),
+        (IMAGE, np.zeros(35, int), {"width": 0}, "at least 1"),
+        (IMAGE, np.zeros(35, int), {"scale": 0}, "at least 1"),
+        (IMAGE, np.zeros(36, int), {"outline": False, "fill": "none"}, "35 cells"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused_with_a_reason(image, cells, options, words):
+    with pytest.raises(UserError, match=words):
+        paint_tokens(image, cells, **options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(scenes)
+def test_density_on_the_grid_sums_to_the_number_of_tokens(drawn):
+    image, cells = drawn
+    size = grid(*image.shape[:2])
+    density = density_map(cells, size)
+    assert density.shape == size
+    assert density.sum() == pytest.approx(len(np.unique(cells)), rel=1e-5)
+
+
+def test_density_on_a_smaller_map_is_the_mean_over_the_cells_of_a_pixel():
+    cells = np.array([[0, 1, 2, 2, 3], [4, 5, 2, 2, 3], [6, 6, 7, 8, 9]])
+    density = density_map(cells, (3, 5), map_size=(2, 3))
+    value = np.array([1.0, 1, 1 / 4, 1 / 2, 1, 1, 1 / 2, 1, 1, 1])[cells]
+    # Cell (i, j) lies in pixel (i*2//3, j*3//5): rows 0, 1 | 2 and columns 0, 1 | 2, 3 | 4.
+    for y, rows in enumerate((slice(0, 2), slice(2, 3))):
+        for x, columns in enumerate((slice(0, 2), slice(2, 4), slice(4, 5))):
+            assert density[y, x] == pytest.approx(value[rows, columns].mean())
+
+
+def test_density_refuses_a_map_larger_than_the_grid():
+    with pytest.raises(UserError, match="3 x 5"):
+        density_map(np.zeros(15, int), (3, 5), map_size=(4, 5))
