@@ -6,7 +6,14 @@ torch tensors are both accepted. All arithmetic on colours is done in integers, 
 input gives the same pixels on every machine.
 """
 
-from tcformer.viz.images import as_rgb, read_image, resize_image, unnormalise, write_png
+from tcformer.viz.images import (
+    as_rgb,
+    check_png_name,
+    read_image,
+    resize_image,
+    unnormalise,
+    write_png,
+)
 from tcformer.viz.paint import (
     FILLS,
     density_map,
@@ -23,6 +30,7 @@ __all__ = [
     "Panel",
     "Row",
     "as_rgb",
+    "check_png_name",
     "contact_sheet",
     "density_map",
     "enlarge",

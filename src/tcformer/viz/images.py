@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write
+from tcformer.files import atomic_write, make_folder
 
 
 def as_array(values: Any) -> NDArray[Any]:
@@ -136,6 +136,16 @@ def resize_image(image: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(resized)
 
 
+def check_png_name(path: str | PathLike[str]) -> Path:
+    """The path, if it can name a picture: for refusing a name before the work is done."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path}: pictures are written as PNG, so the name must end in .png")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file in it")
+    return path
+
+
 def write_png(path: str | PathLike[str], picture: Any) -> None:
     """Write an (H, W, 3) uint8 picture as PNG; the file appears whole or not at all.
 
@@ -144,16 +154,11 @@ def write_png(path: str | PathLike[str], picture: Any) -> None:
     Raises:
         UserError: when the name does not end in .png or the place cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise UserError(f"{path}: pictures are written as PNG, so the name must end in .png")
+    path = check_png_name(path)
     image = Image.fromarray(np.ascontiguousarray(as_rgb(picture)))
 
     def write(file: BinaryIO) -> None:
         image.save(file, format="PNG", optimize=True)
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {path.parent} cannot be created: {error.strerror}") from None
+    make_folder(path.parent)
     atomic_write(path, write)

@@ -35,8 +35,11 @@ class Row(NamedTuple):
 
 
 def panel_scale(size: tuple[int, int], panel_size: int) -> int:
-    """By how much to enlarge an image so that its longer side is about ``panel_size`` pixels."""
-    return max(1, round(panel_size / max(size)))
+    """By how much to enlarge an image so that its longer side is about ``panel_size`` pixels.
+
+    At least twofold: a cell of 4 pixels would be half covered by its own outline.
+    """
+    return max(2, round(panel_size / max(size)))
 
 
 def token_row(
@@ -62,7 +65,7 @@ def token_row(
         edge_colour: as in `paint_tokens`.
         width: as in `paint_tokens`.
         panel_size: wished length of a panel's longer side in pixels; images are enlarged
-            by whole factors and never shrunk.
+            by a whole factor, 2 or more.
     """
     pixels = as_rgb(image)
     scale = panel_scale(pixels.shape[:2], panel_size)
@@ -99,7 +102,7 @@ def contact_sheet(rows: Sequence[Row], *, font_size: int = 16) -> NDArray[np.uin
     if not rows or not all(row.panels for row in rows):
         raise UserError("a contact sheet needs at least one row, and each row at least one panel")
     font = ImageFont.load_default(font_size)
-    line = font_size + GAP // 2
+    line = GAP // 2 + font_size + GAP  # a caption stands nearer to its own panel than to the next
     # Narrow pictures still need room for "stage 1: 3136 tokens"; titles may be shortened.
     captions = [panel.caption for row in rows for panel in row.panels[1:]]
     least = max((ceil(font.getlength(caption)) for caption in captions), default=0)
