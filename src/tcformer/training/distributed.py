@@ -1,0 +1,384 @@
+"""Many processes as one run: meet, agree, add up, and end together.
+
+Works the same under torchrun (or `dist_train.sh`), under Slurm's srun, and alone. GPUs talk over
+NCCL; flags, sums and the agreement to stop travel over gloo on the CPU, so that asking every step
+"does anybody want to stop?" never makes a GPU wait.
+
+    world = init_world(device="auto")
+    with guard(world):
+        ...                       # an error on one process ends all of them, with one sentence
+    shutdown(world)
+
+With one process nothing is set up and every function below returns its input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlparse
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from tcformer.errors import UserError
+from tcformer.training.environment import LaunchEnvironment, Launcher, read_environment
+from tcformer.training.interrupt import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_REFUSED,
+    STOP_SIGNALS,
+    interrupt,
+)
+
+T = TypeVar("T")
+
+_FAILURE_KEY = "tcformer/first_failure"
+
+
+@dataclass(frozen=True)
+class World:
+    """One process and its peers.
+
+    `rank` counts over all machines and `local_rank` within this one; `size` is the number of
+    processes; `device` is where this process computes; `backend` is None when it is alone.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    backend: str | None = None
+    launcher: Launcher = "single"
+    store: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that prints and writes files."""
+        return self.rank == 0
+
+
+def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: float = 5) -> World:
+    """Find the other processes, choose this one's device, and meet.
+
+    Prints the published lines: `Not using distributed mode`, or on every process
+    `| distributed init (rank R): env://`. After that the standard output of all but the main
+    process is silent; errors still reach the standard error stream.
+
+    Args:
+        device: 'auto' (a GPU if there is one, else the CPU), 'cpu', 'cuda', 'cuda:N' or 'mps'.
+        dist_url: 'env://' (the launcher's variables say where to meet) or 'tcp://HOST:PORT'.
+        timeout_minutes: how long to wait for the others, here and in every later collective.
+
+    Raises:
+        UserError: no such device, more processes than GPUs, or the processes cannot meet.
+    """
+    env = read_environment()
+    address, port = _meeting_point(dist_url, env)
+    chosen = _choose_device(device, env)
+    if env.launcher == "single":
+        print("Not using distributed mode", flush=True)
+        return World(device=chosen)
+    print(f"| distributed init (rank {env.rank}): {dist_url}", flush=True)
+    if env.size == 1:
+        return World(device=chosen, launcher=env.launcher)
+    if env.rank != 0:
+        _silence_stdout()
+    timeout = timedelta(minutes=timeout_minutes)
+    store = _meet(address, port, env, timeout)
+    # One backend a device type: collectives on CPU tensors go over gloo even in a GPU run.
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend,
+        store=PrefixStore("tcformer/group", store),
+        rank=env.rank,
+        world_size=env.size,
+        timeout=timeout,
+    )
+    world = World(
+        rank=env.rank,
+        local_rank=env.local_rank,
+        size=env.size,
+        device=chosen,
+        backend="nccl" if chosen.type == "cuda" else "gloo",
+        launcher=env.launcher,
+        store=store,
+    )
+    if chosen.type == "cuda":
+        _refuse_shared_gpus(world)
+    return world
+
+
+def shutdown(world: World) -> None:
+    """Wait for the others and leave the group; to be called once, at the good end of a run.
+
+    Waiting matters: srun and torchrun end every process as soon as one has left with a status
+    other than 0, and the main process may still be writing.
+    """
+    if world.size > 1 and dist.is_initialized():
+        barrier(world)
+        dist.destroy_process_group()
+
+
+def all_reduce_sums(world: World, sums: torch.Tensor) -> torch.Tensor:
+    """Add up a tensor of sums over all processes, in float64.
+
+    Args:
+        world: as returned by `init_world`.
+        sums: any shape and real dtype, any device; it is not changed.
+
+    Returns:
+        float64, same shape and device, the same bits on every process.
+    """
+    total = sums.detach().to(device="cpu", dtype=torch.float64, copy=True)
+    if world.size > 1:
+        dist.all_reduce(total, op=dist.ReduceOp.SUM)
+    return total.to(sums.device) if sums.device.type != "mps" else total
+
+
+def barrier(world: World) -> None:
+    """Wait until every process has arrived."""
+    if world.size > 1:
+        dist.all_reduce(torch.zeros(1))
+
+
+def broadcast_object(world: World, obj: T, src: int = 0) -> T:
+    """The object of process `src`, on every process. It travels pickled, among our own."""
+    if world.size == 1:
+        return obj
+    box: list[Any] = [obj]
+    dist.broadcast_object_list(box, src=src, device=torch.device("cpu"))
+    received: T = box[0]
+    return received
+
+
+def gather_objects(world: World, obj: T) -> list[T]:
+    """The object of every process, by rank, on every process."""
+    gathered: list[Any] = [None] * world.size
+    for rank in range(world.size):
+        gathered[rank] = broadcast_object(world, obj, src=rank)
+    return gathered
+
+
+def any_rank(world: World, flag: bool) -> bool:
+    """True on every process if `flag` is true on at least one."""
+    return _maximum(world, int(flag)) > 0
+
+
+def interrupt_reason(world: World) -> str:
+    """The stop signal that any process has received, or ''; the same answer on every process.
+
+    Also noted in the local `interrupt`. The loop asks this between two steps: signals reach the
+    processes at different moments, or only some of them, and all must stop at the same step.
+    """
+    here = STOP_SIGNALS.index(interrupt.reason) + 1 if interrupt.requested else 0
+    agreed = _maximum(world, here)
+    if not agreed:
+        return ""
+    interrupt.request(STOP_SIGNALS[agreed - 1])
+    return interrupt.reason
+
+
+def _maximum(world: World, number: int) -> int:
+    if world.size == 1:
+        return number
+    box = torch.tensor([number])
+    dist.all_reduce(box, op=dist.ReduceOp.MAX)
+    return int(box.item())
+
+
+@contextlib.contextmanager
+def guard(world: World) -> Iterator[None]:
+    """End all processes within seconds, with one message, when one of them fails.
+
+    The first process to fail leaves its rank in the store that all share and prints: the sentence
+    of a `UserError`, the traceback of anything else. It then ends at once, without waiting for
+    collectives that will never complete; the others find their connection closed, see that the
+    cause has been told, and end with the same status in silence.
+
+    Alone, exceptions pass through unchanged.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if world.size == 1:
+            raise
+        if isinstance(error, SystemExit) and error.code in (None, 0, EXIT_INTERRUPTED):
+            raise  # all processes leave together: the caller shuts down
+        _fail(world, error)
+
+
+def _fail(world: World, error: BaseException) -> NoReturn:
+    status, message = _describe(error)
+    first_rank, status = _claim_failure(world, status)
+    if first_rank == world.rank and message:
+        sys.stderr.write(message if message.endswith("\n") else message + "\n")
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if world.is_main and first_rank != world.rank:
+        time.sleep(0.5)  # the store lives here: let the others still read who failed
+    # Not sys.exit: leaving the group in good order would wait for processes that never answer.
+    os._exit(status)
+
+
+def _describe(error: BaseException) -> tuple[int, str]:
+    """Exit status and message of an exception."""
+    if isinstance(error, UserError):
+        return EXIT_REFUSED, f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, ""
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, int):
+            return error.code, ""  # whoever raised it has said why
+        return EXIT_FAILED, str(error.code)
+    return EXIT_FAILED, "".join(traceback.format_exception(error))
+
+
+def _claim_failure(world: World, status: int) -> tuple[int, int]:
+    """Be the first to fail, or learn who was: (rank, exit status). Rank -1 when nobody can say."""
+    try:
+        with _quiet_stderr():
+            told = world.store.compare_set(_FAILURE_KEY, "", f"{world.rank} {status}")
+        rank, first_status = told.decode().split()
+        return int(rank), int(first_status)
+    except Exception:
+        # The store is gone, and with it the main process, which has told its own reason.
+        return -1, status
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keep the C++ stack dumps of a broken connection off the screen."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _meeting_point(dist_url: str, env: LaunchEnvironment) -> tuple[str, int]:
+    if dist_url == "env://":
+        return env.master_addr, env.master_port
+    parsed = urlparse(dist_url)
+    try:
+        port = parsed.port
+    except ValueError:
+        port = None
+    if parsed.scheme != "tcp" or not parsed.hostname or port is None:
+        raise UserError(f"--dist_url must be env:// or tcp://HOST:PORT, got {dist_url!r}.")
+    return parsed.hostname, port
+
+
+def _choose_device(wanted: str, env: LaunchEnvironment) -> torch.device:
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UserError(
+            f"--device must be auto, cpu, cuda, cuda:N or mps, got {wanted!r}."
+        ) from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type == "mps" and torch.backends.mps.is_available() and env.size == 1:
+        return device
+    if device.type != "cuda":
+        raise UserError(
+            f"--device {wanted} cannot be used here with {env.size} process(es): "
+            "use --device auto or cpu."
+        )
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"--device {wanted} asks for a GPU but torch sees none: use --device cpu, or see "
+            "`tcformer doctor` for the reason."
+        )
+    device = torch.device("cuda", _gpu_index(device, env))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _gpu_index(device: torch.device, env: LaunchEnvironment) -> int:
+    visible = torch.cuda.device_count()
+    if env.size == 1:
+        index = device.index or 0
+    elif device.index is not None:
+        raise UserError(
+            f"--device {device} would put {env.size} processes on one GPU: use --device cuda."
+        )
+    elif env.launcher == "slurm" and visible == 1:
+        index = 0  # Slurm may bind one GPU to each task; sharing is refused after meeting
+    else:
+        index = env.local_rank
+    if index >= visible:
+        number = max(env.local_size or 0, index + 1) if env.size > 1 else index + 1
+        raise UserError(
+            f"{number} processes on this machine need {number} GPUs but torch sees {visible}: "
+            "start fewer processes, or use --device cpu."
+            if env.size > 1
+            else f"--device {device} does not exist: torch sees {visible} GPU(s)."
+        )
+    return index
+
+
+def _refuse_shared_gpus(world: World) -> None:
+    properties = torch.cuda.get_device_properties(world.device)
+    mine = (socket.gethostname(), str(getattr(properties, "uuid", world.device.index)))
+    everyone = gather_objects(world, mine)
+    if everyone.count(mine) > 1:
+        raise UserError(
+            f"{everyone.count(mine)} processes on {mine[0]} share one GPU: ask for as many GPUs "
+            "as tasks on each node (GPUS_PER_NODE in slurm_train.sh)."
+        )
+
+
+def _meet(address: str, port: int, env: LaunchEnvironment, timeout: timedelta) -> Any:
+    """The key-value store that rank 0 (or torchrun's agent) serves at `address:port`."""
+    try:
+        # torch would retry an unknown name until the timeout, without a word.
+        socket.getaddrinfo(address, port)
+    except OSError:
+        raise UserError(
+            f"the first machine's name {address!r} cannot be resolved from "
+            f"{socket.gethostname()!r}: set MASTER_ADDR to an address that can be reached."
+        ) from None
+    host = f"[{address}]" if ":" in address else address
+    url = f"tcp://{host}:{port}?rank={env.rank}&world_size={env.size}"
+    try:
+        store, _, _ = next(rendezvous(url, timeout=timeout))
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"process {env.rank} of {env.size} could not meet the others at {address}:{port} "
+            f"({reason}); is the port taken, or a process missing? PORT (dist_train.sh) or "
+            "MASTER_PORT chooses another one."
+        ) from None
+    return store
+
+
+def _silence_stdout() -> None:
+    """Send this process's standard output nowhere, whoever writes it (C++ code included)."""
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+    finally:
+        os.close(nowhere)
+    if sys.stdout.fileno() != 1:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
+    warnings.simplefilter("ignore")  # the main process shows them once

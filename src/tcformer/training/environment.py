@@ -1,0 +1,191 @@
+"""What the launcher told this process: its rank, the number of processes, where they meet.
+
+Torch-free, so that it can be asked before torch is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tcformer.errors import UserError
+
+Launcher = Literal["single", "torchrun", "slurm"]
+
+DEFAULT_PORT = 29500
+
+
+@dataclass(frozen=True)
+class LaunchEnvironment:
+    """The place of this process among all of them.
+
+    `local_rank` counts within one machine; `local_size` is the number of processes on this
+    machine, or None where the launcher does not say. `master` is where rank 0 listens.
+    """
+
+    launcher: Launcher = "single"
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    local_size: int | None = None
+    master_addr: str = "127.0.0.1"
+    master_port: int = DEFAULT_PORT
+
+
+def read_environment(env: Mapping[str, str] = os.environ) -> LaunchEnvironment:
+    """Read torchrun's variables, else Slurm's, else conclude that this process is alone.
+
+    Raises:
+        UserError: a variable is missing or makes no sense.
+    """
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return _from_torchrun(env)
+    if "SLURM_PROCID" in env and "SLURM_NTASKS" in env and not _is_batch_script(env):
+        return _from_slurm(env)
+    return LaunchEnvironment()
+
+
+def _from_torchrun(env: Mapping[str, str]) -> LaunchEnvironment:
+    rank, size = _number(env, "RANK"), _number(env, "WORLD_SIZE")
+    local_rank = _number(env, "LOCAL_RANK", default=rank)
+    if size > 1:
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if not env.get(name):
+                raise UserError(
+                    f"{name} is not set although WORLD_SIZE is {size}: start the processes with "
+                    "dist_train.sh or torchrun, or set it."
+                )
+    return _checked(
+        LaunchEnvironment(
+            launcher="torchrun",
+            rank=rank,
+            local_rank=local_rank,
+            size=size,
+            local_size=_number(env, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in env else None,
+            master_addr=env.get("MASTER_ADDR") or "127.0.0.1",
+            master_port=_number(env, "MASTER_PORT", default=DEFAULT_PORT),
+        )
+    )
+
+
+def _from_slurm(env: Mapping[str, str]) -> LaunchEnvironment:
+    size = _number(env, "SLURM_STEP_NUM_TASKS", default=_number(env, "SLURM_NTASKS"))
+    if size == 1:
+        return LaunchEnvironment()
+    rank = _number(env, "SLURM_PROCID")
+    nodes = _number(env, "SLURM_STEP_NUM_NODES", default=_number(env, "SLURM_NNODES", default=0))
+    address = env.get("MASTER_ADDR", "")
+    if not address and nodes == 1:
+        address = "127.0.0.1"  # needs no name that resolves
+    if not address:
+        names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+        listed = next((env[name] for name in names if env.get(name)), "")
+        if not listed:
+            raise UserError(
+                "SLURM_NODELIST is not set, so the first node is unknown: start the processes "
+                "with srun, or set MASTER_ADDR."
+            )
+        address = first_host(listed)
+    return _checked(
+        LaunchEnvironment(
+            launcher="slurm",
+            rank=rank,
+            local_rank=_number(env, "SLURM_LOCALID", default=rank),
+            size=size,
+            local_size=size if nodes == 1 else None,
+            master_addr=address,
+            master_port=_number(env, "MASTER_PORT", default=port_of_job(env)),
+        )
+    )
+
+
+def _is_batch_script(env: Mapping[str, str]) -> bool:
+    """Whether this is the body of an sbatch script: one process, whatever SLURM_NTASKS says."""
+    return env.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in env
+
+
+def port_of_job(env: Mapping[str, str]) -> int:
+    """A port that two jobs (or two steps of a job) on one machine are unlikely to share.
+
+    Within 12000..31999: free for users, and below the ports Linux hands out by itself.
+    """
+    if not env.get("SLURM_JOB_ID", "").isdigit():
+        return DEFAULT_PORT
+    step = env.get("SLURM_STEP_ID", "0")
+    return 12000 + (int(env["SLURM_JOB_ID"]) * 7 + (int(step) if step.isdigit() else 0)) % 20000
+
+
+def first_host(nodelist: str) -> str:
+    """First host of a Slurm node list: by `scontrol show hostnames`, else by our own reading."""
+    if shutil.which("scontrol"):
+        try:
+            shown = subprocess.run(
+                ["scontrol", "show", "hostnames", nodelist],
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+        else:
+            if shown.returncode == 0 and shown.stdout.split():
+                return shown.stdout.split()[0]
+    hosts = expand_hostlist(nodelist)
+    if not hosts:
+        raise UserError(f"the Slurm node list {nodelist!r} names no host: set MASTER_ADDR.")
+    return hosts[0]
+
+
+def expand_hostlist(nodelist: str) -> list[str]:
+    """Expand Slurm's bracket form: 'n[08-10,12],gpu1' -> ['n08', 'n09', 'n10', 'n12', 'gpu1'].
+
+    Several brackets in a name expand with the last one running fastest, as Slurm does.
+
+    Raises:
+        UserError: brackets that do not close or a range that is none.
+    """
+    hosts: list[str] = []
+    for name in re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", nodelist):
+        expanded = [""]
+        for text, inner in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", name):
+            choices = [text] if text else _expand_ranges(inner, nodelist)
+            expanded = [head + tail for head in expanded for tail in choices]
+        hosts.extend(expanded)
+    if nodelist.count("[") != nodelist.count("]") or re.search(r"\[[^\]]*\[|\][^\[]*\]", nodelist):
+        raise UserError(f"the Slurm node list {nodelist!r} has brackets that do not match.")
+    return hosts
+
+
+def _expand_ranges(inner: str, nodelist: str) -> list[str]:
+    numbers: list[str] = []
+    for part in inner.split(","):
+        matched = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not matched:
+            raise UserError(f"the Slurm node list {nodelist!r} has an unreadable part {part!r}.")
+        low, high = matched[1], matched[2] or matched[1]
+        numbers += [str(n).zfill(len(low)) for n in range(int(low), int(high) + 1)]
+    return numbers
+
+
+def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = env.get(name, "")
+    if not text and default is not None:
+        return default
+    if not text.isdigit():
+        raise UserError(f"{name} must be a whole number that is not negative, got {text!r}.")
+    return int(text)
+
+
+def _checked(found: LaunchEnvironment) -> LaunchEnvironment:
+    if found.size < 1 or found.rank >= found.size:
+        raise UserError(
+            f"process {found.rank} of {found.size} cannot be: ranks count from 0 to size - 1 "
+            "(RANK and WORLD_SIZE, or SLURM_PROCID and SLURM_NTASKS)."
+        )
+    return found
