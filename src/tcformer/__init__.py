@@ -1,3 +1,64 @@
-"""TCFormer: the Token Clustering Transformer for today's PyTorch."""
+"""TCFormer: the Token Clustering Transformer for today's PyTorch.
+
+Importing this package registers ``tcformer_nano``, ``tcformer_light``, ``tcformer`` and
+``tcformer_large`` with timm. It imports neither torch nor timm itself: both are loaded when a
+name below is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tcformer._timm_hook import register_when_timm_is_imported
+from tcformer.errors import UserError
+
+if TYPE_CHECKING:
+    from tcformer import models, ops
+    from tcformer.models import TCFormer, create_model
+    from tcformer.models.checkpoints import load_checkpoint, save_weights
+    from tcformer.tokens import Layout, Tokens
 
 __version__ = "0.1.0.dev0"
+
+_LAZY = {
+    "Layout": "tcformer.tokens",
+    "TCFormer": "tcformer.models",
+    "Tokens": "tcformer.tokens",
+    "create_model": "tcformer.models",
+    "load_checkpoint": "tcformer.models.checkpoints",
+    "models": "",
+    "ops": "",
+    "save_weights": "tcformer.models.checkpoints",
+}
+
+__all__ = [
+    "Layout",
+    "TCFormer",
+    "Tokens",
+    "UserError",
+    "__version__",
+    "create_model",
+    "load_checkpoint",
+    "models",
+    "ops",
+    "save_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    source = _LAZY[name]
+    if not source:
+        return importlib.import_module(f"tcformer.{name}")
+    value = getattr(importlib.import_module(source), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_when_timm_is_imported()

@@ -1,0 +1,196 @@
+"""The layers of TCFormer that are not blocks: stem, token convolution, attention, MLPs.
+
+Attribute names are those of the published state dict, so that the authors' files load as they are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcformer.ops import TokenMap, attend, map_to_tokens, tokens_to_map
+from tcformer.tokens import Tokens
+
+__all__ = ["Attention", "GridMlp", "PatchEmbed", "TokenConv", "TokenMlp", "init_weights"]
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise one module as the published model does (spec of the weights: docs/numerics.md).
+
+    Linear layers: normal, std 0.02. 2-d convolutions: normal, std sqrt(2 / fan_out). The 1-d
+    skips of token convolutions keep PyTorch's default, as the published initialiser never
+    reached them.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 * module.groups / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class PatchEmbed(nn.Module):
+    """The stem: 7x7 convolution of stride 4 and a norm; the only place that sees pixels.
+
+    ``forward``: (B, in_chans, Hi, Wi) -> (B, H0*W0, C) and the grid (H0, W0) = ceil(size / 4).
+    """
+
+    def __init__(self, in_chans: int, embed_dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=7, stride=4, padding=3)
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-5)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Cut images into the grid of tokens."""
+        x = self.proj(images)
+        grid_size = (x.shape[2], x.shape[3])
+        return self.norm(x.permute(0, 2, 3, 1).flatten(1, 2)), grid_size
+
+
+class TokenConv(nn.Conv2d):
+    """A convolution on tokens: ``skip(x) + map_to_tokens(conv(tokens_to_map(x)))``.
+
+    The way over the map mixes neighbours but blurs what shares a pixel; the skip, a 1x1
+    convolution without bias, keeps every token's own detail.
+
+    Source: TCFormer (CVPR 2022), section 3.3.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, depthwise: bool = False
+    ):
+        groups = in_channels if depthwise else 1
+        super().__init__(in_channels, out_channels, 3, stride=stride, padding=1, groups=groups)
+        self.skip = nn.Conv1d(in_channels, out_channels, 1, groups=groups, bias=False)
+
+    def forward(self, tokens: Tokens, to_map: TokenMap, to_tokens: TokenMap) -> Tensor:  # type: ignore[override]
+        """Convolve (B, N, Cin) tokens to (B, N, Cout).
+
+        Args:
+            tokens: the features with their layout.
+            to_map: plan between these tokens and the map that is convolved.
+            to_tokens: plan between these tokens and the map that comes out (another size where
+                the stride is 2).
+        """
+        picture = self._conv_forward(tokens_to_map(tokens, plan=to_map), self.weight, self.bias)
+        mixed = map_to_tokens(picture, tokens.layout, plan=to_tokens)
+        weight = self.skip.weight.squeeze(-1)
+        if self.groups == 1:
+            return F.linear(tokens.x, weight) + mixed
+        # A depthwise 1x1 convolution is one factor a channel; Conv1d would be 20 times slower.
+        return torch.addcmul(mixed, tokens.x, weight.squeeze(-1).to(tokens.x.dtype))
+
+
+class Attention(nn.Module):
+    """Multi-head attention over keys that were reduced on a map, with an importance bias.
+
+    Args:
+        dim: C, split evenly over the heads.
+        num_heads: number of heads.
+        sr_ratio: r; keys are taken from a map that was shrunk r times in both directions.
+        qkv_bias: whether q and kv have a bias.
+        attn_drop: dropout of attention weights.
+        proj_drop: dropout after the output projection.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        sr_ratio: int = 1,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"Attention: {num_heads} heads do not divide {dim} channels.")
+        self.num_heads = num_heads
+        self.sr_ratio = sr_ratio
+        self.attn_drop = attn_drop
+        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+        if sr_ratio > 1:
+            self.sr = nn.Conv2d(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
+            self.norm = nn.LayerNorm(dim, eps=1e-5)
+
+    def window(self, map_size: tuple[int, int]) -> tuple[int, int]:
+        """The reduction that fits a map: r, or the whole side of a map smaller than r."""
+        return min(self.sr_ratio, map_size[0]), min(self.sr_ratio, map_size[1])
+
+    def reduce(self, picture: Tensor) -> Tensor:
+        """Shrink a map (B, C, H, W) r times into (B, floor(H/r)*floor(W/r), C) keys.
+
+        Rows and columns that do not fill a window are left out, as in the published model. A map
+        smaller than r is seen by the part of the kernel that lies on it.
+        """
+        window = self.window((picture.shape[2], picture.shape[3]))
+        weight = self.sr.weight[:, :, : window[0], : window[1]]
+        picture = F.conv2d(picture, weight, self.sr.bias, stride=window)
+        return self.norm(picture.flatten(2).transpose(1, 2))
+
+    def forward(self, x: Tensor, keys: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Attend from (B, N, C) to (B, Nk, C) with a bias (B, Nk) on the keys."""
+        batch, num_queries, dim = x.shape
+        heads, width = self.num_heads, dim // self.num_heads
+        q = self.q(x).view(batch, num_queries, heads, width).transpose(1, 2)
+        k, v = self.kv(keys).view(batch, keys.shape[1], 2, heads, width).permute(2, 0, 3, 1, 4)
+        dropout = self.attn_drop if self.training else 0.0
+        x = attend(q, k, v, bias=bias, dropout=dropout)
+        x = x.transpose(1, 2).reshape(batch, num_queries, dim)
+        return self.proj_drop(self.proj(x))
+
+
+class _DepthwiseConv(nn.Module):
+    """Holds the grid MLP's convolution under the doubled name it has in the published files."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        batch, _, channels = x.shape
+        picture = self.dwconv(x.view(batch, *grid_size, channels).permute(0, 3, 1, 2))
+        return picture.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class GridMlp(nn.Module):
+    """MLP of the first stage: its depthwise 3x3 convolution runs on the grid itself."""
+
+    def __init__(self, dim: int, hidden: int, drop: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.dwconv = _DepthwiseConv(hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        """(B, H0*W0, C) -> the same shape."""
+        x = self.drop(self.act(self.dwconv(self.fc1(x), grid_size)))
+        return self.drop(self.fc2(x))
+
+
+class TokenMlp(nn.Module):
+    """MLP of the dynamic stages: its depthwise 3x3 convolution runs on tokens."""
+
+    def __init__(self, dim: int, hidden: int, drop: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.dwconv = TokenConv(hidden, hidden, depthwise=True)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, tokens: Tokens, plan: TokenMap) -> Tensor:
+        """(B, N, C) features of the tokens -> the same shape."""
+        x = self.dwconv(tokens._replace(x=self.fc1(tokens.x)), plan, plan)
+        return self.drop(self.fc2(self.drop(self.act(x))))

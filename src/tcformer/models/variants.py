@@ -1,0 +1,122 @@
+"""The named models, registered with timm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from tcformer.models.backbone import TCFormer
+
+__all__ = [
+    "VARIANTS",
+    "create_model",
+    "tcformer",
+    "tcformer_large",
+    "tcformer_light",
+    "tcformer_nano",
+]
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 224 / 256,
+        "interpolation": "bicubic",
+        "fixed_input_size": False,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed1.proj",
+        "classifier": "head",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2204.08680",
+        "paper_name": "Not All Tokens Are Equal: Human-centric Visual Analysis via Token "
+        "Clustering Transformer",
+        "origin_url": "https://github.com/zengwang430521/TCFormer",
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "tcformer_nano.untrained": _cfg(),
+        "tcformer_light.in1k": _cfg(),
+        "tcformer.in1k": _cfg(),
+        "tcformer_large.in1k": _cfg(),
+    }
+)
+
+
+def _create(
+    variant: str, pretrained: bool, arch: dict[str, Any], kwargs: dict[str, Any]
+) -> nn.Module:
+    if pretrained and "pretrained_cfg_overlay" not in kwargs and "pretrained_cfg" not in kwargs:
+        from tcformer.models.zoo import pretrained_path
+
+        # A file on disk, which timm then adapts to in_chans and num_classes as it always does.
+        kwargs["pretrained_cfg_overlay"] = {"file": str(pretrained_path(variant))}
+    return build_model_with_cfg(
+        TCFormer,
+        variant,
+        pretrained,
+        pretrained_filter_fn=_filter,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **{**arch, **kwargs},
+    )
+
+
+def _filter(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    from tcformer.models.checkpoints import published_layout
+
+    return published_layout(state_dict)
+
+
+@register_model
+def tcformer_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Our smallest variant (the widths of PVTv2-B0), for demonstrations and small images."""
+    arch = {"embed_dims": (32, 64, 160, 256), "depths": (2, 2, 2, 2)}
+    return _create("tcformer_nano", pretrained, arch, kwargs)
+
+
+@register_model
+def tcformer_light(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TCFormer-Light: 14.2 M parameters, 3.8 GFLOPs at 224 px (published accounting)."""
+    return _create("tcformer_light", pretrained, {"depths": (2, 2, 2, 2)}, kwargs)
+
+
+@register_model
+def tcformer(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TCFormer: 25.6 M parameters, 5.8 GFLOPs at 224 px (published accounting)."""
+    return _create("tcformer", pretrained, {"depths": (3, 4, 6, 3)}, kwargs)
+
+
+@register_model
+def tcformer_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TCFormer-Large: 62.8 M parameters, 12.1 GFLOPs at 224 px (published accounting)."""
+    return _create("tcformer_large", pretrained, {"depths": (3, 8, 27, 3)}, kwargs)
+
+
+VARIANTS = ("tcformer_nano", "tcformer_light", "tcformer", "tcformer_large")
+"""Every named model, smallest first."""
+
+
+def create_model(name: str = "tcformer", **kwargs: Any) -> nn.Module:
+    """Create a model by name; the same as ``timm.create_model``, for these models only.
+
+    Args:
+        name: one of :data:`VARIANTS`.
+        **kwargs: ``pretrained``, ``num_classes``, ``in_chans``, ``features_only``,
+            ``drop_path_rate`` and whatever :class:`~tcformer.models.backbone.TCFormer` takes.
+
+    Raises:
+        ValueError: no model has this name.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"there is no model {name!r}; choose one of {', '.join(VARIANTS)}.")
+    return timm.create_model(name, **kwargs)

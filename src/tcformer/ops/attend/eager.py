@@ -1,0 +1,14 @@
+"""Attention through PyTorch's scaled_dot_product_attention."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Let SDPA choose its kernel; the bias becomes an additive mask, the same for every query."""
+    mask = None
+    if bias is not None:
+        mask = bias.to(q.dtype)[:, None, None, :].expand(-1, -1, q.shape[2], -1)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)

@@ -1,0 +1,96 @@
+"""Density-peaks clustering with k nearest neighbours, DPC-KNN."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tcformer.ops.choose import check_impl
+
+__all__ = ["Clusters", "dpc_knn"]
+
+IMPLEMENTATIONS = ("eager", "reference")
+
+
+class Clusters(NamedTuple):
+    """A clustering of B sets of N tokens.
+
+    Attributes:
+        assignment: (B, N) int64, the cluster of every token; -1 for masked tokens.
+        centres: (B, M) int64, the token at the centre of every cluster, ascending; where a mask
+            leaves an image fewer tokens than clusters, the last ones are -1.
+    """
+
+    assignment: Tensor
+    centres: Tensor
+
+
+@torch.no_grad()
+def dpc_knn(
+    x: Tensor,
+    num_clusters: int,
+    k: int = 5,
+    *,
+    mask: Tensor | None = None,
+    density_noise: Tensor | None = None,
+    impl: str = "auto",
+) -> Clusters:
+    """Cluster tokens around density peaks: dense tokens that lie far from any denser one.
+
+    With d(i,j) = |x_i - x_j| / sqrt(C) and every token its own first neighbour::
+
+        rho_i   = exp(-mean of d^2 over the k nearest neighbours)         density
+        delta_i = min of d(i,j) over j before i in (rho down, index up)   separation
+        centres = the num_clusters tokens of largest rho_i * delta_i      (the first one: infinite)
+        token i joins the nearest centre; ties go to the lower index; a centre joins itself
+
+    Deterministic: ties are broken by index, never by noise, and every image is treated on its
+    own, whatever the batch around it. Memory grows with N, not with N^2. Nothing is
+    differentiable here. Computed in float32 or better, also under autocast.
+
+    Args:
+        x: (B, N, C) float, any float dtype.
+        num_clusters: M, clamped to 1..N; cluster numbers follow the centres' token order.
+        k: neighbours in the density estimate, the token itself included; clamped to 1..N.
+        mask: (B, N) bool, True for tokens that take part. The others are nobody's neighbour and
+            no centre.
+        density_noise: (B, N) float added to the densities, to compare with the published code,
+            which draws uniform noise of 1e-6 even at inference. Nothing by default.
+        impl: "auto", "eager" or "reference".
+
+    Returns:
+        :class:`Clusters`.
+
+    Raises:
+        ValueError: x is not (B, N, C), there is no token, or another argument does not fit it.
+
+    Source: Du, Ding and Jia, "Study on density peaks clustering based on k-nearest neighbors and
+    principal component analysis" (2016); TCFormer (CVPR 2022), section 3.2, eq. 1-3.
+    """
+    if x.ndim != 3 or not x.is_floating_point():
+        raise ValueError(
+            f"dpc_knn: x must be float of shape (B, N, C), not {x.dtype} {tuple(x.shape)}."
+        )
+    if x.shape[1] == 0 or x.shape[2] == 0:
+        raise ValueError(f"dpc_knn: there is nothing to cluster in shape {tuple(x.shape)}.")
+    for name, value in (("mask", mask), ("density_noise", density_noise)):
+        if value is not None and value.shape != x.shape[:2]:
+            raise ValueError(
+                f"dpc_knn: {name} must have shape {tuple(x.shape[:2])}, not {tuple(value.shape)}."
+            )
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"dpc_knn: mask must be bool, not {mask.dtype}.")
+    impl = check_impl("dpc_knn", impl, IMPLEMENTATIONS)
+    num_clusters = max(1, min(num_clusters, x.shape[1]))
+    k = max(1, min(k, x.shape[1]))
+    with torch.autocast(x.device.type, enabled=False):
+        x = x if x.dtype == torch.float64 else x.float()
+        if impl == "reference":
+            from tcformer.ops.dpc_knn import reference
+
+            return Clusters(*reference.dpc_knn(x, num_clusters, k, mask, density_noise))
+        from tcformer.ops.dpc_knn import eager
+
+        return Clusters(*eager.dpc_knn(x, num_clusters, k, mask, density_noise))

@@ -1,0 +1,63 @@
+"""The definition of DPC-KNN for one image, in loops. Slow on purpose; any float dtype."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def dpc_knn(
+    x: Tensor, num_clusters: int, k: int, mask: Tensor | None, density_noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Cluster every image of a (B, N, C) batch; returns assignment (B, N) and centres (B, M)."""
+    results = [
+        _one_image(
+            x[b],
+            num_clusters,
+            k,
+            None if mask is None else mask[b],
+            None if density_noise is None else density_noise[b],
+        )
+        for b in range(x.shape[0])
+    ]
+    return torch.stack([r[0] for r in results]), torch.stack([r[1] for r in results])
+
+
+def _one_image(
+    x: Tensor, num_clusters: int, k: int, mask: Tensor | None, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    num_tokens, channels = x.shape
+    valid = [i for i in range(num_tokens) if mask is None or bool(mask[i])]
+    d2 = {(i, j): float(((x[i] - x[j]) ** 2).sum()) / channels for i in valid for j in valid}
+
+    # Density, kept as its negative logarithm: rho = exp(-sparsity).
+    sparsity = {}
+    for i in valid:
+        nearest = sorted(d2[i, j] for j in valid)[:k]
+        sparsity[i] = sum(nearest) / len(nearest)
+        if noise is not None:
+            density = math.exp(-sparsity[i]) + float(noise[i])
+            sparsity[i] = -math.log(density) if density > 0 else math.inf
+
+    # Denser first; equal densities in index order, so that exactly one token has nobody before it.
+    order = sorted(valid, key=lambda i: (sparsity[i], i))
+    score = {}
+    for position, i in enumerate(order):
+        if position == 0:
+            score[i] = math.inf
+            continue
+        separation2 = min(d2[i, j] for j in order[:position])
+        log_separation = 0.5 * math.log(separation2) if separation2 > 0 else -math.inf
+        score[i] = log_separation - sparsity[i]
+
+    chosen = sorted(sorted(valid, key=lambda i: (-score[i], i))[:num_clusters])
+    assignment = torch.full((num_tokens,), -1, dtype=torch.int64)
+    for i in valid:
+        assignment[i] = min(range(len(chosen)), key=lambda m: (d2[i, chosen[m]], m))
+    for m, centre in enumerate(chosen):
+        assignment[centre] = m
+    centres = torch.full((num_clusters,), -1, dtype=torch.int64)
+    centres[: len(chosen)] = torch.tensor(chosen, dtype=torch.int64)
+    return assignment, centres

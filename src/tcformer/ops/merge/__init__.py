@@ -1,0 +1,81 @@
+"""Merge: tokens of one cluster become one token, weighted by their importance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tcformer.ops.choose import check_impl
+from tcformer.ops.regroup.plan import EPS
+from tcformer.tokens import Layout, Tokens
+
+__all__ = ["merge_tokens"]
+
+IMPLEMENTATIONS = ("eager", "reference")
+
+
+def merge_tokens(
+    tokens: Tokens,
+    assignment: Tensor,
+    num_clusters: int,
+    *,
+    log_weight: Tensor | None = None,
+    eps: float = EPS,
+    impl: str = "auto",
+) -> Tokens:
+    """Merge the tokens of each cluster into one and carry the layout along.
+
+    ``u_n = exp(s_n) / (eps + sum of exp(s) over the cluster of n)``; a merged token is the sum of
+    u_n x_n over its cluster, a cell joins the cluster of its token and its weight is multiplied
+    by u. Gradients flow to the features and to ``log_weight``; never overflows, whatever s.
+
+    Args:
+        tokens: N tokens a image, features (B, N, C).
+        assignment: (B, N) int64 in 0..num_clusters-1, as :func:`~tcformer.ops.dpc_knn` gives it.
+        num_clusters: M.
+        log_weight: (B, N) float, the importance score s; zeros (a plain mean) when left out.
+        eps: added to every sum of weights.
+        impl: "auto", "eager" or "reference".
+
+    Returns:
+        M tokens on a map of half the height and width (rounded up), in float32 or better.
+
+    Raises:
+        ValueError: shapes that do not belong together, or an unknown ``impl``.
+
+    Source: TCFormer (CVPR 2022), section 3.2, eq. 4.
+    """
+    x, layout = tokens
+    if assignment.shape != x.shape[:2]:
+        raise ValueError(
+            f"merge_tokens: assignment must have shape {tuple(x.shape[:2])}, "
+            f"not {tuple(assignment.shape)}."
+        )
+    if log_weight is None:
+        log_weight = torch.zeros_like(x[..., 0])
+    elif log_weight.shape != x.shape[:2]:
+        raise ValueError(
+            f"merge_tokens: log_weight must have shape {tuple(x.shape[:2])}, "
+            f"not {tuple(log_weight.shape)}."
+        )
+    wide = x if x.dtype == torch.float64 else x.float()
+    if check_impl("merge_tokens", impl, IMPLEMENTATIONS) == "reference":
+        from tcformer.ops.merge import reference
+
+        merged, share = reference.merge(wide, assignment, num_clusters, log_weight, eps)
+    else:
+        from tcformer.ops.merge import eager
+
+        with torch.autocast(x.device.type, enabled=False):
+            merged, share = eager.merge(wide, assignment, num_clusters, log_weight, eps)
+    height, width = layout.map_size
+    return Tokens(
+        merged,
+        Layout(
+            cell_to_token=assignment.gather(1, layout.cell_to_token),
+            num_tokens=num_clusters,
+            grid_size=layout.grid_size,
+            map_size=((height + 1) // 2, (width + 1) // 2),
+            cell_weight=layout.cell_weight * share.detach().gather(1, layout.cell_to_token),
+        ),
+    )

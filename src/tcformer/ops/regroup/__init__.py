@@ -1,0 +1,96 @@
+"""Regroup: the one primitive behind every conversion between tokens and maps.
+
+Weighted mean of source items over the entries (usually grid cells) that they share with a
+destination::
+
+    total[d] = eps + sum over e with dst[e] = d of w[e]
+    out[d]   =       sum over e with dst[e] = d of w[e] / total[d] * x[src[e]]
+
+Tokens to map, map to tokens, tokens to tokens and the merging of tokens differ only in which
+index is the source and which the destination. A destination without entries gets zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tcformer.ops.choose import check_impl
+from tcformer.ops.regroup.plan import EPS, RegroupPlan, plan_both_ways, plan_regroup
+
+__all__ = ["EPS", "RegroupPlan", "apply_plan", "plan_both_ways", "plan_regroup", "regroup"]
+
+IMPLEMENTATIONS = ("eager", "reference")
+
+
+def regroup(
+    x: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    num_dst: int,
+    *,
+    weight: Tensor | None = None,
+    eps: float = EPS,
+    impl: str = "auto",
+) -> Tensor:
+    """Take weighted means of source items into destinations through shared entries.
+
+    The gradient flows to ``x`` only; ``weight`` is a constant (merging, where it is not, has
+    :func:`tcformer.ops.merge_tokens`). Computed in float32 or better whatever the dtype of x.
+
+    Args:
+        x: (B, S, C) float, the source items.
+        src: (B, E) integer in 0..S-1, the source of every entry.
+        dst: (B, E) integer in 0..num_dst-1, the destination of every entry.
+        num_dst: D, number of destinations.
+        weight: (B, E) float, not negative; ones when left out.
+        eps: added to each destination's sum of weights.
+        impl: "auto", "eager" or "reference".
+
+    Returns:
+        (B, D, C) in the dtype of x.
+
+    Raises:
+        ValueError: shapes that do not belong together, or an unknown ``impl``.
+
+    Source: TCFormer (CVPR 2022), section 3.3; the common form is ours.
+    """
+    _check(x, src, dst, num_dst, weight)
+    if check_impl("regroup", impl, IMPLEMENTATIONS) == "reference":
+        from tcformer.ops.regroup import reference
+
+        return reference.regroup(x, src, dst, num_dst, weight, eps)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    plan = plan_regroup(src, dst, x.shape[1], num_dst, weight=weight, eps=eps, dtype=dtype)
+    return apply_plan(x, plan)
+
+
+def apply_plan(x: Tensor, plan: RegroupPlan) -> Tensor:
+    """Regroup (B, S, C) into (B, D, C) with a plan that was built before."""
+    from tcformer.ops.regroup import eager
+
+    if x.ndim != 3 or x.shape[1] != plan.num_src:
+        raise ValueError(
+            f"regroup: this plan takes features of shape (B, {plan.num_src}, C), "
+            f"but x has shape {tuple(x.shape)}."
+        )
+    return eager.regroup(x, plan)
+
+
+def _check(x: Tensor, src: Tensor, dst: Tensor, num_dst: int, weight: Tensor | None) -> None:
+    if x.ndim != 3:
+        raise ValueError(f"regroup: x must have shape (B, S, C), not {tuple(x.shape)}.")
+    if src.ndim != 2 or src.shape != dst.shape or src.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"regroup: src and dst must both have shape ({x.shape[0]}, E), "
+            f"not {tuple(src.shape)} and {tuple(dst.shape)}."
+        )
+    if src.is_floating_point() or dst.is_floating_point():
+        raise ValueError("regroup: src and dst must hold integers.")
+    if weight is not None and weight.shape != src.shape:
+        raise ValueError(
+            f"regroup: weight must have the shape of src, {tuple(src.shape)}, "
+            f"not {tuple(weight.shape)}."
+        )
+    if num_dst < 1:
+        raise ValueError(f"regroup: num_dst must be at least 1, not {num_dst}.")

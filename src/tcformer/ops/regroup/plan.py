@@ -1,0 +1,165 @@
+"""The index structure of a regrouping, built once and applied many times.
+
+Several cells often connect the same source with the same destination (a token that fills most of
+a pixel, say). Such entries are merged into one with a count, which leaves two thirds to nine
+tenths fewer entries; the weights are normalised here as well, so that applying a plan is a
+single weighted gather-sum, forward and backward.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EPS = 1e-6
+"""What the published model adds to every denominator (numerics ledger, N1)."""
+
+
+class GatherSum(NamedTuple):
+    """Rows of a sparse matrix in compressed form, all images of the batch one after the other.
+
+    Row r sums ``weight[e] * x[column[e]]`` over ``row_start[r] <= e < row_start[r+1]``.
+
+    Attributes:
+        row_start: (rows+1,) int32.
+        column: (E,) int32, index into the flattened (B*S) sources.
+        weight: (E,) float32 or float64.
+    """
+
+    row_start: Tensor
+    column: Tensor
+    weight: Tensor
+
+
+class RegroupPlan(NamedTuple):
+    """Everything that regrouping (B, S, C) into (B, D, C) needs besides the features.
+
+    Attributes:
+        num_src: S.
+        num_dst: D.
+        forward: rows are destinations, columns are sources.
+        backward: the transpose with the same weights: rows are sources.
+    """
+
+    num_src: int
+    num_dst: int
+    forward: GatherSum
+    backward: GatherSum
+
+
+def plan_regroup(
+    src: Tensor,
+    dst: Tensor,
+    num_src: int,
+    num_dst: int,
+    *,
+    weight: Tensor | None = None,
+    eps: float = EPS,
+    dtype: torch.dtype = torch.float32,
+) -> RegroupPlan:
+    """Build the plan that takes weighted means from sources to destinations.
+
+    Args:
+        src: (B, E) integer, the source of every entry.
+        dst: (B, E) integer, its destination.
+        num_src: S, number of sources.
+        num_dst: D, number of destinations.
+        weight: (B, E) float, treated as a constant; ones when left out.
+        eps: added to every destination's sum of weights.
+        dtype: of the normalised weights, float32 or float64.
+    """
+    ahead = _sorted_entries(dst, src, num_dst, num_src, weight, dtype)
+    back = _sorted_entries(src, dst, num_src, num_dst, weight, dtype)
+    total = _row_sums(ahead) + eps
+    return RegroupPlan(num_src, num_dst, _by_row(ahead, total), _by_column(back, total))
+
+
+def plan_both_ways(
+    a: Tensor,
+    b: Tensor,
+    num_a: int,
+    num_b: int,
+    *,
+    eps: float = EPS,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[RegroupPlan, RegroupPlan]:
+    """Build the unweighted plans a->b and b->a at the cost of one: they share their sorting."""
+    to_b = _sorted_entries(b, a, num_b, num_a, None, dtype)
+    to_a = _sorted_entries(a, b, num_a, num_b, None, dtype)
+    total_b, total_a = _row_sums(to_b) + eps, _row_sums(to_a) + eps
+    return (
+        RegroupPlan(num_a, num_b, _by_row(to_b, total_b), _by_column(to_a, total_b)),
+        RegroupPlan(num_b, num_a, _by_row(to_a, total_a), _by_column(to_b, total_a)),
+    )
+
+
+class _Entries(NamedTuple):
+    row: Tensor  # (E,) int64, ascending
+    row_start: Tensor  # (rows+1,) int32
+    column: Tensor  # (E,) int32
+    value: Tensor  # (E,) raw weight or count
+
+
+def _sorted_entries(
+    row: Tensor,
+    column: Tensor,
+    num_rows: int,
+    num_columns: int,
+    weight: Tensor | None,
+    dtype: torch.dtype,
+) -> _Entries:
+    batch = row.shape[0]
+    image = torch.arange(batch, device=row.device)[:, None]
+    # One integer holds (image, row, column), so a single sort orders all three.
+    key = ((image * num_rows + row) * num_columns + column).flatten()
+    if weight is None:
+        key = torch.sort(key).values
+        value = None
+    else:
+        key, order = torch.sort(key, stable=True)
+        value = weight.detach().flatten()[order].to(dtype)
+    if value is None and row.device.type == "cpu" and not torch.compiler.is_compiling():
+        # Merging equal entries needs a data-dependent size: free on a CPU, a host
+        # synchronisation on a GPU and a graph break under compilation, so only here.
+        key, count = torch.unique_consecutive(key, return_counts=True)
+        value = count.to(dtype)
+    elif value is None:
+        value = torch.ones_like(key, dtype=dtype)
+    flat_row = torch.div(key, num_columns, rounding_mode="floor")
+    flat_image = torch.div(flat_row, num_rows, rounding_mode="floor")
+    flat_column = flat_image * num_columns + key % num_columns
+    bounds = torch.arange(batch * num_rows + 1, device=row.device)
+    row_start = torch.searchsorted(flat_row, bounds, out_int32=True)
+    return _Entries(flat_row, row_start, flat_column.int(), value)
+
+
+def _row_sums(entries: _Entries) -> Tensor:
+    """Sum of the raw weights of every row, (rows,)."""
+    ones = entries.value.new_ones(1, 1)
+    zeros = torch.zeros_like(entries.column)
+    return gather_sum(ones, GatherSum(entries.row_start, zeros, entries.value)).squeeze(1)
+
+
+def _by_row(entries: _Entries, total: Tensor) -> GatherSum:
+    return GatherSum(entries.row_start, entries.column, entries.value / total[entries.row])
+
+
+def _by_column(entries: _Entries, total: Tensor) -> GatherSum:
+    weight = entries.value / total[entries.column.long()]
+    return GatherSum(entries.row_start, entries.column, weight)
+
+
+def gather_sum(x: Tensor, rows: GatherSum) -> Tensor:
+    """Sum weighted rows of x, (S_flat, C) -> (rows, C); sequential in a row, so deterministic."""
+    return torch.embedding_bag(
+        x,
+        rows.column,
+        rows.row_start,
+        False,  # scale_grad_by_freq
+        0,  # mode: sum
+        False,  # sparse gradient
+        rows.weight.to(x.dtype),
+        True,  # include_last_offset
+    )[0]

@@ -1,0 +1,106 @@
+"""Conversions between tokens and maps: three names for :mod:`tcformer.ops.regroup`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tcformer.ops.regroup import RegroupPlan, apply_plan, plan_both_ways, regroup
+from tcformer.tokens import Layout, Tokens, pixel_of_cell
+
+__all__ = ["TokenMap", "map_to_tokens", "plan_token_map", "tokens_to_map", "tokens_to_tokens"]
+
+
+class TokenMap(NamedTuple):
+    """How the tokens of a layout and a map of a given size share cells, ready for use.
+
+    Constant within a stage: build it once, use it in every block. Both plans are None where
+    tokens and pixels are the same thing, which makes the conversions plain reshapes.
+
+    Attributes:
+        map_size: (H, W) of the map.
+        to_map: tokens -> pixels.
+        to_tokens: pixels -> tokens.
+    """
+
+    map_size: tuple[int, int]
+    to_map: RegroupPlan | None
+    to_tokens: RegroupPlan | None
+
+
+def plan_token_map(
+    layout: Layout, map_size: tuple[int, int] | None = None, *, dtype: torch.dtype = torch.float32
+) -> TokenMap:
+    """Prepare the conversions between a layout's tokens and a map (the stage's own by default)."""
+    map_size = layout.map_size if map_size is None else map_size
+    if layout.is_grid and map_size == layout.grid_size:
+        return TokenMap(map_size, None, None)
+    cells = layout.cell_to_token
+    pixels = pixel_of_cell(layout.grid_size, map_size, cells.device).expand_as(cells)
+    num_pixels = map_size[0] * map_size[1]
+    wide = torch.promote_types(dtype, torch.float32)
+    plans = plan_both_ways(cells, pixels, layout.num_tokens, num_pixels, dtype=wide)
+    return TokenMap(map_size, *plans)
+
+
+def tokens_to_map(
+    tokens: Tokens, map_size: tuple[int, int] | None = None, *, plan: TokenMap | None = None
+) -> Tensor:
+    """Lay tokens out as a picture: every pixel is the mean over its cells of their tokens.
+
+    Args:
+        tokens: features (B, N, C) with their layout.
+        map_size: (H, W); the layout's own map size when left out.
+        plan: a :func:`plan_token_map` built before, which then decides the size.
+
+    Returns:
+        (B, C, H, W) in the dtype of the features, in channels-last memory order.
+    """
+    plan = plan_token_map(tokens.layout, map_size, dtype=tokens.x.dtype) if plan is None else plan
+    flat = tokens.x if plan.to_map is None else apply_plan(tokens.x, plan.to_map)
+    batch, _, channels = flat.shape
+    return flat.view(batch, *plan.map_size, channels).permute(0, 3, 1, 2)
+
+
+def map_to_tokens(picture: Tensor, layout: Layout, *, plan: TokenMap | None = None) -> Tensor:
+    """Read tokens off a picture: every token is the mean over its cells of their pixels.
+
+    Args:
+        picture: (B, C, H, W) float, any H and W.
+        layout: the layout of the tokens to be read.
+        plan: a :func:`plan_token_map` for this layout and picture size, built before.
+
+    Returns:
+        (B, N, C) in the dtype of the picture.
+    """
+    size = (picture.shape[2], picture.shape[3])
+    plan = plan_token_map(layout, size, dtype=picture.dtype) if plan is None else plan
+    if size != plan.map_size:
+        raise ValueError(f"map_to_tokens: the plan is for a map of {plan.map_size}, not {size}.")
+    flat = picture.permute(0, 2, 3, 1).flatten(1, 2)
+    return flat if plan.to_tokens is None else apply_plan(flat, plan.to_tokens)
+
+
+def tokens_to_tokens(source: Tokens, target: Layout) -> Tensor:
+    """Express features on other tokens: means over shared cells, weighted as the target weighs.
+
+    Args:
+        source: features (B, S, C) with their layout.
+        target: layout on the same grid, with D tokens; its cell weights are treated as constant.
+
+    Returns:
+        (B, D, C) in the dtype of the features.
+    """
+    if source.layout.grid_size != target.grid_size:
+        raise ValueError(
+            f"tokens_to_tokens: the grids differ, {source.layout.grid_size} and {target.grid_size}."
+        )
+    return regroup(
+        source.x,
+        source.layout.cell_to_token,
+        target.cell_to_token,
+        target.num_tokens,
+        weight=target.cell_weight,
+    )
