@@ -9,6 +9,8 @@ images of the batch nor on the number of threads.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ def dpc_knn(
     Returns:
         assignment (B, N) int64 and centres (B, M) int64, both -1 where a mask leaves nothing.
     """
-    features = _Features(x, mask)
+    features = _prepare(x, mask)
     neighbour_d2, neighbour = _nearest(features, k + NUM_EXTRA)
     sparsity = _sparsity(neighbour_d2, k, mask, density_noise)
     rank = _rank(sparsity)
@@ -56,31 +58,40 @@ def dpc_knn(
     return assignment, torch.where(centre_valid, centres, -1)
 
 
-class _Features:
-    """Features with what the candidate search needs: centred copy, squared norms, mask."""
+class _Features(NamedTuple):
+    """Features (B, N, C) with what the candidate search needs."""
 
-    def __init__(self, x: Tensor, mask: Tensor | None):
-        self.x = x
-        self.mask = mask
-        if mask is None:
-            self.centred = x - x.mean(dim=1, keepdim=True)
-        else:
-            keep = mask.unsqueeze(-1)
-            count = keep.sum(dim=1, keepdim=True).clamp(min=1)
-            kept = torch.where(keep, x, 0.0)
-            self.centred = torch.where(keep, x - kept.sum(dim=1, keepdim=True) / count, 0.0)
-        self.norm2 = self.centred.square().sum(dim=-1)
+    x: Tensor
+    centred: Tensor  # x minus the image's mean: the same distances, less cancellation
+    norm2: Tensor  # (B, N) squared norms of the centred features
+    mask: Tensor | None  # (B, N) bool
+
+    def image(self, b: int) -> _Features:
+        """One image alone, as a batch of one."""
+        mask = None if self.mask is None else self.mask[b : b + 1]
+        return _Features(self.x[b : b + 1], self.centred[b : b + 1], self.norm2[b : b + 1], mask)
 
     def proposals(self, rows: Tensor, columns: Tensor, norm2: Tensor) -> Tensor:
         """Squared distances up to rounding and a constant a row: |b|^2 - 2ab, (B, R, S)."""
         return torch.baddbmm(norm2.unsqueeze(1), rows, columns.transpose(1, 2), alpha=-2.0)
 
     def exact_d2(self, rows: Tensor, others: Tensor) -> Tensor:
-        """Squared distances over C from differences: rows (B, R) x others (B, R, S) -> (B, R, S)."""
+        """Squared distances over C from differences: (B, R) x (B, R, S) -> (B, R, S)."""
         batch, num_rows, num_others = others.shape
         a = _take(self.x, rows)
         b = _take(self.x, others.reshape(batch, -1)).view(batch, num_rows, num_others, -1)
         return (b - a.unsqueeze(2)).square().sum(dim=-1) / self.x.shape[-1]
+
+
+def _prepare(x: Tensor, mask: Tensor | None) -> _Features:
+    if mask is None:
+        centred = x - x.mean(dim=1, keepdim=True)
+    else:
+        keep = mask.unsqueeze(-1)
+        count = keep.sum(dim=1, keepdim=True).clamp(min=1)
+        mean = torch.where(keep, x, 0.0).sum(dim=1, keepdim=True) / count
+        centred = torch.where(keep, x - mean, 0.0)
+    return _Features(x, centred, centred.square().sum(dim=-1), mask)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
@@ -153,7 +164,6 @@ def _separation(features: _Features, rank: Tensor, d2: Tensor, neighbour: Tensor
     The neighbour list is sorted by distance, so the first denser token in it is the nearest one;
     only tokens whose whole list is less dense (2 to 12 % on photographs) need another look.
     """
-    batch, num_tokens, _ = features.x.shape
     neighbour_rank = rank.gather(1, neighbour.flatten(1)).view_as(neighbour)
     denser = neighbour_rank < rank.unsqueeze(-1)
     separation = torch.where(denser, d2, torch.inf).amin(dim=-1)
@@ -161,14 +171,11 @@ def _separation(features: _Features, rank: Tensor, d2: Tensor, neighbour: Tensor
         full = _separation_scan(features, rank, None)
         return torch.where(denser.any(dim=-1), separation, full)
     unresolved = ~denser.any(dim=-1)
-    for b in range(batch):
+    for b in range(features.x.shape[0]):
         rows = unresolved[b].nonzero().squeeze(1)
         if rows.numel():
-            one = _Features.__new__(_Features)
-            one.x, one.centred = features.x[b : b + 1], features.centred[b : b + 1]
-            one.norm2, one.mask = features.norm2[b : b + 1], None
-            one.mask = None if features.mask is None else features.mask[b : b + 1]
-            separation[b, rows] = _separation_scan(one, rank[b : b + 1], rows)[0]
+            scan = _separation_scan(features.image(b), rank[b : b + 1], rows)
+            separation[b, rows] = scan[0]
     return separation
 
 
