@@ -1,0 +1,201 @@
+"""A map-style data set over any source of images, and the function that picks the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tcformer.data.decode import (
+    UnreadableImageError,
+    decode_pil,
+    decode_tensor,
+    pil_to_tensor,
+    require_decoder,
+    to_rgb,
+)
+from tcformer.data.spec import DataSpec
+from tcformer.errors import UserError
+
+Split = Literal["train", "val"]
+
+
+class Source(Protocol):
+    """Where images come from: the class names, and the encoded or decoded image of an index."""
+
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[bytes | Image.Image, int]:
+        """Encoded bytes (or an image that exists only in memory), and its label.
+
+        Raises:
+            OSError, UnreadableImageError: the image cannot be read.
+        """
+        ...
+
+    def describe(self, index: int) -> str:
+        """The file, or file and entry, that a person would look for."""
+        ...
+
+
+class Item(NamedTuple):
+    """One sample. `image` is None, and `reason` says why, for a skipped unreadable image."""
+
+    image: Tensor | None  # (C, H, W) float32, normalised
+    target: int  # -1 where the image was unreadable
+    index: int
+    reason: str = ""
+
+
+class ImageDataset(Dataset):
+    """Decode, convert and transform the images of a source.
+
+    Attributes:
+        classes: class names; a label is an index into them.
+        class_to_idx: the inverse.
+        skip_corrupt: whether an unreadable image becomes an `Item` without image, or a UserError.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Callable[[Any], Tensor] | None = None,
+        *,
+        decoder: str = "pil",
+        skip_corrupt: bool = False,
+    ) -> None:
+        require_decoder(decoder)
+        self.source = source
+        self.transform = transform
+        self.decoder = decoder
+        self.skip_corrupt = skip_corrupt
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of their labels."""
+        return self.source.classes
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """Label of each class name."""
+        return {name: i for i, name in enumerate(self.source.classes)}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def describe(self, index: int) -> str:
+        """The file (or entry) that image `index` comes from."""
+        return self.source.describe(index)
+
+    def load(self, index: int) -> tuple[Image.Image | Tensor, int]:
+        """The decoded image before any transform (RGB PIL, or (3, H, W) uint8), and its label.
+
+        Raises:
+            UnreadableImageError: the file cannot be read or decoded.
+        """
+        try:
+            data, target = self.source.read(index)
+        except OSError as error:
+            raise UnreadableImageError(error.strerror or str(error)) from None
+        if isinstance(data, Image.Image):
+            image = to_rgb(data)
+            return (pil_to_tensor(image) if self.decoder == "torchvision" else image), target
+        return (decode_tensor(data) if self.decoder == "torchvision" else decode_pil(data)), target
+
+    def __getitem__(self, index: int) -> Item:
+        try:
+            image, target = self.load(index)
+        except UnreadableImageError as error:
+            if self.skip_corrupt:
+                return Item(None, -1, index, str(error))
+            raise UserError(
+                f"Cannot read the image {self.describe(index)}: {error}; replace the file, or pass "
+                "--skip-corrupt to leave such images out and count them."
+            ) from None
+        return Item(image if self.transform is None else self.transform(image), target, index)
+
+
+def build_dataset(
+    spec: DataSpec, split: Split, transform: Callable[[Any], Tensor] | None = None
+) -> ImageDataset:
+    """Build one split of the data set that `spec` names.
+
+    Unreadable images are skipped in the training split, and in the validation split with
+    `spec.skip_corrupt`; otherwise reading one raises a UserError that names the file.
+
+    Args:
+        spec: what to read.
+        split: `train` or `val`. Only the asked split has to exist.
+        transform: from `train_transform` or `eval_transform`; None gives the decoded image.
+
+    Raises:
+        UserError: the path, the layout or a package is missing or wrong; one sentence.
+    """
+    source = _source(spec, split)
+    if len(source) == 0:
+        raise UserError(f"The {split} split of {spec.data_set} at {spec.data_path} has no images.")
+    skip = spec.skip_corrupt or split == "train"
+    return ImageDataset(source, transform, decoder=spec.decoder, skip_corrupt=skip)
+
+
+def _source(spec: DataSpec, split: Split) -> Source:
+    name = spec.data_set
+    if split not in ("train", "val"):
+        raise UserError(f"There is no split {split!r}: use train or val.")
+    if name == "IMNET":
+        from tcformer.data.folder import FolderSource
+
+        return FolderSource(spec.data_path, split)
+    if name in ("CIFAR", "CIFAR10"):
+        from tcformer.data.cifar import cifar_source
+
+        return cifar_source(spec.data_path, split, classes=100 if name == "CIFAR" else 10)
+    if name in ("INAT", "INAT19"):
+        from tcformer.data.inat import INatSource
+
+        year = 2018 if name == "INAT" else 2019
+        return INatSource(spec.data_path, split, year=year, category=spec.inat_category)
+    if name == "digits":
+        from tcformer.data.small import DigitsSource
+
+        return DigitsSource(split)
+    if name == "fake":
+        from tcformer.data.small import FakeSource
+
+        return FakeSource(split, images=spec.fake_images, classes=spec.fake_classes)
+    from tcformer.data.from_timm import timm_source
+
+    return timm_source(name.removeprefix("timm:"), spec.data_path, split)
+
+
+def require_same_classes(train: ImageDataset, val: ImageDataset) -> None:
+    """Refuse to train on one set of classes and to validate on another.
+
+    Raises:
+        UserError: the class names or their order differ; names the first difference.
+    """
+    refuse_different_classes(train.classes, val.classes)
+
+
+def refuse_different_classes(train: list[str], val: list[str]) -> None:
+    """See `require_same_classes`; takes the lists of names."""
+    if train == val:
+        return
+    only_train = sorted(set(train) - set(val))
+    only_val = sorted(set(val) - set(train))
+    if only_train or only_val:
+        where, other, name = (
+            ("train", "val", only_train[0]) if only_train else ("val", "train", only_val[0])
+        )
+        detail = f"{name!r} is in {where} but not in {other}"
+    else:
+        detail = "their order differs"
+    raise UserError(
+        f"The training and the validation split have different classes ({len(train)} and "
+        f"{len(val)}; {detail}): give both the same, because a label is a position in the list."
+    )

@@ -1,0 +1,244 @@
+"""Batches, in the sampler's order and bit for bit the same with any number of workers."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tcformer.data.dataset import Item
+from tcformer.data.sampler import ResumableSampler
+from tcformer.data.seeding import SeededDataset
+from tcformer.errors import UserError
+
+_REFILL_ATTEMPTS = 64
+# Slurm and Ctrl-C signal every process of a job; a worker that died of it would take the main
+# process along while that is saving a checkpoint. Workers end when the main process does.
+_MAIN_PROCESS_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
+
+
+class Batch(NamedTuple):
+    """One batch of one process."""
+
+    images: Tensor  # (B, C, H, W) float32, normalised; B >= 1
+    targets: Tensor  # (B,) int64
+    indices: Tensor  # (B,) int64, positions in the data set
+    num_corrupt: int  # images left out because they could not be read
+
+
+class _Corrupt(NamedTuple):
+    index: int
+    name: str
+    reason: str
+
+
+class _Loaded(NamedTuple):
+    """What a worker sends: a batch (None if nothing was readable), the skipped images, an error."""
+
+    batch: Batch | None
+    corrupt: list[_Corrupt]
+    error: str
+
+
+class _BatchReader(Dataset):
+    """Reads a whole batch at once, so that errors travel as sentences instead of tracebacks."""
+
+    def __init__(self, dataset: Any, *, refill: bool) -> None:
+        self.dataset = dataset
+        self.refill = refill
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, keys: Sequence[Any]) -> _Loaded:
+        try:
+            items = [self.dataset[key] for key in keys]
+            corrupt = [i for i in items if i.image is None]
+            good = [i for i in items if i.image is not None]
+            if not good and self.refill:
+                good, more = self._substitute(keys[0])
+                corrupt += more
+        except UserError as error:
+            return _Loaded(None, [], str(error))
+        named = [_Corrupt(i.index, self.dataset.describe(i.index), i.reason) for i in corrupt]
+        if good:
+            return _Loaded(_collate(good, len(corrupt)), named, "")
+        error = ""
+        if self.refill:
+            error = (
+                f"None of {len(corrupt)} images in a row can be read (the first is "
+                f"{named[0].name}: {named[0].reason}): check the data set and the disk."
+            )
+        return _Loaded(None, named, error)
+
+    def _substitute(self, key: tuple[int, ...]) -> tuple[list[Item], list[Item]]:
+        """The next readable image after a wholly unreadable batch: no process may go without."""
+        corrupt = []
+        for step in range(1, min(_REFILL_ATTEMPTS, len(self.dataset)) + 1):
+            item = self.dataset[(key[0], (key[1] + step) % len(self.dataset), *key[2:])]
+            if item.image is not None:
+                return [item], corrupt
+            corrupt.append(item)
+        return [], corrupt
+
+
+def _collate(items: list[Item], num_corrupt: int) -> Batch:
+    return Batch(
+        images=torch.stack([i.image for i in items if i.image is not None]),
+        targets=torch.tensor([i.target for i in items], dtype=torch.int64),
+        indices=torch.tensor([i.index for i in items], dtype=torch.int64),
+        num_corrupt=num_corrupt,
+    )
+
+
+def _pass_through(loaded: _Loaded) -> _Loaded:
+    return loaded
+
+
+def _start_worker(_: int) -> None:
+    for number in _MAIN_PROCESS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold signals back while workers start, so that none arrives before they ignore it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _MAIN_PROCESS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _to_stderr(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+class BatchLoader:
+    """Iterable over `Batch`; see `build_loader`.
+
+    Attributes:
+        sampler: the sampler given.
+        num_corrupt: unreadable images met since iteration began; unlike the sum over the batches it
+            also counts those of a batch that had no readable image at all.
+    """
+
+    def __init__(self, loader: DataLoader, sampler: Any, report: Callable[[str], None]) -> None:
+        self.sampler = sampler
+        self.num_corrupt = 0
+        self._loader = loader
+        self._report = report
+        self._named: set[int] = set()
+
+    def __len__(self) -> int:
+        """Batches left, counted from the sampler's `start_batch`."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.num_corrupt = 0
+        with _signals_held():
+            batches = iter(self._loader)
+        carried = 0
+        while True:
+            try:
+                loaded = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise _worker_death(error) from error
+            self._note(loaded.corrupt)
+            if loaded.error:
+                raise UserError(loaded.error)
+            if loaded.batch is None:
+                carried += len(loaded.corrupt)
+                continue
+            batch = loaded.batch
+            yield batch._replace(num_corrupt=batch.num_corrupt + carried)
+            carried = 0
+
+    def _note(self, corrupt: list[_Corrupt]) -> None:
+        self.num_corrupt += len(corrupt)
+        for index, name, reason in corrupt:
+            if index not in self._named:
+                self._named.add(index)
+                self._report(f"warning: skipped the unreadable image {name}: {reason}")
+
+
+def _worker_death(error: RuntimeError) -> Exception:
+    text = str(error)
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpect" in text):
+        return UserError(
+            f"A data worker died ({text.splitlines()[0].rstrip('. ')}): the machine has probably "
+            "run out of memory or of shared memory, use fewer --num_workers."
+        )
+    return error
+
+
+def build_loader(
+    dataset: Any,
+    sampler: ResumableSampler | Sequence[int],
+    *,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    pin_memory: bool = True,
+    prefetch: int = 2,
+    report: Callable[[str], None] = _to_stderr,
+) -> BatchLoader:
+    """Load batches in the order of `sampler`.
+
+    The global random generators of this process are left alone, whatever the number of workers.
+    Workers live as long as the loader. An unreadable image in a data set that skips such images is
+    reported once by name and left out, so that batch is smaller; a training batch is never empty:
+    if no image of it is readable, the next readable one of the data set stands in.
+
+    Args:
+        dataset: an `ImageDataset`; with a `ResumableSampler` it is wrapped in `SeededDataset` with
+            the sampler's seed, unless it is one.
+        sampler: a `ResumableSampler` (training), or indices such as `exact_eval_indices(...)`.
+        batch_size: images a batch; taken from a `ResumableSampler`.
+        num_workers: processes that load; 0 loads in this one.
+        pin_memory: page-locked batches for faster copies to a GPU; without a GPU it does nothing.
+        prefetch: batches that each worker prepares ahead.
+        report: gets one sentence for each unreadable image.
+
+    Raises:
+        UserError: (while iterating) an unreadable image in a data set that does not skip them, a
+            training set of which nothing can be read, or a worker that died.
+    """
+    training = isinstance(sampler, ResumableSampler)
+    if isinstance(sampler, ResumableSampler):
+        if batch_size not in (None, sampler.batch_size):
+            raise UserError(
+                f"The loader's batch size {batch_size} is not the sampler's {sampler.batch_size}."
+            )
+        batch_size = sampler.batch_size
+        if not isinstance(dataset, SeededDataset):
+            dataset = SeededDataset(dataset, seed=sampler.seed)
+    if batch_size is None or batch_size < 1:
+        raise UserError(f"The batch size must be at least 1, but it is {batch_size}.")
+    if num_workers < 0:
+        raise UserError(f"--num_workers must be at least 0, but it is {num_workers}.")
+    loader = DataLoader(
+        _BatchReader(dataset, refill=training),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=_pass_through,
+        pin_memory=pin_memory and torch.cuda.is_available(),
+        worker_init_fn=_start_worker,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=prefetch if num_workers > 0 else None,
+        # Without a generator of its own, each new iterator would draw from the global one.
+        generator=torch.Generator().manual_seed(0),
+    )
+    return BatchLoader(loader, sampler, report)

@@ -1,0 +1,152 @@
+"""Which image comes when: an order that is a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from tcformer.data.seeding import STREAM_SHUFFLE, numpy_stream
+from tcformer.errors import UserError
+
+
+class ResumableSampler(Sampler):
+    """Yield `(epoch, index)` keys, one per image of this process, resumable at any batch.
+
+    An epoch is one permutation of all indices drawn from (seed, epoch), cut into global batches of
+    `batch_size * world_size`. Process r takes every `world_size`-th entry of each global batch,
+    starting with entry r. The images of a global batch are therefore the same for every way of
+    sharing it out over processes.
+
+    With `repeats` = R > 1 (repeated augmentation, Hoffer et al. 2020, as in DeiT) each entry of
+    the permutation appears R times in a row, as `(epoch, index, 0)` .. `(epoch, index, R-1)`,
+    and the epoch still has as many entries as there are images: it shows the first 1/R of the
+    permutation. The R versions differ in augmentation and, being neighbours, go to different
+    processes where there are several. A group is never split over two global batches when the
+    global batch is a multiple of R.
+
+    Args:
+        length: number of images in the data set.
+        batch_size: images per process and batch.
+        shuffle: False keeps the order of the data set.
+        epoch, start_batch: where to start; change them with `set_epoch`.
+        drop_last: drop the last incomplete global batch. When kept, it is shared out over the
+            processes; where it has fewer images than processes, it is filled up to one image each
+            from the beginning of the epoch's order.
+
+    Raises:
+        UserError: no image at all, or fewer than one global batch while `drop_last` is set.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        batch_size: int,
+        world_size: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+        epoch: int = 0,
+        start_batch: int = 0,
+        drop_last: bool = True,
+        repeats: int = 1,
+    ) -> None:
+        if batch_size < 1 or world_size < 1 or repeats < 1:
+            raise UserError(
+                f"The batch size ({batch_size}), the number of processes ({world_size}) and the "
+                f"repeats ({repeats}) must each be at least 1."
+            )
+        if not 0 <= rank < world_size:
+            raise UserError(f"Process rank {rank} does not exist among {world_size} processes.")
+        if length < 1:
+            raise UserError("The training set has no images: check --data-path.")
+        self.length = length
+        self.batch_size = batch_size
+        self.world_size = world_size
+        self.rank = rank
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.repeats = repeats
+        if drop_last and length < self.global_batch:
+            raise UserError(
+                f"The training set has {length} images, fewer than one batch of {batch_size} on "
+                f"each of {world_size} processes: "
+                + (
+                    f"lower --batch-size to {length // world_size} or less."
+                    if length >= world_size
+                    else "use fewer processes."
+                )
+            )
+        self.epoch = 0
+        self.start_batch = 0
+        self.set_epoch(epoch, start_batch)
+
+    @property
+    def global_batch(self) -> int:
+        """Images per batch over all processes."""
+        return self.batch_size * self.world_size
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a whole epoch, whatever `start_batch` is; the same on every process."""
+        full, rest = divmod(self.length, self.global_batch)
+        return full + (1 if rest and not self.drop_last else 0)
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch and the first batch to yield (0 .. `batches_per_epoch`)."""
+        if epoch < 0 or not 0 <= start_batch <= self.batches_per_epoch:
+            raise UserError(
+                f"Cannot start at batch {start_batch} of epoch {epoch}: an epoch of this data set "
+                f"has {self.batches_per_epoch} batches."
+            )
+        self.epoch = epoch
+        self.start_batch = start_batch
+
+    def _order(self) -> np.ndarray:
+        """The epoch's entries for all processes, (n, 2) int64: index, repeat."""
+        if self.shuffle:
+            order = numpy_stream(STREAM_SHUFFLE, self.seed, self.epoch).permutation(self.length)
+        else:
+            order = np.arange(self.length)
+        entry = np.arange(self.length)
+        pairs = np.stack([order[entry // self.repeats], entry % self.repeats], axis=1)
+        rest = self.length % self.global_batch
+        if rest and self.drop_last:
+            return pairs[: self.length - rest]
+        missing = self.world_size - rest
+        if rest and missing > 0:
+            # np.resize repeats the order if it is shorter than what is missing.
+            pairs = np.concatenate([pairs, np.resize(pairs, (missing, 2))])
+        return pairs
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        pairs = self._order()[self.start_batch * self.global_batch :]
+        epoch, repeated = self.epoch, self.repeats > 1
+        # The global batch is a multiple of the number of processes, so one stride serves them all.
+        for index, repeat in pairs[self.rank :: self.world_size].tolist():
+            yield (epoch, index, repeat) if repeated else (epoch, index)
+
+    def __len__(self) -> int:
+        """Keys that iterating yields from `start_batch` on, for this process."""
+        total = self.length
+        rest = total % self.global_batch
+        if rest:
+            total = total - rest if self.drop_last else total + max(0, self.world_size - rest)
+        left = max(0, total - self.start_batch * self.global_batch)
+        return len(range(self.rank, left, self.world_size))
+
+
+def exact_eval_indices(length: int, world_size: int = 1, rank: int = 0) -> range:
+    """The indices that process `rank` evaluates: all processes together cover each image once.
+
+    Contiguous blocks that differ by one image at most; no padding, so a process may have one image
+    more than another, or none.
+    """
+    if length < 0 or not 0 <= rank < world_size:
+        raise UserError(
+            f"Cannot share {length} images out to process {rank} of {world_size} processes."
+        )
+    return range(length * rank // world_size, length * (rank + 1) // world_size)

@@ -1,0 +1,161 @@
+"""The published recipe's transforms, over timm's `create_transform`.
+
+Every transform takes an RGB PIL image or a (3, H, W) uint8 tensor (`--decoder torchvision`) and
+returns a (C, S, S) float32 tensor. Random draws are made in the same order for both, so both
+decoders see the same crops, flips and policies for the same seed. RandAugment and colour jitter are
+defined on PIL images: a tensor is converted after cropping, when it is small.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+from torchvision.transforms.v2 import functional as F2
+
+from tcformer.data.spec import SMALL_INPUT, TransformSpec
+from tcformer.errors import UserError
+
+_TENSOR_MODES = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC, InterpolationMode.NEAREST)
+
+
+class ToPIL:
+    """uint8 tensor to PIL image; PIL images pass."""
+
+    def __call__(self, image: Any) -> Image.Image:
+        """Apply."""
+        return F.to_pil_image(image) if isinstance(image, Tensor) else image
+
+
+class ToFloat:
+    """PIL image or uint8 tensor to (C, H, W) float32 in 0..1."""
+
+    def __call__(self, image: Any) -> Tensor:
+        """Apply."""
+        if isinstance(image, Tensor):
+            return image.to(torch.float32).div_(255)
+        return F.to_tensor(image)
+
+
+class CropResize(RandomResizedCropAndInterpolation):
+    """timm's random resized crop, which also takes uint8 tensors (resized with antialiasing)."""
+
+    def __call__(self, image: Any) -> Any:
+        """Apply."""
+        modes = self.interpolation
+        chosen = modes if isinstance(modes, (tuple, list)) else (modes,)
+        if not isinstance(image, Tensor) or any(m not in _TENSOR_MODES for m in chosen):
+            return super().__call__(ToPIL()(image))
+        # The order of draws below is that of timm's: the box, then the interpolation.
+        top, left, height, width = self.get_params(image, self.scale, self.ratio)
+        mode = chosen[0] if len(chosen) == 1 else random.choice(chosen)
+        return F2.resized_crop(
+            image, top, left, height, width, list(self.size), interpolation=mode, antialias=True
+        )
+
+
+class Resize:
+    """Resize the short side to `size` pixels, bicubic with antialiasing."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, image: Any) -> Any:
+        """Apply."""
+        return F2.resize(
+            image, [self.size], interpolation=InterpolationMode.BICUBIC, antialias=True
+        )
+
+
+class FitSquare:
+    """Leave an image of size x size as it is; resize and centre-crop any other to it.
+
+    The published recipe has no such step for inputs of 32 px or less: it works on images that have
+    the input size already (CIFAR), and fails on others.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, image: Any) -> Any:
+        """Apply."""
+        if F2.get_size(image) == [self.size, self.size]:
+            return image
+        return F2.center_crop(Resize(self.size)(image), [self.size, self.size])
+
+
+def train_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
+    """The training transform: crop, flip, policy or jitter, tensor, normalise, erase.
+
+    Draws from Python's, NumPy's and torch's global generators; wrap the data set in `SeededDataset`
+    to make it a function of the key. Call `spec.for_data_set(...)` first: digits are not mirrored.
+
+    Raises:
+        UserError: timm refuses the augmentation policy.
+    """
+    try:
+        recipe = create_transform(
+            input_size=spec.input_size,
+            is_training=True,
+            hflip=0.5 if spec.hflip is None else spec.hflip,
+            color_jitter=spec.color_jitter or None,
+            auto_augment=spec.aa,
+            interpolation=spec.train_interpolation,
+            # The policy fills with the mean colour, so it needs three channels even for one.
+            mean=spec.norm_mean if spec.in_chans == 3 else spec.norm_mean * 3,
+            std=spec.norm_std if spec.in_chans == 3 else spec.norm_std * 3,
+            re_prob=spec.reprob,
+            re_mode=spec.remode,
+            re_count=spec.recount,
+            separate=True,
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(f"timm refuses --aa {spec.aa!r}: {error}.") from None
+    geometry, policy, final = (list(part.transforms) for part in recipe)
+    if spec.input_size <= SMALL_INPUT:
+        crop: list[Any] = [
+            FitSquare(spec.input_size),
+            transforms.RandomCrop(spec.input_size, padding=4),
+        ]
+    else:
+        timm_crop = geometry[0]
+        crop = [CropResize(spec.input_size, timm_crop.scale, timm_crop.ratio)]
+        crop[0].interpolation = timm_crop.interpolation
+    erase = final[2:]  # after timm's own tensor conversion and normalisation
+    return transforms.Compose(
+        [
+            *crop,
+            *geometry[1:],
+            *([ToPIL(), *policy] if policy else []),
+            *_to_normalised(spec),
+            *erase,
+        ]
+    )
+
+
+def eval_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
+    """The evaluation transform: short side to int(256/224*S) bicubic, centre crop, normalise.
+
+    At 32 px or less there is no resizing of images that have the input size already.
+    """
+    size = spec.input_size
+    if size <= SMALL_INPUT:
+        steps: list[Any] = [FitSquare(size)]
+    else:
+        steps = [Resize(int(256 / 224 * size)), transforms.CenterCrop(size)]
+    return transforms.Compose([*steps, *_to_normalised(spec)])
+
+
+def _to_normalised(spec: TransformSpec) -> list[Any]:
+    grey = [transforms.Grayscale(1)] if spec.in_chans == 1 else []
+    mean, std = torch.tensor(spec.norm_mean), torch.tensor(spec.norm_std)
+    return [*grey, ToFloat(), transforms.Normalize(mean, std)]
