@@ -1,5 +1,6 @@
 """The dispatcher: fast, helpful, and quiet about tracebacks."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -39,13 +40,20 @@ def test_help_is_fast_and_lists_every_verb():
         assert line in result.stdout
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"]])
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["flops", "--help"], ["doctor", "-h"]])
 def test_help_imports_no_torch(args):
     code = (
         f"import sys, tcformer.cli as c; assert c.main({args}) == 0; print('torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1] == "False", result.stderr
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_a_module_with_the_same_line(verb):
+    module = importlib.import_module(f"tcformer.cli.{verb}")
+    assert cli.VERBS[verb] == module.HELP
+    assert callable(module.main)
 
 
 def test_version(capsys):

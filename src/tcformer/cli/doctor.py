@@ -1,0 +1,311 @@
+"""`tcformer doctor`: what this machine has, which fast paths are on, and why the others are not.
+
+It never fails: what cannot be read becomes a line that says so, and the exit status is 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sysconfig
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tcformer import __version__
+from tcformer.cli import VERBS
+from tcformer.cli.parser import Parser
+
+HELP = VERBS["doctor"]
+
+REQUIRED: dict[str, tuple[str, str | None]] = {
+    "torch": ("2.7", None),
+    "torchvision": ("0.22", None),
+    "timm": ("1.0.20", "2"),
+    "numpy": ("1.26", None),
+    "pillow": ("10", "13"),
+}
+"""Package -> first version that works, first version that does not. A test compares pyproject."""
+
+TOO_NEW = {"pillow": "RandAugment of the recipe asks for posterize(bits=0), which it refuses"}
+
+EXTRAS = {
+    "scikit-learn": ("sklearn", "demo", "the digits data set, so `tcformer demo`"),
+    "tensorboard": ("tensorboard", "train", "TensorBoard event files"),
+    "gdown": ("gdown", "weights", "`tcformer download` from the authors' Google Drive"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: `status` is "ok", "off" (not there, and fine) or "warn"."""
+
+    name: str
+    value: str
+    status: str = "ok"
+    why: str | None = None
+
+
+def main(argv: list[str]) -> int:
+    """Print the report, as text or as JSON; always 0."""
+    parser = Parser("doctor")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    options = parser.parse_args(argv)
+    report = examine()
+    print(_as_json(report) if options.json else _as_text(report))
+    return 0
+
+
+def examine() -> dict[str, list[Finding]]:
+    """Everything there is to say about this machine: section -> findings."""
+    sections: dict[str, Callable[[], list[Finding]]] = {
+        "versions": versions,
+        "processor": processor,
+        "accelerators": accelerators,
+        "compilers": compilers,
+        "many processes": launchers,
+        "extras": extras,
+        "fast paths": fast_paths,
+    }
+    return {name: _guarded(name, section) for name, section in sections.items()}
+
+
+def versions() -> list[Finding]:
+    """Python, this package and what it stands on, with a warning where a version will not do."""
+    found = [Finding("tcformer", __version__), Finding("python", platform.python_version())]
+    for package, (first, too_new) in REQUIRED.items():
+        version = _version(package)
+        if version is None:
+            found.append(Finding(package, "missing", "warn", f"pip install '{package}>={first}'"))
+        elif _numbers(version) < _numbers(first):
+            why = f"tcformer needs {first} or newer"
+            found.append(Finding(package, version, "warn", why))
+        elif too_new and _numbers(version) >= _numbers(too_new):
+            why = TOO_NEW.get(package, "tcformer has not been tried with it")
+            advice = f"{why}; pip install '{package}<{too_new}'"
+            found.append(Finding(package, version, "warn", advice))
+        else:
+            found.append(Finding(package, version))
+    return found
+
+
+def processor() -> list[Finding]:
+    """Cores, threads, vector units and memory, as far as the system tells."""
+    torch = _torch()
+    found = [
+        Finding("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
+        Finding("cores", f"{usable_cores()} usable of {os.cpu_count()}"),
+    ]
+    if torch is not None:
+        found.append(Finding("torch threads", str(torch.get_num_threads())))
+        found.append(Finding("vector units", torch.backends.cpu.get_cpu_capability()))
+    flags = cpu_flags()
+    if flags:
+        wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+        found.append(Finding("flags", " ".join(flag for flag in wanted if flag in flags) or "none"))
+    found.append(Finding("memory", _memory()))
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        size = shutil.disk_usage(shared).total
+        small = size < 2**30
+        why = "data workers pass batches through it and may die; enlarge it or use --num_workers 0"
+        status = "warn" if small else "ok"
+        found.append(Finding("shared memory", _gib(size), status, why if small else None))
+    return found
+
+
+def accelerators() -> list[Finding]:
+    """The GPUs that torch can use, or the reason why it uses none."""
+    torch = _torch()
+    if torch is None:
+        return [Finding("GPU", "unknown", "warn", "torch is missing")]
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        card = torch.cuda.get_device_properties(index)
+        bf16 = "bfloat16" if card.major >= 8 else "no bfloat16"
+        text = f"{card.name}, {_gib(card.total_memory)}, {card.major}.{card.minor}, {bf16}"
+        found.append(Finding(f"cuda:{index}", text))
+    if torch.backends.mps.is_available():
+        found.append(Finding("mps", "Apple GPU"))
+    return found or [Finding("GPU", "none", "off", _why_no_gpu(torch))]
+
+
+def compilers() -> list[Finding]:
+    """What torch.compile needs on a CPU and what Triton needs on a GPU."""
+    return [_cpp_compiler(), _triton()]
+
+
+def launchers() -> list[Finding]:
+    """Whether this process runs under torchrun or Slurm, and whether Slurm can be reached."""
+    found = []
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
+        found.append(Finding("torchrun", f"rank {rank} of {world}"))
+    if "SLURM_JOB_ID" in os.environ:
+        tasks = os.environ.get("SLURM_NTASKS", "?")
+        found.append(Finding("slurm job", f"{os.environ['SLURM_JOB_ID']}, {tasks} tasks"))
+    srun = shutil.which("srun")
+    why = None if srun else "slurm_train.sh needs srun on the path"
+    found.append(Finding("srun", srun or "not found", "ok" if srun else "off", why))
+    return found
+
+
+def extras() -> list[Finding]:
+    """Optional packages, what each is for, and how to get it."""
+    found = []
+    for package, (module, extra, purpose) in EXTRAS.items():
+        if importlib.util.find_spec(module):
+            found.append(Finding(package, _version(package) or "present"))
+        else:
+            why = f"needed for {purpose}; pip install 'tcformer[{extra}]'"
+            found.append(Finding(package, "missing", "off", why))
+    return found
+
+
+def fast_paths() -> list[Finding]:
+    """Each implementation of each op, then the faster modes of torch: on, or off and why."""
+    from tcformer.ops.choose import report
+
+    found = [
+        Finding(f"{op}: {impl}", "off" if why else "on", "off" if why else "ok", why)
+        for op, impl, why in report()
+    ]
+    cpp = _cpp_compiler()
+    found.append(
+        Finding("torch.compile", "on" if cpp.status == "ok" else "off", cpp.status, cpp.why)
+    )
+    native = {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_flags())
+    why = None if native else "this processor has no bfloat16 arithmetic, torch would emulate it"
+    status = "ok" if native else "off"
+    found.append(Finding("bfloat16 on CPU", "on" if native else "off", status, why))
+    return found
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; fewer than the machine has inside a container or a job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_flags() -> list[str]:
+    """Instruction sets that Linux lists for the first processor; empty on other systems."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    lines = (line for line in text.splitlines() if line.lower().startswith(("flags", "features")))
+    return next(lines, ":").partition(":")[2].split()
+
+
+def _guarded(name: str, section: Callable[[], list[Finding]]) -> list[Finding]:
+    # A doctor that dies of the illness is of no use: whatever goes wrong becomes a finding.
+    try:
+        return section()
+    except Exception as problem:
+        return [Finding(name, "could not be read", "warn", f"{type(problem).__name__}: {problem}")]
+
+
+def _torch() -> Any:
+    try:
+        return importlib.import_module("torch")
+    except Exception:
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(2, 15, 0) of "2.15.0+cpu" or "2.15.0a0"; enough to compare with a lower or upper bound."""
+    parts = []
+    for part in version.partition("+")[0].split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        parts.append(int(digits))
+    return tuple(parts)
+
+
+def _cpp_compiler() -> Finding:
+    name = os.environ.get("CXX", "cl" if os.name == "nt" else "g++").split()[0]
+    path = shutil.which(name) or shutil.which("clang++")
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    if path is None:
+        why = f"torch.compile on a CPU needs a C++ compiler and {name} is not on the path"
+        return Finding("C++ compiler", "not found", "off", why)
+    if not header.exists():
+        why = "torch.compile on a CPU needs Python.h; install the headers (python3-dev)"
+        return Finding("C++ compiler", path, "off", why)
+    return Finding("C++ compiler", path)
+
+
+def _triton() -> Finding:
+    version = _version("triton")
+    if version is None:
+        return Finding("triton", "missing", "off", "the triton package is not installed")
+    torch = _torch()
+    if torch is None or not torch.cuda.is_available():
+        why = "Triton kernels need a GPU; TRITON_INTERPRET=1 runs them slowly without one"
+        return Finding("triton", version, "off", why)
+    from torch.utils._triton import has_triton
+
+    if not has_triton():
+        return Finding(
+            "triton", version, "off", "torch finds no GPU that this Triton can compile for"
+        )
+    return Finding("triton", version)
+
+
+def _why_no_gpu(torch: Any) -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch was built for CPUs only"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return "CUDA_VISIBLE_DEVICES is set to nothing"
+    if shutil.which("nvidia-smi") is None and shutil.which("rocm-smi") is None:
+        return "no GPU driver is installed on this machine"
+    return f"a driver is there but torch (built for CUDA {torch.version.cuda}) cannot use it"
+
+
+def _memory() -> str:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    if text.isdigit() and int(text) < total:
+        return f"{_gib(int(text))} allowed of {_gib(total)}"
+    return _gib(total)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _as_json(report: dict[str, list[Finding]]) -> str:
+    sections = {name: [asdict(finding) for finding in found] for name, found in report.items()}
+    return json.dumps(sections, indent=2)
+
+
+def _as_text(report: dict[str, list[Finding]]) -> str:
+    marks = {"ok": " ", "off": "-", "warn": "!"}
+    width = max(len(finding.name) for found in report.values() for finding in found)
+    lines = []
+    for section, found in report.items():
+        lines.append(f"{section}:")
+        for finding in found:
+            why = f"  ({finding.why})" if finding.why else ""
+            lines.append(f" {marks[finding.status]} {finding.name:<{width}}  {finding.value}{why}")
+    warnings = [
+        finding for found in report.values() for finding in found if finding.status == "warn"
+    ]
+    lines.append(f"{len(warnings)} to mend, marked with !" if warnings else "nothing to mend")
+    return "\n".join(lines)

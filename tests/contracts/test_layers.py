@@ -1,0 +1,79 @@
+"""Imports point one way: the contracts of pyproject hold, and they would notice a violation."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "tcformer"
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+OPS = sorted(path.parent.name for path in SOURCE.glob("ops/*/reference.py"))
+
+
+def lint(source: Path) -> subprocess.CompletedProcess[str]:
+    """Check the package in folder `source` against the contracts of pyproject."""
+    code = (
+        "from importlinter.cli import lint_imports; import sys;"
+        f"sys.exit(lint_imports(config_filename={str(ROOT / 'pyproject.toml')!r}, no_cache=True))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=source, env=environment
+    )
+
+
+def test_the_contracts_hold():
+    result = lint(ROOT / "src")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("tokens.py", "import tcformer.models"),
+        ("ops/choose.py", "import tcformer.models"),
+        ("models/flops.py", "import tcformer.training"),
+        ("training/__init__.py", "import tcformer.tasks"),
+        ("data/__init__.py", "import tcformer.cli"),
+        ("ops/regroup/eager.py", "import tcformer.ops.regroup.reference"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path, module, line):
+    shutil.copytree(SOURCE, tmp_path / "tcformer", ignore=shutil.ignore_patterns("__pycache__"))
+    path = tmp_path / "tcformer" / module
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    result = lint(tmp_path)
+    assert result.returncode == 1
+    assert "BROKEN" in result.stdout
+
+
+def test_every_module_has_a_layer():
+    layers = next(c for c in SETTINGS["contracts"] if c["type"] == "layers")["layers"]
+    named = {name.strip() for layer in layers for name in layer.replace(":", "|").split("|")}
+    there = {
+        f"tcformer.{path.stem}"
+        for path in SOURCE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert named == there - {"tcformer.__init__"}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_implementations_of_an_op_do_not_know_each_other(op):
+    implementations = {
+        f"tcformer.ops.{op}.{name}"
+        for name in ("reference", "eager", "triton")
+        if (SOURCE / "ops" / op / f"{name}.py").exists()
+    }
+    contracts = [c for c in SETTINGS["contracts"] if c["type"] == "independence"]
+    assert any(implementations == set(contract["modules"]) for contract in contracts)
+
+
+def test_ops_are_functions():
+    for path in SOURCE.glob("ops/**/*.py"):
+        assert "nn.Module" not in path.read_text(), f"{path}: modules belong in models/"

@@ -1,0 +1,71 @@
+"""The published accounting, to every digit of the published-style table."""
+
+import pytest
+import torch
+from torch import nn
+
+from tcformer.models import create_model
+from tcformer.models.flops import executed_flops, geometry, published_flops
+
+SIZES = [(224, 224), (256, 192), (384, 288)]
+
+# GFLOPs at the three sizes: the specification's table, which a counter of multiply-adds attached
+# to the published code gave for a classifier of 1000 classes.
+TABLE = {
+    "tcformer_light": (3.8405, 3.7309, 12.6092),
+    "tcformer": (5.8317, 5.6802, 17.1742),
+    "tcformer_large": (12.1489, 11.8650, 31.5447),
+}
+CLUSTERING = (1.4864, 1.4264, 7.2190)
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    with torch.device("meta"):  # only shapes are read
+        return {name: geometry(create_model(name).state_dict()) for name in TABLE}
+
+
+@pytest.mark.parametrize("column", range(3))
+@pytest.mark.parametrize("name", TABLE)
+def test_published_table(sizes, name, column):
+    parts = published_flops(sizes[name], *SIZES[column])
+    assert round(sum(parts.values()) / 1e9, 4) == TABLE[name][column]
+    clustering = sum(count for part, count in parts.items() if part.startswith("cluster"))
+    assert round(clustering / 1e9, 4) == CLUSTERING[column]
+
+
+def test_every_part_costs_something_at_the_smallest_size(sizes):
+    assert all(count > 0 for count in published_flops(sizes["tcformer_large"], 16, 16).values())
+
+
+def test_geometry_reads_what_was_asked_for():
+    with torch.device("meta"):
+        model = create_model("tcformer_nano", num_classes=7, in_chans=5)
+    sizes = geometry(model.state_dict())
+    assert sizes.in_chans == 5
+    assert sizes.classes == 7
+    assert [stage.channels for stage in sizes.stages] == [32, 64, 160, 256]
+    assert [stage.depth for stage in sizes.stages] == [2, 2, 2, 2]
+    assert [stage.reduction for stage in sizes.stages] == [8, 4, 2, 1]
+    assert [stage.hidden for stage in sizes.stages] == [256, 512, 640, 1024]
+
+
+def test_executed_counts_one_image_of_a_known_network():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch_embed1 = nn.Module()
+            self.patch_embed1.proj = nn.Conv2d(3, 4, 4, stride=4)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, images):
+            return self.head(self.patch_embed1.proj(images).mean((2, 3)))
+
+    model = Net().train()
+    assert executed_flops(model, 8, 12) == 4 * (3 * 4 * 4) * (2 * 3) + 4 * 2
+    assert model.training
+
+
+def test_executed_grows_with_the_image():
+    model = create_model("tcformer_nano", num_classes=10)
+    assert 0 < executed_flops(model, 32, 32) < executed_flops(model, 64, 32)
