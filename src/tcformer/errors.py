@@ -1,4 +1,9 @@
-"""The one exception type that is meant for people."""
+"""The one exception type that is meant for people, and the guess at what they meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -7,3 +12,9 @@ class UserError(ValueError):
     The message is one sentence that says what is wrong, where, and what to do. The command line
     prints it as it stands and exits with status 2; no traceback is shown.
     """
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that looks most like `word`, or None when none does."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None

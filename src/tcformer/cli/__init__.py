@@ -6,7 +6,6 @@ once; the module of a verb is imported when that verb is asked for.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import select
@@ -14,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from tcformer.errors import UserError
+from tcformer.errors import UserError, nearest
 
 VERBS = {
     "demo": "train, evaluate and draw tokens on handwritten digits; a few minutes on a CPU",
@@ -58,12 +57,6 @@ def usage() -> str:
             "New here? `tcformer demo` needs no data and no GPU.",
         ]
     )
-
-
-def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known word that looks most like `word`, or None when none does."""
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return matches[0] if matches else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from tcformer.cli import VERBS, nearest
-from tcformer.errors import UserError
+from tcformer.cli import VERBS
+from tcformer.errors import UserError, nearest
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,6 +9,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from tcformer.errors import UserError, nearest
 from tcformer.models.backbone import TCFormer
 
 __all__ = [
@@ -115,8 +116,10 @@ def create_model(name: str = "tcformer", **kwargs: Any) -> nn.Module:
             ``drop_path_rate`` and whatever :class:`~tcformer.models.backbone.TCFormer` takes.
 
     Raises:
-        ValueError: no model has this name.
+        UserError: no model has this name.
     """
     if name not in VARIANTS:
-        raise ValueError(f"there is no model {name!r}; choose one of {', '.join(VARIANTS)}.")
+        guess = nearest(name, VARIANTS)
+        hint = f"did you mean {guess}?" if guess else f"choose one of {', '.join(VARIANTS)}."
+        raise UserError(f"there is no model {name!r}; {hint}")
     return timm.create_model(name, **kwargs)

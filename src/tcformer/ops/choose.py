@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import NamedTuple
 
 __all__ = ["Availability", "check_impl", "report"]
@@ -36,9 +37,11 @@ def check_impl(op: str, impl: str, implementations: tuple[str, ...]) -> str:
 
 def report() -> list[Availability]:
     """List every implementation of every op, with the reason where it cannot run here."""
-    from tcformer.ops import attend, dpc_knn, merge, regroup
-
-    modules = {"regroup": regroup, "dpc_knn": dpc_knn, "attend": attend, "merge": merge}
+    # By path: as attributes of `tcformer.ops` these names are the functions.
+    modules = {
+        op: importlib.import_module(f"tcformer.ops.{op}")
+        for op in ("regroup", "dpc_knn", "attend", "merge")
+    }
     return [
         Availability(op, impl, None)
         for op, module in modules.items()

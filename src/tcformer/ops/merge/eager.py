@@ -25,7 +25,7 @@ class _ClusterSum(torch.autograd.Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (assignment,) = ctx.saved_tensors
         return _pick(grad, assignment), None, None
 

@@ -22,7 +22,7 @@ class _Apply(torch.autograd.Function):
         ctx.back = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return gather_sum(grad.contiguous(), GatherSum(*ctx.back)), None, None
 
 
