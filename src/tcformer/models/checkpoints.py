@@ -1,0 +1,314 @@
+"""Load weights into a model, and save them: every published wrapping in, safetensors out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tcformer.errors import UserError
+from tcformer.files import atomic_write, safe_torch_load
+from tcformer.models.layouts import (
+    Architecture,
+    StateDict,
+    identify,
+    strip_wrappers,
+    to_our_layout,
+)
+from tcformer.models.reading import Checkpoint, find_weights, read_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "LoadReport",
+    "load_checkpoint",
+    "read_checkpoint",
+    "safe_torch_load",
+    "save_weights",
+]
+
+_WRAPPER_ATTRIBUTES = ("module", "_orig_mod", "model")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_checkpoint` did. Keys are the model's, after translation.
+
+    Attributes:
+        source: the path or address, or "the state dict".
+        loaded: the keys that were copied into the model.
+        missing: keys of the model that the source does not have; they keep their values.
+        unexpected: keys of the source that the model does not have.
+        mismatched: key, shape in the source, shape in the model; they keep their values.
+        ignored: keys left out on purpose: a neck or pose head, or a classifier of other classes.
+        notes: each translation that was made, in words.
+        epoch: the epoch the source names, or None.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+    epoch: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the model was loaded."""
+        return not self.missing and not self.mismatched
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded from {self.source}", *self.notes]
+        if self.missing:
+            parts.append(f"not in the file: {_listed(self.missing)}")
+        if self.unexpected:
+            parts.append(f"not in the model: {_listed(self.unexpected)}")
+        if self.mismatched:
+            parts.append(f"of another shape: {_listed(key for key, _, _ in self.mismatched)}")
+        return "; ".join(parts)
+
+
+def load_checkpoint(
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    strict: bool = True,
+    *,
+    allow_head_mismatch: bool = False,
+    ema: bool = False,
+) -> LoadReport:
+    """Copy published or own weights into `model`.
+
+    Accepted are the authors' files in every published wrapping (bare, under `model` or
+    `state_dict`, prefixes `module.` and `backbone.`, MMPose's names and its pose checkpoints,
+    the development fork's names), this package's training checkpoints and safetensors. Nothing
+    in a file is executed. When the weights are refused the model is unchanged.
+
+    Args:
+        model: the network; one wrapped by DistributedDataParallel, torch.compile or timm's
+            `features_only` is loaded inside its wrapper.
+        source: a path, an http(s) address, or a dict that holds tensors.
+        strict: refuse weights that do not fit exactly. Otherwise what fits is loaded, and the
+            report names the rest; weights of which nothing fits are refused even then.
+        allow_head_mismatch: keep the model's own classifier when the source's has another
+            number of classes or is absent (fine-tuning).
+        ema: take the averaged weights of a training checkpoint.
+
+    Returns:
+        The report of what was loaded, translated and left out.
+
+    Raises:
+        UserError: the file cannot be read, holds another architecture, another number of
+            classes or image channels, or misses keys.
+    """
+    network = _inside_wrappers(model)
+    target = network.state_dict()
+    where, found, epoch = _open(source, ema=ema)
+    state, notes, ignored = _fit_names(found, target)
+    theirs, ours = identify(state), identify(target)
+
+    head = [key for key in state if key.startswith("head.")]
+    wants_head = any(key.startswith("head.") for key in target)
+    absent = {key for key in target if key.startswith("head.") and key not in state}
+    if head and not wants_head:
+        notes.append("classifier left out, the model has none")
+    elif allow_head_mismatch and wants_head and (absent or _other_shape(head, state, target)):
+        notes.append(f"classifier kept as it is in the model ({_class_counts(theirs, ours)})")
+        absent = {key for key in target if key.startswith("head.")}
+    else:
+        head = []
+    ignored += head
+    for key in head:
+        del state[key]
+
+    missing = [key for key in target if key not in state]
+    unexpected = [key for key in state if key not in target]
+    mismatched = _other_shape([key for key in state if key in target], state, target)
+    wrong = {key for key, _, _ in mismatched}
+    fitting = {key: state[key] for key in state if key in target and key not in wrong}
+    forgiven = absent if allow_head_mismatch else set()
+    if not fitting or (strict and (set(missing) - forgiven or unexpected or mismatched)):
+        raise UserError(
+            f"{where} does not fit: {_why(state, target, theirs, ours, missing, mismatched)}"
+        )
+    _copy(network, fitting, where)
+    return LoadReport(
+        source=where,
+        loaded=tuple(fitting),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        mismatched=tuple(mismatched),
+        ignored=tuple(ignored),
+        notes=tuple(notes),
+        epoch=epoch,
+    )
+
+
+def save_weights(
+    model: nn.Module | Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, object] | None = None,
+) -> None:
+    """Write the weights of `model` as safetensors, atomically.
+
+    The file says which variant, how many classes and image channels it is for, and which
+    version wrote it; `metadata` adds to that (values become strings).
+
+    Args:
+        model: a network, or tensors by key. Wrappers and their prefixes are taken off.
+        path: the file to write, usually `*.safetensors`.
+        metadata: further entries for the header.
+
+    Raises:
+        UserError: the file cannot be written, or there is nothing to write.
+    """
+    from safetensors.torch import save
+
+    from tcformer import __version__
+
+    found = model.state_dict() if isinstance(model, nn.Module) else find_weights(model, "the dict")
+    state, _ = strip_wrappers(found)
+    header = {"format": "pt", "writer": f"tcformer {__version__}"}
+    if architecture := identify(state):
+        if architecture.name:
+            header["model"] = architecture.name
+        if architecture.num_classes is not None:
+            header["num_classes"] = str(architecture.num_classes)
+        header["in_chans"] = str(architecture.in_chans)
+    header |= {str(key): str(value) for key, value in (metadata or {}).items()}
+    # safetensors refuses tensors that share memory or have holes; copies do neither.
+    tensors = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in state.items()
+    }
+    content = save(tensors, header)
+    atomic_write(path, lambda stream: stream.write(content))
+
+
+def _inside_wrappers(model: nn.Module) -> nn.Module:
+    while True:
+        for name in _WRAPPER_ATTRIBUTES:
+            inner = getattr(model, name, None)
+            if not isinstance(inner, nn.Module):
+                continue
+            if all(key.startswith(f"{name}.") for key in model.state_dict()):
+                model = inner
+                break
+        else:
+            return model
+
+
+def _open(
+    source: str | os.PathLike[str] | Mapping[str, Any], *, ema: bool
+) -> tuple[str, StateDict, int | None]:
+    if isinstance(source, Mapping):
+        return "the state dict", find_weights(source, "the state dict", ema=ema), None
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        from tcformer.models.fetch import fetch_cached
+
+        checkpoint = read_checkpoint(fetch_cached(source), ema=ema)
+        return source, checkpoint.state_dict, checkpoint.epoch
+    checkpoint = read_checkpoint(source, ema=ema)
+    return str(source), checkpoint.state_dict, checkpoint.epoch
+
+
+def _fit_names(
+    found: StateDict, target: Mapping[str, Tensor]
+) -> tuple[StateDict, list[str], list[str]]:
+    plain, notes = strip_wrappers(found)
+    if plain.keys() == target.keys():
+        return plain, notes, []
+    return to_our_layout(found)
+
+
+def _other_shape(
+    keys: Iterable[str], state: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    return [
+        (key, tuple(state[key].shape), tuple(target[key].shape))
+        for key in keys
+        if key in target and state[key].shape != target[key].shape
+    ]
+
+
+def _copy(network: nn.Module, state: StateDict, where: str) -> None:
+    try:
+        network.load_state_dict(state, strict=False)
+    except (RuntimeError, NotImplementedError) as error:
+        # Sparse, quantised or dataless tensors: the right names and shapes, but not to be copied.
+        cause = " ".join(str(error).split())[:200].rstrip(".")
+        raise UserError(f"{where} holds tensors that cannot be copied: {cause}") from error
+
+
+def _class_counts(theirs: Architecture | None, ours: Architecture | None) -> str:
+    file, model = (getattr(a, "num_classes", None) for a in (theirs, ours))
+    has = f"{file} classes" if file is not None else "no classifier"
+    return f"the weights have {has}, the model {model}"
+
+
+def _why(
+    state: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    theirs: Architecture | None,
+    ours: Architecture | None,
+    missing: list[str],
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]],
+) -> str:
+    """The most telling reason, in words."""
+    if ours and not theirs:
+        common = sum(key in target for key in state)
+        if common < len(target) * 0.9:
+            return (
+                "these are weights of another kind of network, not of a TCFormer "
+                f"({common} of {len(target)} tensors have a known name; "
+                f"it begins with {_listed(state, 2)})"
+            )
+    if ours and theirs and (theirs.widths, theirs.depths) != (ours.widths, ours.depths):
+        hint = f"; create {theirs.name} instead" if theirs.name else ""
+        return f"the weights are of {theirs}, the model is {ours}{hint}"
+    if ours and theirs and theirs.in_chans != ours.in_chans:
+        return (
+            f"the weights are for images of {theirs.in_chans} channels, "
+            f"the model takes {ours.in_chans} (in_chans)"
+        )
+    others = [key for key in missing if not key.startswith("head.")]
+    others += [key for key, _, _ in mismatched if not key.startswith("head.")]
+    if not others and (ours and ours.num_classes is not None) and theirs:
+        if theirs.num_classes is None and missing:
+            return (
+                f"the weights have no classifier, the model has one of {ours.num_classes} classes; "
+                "pass allow_head_mismatch=True to train a new one"
+            )
+        if theirs.num_classes != ours.num_classes:
+            return (
+                f"the weights have {theirs.num_classes} classes, the model {ours.num_classes}; "
+                "pass allow_head_mismatch=True to train a new classifier"
+            )
+    return _differences(state, target, missing, mismatched)
+
+
+def _differences(
+    state: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    missing: list[str],
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]],
+) -> str:
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} tensors are missing ({_listed(missing)})")
+    if unexpected := [key for key in state if key not in target]:
+        parts.append(f"{len(unexpected)} are unknown to the model ({_listed(unexpected)})")
+    if mismatched:
+        shown = ", ".join(f"{key}: {list(a)}, not {list(b)}" for key, a, b in mismatched[:3])
+        parts.append(f"{len(mismatched)} have another shape ({shown})")
+    return ", ".join(parts)
+
+
+def _listed(keys: Iterable[str], most: int = 3) -> str:
+    names = list(keys)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

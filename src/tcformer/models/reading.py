@@ -1,0 +1,180 @@
+"""Read a file of weights, of whatever kind it is, without running code from it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from tcformer.errors import UserError
+from tcformer.files import check_readable, safe_torch_load
+from tcformer.models.layouts import StateDict
+
+_EMA_ENTRIES = ("model_ema", "state_dict_ema", "ema")
+_WEIGHT_ENTRIES = ("state_dict", "model")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file of weights holds.
+
+    Attributes:
+        path: where it was read.
+        format: "safetensors", or "torch" for what torch.save wrote.
+        state_dict: tensors by key on the CPU, as the file names them.
+        epoch: the last finished epoch, where the file says it.
+        meta: the metadata of a safetensors file, or the `meta` entry of an MMPose file.
+        raw: everything in a file of torch (optimiser, settings ...), None for safetensors.
+    """
+
+    path: Path
+    format: Literal["safetensors", "torch"]
+    state_dict: StateDict
+    epoch: int | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    raw: Any = None
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Checkpoint:
+    """Read weights from safetensors or from a file of torch.
+
+    Accepted are bare state dicts and those under `state_dict` or `model`, as the authors,
+    MMPose, timm and this package write them. The kind of file is told by its content, not by
+    its name. Keys are left as they are; `load_checkpoint` translates them.
+
+    Args:
+        path: the file.
+        ema: take the averaged weights of a training checkpoint instead of the last ones.
+
+    Raises:
+        UserError: the file is missing, damaged, no checkpoint, wants to run code, or holds no
+            averaged weights though they are asked for.
+    """
+    file = check_readable(path)
+    kind = sniff(file)
+    if kind == "safetensors":
+        state, meta = _read_safetensors(file)
+        if ema:
+            raise UserError(f"{file} is a safetensors file, which holds one set of weights, no EMA")
+        return Checkpoint(file, "safetensors", state, _as_epoch(meta.get("epoch")), meta)
+    if kind != "torch":
+        raise UserError(f"{file} is no checkpoint: it is {kind}")
+    raw = safe_torch_load(file)
+    state = find_weights(raw, f"{file}", ema=ema)
+    meta, epoch = {}, None
+    if isinstance(raw, Mapping):
+        found = raw.get("meta")
+        meta = dict(found) if isinstance(found, Mapping) else {}
+        epoch = _as_epoch(raw.get("epoch", meta.get("epoch")))
+    return Checkpoint(file, "torch", state, epoch, meta, raw)
+
+
+def find_weights(content: Any, where: str, *, ema: bool = False) -> StateDict:
+    """Take the state dict out of what was saved around it.
+
+    Args:
+        content: a state dict, or a dict with one under a known name.
+        where: what to call the source in a refusal, such as its path.
+        ema: take the averaged weights.
+
+    Raises:
+        UserError: there are no weights in it.
+    """
+    if ema and isinstance(content, Mapping):
+        averages = [entry for entry in _EMA_ENTRIES if isinstance(content.get(entry), Mapping)]
+        if not averages:
+            raise UserError(f"{where} holds no averaged (EMA) weights; ask for the ordinary ones")
+        content = content[averages[0]]
+    for _ in range(4):  # wrappings are nested once or twice; a dict could even contain itself
+        if not isinstance(content, Mapping):
+            kind = type(content).__name__
+            raise UserError(f"{where} is no checkpoint: it holds a {kind}, no dict")
+        inner = [content[entry] for entry in _WEIGHT_ENTRIES if entry in content]
+        inner = [entry for entry in inner if isinstance(entry, Mapping)]
+        if not inner:
+            break
+        content = inner[0]
+    # A module may add entries of its own that are no tensors; they have no place in the network.
+    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        names = ", ".join(f"'{key}'" for key in list(content)[:4]) or "nothing"
+        raise UserError(f"{where} holds no weights: its entries are {names}")
+    if not all(isinstance(key, str) for key in state):
+        raise UserError(f"{where} is no checkpoint: its tensors have no names")
+    return state
+
+
+def sniff(path: Path) -> str:
+    """Tell the kind of a file by its first bytes: "torch", "safetensors", or an English noun."""
+    with open(path, "rb") as stream:
+        start = stream.read(512)
+    size = path.stat().st_size
+    for magic, kind in _MAGIC.items():
+        if start.startswith(magic):
+            return kind
+    if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
+        # The length of the header may be damaged or larger than a truncated file; that is for
+        # the reader of the format to say.
+        return "safetensors"
+    if start.startswith(b"\x80") and size > 2:
+        return "torch"
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return "a web page (a download went wrong)"
+    if not start.strip(b"\0"):
+        return "nothing but zeros (a copy went wrong)"
+    if b"\0" not in start and _printable(start) > 0.9:
+        return "a text file"
+    return "a file of some other kind"
+
+
+_MAGIC = {
+    b"PK\x03\x04": "torch",
+    b"version https://git-lfs": "a Git LFS pointer (fetch the real file with `git lfs pull`)",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"%PDF": "a PDF",
+    b"\x1f\x8b": "a gzip archive (unpack it first)",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy array",
+    b"PK\x05\x06": "an empty zip archive",
+    b"#!": "a script",
+}
+
+
+def _printable(data: bytes) -> float:
+    good = sum(32 <= byte < 127 or byte in b"\t\r\n" or byte >= 128 for byte in data)
+    return good / max(len(data), 1)
+
+
+def _read_safetensors(file: Path) -> tuple[StateDict, dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt", device="cpu") as reader:
+            meta = dict(reader.metadata() or {})
+            # Tensors of an open file are windows into it; a copy survives its replacement.
+            state = {key: reader.get_tensor(key).clone() for key in reader.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        cause = " ".join(str(error).split())[:120].rstrip(".")
+        raise UserError(
+            f"cannot read {file}: the safetensors file is damaged or incomplete ({cause}); "
+            "get a fresh copy"
+        ) from error
+    if not state:
+        raise UserError(f"{file} holds no weights: it is a safetensors file without tensors")
+    return state, meta
+
+
+def _as_epoch(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return int(value)

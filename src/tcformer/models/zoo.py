@@ -1,0 +1,314 @@
+"""The authors' released weights: where they are, how they are checked, where they are kept.
+
+Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tcformer.errors import UserError
+from tcformer.files import make_folder
+from tcformer.models.fetch import (
+    FetchError,
+    cache_folder,
+    fetch,
+    file_sha256,
+    is_web_page,
+)
+
+_DRIVE = "https://drive.google.com/file/d/{}/view"
+_MMPOSE = "https://download.openmmlab.com/mmpose"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that has the file.
+
+    Attributes:
+        file_name: what the file is called there and in the cache.
+        address: an https address, or the page of Google Drive.
+        drive_id: Google Drive's id, empty for other hosts.
+        sha256: the known first digits of the file's SHA-256; empty when nobody told them.
+    """
+
+    file_name: str
+    address: str
+    drive_id: str = ""
+    sha256: str = ""
+
+
+def _on_drive(file_name: str, drive_id: str, sha256: str = "") -> Source:
+    return Source(file_name, _DRIVE.format(drive_id), drive_id, sha256)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One set of released weights.
+
+    Attributes:
+        name: what `tcformer download` and `pretrained_path` call it.
+        architecture: the variant whose backbone it fits.
+        task: what it was trained for.
+        paper: the figure its authors report. It is not measured by this project.
+        sources: where to get it, the best first.
+    """
+
+    name: str
+    architecture: str
+    task: str
+    paper: str
+    sources: tuple[Source, ...]
+
+
+_BASE = "tcformer-4e1adbf1_20220421.pth"
+_LARGE = "tcformer_large-a47cc309_20220606.pth"
+_POSE = "tcformer_coco-wholebody_256x192-a0720efa_20220627.pth"
+_POSE_ON_DRIVE = "tcformer_mta_256x192-68d5f8aa_20220606.pth"
+
+ZOO = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "tcformer_light",
+            "tcformer_light",
+            "ImageNet-1k classification",
+            "79.4 % top-1",
+            (_on_drive("tcformer_light.pth", "1TvcJCQhHaxXJhGo13i6b5PWErhzIivuD"),),
+        ),
+        Entry(
+            "tcformer",
+            "tcformer",
+            "ImageNet-1k classification",
+            "82.3 % top-1",
+            (
+                Source(_BASE, f"{_MMPOSE}/pretrain_models/{_BASE}", sha256="4e1adbf1"),
+                _on_drive(_BASE, "1sIrTzIKFfW5Io2MybIWJoS0sv72Wd-av", "4e1adbf1"),
+            ),
+        ),
+        Entry(
+            "tcformer_large",
+            "tcformer_large",
+            "ImageNet-1k classification",
+            "83.6 % top-1",
+            (_on_drive(_LARGE, "1wu9joQJU807IGW51mIlhK4dNnMze8E1K", "a47cc309"),),
+        ),
+        Entry(
+            "tcformer_wholebody_256x192",
+            "tcformer",
+            "COCO-WholeBody pose (backbone, neck and head)",
+            "",
+            (
+                Source(_POSE, f"{_MMPOSE}/top_down/tcformer/{_POSE}", sha256="a0720efa"),
+                _on_drive(_POSE_ON_DRIVE, "1tRMhOxiab8BcuImi7B64BRgXPZ2A3BAx", "68d5f8aa"),
+            ),
+        ),
+        Entry(
+            "tcformer_large_wholebody_384x288",
+            "tcformer_large",
+            "COCO-WholeBody pose (backbone, neck and head)",
+            "",
+            (
+                _on_drive(
+                    "tcformer_large_wholebody_384x288.pth", "1aUIj_-U1EfklVGzELUrierwFNoUp-zrH"
+                ),
+            ),
+        ),
+    )
+}
+"""Every set of weights by name. Ids, addresses and digits of hashes are those the authors and
+MMPose published; a hash that is not in a published file name is not known."""
+
+
+def pretrained_path(
+    name: str,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    base_url: str | None = None,
+    progress: bool = True,
+    force: bool = False,
+) -> Path:
+    """Return the released weights `name` as a safetensors file, fetching them if need be.
+
+    The order is: what an earlier call kept; a published file that somebody put into the cache
+    by hand; a download. What comes new is checked against the known digits of its hash, read
+    without running code, checked to be the right architecture, and kept as safetensors.
+    Processes that ask at the same time wait for the first.
+
+    Args:
+        name: a key of `ZOO`.
+        cache_dir: where files are kept; default `cache_folder()` (TCFORMER_CACHE changes it).
+        base_url: fetch `base_url/FILE_NAME` instead of the published addresses; default the
+            environment variable TCFORMER_ZOO_URL. For mirrors and tests.
+        progress: show a bar when stderr is a terminal.
+        force: fetch (or take the file put there by hand) although there is a kept one.
+
+    Raises:
+        UserError: the name is unknown, or the file cannot be had; the sentence says where to
+            put it by hand.
+    """
+    entry = find_entry(name)
+    folder = make_folder(cache_folder() if cache_dir is None else Path(cache_dir).expanduser())
+    kept = folder / f"{entry.name}.safetensors"
+    if not force and is_kept(entry, kept):
+        return kept
+    with _one_at_a_time(folder / f".{entry.name}.lock"):
+        if not force and is_kept(entry, kept):
+            return kept  # another process was faster
+        for source in entry.sources:
+            by_hand = folder / source.file_name
+            if by_hand.is_file():
+                _verify(by_hand, source)
+                _keep(entry, source, by_hand, kept)
+                return kept
+        base_url = os.environ.get("TCFORMER_ZOO_URL") if base_url is None else base_url
+        _download(entry, folder, kept, base_url, progress)
+    return kept
+
+
+def find_entry(name: str) -> Entry:
+    """Look `name` up in the zoo.
+
+    Raises:
+        UserError: there is no such entry; the nearest one is named.
+    """
+    if name in ZOO:
+        return ZOO[name]
+    near = difflib.get_close_matches(name, ZOO, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ZOO)}"
+    raise UserError(f"there are no released weights called '{name}'; {hint}")
+
+
+def is_kept(entry: Entry, kept: Path) -> bool:
+    """Whether `kept` is a whole safetensors file for this entry."""
+    if not kept.is_file():
+        return False
+    meta = kept_metadata(kept)
+    return meta is not None and meta.get("zoo") == entry.name
+
+
+def kept_metadata(kept: Path) -> dict[str, str] | None:
+    """The header entries of a kept file, such as `sha256`; None if the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # Opening checks that the header is sound and the file has the length it promises.
+        with safe_open(kept, framework="pt") as reader:
+            return dict(reader.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return None
+
+
+def by_hand_hint(entry: Entry, folder: Path) -> str:
+    """Say, as the second half of a sentence, how to get the file without this program."""
+    source = entry.sources[0]
+    return (
+        f"get it from {source.address} by other means, put it at {folder / source.file_name} "
+        "and run this again"
+    )
+
+
+def _download(entry: Entry, folder: Path, kept: Path, base_url: str | None, progress: bool) -> None:
+    if base_url:
+        first = entry.sources[0]
+        address = f"{base_url.rstrip('/')}/{first.file_name}"
+        sources: tuple[Source, ...] = (Source(first.file_name, address, "", first.sha256),)
+    else:
+        sources = entry.sources
+    causes = []
+    for source in sources:
+        try:
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
+                file = Path(temporary) / source.file_name
+                if source.drive_id:
+                    _fetch_from_drive(source, file, progress)
+                else:
+                    fetch(source.address, file, progress=progress)
+                _verify(file, source)
+                _keep(entry, source, file, kept)
+            return
+        except FetchError as error:
+            causes.append(error.cause)
+    where = " and ".join(dict.fromkeys(source.address for source in sources))
+    raise UserError(
+        f"cannot download {entry.name} from {where}: {'; '.join(dict.fromkeys(causes))}; "
+        f"{by_hand_hint(entry, folder)}"
+    )
+
+
+def _fetch_from_drive(source: Source, file: Path, progress: bool) -> None:
+    try:
+        import gdown
+    except ImportError as error:
+        cause = "Google Drive needs the package gdown (pip install 'tcformer[weights]')"
+        raise FetchError(cause, cause) from error
+    try:
+        gdown.download(id=source.drive_id, output=str(file), quiet=not progress)
+    except Exception as error:  # gdown passes on whatever its HTTP library raises
+        said = " ".join(str(error).split())
+        cause = f"Google Drive did not give the file ({said[:160] or type(error).__name__})"
+        raise FetchError(cause, cause) from error
+    if not file.is_file():
+        cause = "Google Drive did not give the file"
+        raise FetchError(cause, cause)
+
+
+def _verify(file: Path, source: Source) -> None:
+    with open(file, "rb") as stream:
+        if is_web_page(stream.read(512)):
+            cause = "a web page came instead of the file"
+            if source.drive_id:
+                cause += " (Google Drive sends one when a file's daily quota is used up)"
+            raise FetchError(f"{file} is a web page, not {source.file_name}", cause)
+    digits = file_sha256(file)
+    if not digits.startswith(source.sha256):
+        found = digits[: len(source.sha256)]
+        cause = f"the file is not the published one (SHA-256 {found}..., not {source.sha256}...)"
+        raise FetchError(f"cannot use {file}: {cause}; replace or remove it", cause)
+
+
+def _keep(entry: Entry, source: Source, file: Path, kept: Path) -> None:
+    """Convert the published `file` to safetensors."""
+    from tcformer.models.checkpoints import read_checkpoint, save_weights
+    from tcformer.models.layouts import identify, to_our_layout
+
+    try:
+        found = read_checkpoint(file).state_dict
+        backbone, _, others = to_our_layout(found)
+    except UserError as error:
+        raise FetchError(f"{error}; replace or remove it", "what came is no checkpoint") from error
+    architecture = identify(backbone)
+    if architecture is None or architecture.name != entry.architecture:
+        cause = f"the file holds the weights of {architecture or 'another kind of network'}"
+        raise FetchError(f"cannot use {file}: {cause}, not {entry.architecture}", cause)
+    state = to_our_layout(found, keep_other_parts=True)[0] if others else backbone
+    metadata = {
+        "zoo": entry.name,
+        "model": entry.architecture,
+        "source": source.address,
+        "sha256": file_sha256(file),
+        "verified": source.sha256 or "no",
+    }
+    save_weights(state, kept, metadata)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    """Hold a lock that other processes on this machine wait for, where the system has such."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: several processes may download the same file, each whole
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        # Some network file systems have no locks; writing is atomic without them, too.
+        with contextlib.suppress(OSError):
+            stream = stack.enter_context(open(lock, "a"))
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
