@@ -25,6 +25,7 @@ __all__ = [
     "Checkpoint",
     "LoadReport",
     "load_checkpoint",
+    "published_layout",
     "read_checkpoint",
     "safe_torch_load",
     "save_weights",
@@ -148,6 +149,17 @@ def load_checkpoint(
     )
 
 
+def published_layout(state: Mapping[str, Any]) -> StateDict:
+    """Translate weights in any published wrapping to the key layout of the models here.
+
+    Parts that are not the backbone or its classifier (a neck, a pose head) are left out.
+
+    Raises:
+        UserError: there are no weights in it.
+    """
+    return to_our_layout(find_weights(state, "the state dict"))[0]
+
+
 def save_weights(
     model: nn.Module | Mapping[str, Tensor],
     path: str | os.PathLike[str],
@@ -210,7 +222,12 @@ def _open(
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         from tcformer.models.fetch import fetch_cached
 
-        checkpoint = read_checkpoint(fetch_cached(source), ema=ema)
+        copy = fetch_cached(source)
+        try:
+            checkpoint = read_checkpoint(copy, ema=ema)
+        except UserError as error:
+            copy.unlink(missing_ok=True)  # the next attempt fetches it anew
+            raise UserError(f"{source} cannot be used: {error}") from error
         return source, checkpoint.state_dict, checkpoint.epoch
     checkpoint = read_checkpoint(source, ema=ema)
     return str(source), checkpoint.state_dict, checkpoint.epoch
@@ -236,12 +253,13 @@ def _other_shape(
 
 
 def _copy(network: nn.Module, state: StateDict, where: str) -> None:
-    try:
-        network.load_state_dict(state, strict=False)
-    except (RuntimeError, NotImplementedError) as error:
-        # Sparse, quantised or dataless tensors: the right names and shapes, but not to be copied.
-        cause = " ".join(str(error).split())[:200].rstrip(".")
-        raise UserError(f"{where} holds tensors that cannot be copied: {cause}") from error
+    # Looked at first: a failure in the middle would leave the model half loaded.
+    for key, value in state.items():
+        plain = value.layout == torch.strided and not value.is_quantized
+        if not plain or value.is_meta or value.is_complex():
+            kind = "dataless" if value.is_meta else f"{value.layout} {value.dtype}"
+            raise UserError(f"{where} holds a {kind} tensor ('{key}'), which is no weight")
+    network.load_state_dict(state, strict=False)
 
 
 def _class_counts(theirs: Architecture | None, ours: Architecture | None) -> str:

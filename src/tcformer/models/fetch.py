@@ -59,10 +59,10 @@ def fetch(url: str, target: Path, *, progress: bool = False) -> None:
         FetchError: no connection, an error status, a broken connection, or a web page instead.
         UserError: the address is of another kind, or the file cannot be written.
     """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+    if not url.startswith(("http://", "https://")):
         raise UserError(f"cannot download {url}: the address must begin with http:// or https://")
-    request = urllib.request.Request(url, headers={"User-Agent": "tcformer"})
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "tcformer"})
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
             total = _announced(response)
             with progress_bar(target.name, total, shown=progress) as advance:
@@ -155,7 +155,7 @@ def _broken(received: int, total: int | None) -> FetchError:
 
 
 def _cause(url: str, error: Exception) -> str:
-    host = urllib.parse.urlsplit(url).netloc
+    host = url.split("/")[2]
     reason = getattr(error, "reason", error)
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answered {error.code} {error.reason}".rstrip()

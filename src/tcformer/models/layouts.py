@@ -19,7 +19,7 @@ StateDict = dict[str, Tensor]
 _OURS = re.compile(r"(patch_embed1|block[1-4]|norm[1-4]|ctm[1-3]|head)\.")
 _WRAPPERS = ("module.", "_orig_mod.")
 _WIDTHS_OF_RELEASE = (64, 128, 320, 512)
-_VARIANTS = {
+_VARIANTS: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
     ((32, 64, 160, 256), (2, 2, 2, 2)): "tcformer_nano",
     (_WIDTHS_OF_RELEASE, (2, 2, 2, 2)): "tcformer_light",
     (_WIDTHS_OF_RELEASE, (3, 4, 6, 3)): "tcformer",

@@ -6,7 +6,6 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -176,13 +175,11 @@ def find_entry(name: str) -> Entry:
     """Look `name` up in the zoo.
 
     Raises:
-        UserError: there is no such entry; the nearest one is named.
+        UserError: there is no such entry.
     """
     if name in ZOO:
         return ZOO[name]
-    near = difflib.get_close_matches(name, ZOO, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ZOO)}"
-    raise UserError(f"there are no released weights called '{name}'; {hint}")
+    raise UserError(f"there are no released weights called '{name}'; there are {', '.join(ZOO)}")
 
 
 def is_kept(entry: Entry, kept: Path) -> bool:
@@ -224,8 +221,8 @@ def _download(entry: Entry, folder: Path, kept: Path, base_url: str | None, prog
     causes = []
     for source in sources:
         try:
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
-                file = Path(temporary) / source.file_name
+            with _temporary_folder(folder) as temporary:
+                file = temporary / source.file_name
                 if source.drive_id:
                     _fetch_from_drive(source, file, progress)
                 else:
@@ -240,6 +237,19 @@ def _download(entry: Entry, folder: Path, kept: Path, base_url: str | None, prog
         f"cannot download {entry.name} from {where}: {'; '.join(dict.fromkeys(causes))}; "
         f"{by_hand_hint(entry, folder)}"
     )
+
+
+@contextlib.contextmanager
+def _temporary_folder(parent: Path) -> Iterator[Path]:
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=".download-", dir=parent)
+    except OSError as error:
+        cause = error.strerror or error
+        raise UserError(
+            f"cannot write in the cache folder {parent}: {cause}; set TCFORMER_CACHE to another"
+        ) from error
+    with temporary as name:
+        yield Path(name)
 
 
 def _fetch_from_drive(source: Source, file: Path, progress: bool) -> None:
@@ -265,7 +275,7 @@ def _verify(file: Path, source: Source) -> None:
             cause = "a web page came instead of the file"
             if source.drive_id:
                 cause += " (Google Drive sends one when a file's daily quota is used up)"
-            raise FetchError(f"{file} is a web page, not {source.file_name}", cause)
+            raise FetchError(f"{file} is a web page, not weights; replace or remove it", cause)
     digits = file_sha256(file)
     if not digits.startswith(source.sha256):
         found = digits[: len(source.sha256)]

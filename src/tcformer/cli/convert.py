@@ -1,0 +1,150 @@
+"""`tcformer convert`: checkpoints in any published wrapping to safetensors, and back."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tcformer.cli import VERBS
+from tcformer.cli.parser import Parser
+from tcformer.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HELP = VERBS["convert"]
+
+_FORMATS = {".safetensors": "safetensors", ".pth": "published", ".pt": "published"}
+_EPILOG = (
+    "'safetensors' is what this package writes; 'published' is a .pth file {'model': weights} with "
+    "the authors' names, which their own code can load. Optimiser and schedule are left out."
+)
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb. Returns 0; mistakes raise UserError."""
+    parser = Parser("convert", epilog=_EPILOG)
+    parser.add_argument("source", metavar="SRC", help="the checkpoint to read")
+    parser.add_argument("target", metavar="DST", help="the file to write")
+    parser.add_argument(
+        "--to",
+        choices=["safetensors", "tcformer", "published"],
+        help="the format of DST ('tcformer' is another word for 'safetensors'); "
+        "by default its ending decides: .safetensors, or .pth and .pt for 'published'",
+    )
+    parser.add_argument("--ema", action="store_true", help="take the averaged (EMA) weights")
+    parser.add_argument("--force", action="store_true", help="replace DST if it exists")
+    args = parser.parse_args(argv)
+    target = Path(args.target)
+    convert(args.source, target, _format(args.to, target), ema=args.ema, force=args.force)
+    return 0
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: Path,
+    to: str,
+    *,
+    ema: bool = False,
+    force: bool = False,
+) -> None:
+    """Read the weights in `source`, write them to `target`, read them back, compare.
+
+    Args:
+        source: a checkpoint that `read_checkpoint` accepts.
+        target: the file to write.
+        to: "safetensors" or "published".
+        ema: take the averaged weights.
+        force: replace an existing `target`.
+
+    Raises:
+        UserError: the source is no TCFormer, the target exists, or the copy differs.
+    """
+    # Before torch is imported: the mistakes that need no look into the file.
+    if os.path.lexists(target) and not force:
+        raise UserError(f"{target} exists already; add --force to replace it")
+    from tcformer.models.layouts import identify, to_our_layout
+    from tcformer.models.reading import read_checkpoint
+
+    checkpoint = read_checkpoint(source, ema=ema)
+    state, notes, others = to_our_layout(checkpoint.state_dict)
+    architecture = identify(state)
+    if architecture is None:
+        raise UserError(
+            f"{source} holds the weights of another kind of network, not of a TCFormer "
+            f"({len(state)} tensors, the first is '{next(iter(state))}')"
+        )
+    if others:  # a pose model: nothing may be lost, so its neck and head come along
+        state, notes, _ = to_our_layout(checkpoint.state_dict, keep_other_parts=True)
+    metadata: dict[str, object] = {"model": architecture.name} if architecture.name else {}
+    if checkpoint.epoch is not None:
+        metadata["epoch"] = checkpoint.epoch
+    _write(state, target, to, metadata)
+    _compare(state, target)
+
+    classes = architecture.num_classes
+    head = f"{classes} classes" if classes is not None else "no classifier"
+    epoch = f", epoch {checkpoint.epoch}" if checkpoint.epoch is not None else ""
+    print(f"read     {source}: {architecture}, {head}{epoch}")
+    for note in notes:
+        print(f"         {note}")
+    if others:
+        parts = ", ".join(sorted({key.split(".")[0] for key in others}))
+        print(f"         kept along with the backbone: {parts}")
+    size = target.stat().st_size / 1e6
+    print(f"wrote    {target}: {to}, {len(state)} tensors, {size:.1f} MB")
+    print("verified every tensor, read back from the new file, is the same to the last bit")
+
+
+def _format(wanted: str | None, target: Path) -> str:
+    by_ending = _FORMATS.get(target.suffix.lower())
+    if wanted is None:
+        if by_ending is None:
+            raise UserError(
+                f"the ending of {target} does not tell the format; "
+                "end it in .safetensors or .pth, or say --to safetensors or --to published"
+            )
+        return by_ending
+    wanted = {"tcformer": "safetensors"}.get(wanted, wanted)
+    if by_ending not in (None, wanted):
+        raise UserError(f"--to {wanted} does not go with the ending of {target}; change one")
+    return wanted
+
+
+def _write(state: dict[str, Tensor], target: Path, to: str, metadata: dict[str, object]) -> None:
+    if to == "safetensors":
+        from tcformer.models.checkpoints import save_weights
+
+        save_weights(state, target, metadata)
+        return
+    import torch
+
+    from tcformer.files import atomic_write
+
+    # Cloned: torch.save writes the whole storage behind a tensor that is a view of a larger one.
+    published = {"model": OrderedDict((key, value.clone()) for key, value in state.items())}
+    atomic_write(target, lambda stream: torch.save(published, stream))
+
+
+def _compare(state: dict[str, Tensor], target: Path) -> None:
+    import torch
+
+    from tcformer.models.reading import read_checkpoint
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        # As bytes: NaN differs from itself, and 0.0 equals -0.0.
+        left, right = (t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
+        return torch.equal(left, right)
+
+    written = read_checkpoint(target).state_dict
+    wrong = sorted(state.keys() ^ written.keys())
+    wrong += [key for key in state if key in written and not same(state[key], written[key])]
+    if wrong:
+        raise UserError(
+            f"{target} does not read back as it was written ('{wrong[0]}' differs); "
+            "do not use it, and check the disk"
+        )

@@ -1,0 +1,487 @@
+"""Every published wrapping loads; everything else is refused in one sentence."""
+
+import argparse
+import os
+import pickle
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import tcformer
+from tcformer.errors import UserError
+from tcformer.models.checkpoints import load_checkpoint, read_checkpoint, save_weights
+from tcformer.models.layouts import identify, to_our_layout
+
+
+def build(name: str = "tcformer_nano", **options) -> nn.Module:
+    return tcformer.create_model(name, **{"num_classes": 7, **options})
+
+
+@pytest.fixture(scope="module")
+def original() -> nn.Module:
+    torch.manual_seed(3)
+    return build()
+
+
+@pytest.fixture(scope="module")
+def state(original) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in original.state_dict().items()}
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(4)
+    return build()
+
+
+def assert_same(model: nn.Module, state, but: tuple[str, ...] = ()) -> None:
+    for key, value in model.state_dict().items():
+        if not key.startswith(but or ("-",)):
+            assert torch.equal(value, state[key]), key
+
+
+def refused(model, source, *words: str, **options) -> str:
+    """Refused in one sentence that has the words; the model is not touched."""
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(model, source, **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 500
+    for word in words:
+        assert word in text
+    assert_same(model, before)
+    return text
+
+
+def to_mmpose(state):
+    return {
+        f"backbone.{key}".replace("patch_embed1.proj.", "patch_embed1.projection."): value
+        for key, value in state.items()
+        if not key.startswith("head.")
+    }
+
+
+def to_fork(state):
+    """The development fork's names, written from the specification's table."""
+    fork = {}
+    for key, value in state.items():
+        name = key
+        if match := re.match(r"block([2-4])\.(\d+)\.(.*)", key):
+            stage, number, rest = int(match[1]), int(match[2]), match[3]
+            rest = rest.replace("mlp.dwconv.skip.", "mlp.dwconv.dwconv_skip.")
+            rest = re.sub(r"^mlp\.dwconv\.(weight|bias)", r"mlp.dwconv.dwconv.\1", rest)
+            if number == 0:
+                name = f"ctm{stage - 1}.block.{rest}"
+            else:
+                name = f"block{stage}.{number - 1}.{rest}"
+        elif match := re.match(r"(ctm[1-3])\.(.*)", key):
+            if match[2] == "conv.skip.weight":
+                name, value = f"{match[1]}.conv_skip.weight", value[..., 0]
+            else:
+                name = key.replace(".score.", ".conf.")
+        fork[name] = value
+    return {**fork, "ctm1.T": torch.tensor(1.0), "ctm3.T": torch.tensor(1.0)}
+
+
+NECK = {
+    "neck.lateral_convs.0.conv.weight": torch.ones(4, 4, 1, 1),
+    "keypoint_head.final_layer.weight": torch.ones(2, 4, 1, 1),
+}
+WRAPPINGS = {
+    "bare": lambda s: s,
+    "ordered": lambda s: OrderedDict(s),
+    "model": lambda s: {"model": s},
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
+    "nested": lambda s: {"state_dict": {"model": s}},
+    "module.": lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
+    "backbone.": lambda s: {f"backbone.{k}": v for k, v in s.items()},
+    "module.backbone.": lambda s: {f"module.backbone.{k}": v for k, v in s.items()},
+    "compiled": lambda s: {"model": {f"_orig_mod.{k}": v for k, v in s.items()}},
+    "development fork": lambda s: {"model": to_fork(s)},
+    "fork in a backbone": lambda s: {f"backbone.{k}": v for k, v in to_fork(s).items()},
+    "projection": lambda s: {
+        k.replace("patch_embed1.proj.", "patch_embed1.projection."): v for k, v in s.items()
+    },
+    "training": lambda s: {
+        "model": s,
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-3}]},
+        "lr_scheduler": {"t_initial": 300},
+        "epoch": 12,
+        "scaler": {"scale": 65536.0},
+        "args": argparse.Namespace(model="tcformer", lr=5e-4, opt_betas=None, aa="rand-m9"),
+    },
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_every_wrapping_loads(tmp_path, model, state, wrapping, legacy):
+    file = tmp_path / "weights.pth"
+    content = WRAPPINGS[wrapping](state)
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    report = load_checkpoint(model, file)
+    assert_same(model, state)
+    assert report.complete
+    assert set(report.loaded) == set(state)
+    assert report.source == str(file)
+    assert not report.unexpected
+    assert not report.mismatched
+    translated = wrapping not in ("bare", "ordered", "model", "state_dict", "nested", "training")
+    assert bool(report.notes) == translated
+    assert report.epoch == {"state_dict": 3, "training": 12}.get(wrapping)
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_a_dict_in_memory_loads_too(model, state, wrapping):
+    load_checkpoint(model, WRAPPINGS[wrapping](state))
+    assert_same(model, state)
+
+
+@pytest.mark.parametrize("name", ["tcformer_light", "tcformer"])
+def test_fork_numbering_with_deeper_stages(name):
+    shapes = build(name).state_dict()
+    torch.manual_seed(0)
+    state = {key: torch.randn(value.shape) for key, value in shapes.items()}
+    translated, _, _ = to_our_layout(to_fork(state))
+    assert list(translated) == list(shapes)
+    assert all(torch.equal(translated[key], state[key]) for key in state)
+
+
+def test_mmpose_checkpoint(tmp_path, model, state):
+    file = tmp_path / "pose.pth"
+    content = {"meta": {"epoch": 210, "mmpose_version": "0.26"}, "optimizer": {}}
+    torch.save({**content, "state_dict": {**to_mmpose(state), **NECK}}, file)
+    text = refused(model, file, "no classifier", "allow_head_mismatch")
+    assert "7 classes" in text
+    report = load_checkpoint(model, file, allow_head_mismatch=True)
+    assert_same(model, state, but=("head.",))
+    assert set(report.missing) == {"head.weight", "head.bias"}
+    assert set(report.ignored) == set(NECK)
+    assert report.epoch == 210
+    assert any("keypoint_head, neck" in note for note in report.notes)
+    assert any("projection" in note for note in report.notes)
+    assert "not in the file: head" in str(report)
+
+    backbone = build(num_classes=0)
+    assert load_checkpoint(backbone, file).complete
+    assert_same(backbone, state)
+
+
+def test_classifier_is_left_out_for_a_backbone(state):
+    backbone = build(num_classes=0)
+    report = load_checkpoint(backbone, state)
+    assert report.complete
+    assert set(report.ignored) == {"head.weight", "head.bias"}
+    assert any("classifier left out" in note for note in report.notes)
+
+
+def test_another_number_of_classes(tmp_path, state):
+    save_weights(state, tmp_path / "w.safetensors")
+    model = build(num_classes=12)
+    refused(model, tmp_path / "w.safetensors", "7 classes", "12", "w.safetensors")
+    head = model.head.weight.clone()
+    report = load_checkpoint(model, tmp_path / "w.safetensors", allow_head_mismatch=True)
+    assert torch.equal(model.head.weight, head)
+    assert_same(model, state, but=("head.",))
+    assert set(report.ignored) == {"head.weight", "head.bias"}
+    assert any("7 classes" in note and "12" in note for note in report.notes)
+
+
+def test_matching_classifier_is_loaded_though_a_mismatch_is_allowed(model, state):
+    report = load_checkpoint(model, state, allow_head_mismatch=True)
+    assert_same(model, state)
+    assert report.complete
+
+
+def test_allowing_another_head_allows_nothing_else(model, state):
+    state = {key: value for key, value in state.items() if key != "norm2.weight"}
+    refused(model, state, "norm2.weight", "missing", allow_head_mismatch=True)
+
+
+def test_safetensors_round_trip(tmp_path, original, model, state):
+    save_weights(original, tmp_path / "w.safetensors", {"epoch": 4, "recipe": "digits"})
+    report = load_checkpoint(model, tmp_path / "w.safetensors")
+    assert_same(model, state)
+    assert report.epoch == 4
+    meta = read_checkpoint(tmp_path / "w.safetensors").meta
+    assert meta["model"] == "tcformer_nano"
+    assert meta["num_classes"] == "7"
+    assert meta["in_chans"] == "3"
+    assert meta["recipe"] == "digits"
+    assert meta["format"] == "pt"
+    assert set(load_file(tmp_path / "w.safetensors")) == set(state)
+
+
+def test_saving_takes_wrappers_off_and_copes_with_shared_memory(tmp_path, state):
+    base = torch.randn(8, 4)
+    tensors = {f"module.{key}": value for key, value in state.items()}
+    tensors["module.a"], tensors["module.b"] = base, base.t()
+    save_weights(tensors, tmp_path / "w.safetensors")
+    written = load_file(tmp_path / "w.safetensors")
+    assert torch.equal(written["b"], base.t())
+    assert set(written) == {*state, "a", "b"}
+    with pytest.raises(UserError, match="does not exist"):
+        save_weights(state, tmp_path / "no" / "w.safetensors")
+
+
+def test_kind_is_told_by_content_not_by_name(tmp_path, model, state):
+    save_weights(state, tmp_path / "misnamed.pth")
+    torch.save(state, tmp_path / "misnamed.safetensors")
+    for name in ("misnamed.pth", "misnamed.safetensors"):
+        load_checkpoint(model, tmp_path / name)
+        assert_same(model, state)
+
+
+def test_averaged_weights_by_choice(tmp_path, model, state):
+    averaged = {f"module.{key}": value + 1 for key, value in state.items()}
+    torch.save({"model": state, "model_ema": averaged}, tmp_path / "last.pth")
+    load_checkpoint(model, tmp_path / "last.pth")
+    assert_same(model, state)
+    load_checkpoint(model, tmp_path / "last.pth", ema=True)
+    assert_same(model, {key: value + 1 for key, value in state.items()})
+    torch.save({"model": state}, tmp_path / "plain.pth")
+    refused(model, tmp_path / "plain.pth", "EMA", ema=True)
+    save_weights(state, tmp_path / "w.safetensors")
+    refused(model, tmp_path / "w.safetensors", "EMA", ema=True)
+
+
+class Parallel(nn.Module):
+    """What DistributedDataParallel looks like from outside."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class Compiled(nn.Module):
+    """What torch.compile(model) looks like from outside; the real one takes seconds to import."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = model
+
+
+def test_models_inside_wrappers(state):
+    inner = build()
+    load_checkpoint(Parallel(inner), state)
+    assert_same(inner, state)
+    compiled = build()
+    load_checkpoint(Parallel(Compiled(compiled)), state)
+    assert_same(compiled, state)
+    features = timm.create_model("tcformer_nano", features_only=True)
+    report = load_checkpoint(features, state)
+    assert report.complete
+    assert torch.equal(features.model.norm4.weight, state["norm4.weight"])
+
+
+def test_half_precision_file_into_a_float_model(model, state):
+    load_checkpoint(model, {key: value.half() for key, value in state.items()})
+    assert model.norm1.weight.dtype == torch.float32
+    assert_same(model, {key: value.half().float() for key, value in state.items()})
+
+
+def test_variants_are_told_apart():
+    for name in ("tcformer_nano", "tcformer_light", "tcformer", "tcformer_large"):
+        with torch.device("meta"):
+            found = identify(tcformer.create_model(name).state_dict())
+        assert found is not None
+        assert found.name == name
+        assert found.num_classes == 1000
+        assert found.in_chans == 3
+
+
+def test_wrong_architecture_is_named(tmp_path, model):
+    light = build("tcformer_light")
+    save_weights(light, tmp_path / "light.safetensors")
+    refused(model, tmp_path / "light.safetensors", "light.safetensors", "tcformer_light", "nano")
+    text = refused(build("tcformer"), tmp_path / "light.safetensors", "create tcformer_light")
+    assert "[2, 2, 2, 2]" in text
+    assert "[3, 4, 6, 3]" in text
+
+
+def test_unnamed_sizes_are_described(model, state):
+    shallow = {key: value for key, value in state.items() if not key.startswith("block3.1.")}
+    refused(model, shallow, "[2, 2, 1, 2]")
+
+
+def test_image_channels(state):
+    refused(build(in_chans=1), state, "3 channels", "takes 1")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "pvt_v2_b0"])
+def test_weights_of_another_network(tmp_path, model, name):
+    other = timm.create_model(name, num_classes=7)
+    save_file(other.state_dict(), tmp_path / f"{name}.safetensors")
+    refused(model, tmp_path / f"{name}.safetensors", name, "another kind of network")
+    torch.save(other.state_dict(), tmp_path / f"{name}.pth")
+    refused(model, tmp_path / f"{name}.pth", name, "another kind of network")
+    if name == "resnet18":
+        refused(model, tmp_path / f"{name}.pth", "another kind", strict=False)
+
+
+def test_report_names_every_key(model, state):
+    odd = dict(state)
+    del odd["norm2.weight"]
+    odd["norm3.bias"] = torch.zeros(3)
+    odd["extra.weight"] = torch.zeros(3)
+    refused(model, odd, "norm2.weight", "norm3.bias", "extra.weight", "[3]", "[160]")
+    report = load_checkpoint(model, odd, strict=False)
+    assert report.missing == ("norm2.weight",)
+    assert report.unexpected == ("extra.weight",)
+    assert report.mismatched == (("norm3.bias", (3,), (160,)),)
+    assert not report.complete
+    assert torch.equal(model.norm1.weight, state["norm1.weight"])
+
+
+def test_not_strict_loads_what_fits_of_another_head(state):
+    model = build(num_classes=12)
+    report = load_checkpoint(model, state, strict=False)
+    assert {key for key, _, _ in report.mismatched} == {"head.weight", "head.bias"}
+    assert_same(model, state, but=("head.",))
+
+
+def test_the_same_key_twice(model, state):
+    refused(model, {**state, "module.norm1.weight": state["norm1.weight"]}, "norm1.weight", "twice")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.empty(7, device="meta"),
+        torch.ones(7).to_sparse(),
+        torch.ones(7, dtype=torch.complex64),
+    ],
+    ids=["meta", "sparse", "complex"],
+)
+def test_tensors_that_are_no_weights_leave_the_model_untouched(model, state, odd):
+    refused(model, {**state, "head.bias": odd}, "head.bias", "no weight")
+
+
+FOREIGN = {
+    "a text file": b"epoch,loss\n1,2\n" * 40,
+    "a PNG picture": b"\x89PNG\r\n\x1a\n" + bytes(200),
+    "a JPEG picture": b"\xff\xd8\xff\xe0" + bytes(200),
+    "a web page": b"<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>",
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "zeros": bytes(5000),
+    "gzip": b"\x1f\x8b\x08" + bytes(100),
+    "some other kind": bytes(range(1, 256)) * 3,
+}
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+def test_foreign_files(tmp_path, model, words):
+    (tmp_path / "file.pth").write_bytes(FOREIGN[words])
+    refused(model, tmp_path / "file.pth", "file.pth", words)
+
+
+def test_other_files_that_are_none(tmp_path, model):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refused(model, tmp_path / "zip.pth", "zip.pth", "damaged or incomplete")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"a": 1}))
+    refused(model, tmp_path / "plain.pkl", "plain.pkl")
+    (tmp_path / "empty.pth").touch()
+    refused(model, tmp_path / "empty.pth", "empty")
+    refused(model, tmp_path / "absent.pth", "absent.pth", "no such file")
+    refused(model, tmp_path, "folder")
+    for number, content in enumerate(
+        [[1, 2], torch.ones(3), {"epoch": 3}, {}, {"model": {}}, {1: torch.ones(2)}, None, "text"]
+    ):
+        torch.save(content, tmp_path / f"{number}.pth")
+        refused(model, tmp_path / f"{number}.pth", f"{number}.pth")
+    save_file({}, tmp_path / "none.safetensors")
+    refused(model, tmp_path / "none.safetensors", "no weights")
+
+
+def test_a_dict_that_contains_itself(model):
+    loop: dict = {}
+    loop["model"] = loop
+    refused(model, loop, "no weights")
+
+
+def small_files(folder: Path) -> dict[str, bytes]:
+    """A small file of each format that loads into the probe."""
+    probe = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    state = probe.state_dict()
+    torch.save({"model": state, "epoch": 1, "args": argparse.Namespace(a=1)}, folder / "zip.pth")
+    torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
+    save_weights(state, folder / "new.safetensors")
+    return {
+        name: (folder / name).read_bytes() for name in ("zip.pth", "old.pth", "new.safetensors")
+    }
+
+
+def probe() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "old.pth", "new.safetensors"])
+def test_truncated_files_never_load(tmp_path, name):
+    whole = small_files(tmp_path)[name]
+    load_checkpoint(probe(), tmp_path / name)
+    cuts = {len(whole) * tenth // 10 for tenth in range(10)} | {1, 4, 8, 9, 16, len(whole) - 1}
+    for cut in sorted(cuts):
+        (tmp_path / f"cut-{name}").write_bytes(whole[:cut])
+        refused(probe(), tmp_path / f"cut-{name}", f"cut-{name}")
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "old.pth", "new.safetensors"])
+def test_flipped_bytes_load_or_are_refused(tmp_path, name):
+    whole = small_files(tmp_path)[name]
+    random = np.random.RandomState(1)
+    model, refusals = probe(), 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for position in random.randint(0, len(whole), size=random.randint(1, 5)):
+            damaged[position] = random.randint(256)
+        (tmp_path / "flip").write_bytes(damaged)
+        try:
+            load_checkpoint(model, tmp_path / "flip")  # any other exception fails the test
+        except UserError:
+            refusals += 1
+    assert refusals > 20
+
+
+class Evil:
+    """Pickles to a command."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_malicious_checkpoints_do_nothing(tmp_path, model, state, legacy):
+    trace = tmp_path / "trace"
+    evil = Evil(f"touch {trace}")
+    for content in (
+        evil,
+        {"model": state, "args": evil},
+        {"model": {**state, "head.bias": evil}},
+        {"model": state, "args": argparse.Namespace(hook=evil)},
+        [evil],
+    ):
+        torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=not legacy)
+        refused(model, tmp_path / "evil.pth", "evil.pth", "more than weights")
+    assert not trace.exists()
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(evil))
+    refused(model, tmp_path / "plain.pth", "plain.pth")
+    assert not trace.exists()
+
+
+def test_numpy_scalar_beside_the_weights(tmp_path, model, state):
+    torch.save({"model": state, "best": np.float64(0.7)}, tmp_path / "a.pth")
+    refused(model, tmp_path / "a.pth", "more than weights")
