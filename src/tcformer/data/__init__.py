@@ -15,6 +15,7 @@ _HOME = {
     "MixSpec": "spec",
     "build_dataset": "dataset",
     "ImageDataset": "dataset",
+    "require_same_classes": "dataset",
     "Item": "dataset",
     "train_transform": "transforms",
     "eval_transform": "transforms",

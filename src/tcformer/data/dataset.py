@@ -176,10 +176,15 @@ def _source(spec: DataSpec, split: Split) -> Source:
 def require_same_classes(train: ImageDataset, val: ImageDataset) -> None:
     """Refuse to train on one set of classes and to validate on another.
 
+    Sets whose classes are bare numbers may lack the highest ones in validation.
+
     Raises:
         UserError: the class names or their order differ; names the first difference.
     """
-    refuse_different_classes(train.classes, val.classes)
+    names = val.classes
+    if getattr(val.source, "numbered", False) and names == train.classes[: len(names)]:
+        return
+    refuse_different_classes(train.classes, names)
 
 
 def refuse_different_classes(train: list[str], val: list[str]) -> None:

@@ -1,0 +1,165 @@
+"""Whatever timm's data set factory reads, as a map-style source: `--data-set timm:NAME`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tcformer.data.decode import UnreadableImageError
+from tcformer.data.folder import require_folder
+from tcformer.errors import UserError
+
+_LOCAL = ("", "folder", "image_folder", "tar")
+_VAL_NAMES = ("validation", "val", "valid", "test")
+
+
+def timm_source(name: str, data_path: str, split: str) -> Any:
+    """Pick the reader for `NAME` of `--data-set timm:NAME`.
+
+    `folder` or `tar`: ROOT/train and ROOT/val as folders of images, folders of one .tar a class, or
+    ROOT/train.tar and ROOT/val.tar. `torch/NAME`: torchvision's sets. `hfds/NAME`: the Hugging Face
+    Hub, needs the package `datasets`. `wds/NAME`: WebDataset shards on disk, see `ShardSource`.
+    Labels are numbered as timm numbers them (natural sort order of class folders).
+
+    Raises:
+        UserError: unknown name, missing files or package, or a set that can only be streamed.
+    """
+    prefix, slash, _ = name.partition("/")
+    prefix = prefix.lower() if slash else ""
+    if prefix in ("hfids", "tfds"):
+        raise UserError(
+            f"--data-set timm:{name} is a stream without positions, so a run could neither resume "
+            "exactly nor evaluate each image once: use timm:hfds/NAME, timm:wds/NAME or files."
+        )
+    if prefix == "wds":
+        from tcformer.data.shards import ShardSource
+
+        return ShardSource(data_path, split)
+    if prefix == "hfds":
+        if importlib.util.find_spec("datasets") is None:
+            raise UserError(
+                f"--data-set timm:{name} needs the package datasets: run pip install datasets."
+            )
+        names = ("train",) if split == "train" else _VAL_NAMES
+        return TimmSource(_create(name, data_path or None, names), f"timm:{name} {split}")
+    if prefix == "torch":
+        return TimmSource(_create(name, data_path or None, (split,)), f"timm:{name} {split}")
+    if slash or name not in _LOCAL:
+        raise UserError(
+            f"--data-set timm:{name} is not known: use timm:folder, timm:tar, timm:torch/NAME, "
+            "timm:hfds/NAME or timm:wds/NAME."
+        )
+    root = require_folder(data_path, f"the folder that holds {split}/ or {split}.tar")
+    return TimmSource(_local(root, split), f"{root} {split}")
+
+
+def _local(root: Path, split: str) -> Any:
+    for name in (split,) if split == "train" else ("val", "validation"):
+        if (root / f"{name}.tar").is_file():
+            return _create("", str(root / f"{name}.tar"), (split,))
+        folder = root / name
+        if folder.is_dir():
+            if any(folder.glob("*.tar")):
+                return _guard(lambda f=folder: _tar_folder(f), str(folder))
+            return _create("", str(folder), (split,))
+    raise UserError(
+        f"Neither {root / split}/ nor {root / split}.tar exists: --data-path must be the folder "
+        "that holds them."
+    )
+
+
+def _tar_folder(folder: Path) -> Any:
+    # timm's factory takes a .tar file; a folder of them only its reader understands.
+    from timm.data import ImageDataset
+    from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+
+    return ImageDataset(str(folder), reader=ReaderImageInTar(str(folder)))
+
+
+def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
+    from timm.data import create_dataset
+
+    def attempt() -> Any:
+        for number, split in enumerate(splits):
+            try:
+                return create_dataset(name, root=root, split=split, search_split=False)
+            except ValueError as error:  # Hugging Face's "Unknown split"
+                if "split" not in str(error).lower() or number == len(splits) - 1:
+                    raise
+        raise AssertionError("no split was tried")
+
+    return _guard(attempt, root or name)
+
+
+def _guard(build: Any, where: str) -> Any:
+    try:
+        return build()
+    except Exception as error:  # readers raise almost anything: assertions, tar, HTTP, pickle
+        lines = str(error).strip().splitlines()
+        reason = lines[0].rstrip(".") if lines else type(error).__name__
+        raise UserError(f"timm cannot read the data set at {where}: {reason}.") from error
+
+
+class TimmSource:
+    """A map-style data set of timm's; images are decoded here, with this project's rules.
+
+    timm's own `__getitem__` is not used: it replaces an unreadable image by its neighbour.
+    """
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self.name = name
+        self._dataset = dataset
+        self._reader = getattr(dataset, "reader", None)
+        self._process = os.getpid()
+        self.classes, self.numbered = self._class_names()
+
+    def _class_names(self) -> tuple[list[str], bool]:
+        reader = self._reader
+        table = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+        if table:
+            return [str(n) for n, _ in sorted(table.items(), key=lambda pair: pair[1])], False
+        names = getattr(self._dataset, "classes", None)
+        if names:
+            return [str(n) for n in names], False
+        if reader is not None and hasattr(reader, "iter_targets"):
+            highest = max((int(t) for t in reader.iter_targets()), default=-1)
+            return [str(i) for i in range(highest + 1)], True
+        raise UserError(f"{self.name} does not say what its classes are: use another data set.")
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, index: int) -> tuple[bytes | Image.Image, int]:
+        """Encoded bytes (torchvision's sets: an image) and the label."""
+        if os.getpid() != self._process:
+            self._process = os.getpid()
+            self._reopen()
+        try:
+            if self._reader is None:
+                image, target = self._dataset[index]
+                return image, int(target)
+            file, target, *_ = self._reader[index]
+            with file:
+                return file.read(), int(target)
+        except Exception as error:  # tarfile and Arrow have exceptions of their own
+            raise UnreadableImageError(str(error) or type(error).__name__) from None
+
+    def _reopen(self) -> None:
+        """Forget open .tar files: a forked process shares their position with its parent."""
+        states = getattr(self._reader, "tar_state", None)
+        waiting = list(states.values()) if isinstance(states, dict) else [states] if states else []
+        while waiting:
+            state = waiting.pop()
+            state.reset()
+            waiting += state.children.values()
+
+    def describe(self, index: int) -> str:
+        """The file's name in the set, where the set has one."""
+        try:
+            return f"{self.name}: {self._reader.filename(index)}"  # type: ignore[union-attr]
+        except Exception:  # not all readers know names
+            return f"{self.name}: image {index}"

@@ -1,0 +1,126 @@
+"""iNaturalist 2018 and 2019: JSON lists, labelled at any rank of the taxonomy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tcformer.data.folder import PathList, require_folder
+from tcformer.errors import UserError
+
+
+class INatSource:
+    """Images named in ROOT/train<year>.json or ROOT/val<year>.json, labels from categories.json.
+
+    Label numbers follow the order in which the names first occur in the annotations of the training
+    list, as in the published code, so that its checkpoints fit; the training list is therefore
+    needed for evaluation too. Image files lie where their list says, below ROOT, or one level
+    higher, without the folder of the super-category.
+
+    Args:
+        data_path: ROOT.
+        split: `train` or `val`.
+        year: 2018 or 2019.
+        category: rank of the taxonomy that is the label; `name` is the species.
+
+    Raises:
+        UserError: a list is missing, damaged, or lacks the rank; or the images are not there.
+    """
+
+    def __init__(self, data_path: str, split: str, *, year: int, category: str) -> None:
+        train, wanted = f"train{year}.json", f"{split}{year}.json"
+        root = require_folder(data_path, f"the folder that holds {wanted} and categories.json")
+        names = _names(root / "categories.json", category)
+        train_list = _read_json(root / train)
+        listed = train_list if split == "train" else _read_json(root / wanted)
+        labels: dict[str, int] = {}
+        for note in _entries(train_list, "annotations", root / train):
+            name = _lookup(names, note, "category_id", root / train)
+            labels.setdefault(name, len(labels))
+        category_of = {
+            note["image_id"]: note["category_id"]
+            for note in _entries(listed, "annotations", root / wanted)
+            if "image_id" in note and "category_id" in note
+        }
+        images = _entries(listed, "images", root / wanted)
+        for image in images:
+            if image.get("id") not in category_of or "file_name" not in image:
+                raise UserError(
+                    f"{root / wanted} has an image without an annotation or a file name "
+                    f"({image.get('file_name', image.get('id'))}): use the list as published."
+                )
+        labelled = [names.get(category_of[image["id"]]) for image in images]
+        for name in labelled:
+            if name not in labels:
+                raise UserError(
+                    f"{root / wanted} has the {category} {name!r}, which does not occur in {train}:"
+                    " use lists of the same year."
+                )
+        self.root = root
+        self.classes = list(labels)
+        files = _locate(root, [str(image["file_name"]) for image in images], wanted)
+        self.files = PathList(files, [labels[str(name)] for name in labelled])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """The file's bytes and its label."""
+        return (self.root / self.files[index]).read_bytes(), int(self.files.labels[index])
+
+    def describe(self, index: int) -> str:
+        """The file's path."""
+        return str(self.root / self.files[index])
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"The file {path} is missing: --data-path must be the folder with iNaturalist's lists."
+        ) from None
+    except OSError as error:
+        raise UserError(f"The file {path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"The file {path} is not valid JSON ({error}): unpack it again.") from None
+
+
+def _entries(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise UserError(f"The file {path} has no list {key!r}: use the list as published.")
+    return entries
+
+
+def _names(path: Path, category: str) -> dict[Any, str]:
+    """Name at the wanted rank for each category id."""
+    table = _read_json(path)
+    if not isinstance(table, list) or not all(isinstance(row, dict) for row in table):
+        raise UserError(f"The file {path} is not a list of categories: use the file as published.")
+    for row in table:
+        if category not in row:
+            ranks = ", ".join(k for k in row if k != "id")
+            raise UserError(
+                f"--inat-category {category} does not occur in {path}, which has {ranks}."
+            )
+    return {row.get("id", position): str(row[category]) for position, row in enumerate(table)}
+
+
+def _lookup(names: dict[Any, str], note: dict[str, Any], key: str, path: Path) -> str:
+    if note.get(key) not in names:
+        raise UserError(f"{path} has the category {note.get(key)!r}, not in categories.json.")
+    return names[note[key]]
+
+
+def _locate(root: Path, files: list[str], listed: str) -> list[str]:
+    """The files as listed, or without the super-category's folder, whichever exists."""
+    if not files or (root / files[0]).exists():
+        return files
+    shorter = ["/".join((f.split("/")[0], *f.split("/")[2:])) for f in files]
+    if (root / shorter[0]).exists():
+        return shorter
+    raise UserError(
+        f"The images of {listed} are not in {root} (looked for {files[0]}): unpack them there."
+    )
