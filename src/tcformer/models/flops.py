@@ -158,14 +158,17 @@ def _block(
 ) -> int:
     """One block; a `dynamic` one that opens its stage attends to the `before` un-merged tokens."""
     channels, hidden = stage.channels, stage.hidden
-    side = min(stage.reduction, rows, columns)
-    windows = (rows // side) * (columns // side)
+    window = (
+        min(stage.reduction, rows),
+        min(stage.reduction, columns),
+    )  # a small map has a small one
+    windows = (rows // window[0]) * (columns // window[1])
     unmerged = before if dynamic else None
     count = _norm(tokens, channels) + (_norm(unmerged, channels) if unmerged else 0)
     keys = unmerged or tokens
     if stage.reduction > 1:
         keys = windows
-        count += _conv(side * side * channels, channels, keys) + _norm(keys, channels)
+        count += _conv(window[0] * window[1] * channels, channels, keys) + _norm(keys, channels)
     count += 2 * tokens * channels**2 + 2 * keys * channels**2  # q and proj, then k and v
     count += 2 * tokens * windows * channels  # scores and their weighted sum
     count += _norm(tokens, channels) + 2 * tokens * channels * hidden
