@@ -26,7 +26,7 @@ help:
 	@echo 'make check      lint, format, types, import contracts, spelling'
 	@echo 'make format     let ruff put right what it can'
 	@echo 'make bench      our model beside a PVTv2 of the same size, on this machine'
-	@echo 'make docs       check the links and the commands in README and docs/'
+	@echo 'make docs       write the generated pages, check links and names in all of them'
 	@echo 'make lock       resolve requirements.lock anew'
 	@echo 'make clean      remove what the other targets made, .venv included'
 
@@ -54,6 +54,7 @@ bench: $(READY)
 	@$(WITH) benchmarks/models.py $(ARGS)
 
 docs: $(READY)
+	@$(WITH) docs/make.py
 	@$(WITH) -m pytest -q tests/contracts/test_docs.py $(ARGS)
 
 lock: $(READY)

@@ -1,0 +1,136 @@
+"""The documentation is true: links lead somewhere, code parses, commands and options exist."""
+
+import ast
+import dataclasses
+import importlib
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tcformer import cli
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")]
+)
+IDS = [path.name for path in PAGES]
+
+pages = pytest.mark.parametrize("page", PAGES, ids=IDS)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The fenced blocks of a page: (language, text)."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that a page's headings make."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.M
+    )
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pages
+def test_internal_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, fragment = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name}: {target}"
+        if fragment:
+            assert fragment in anchors(path), f"{page.name}: {target}"
+
+
+@pages
+def test_python_blocks_parse(page):
+    for language, text in blocks(page):
+        if language == "python":
+            ast.parse(text)
+
+
+@pages
+def test_fences_say_what_they_hold(page):
+    for language, text in blocks(page):
+        assert language in {"sh", "python", "text", "console"}, text
+
+
+@pages
+def test_files_that_are_named_exist(page):
+    # `models/blocks.py` may leave out src/tcformer/ in front.
+    for name in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|sh|md|toml|json|lock))`", page.read_text()):
+        places = [ROOT, ROOT / "src" / "tcformer"]
+        assert any((place / name).exists() for place in places), f"{page.name}: {name}"
+
+
+@pages
+def test_verbs_that_are_named_exist(page):
+    for verb in re.findall(r"(?:^|`|\$ )tcformer ([a-z]\w*)", page.read_text(), re.M):
+        assert verb in cli.VERBS, f"{page.name}: tcformer {verb}"
+
+
+@pages
+def test_make_targets_that_are_named_exist(page):
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.M).group(1).split())
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.M):
+        assert target in targets, f"{page.name}: make {target}"
+
+
+def test_every_make_target_is_explained():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.M).group(1).split())
+    explained = set(re.findall(r"@echo 'make ([a-z-]+) ", makefile))
+    assert explained == targets - {"help"}
+
+
+def test_every_page_is_reachable_from_the_readme():
+    seen, ahead = set(), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        seen.add(page)
+        for target in re.findall(r"\]\(([^)#\s]+\.md)", page.read_text()):
+            path = (page.parent / target).resolve()
+            if path.exists() and path not in seen:
+                ahead.append(path)
+    assert set(PAGES) <= seen
+
+
+def test_the_page_of_options_is_that_of_the_code():
+    make = runpy.run_path(str(ROOT / "docs" / "make.py"))
+    assert (ROOT / "docs" / "options.md").read_text() == make["options_page"](), "run `make docs`"
+
+
+def test_every_option_is_explained():
+    from tcformer.training.config import TrainConfig, option
+
+    page = (ROOT / "docs" / "options.md").read_text()
+    for field in dataclasses.fields(TrainConfig):
+        row = re.search(rf"^\| `{option(field.name)}` \| (.+?) \| (.+) \|$", page, re.M)
+        assert row, field.name
+        assert len(row.group(2)) > 10, field.name
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_option_of_every_verb_is_in_its_help(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    importlib.import_module(f"tcformer.cli.{verb}")
+    assert cli.main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    # Some words beside each option: a bare name explains nothing.
+    for option in re.findall(r"^\W*(--[\w-]+)", text, re.M):
+        assert re.search(rf"{option}.*?(?:\s{{2,}}|\n\s+)\w+ \w+", text, re.S), option
+
+
+def test_the_benchmark_runs():
+    command = [sys.executable, "benchmarks/models.py", "--model", "tcformer_light"]
+    sizes = ["--size", "32", "--batch", "1", "--rounds", "2", "--device", "cpu"]
+    result = subprocess.run([*command, *sizes], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"\d+\.\d\d times as long", result.stdout)) == 2
+    assert "torch" in result.stdout
