@@ -19,8 +19,8 @@ HEAD = """\
 # Options of `tcformer train` and `tcformer evaluate`
 
 Generated from `training/config.py` by `make docs`. The names are those of the published training
-script where it had one. Hyphens and underscores are the same, and a switch such as `--pin-mem` has a
-`--no-pin-mem`. In a configuration file an option is a key: `--batch-size 64` is `batch_size=64`,
+script where it had one. Hyphens and underscores are the same, and a switch such as `--pin-mem` has
+a `--no-pin-mem`. In a configuration file an option is a key: `--batch-size 64` is `batch_size=64`,
 inside any top-level dictionary. The command line wins over the file.
 """
 

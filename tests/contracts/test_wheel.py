@@ -50,7 +50,9 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 def run(installed: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    rest = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    elsewhere = [path for path in rest if not Path(path).resolve().is_relative_to(ROOT)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), *elsewhere])}
     return subprocess.run(
         [sys.executable, *args],
         cwd=installed.parent,
