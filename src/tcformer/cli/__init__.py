@@ -70,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _dispatch(args)
         sys.stdout.flush()
     except UserError as problem:
+        from tcformer.training.environment import speak_after_main
+
+        speak_after_main()  # one sentence, even from eight processes
         print(f"error: {problem}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -102,6 +103,18 @@ def _from_slurm(env: Mapping[str, str]) -> LaunchEnvironment:
             master_port=_number(env, "MASTER_PORT", default=port_of_job(env)),
         )
     )
+
+
+def speak_after_main(env: Mapping[str, str] = os.environ, patience: float = 3.0) -> None:
+    """Before a process tells of its error: let the main process tell first, if it has the same.
+
+    A wrong option or a missing file is found by all processes at once. The others wait a moment,
+    and the launcher ends them as soon as the main process has failed, so one sentence is printed.
+    What only they have met, they tell after `patience` seconds.
+    """
+    slurm_rank = "0" if _is_batch_script(env) else env.get("SLURM_PROCID", "0")
+    if env.get("RANK", slurm_rank) != "0":
+        time.sleep(patience)
 
 
 def _is_batch_script(env: Mapping[str, str]) -> bool:

@@ -8,6 +8,7 @@ the command line calls `install_early` before anything else.
 signal     who sends it                                             what the run does
 =========  =======================================================  ==============================
 SIGTERM    `kill`, `scancel`, preemption, a machine going down      saves, exits with status 75
+                                                                    (preempted: queued again)
 SIGUSR1    Slurm, shortly before the time limit (`--signal=USR1@N`)  saves, asks to be queued again,
                                                                     exits with status 75
 SIGINT     Ctrl-C                                                   the first saves and exits with
@@ -39,8 +40,8 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
+import time
 from types import FrameType
 from typing import Protocol
 
@@ -55,6 +56,8 @@ EXIT_INTERRUPTED = 75
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 _SCONTROL_TIMEOUT = 30.0
+# A terminal sends one Ctrl-C to every process, and a launcher passes its own copy on.
+_SAME_KEY_PRESS = 0.5
 
 
 class Interrupt:
@@ -84,7 +87,7 @@ class Interrupt:
 
 
 interrupt = Interrupt()
-_sigint_seen = False
+_first_sigint = 0.0  # time.monotonic() of the first Ctrl-C
 
 
 class _HasIsMain(Protocol):
@@ -93,15 +96,17 @@ class _HasIsMain(Protocol):
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:
-    global _sigint_seen
+    global _first_sigint
     name = signal.Signals(number).name
     if name == "SIGINT":
-        if _sigint_seen:
+        if _first_sigint and time.monotonic() - _first_sigint < _SAME_KEY_PRESS:
+            return
+        if _first_sigint:
             # Die of the signal itself, so that a shell loop around the run stops as well.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
             return
-        _sigint_seen = True
+        _first_sigint = time.monotonic()
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             # os.write: print() is not safe inside a handler that interrupted another print().
             os.write(2, b"\nstopping after this step and saving; Ctrl-C again stops at once\n")
@@ -123,35 +128,32 @@ def install_early() -> None:
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
 
-def ignore_in_worker() -> None:
-    """Make a data-loading worker deaf to stop signals: its parent decides when it ends.
-
-    Slurm and Ctrl-C signal every process of a job. A worker that died of it would look to the
-    training process like a crash, in the very step that should have been saved. To be called from
-    the loader's `worker_init_fn` (torch installs its own SIGTERM handler before that).
-    """
-    if threading.current_thread() is threading.main_thread():
-        for name in STOP_SIGNALS:
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
 def requeue_if_slurm(world: _HasIsMain) -> bool:
-    """Queue this Slurm job again after a SIGUSR1 (time limit); True if that was done.
+    """Queue this Slurm job again if it was stopped by its time limit or for a more urgent job.
 
-    To be called by every process after the checkpoint has been written; only the main one acts.
-    A preempted job (SIGTERM) is queued again by Slurm itself. A job without a batch script
-    (`srun` or `salloc` from a terminal) cannot be: a line says how to continue.
+    To be called by every process once the checkpoint has been written and before they leave; only
+    the main one acts, and returns True if it did.
+
+    * SIGUSR1 announces the time limit: the job is queued again.
+    * SIGTERM with a preemption on record: likewise. Slurm queues a preempted job again only if it
+      has to kill it; one that leaves by itself within the partition's GraceTime counts as failed
+      (seen on Slurm 22.05).
+    * Any other SIGTERM is somebody's wish (scancel, `scontrol requeue`): nothing to add.
+
+    A job without a batch script (srun or salloc from a terminal) cannot be queued again: a line
+    says how to continue it.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
-    if not world.is_main or interrupt.reason != "SIGUSR1" or not job:
+    if not world.is_main or not job or interrupt.reason not in ("SIGUSR1", "SIGTERM"):
         return False
-    by_hand = "the checkpoint is saved: run the same command with --resume auto to continue"
+    by_hand = "the checkpoint is saved, the same command with --resume auto continues"
     if shutil.which("scontrol") is None:
-        print(f"Slurm job {job} not requeued, scontrol is not installed here; {by_hand}.")
+        print(f"Slurm job {job} is not requeued, for scontrol is not installed here; {by_hand}.")
         return False
-    shown = _scontrol("show", "job", "-o", job)
-    # A finished query without BatchFlag (other Slurm versions) is no reason not to try.
-    if re.search(r"\bBatchFlag=0\b", shown.stdout):
+    shown = _scontrol("show", "job", "-o", job).stdout
+    if interrupt.reason == "SIGTERM" and not _is_preempted(shown):
+        return False
+    if re.search(r"\bBatchFlag=0\b", shown):
         print(f"Slurm job {job} has no batch script and cannot be requeued; {by_hand}.")
         return False
     done = _scontrol("requeue", job)
@@ -159,9 +161,13 @@ def requeue_if_slurm(world: _HasIsMain) -> bool:
         why = " ".join(done.stderr.split()) or f"status {done.returncode}"
         print(f"Slurm did not requeue job {job} ({why}); {by_hand}.")
         return False
-    print(f"Slurm job {job} requeued; it resumes by itself.")
-    sys.stdout.flush()
+    print(f"Slurm job {job} is queued again and will resume by itself.", flush=True)
     return True
+
+
+def _is_preempted(job: str) -> bool:
+    """Whether `scontrol show job` tells of a running job that was asked to make room."""
+    return bool(re.search(r"\bJobState=RUNNING\b", job) and re.search(r"\bPreemptTime=\d", job))
 
 
 def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,234 @@
+"""Start several processes of one run on this machine: what `dist_train.sh` calls.
+
+    python -m tcformer.training.launch NUM VERB [arguments of the verb...]
+
+The processes find torchrun's variables (RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE,
+MASTER_ADDR, MASTER_PORT), so the same run can be started by torchrun as well:
+`torchrun --nproc-per-node 8 -m tcformer train CONFIG`.
+
+Why not torchrun itself: it answers a SIGTERM with a traceback, gives the processes 30 seconds to
+save and then kills them; it turns every exit status into 1; it dies of SIGUSR1; it buries the one
+sentence that says what was wrong under a report of forty lines; and it costs an import of torch.
+This one forwards signals, waits, and returns the status of the process that failed first.
+
+Environment: PORT (6666, or a free one if that is taken), and for several machines NNODES,
+NODE_RANK and MASTER_ADDR, one call on each machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from tcformer.errors import UserError
+from tcformer.training.interrupt import EXIT_INTERRUPTED, EXIT_REFUSED
+
+PUBLISHED_PORT = 6666
+
+# After a failure the others find their connection closed and leave by themselves; a process that
+# waits for something else is killed. No file is lost by that: all are written atomically.
+_GRACE_AFTER_FAILURE = 2.0
+# After an agreed stop all leave together, once the main process has saved.
+_GRACE_AFTER_INTERRUPTION = 120.0
+_FORWARDED = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which processes this machine starts, and where all of them meet."""
+
+    num_processes: int
+    num_machines: int = 1
+    machine: int = 0
+    master_addr: str = "127.0.0.1"
+    master_port: int = PUBLISHED_PORT
+
+    @property
+    def size(self) -> int:
+        """Number of processes over all machines."""
+        return self.num_processes * self.num_machines
+
+    def variables(self, local_rank: int, env: Mapping[str, str]) -> dict[str, str]:
+        """The environment of one process, made from the environment `env` of the launcher."""
+        merged = {name: value for name, value in env.items() if not name.startswith("TORCHELASTIC")}
+        merged |= {
+            "RANK": str(self.machine * self.num_processes + local_rank),
+            "LOCAL_RANK": str(local_rank),
+            "WORLD_SIZE": str(self.size),
+            "LOCAL_WORLD_SIZE": str(self.num_processes),
+            "MASTER_ADDR": self.master_addr,
+            "MASTER_PORT": str(self.master_port),
+        }
+        if self.num_processes > 1:
+            # Otherwise each process starts a thread on every core, and they stand in each other's
+            # way: two processes on two cores become several times slower than one.
+            threads = max(1, _usable_cores() // self.num_processes)
+            merged.setdefault("OMP_NUM_THREADS", str(threads))
+        return merged
+
+
+def plan_from(num_processes: str, env: Mapping[str, str] = os.environ) -> Plan:
+    """Read the number of processes and the environment.
+
+    Raises:
+        UserError: a number is none, MASTER_ADDR is missing, or the wanted port is taken.
+    """
+    count = _positive("the number of GPUs or processes", num_processes)
+    machines = _positive("NNODES", env.get("NNODES") or "1")
+    machine = _positive("NODE_RANK", env.get("NODE_RANK") or "0", least=0)
+    if machine >= machines:
+        raise UserError(f"NODE_RANK must be below NNODES={machines}, got {machine}.")
+    address = env.get("MASTER_ADDR") or ""
+    if machines > 1 and not address:
+        raise UserError(
+            "MASTER_ADDR is not set: with NNODES > 1 it names the machine with NODE_RANK=0."
+        )
+    port = _positive("PORT", env.get("PORT") or str(PUBLISHED_PORT))
+    if port > 65535:
+        raise UserError(f"PORT must be at most 65535, got {port}.")
+    if machine == 0 and count * machines > 1 and not _is_free(port):
+        if env.get("PORT") or machines > 1:
+            raise UserError(f"port {port} is taken on this machine: choose another with PORT=N.")
+        port = _any_free_port()
+    return Plan(count, machines, machine, address or "127.0.0.1", port)
+
+
+def run(plan: Plan, command: Sequence[str]) -> int:
+    """Run `command` in every process of the plan and return the status of the run.
+
+    0 if all succeeded, else the status of the first that did not (128 + n for a death by signal
+    n). Signals that mean "stop" are passed on to the processes, which save and leave.
+    """
+    received: list[int] = []
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    for name in _FORWARDED:
+        number = getattr(signal, name)
+        # nohup and the like have a reason for ignoring a signal
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, forward)
+    for local_rank in range(plan.num_processes):
+        if not received:
+            environment = plan.variables(local_rank, os.environ)
+            processes.append(
+                subprocess.Popen(command, env=environment, preexec_fn=_end_with_launcher)
+            )
+    try:
+        status = _wait(plan, processes)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if not processes or (status > 128 and status - 128 in received):
+        return 128 + received[0]  # stopped before there was anything to save
+    return status
+
+
+def _wait(plan: Plan, processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    first: tuple[int, int] | None = None
+    deadline = 0.0
+    while True:
+        codes = [process.poll() for process in processes]
+        if first is None:
+            for local_rank, code in enumerate(codes):
+                if code:
+                    first = (local_rank, code)
+                    stopped = code == EXIT_INTERRUPTED
+                    grace = _GRACE_AFTER_INTERRUPTION if stopped else _GRACE_AFTER_FAILURE
+                    deadline = time.monotonic() + grace
+                    break
+        if None not in codes or (first and time.monotonic() > deadline):
+            break
+        time.sleep(0.05)
+    if first is None:
+        return 0
+    local_rank, code = first
+    if code > 0:
+        return code
+    name = signal.Signals(-code).name
+    if name == "SIGKILL":
+        rank = plan.machine * plan.num_processes + local_rank
+        print(
+            f"error: process {rank} of {plan.size} was killed (SIGKILL), most often because the "
+            "machine ran out of memory; the others were stopped.",
+            file=sys.stderr,
+        )
+    elif name not in _FORWARDED:
+        rank = plan.machine * plan.num_processes + local_rank
+        print(
+            f"error: process {rank} of {plan.size} died of {name}; the others were stopped.",
+            file=sys.stderr,
+        )
+    return 128 - code
+
+
+def main(argv: Sequence[str]) -> int:
+    """Start `tcformer argv[1:]` in `argv[0]` processes; returns the exit status."""
+    if len(argv) < 2:
+        print("usage: python -m tcformer.training.launch NUM VERB [arguments]", file=sys.stderr)
+        return EXIT_REFUSED
+    try:
+        plan = plan_from(argv[0])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    command = [sys.executable, "-u", "-m", "tcformer", *argv[1:]]
+    if plan.size == 1:
+        # Nobody to watch over: become the process, so that signals and status are its own.
+        os.execve(sys.executable, command, plan.variables(0, os.environ))
+    return run(plan, command)
+
+
+def _end_with_launcher() -> None:
+    """In a new process: ask Linux for a SIGTERM when the launcher dies, however it dies."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _positive(what: str, text: str, least: int = 1) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        raise UserError(f"{what} must be a whole number of {least} or more, got {text!r}.")
+    return int(text)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As torch's store does: a port whose last connections are only fading counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _any_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,276 @@
+"""Several processes over gloo: they meet, add up, agree, and end together."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from processes import Family
+
+from tcformer.errors import UserError
+from tcformer.training import distributed
+from tcformer.training.distributed import (
+    World,
+    all_reduce_sums,
+    any_rank,
+    barrier,
+    broadcast_object,
+    gather_objects,
+    guard,
+    init_world,
+    interrupt_reason,
+    shutdown,
+)
+from tcformer.training.environment import LaunchEnvironment
+from tcformer.training.interrupt import interrupt
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    parent = Family(tmp_path_factory.mktemp("family"))
+    yield parent
+    parent.close()
+
+
+TALK = """
+import json, sys
+from tcformer.training.interrupt import interrupt
+from tcformer.training.distributed import *
+from tcformer.training.distributed import gather_objects, interrupt_reason
+import torch
+world = init_world("cpu")
+print("only the main process may be heard")
+half = torch.full((2, 2), 2.0**-40 + world.rank, dtype=torch.float64)
+said = {
+    "sums": all_reduce_sums(world, half).tolist(),
+    "integers": all_reduce_sums(world, torch.tensor([world.rank + 1])).tolist(),
+    "unchanged": half.tolist(),
+    "any": [any_rank(world, world.rank == 1), any_rank(world, False)],
+    "from 1": broadcast_object(world, {"rank": world.rank}, src=1),
+    "all": gather_objects(world, world.rank),
+    "quiet": interrupt_reason(world),
+    "rank": world.rank, "size": world.size, "backend": world.backend, "main": world.is_main,
+}
+if world.rank == world.size - 1:
+    interrupt.request("SIGUSR1")
+if world.rank == 0:
+    interrupt.request("SIGTERM")
+said["agreed"] = interrupt_reason(world)
+said["noted"] = interrupt.reason
+barrier(world)
+shutdown(world)
+print(json.dumps(said), file=sys.stderr)
+"""
+
+# argv: which rank fails, and how
+FAIL = """
+import os, sys, time
+from tcformer.errors import UserError
+from tcformer.training.distributed import *
+world = init_world("cpu")
+with guard(world):
+    if str(world.rank) in sys.argv[1]:
+        if sys.argv[2] == "user":
+            raise UserError("the file f.jpg is broken.")
+        if sys.argv[2] == "bug":
+            raise ZeroDivisionError("a defect")
+        if sys.argv[2] == "status":
+            raise SystemExit(7)
+        os.kill(os.getpid(), 9)
+    barrier(world)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_meet_and_talk(family, size):
+    ended = family.run(TALK, size)
+    for rank, process in enumerate(ended):
+        assert process.status == 0, process.err
+        said = json.loads(process.err.splitlines()[-1])
+        total = size * 2.0**-40 + sum(range(size))
+        assert said == {
+            "sums": [[total, total], [total, total]],
+            "integers": [sum(range(1, size + 1))],
+            "unchanged": [[2.0**-40 + rank] * 2] * 2,
+            "any": [True, False],
+            "from 1": {"rank": 1},
+            "all": list(range(size)),
+            "quiet": "",
+            "rank": rank,
+            "size": size,
+            "backend": "gloo",
+            "main": rank == 0,
+            "agreed": "SIGUSR1",
+            "noted": "SIGUSR1",
+        }
+        lines = [f"| distributed init (rank {rank}): env://"]
+        lines += ["only the main process may be heard"] if rank == 0 else []
+        assert process.out.splitlines() == lines
+
+
+@pytest.mark.parametrize("failing", ["0", "1"])
+def test_a_sentence_from_one_process_ends_all(family, failing):
+    ended = family.run(FAIL, 2, failing, "user")
+    # The other process may lose sight of the first (then 1) or read its status (then 2).
+    assert ended[int(failing)].status == 2
+    assert all(process.status in (1, 2) for process in ended)
+    said = "".join(process.err for process in ended)
+    assert said == "error: the file f.jpg is broken.\n"
+    assert abs(ended[0].seconds - ended[1].seconds) < 5
+
+
+def test_the_same_error_everywhere_is_told_once(family):
+    ended = family.run(FAIL, 2, "01", "user")
+    assert [process.status for process in ended] == [2, 2]
+    assert "".join(process.err for process in ended) == "error: the file f.jpg is broken.\n"
+
+
+def test_a_defect_shows_one_traceback(family):
+    ended = family.run(FAIL, 2, "1", "bug")
+    said = "".join(process.err for process in ended)
+    assert said.count("Traceback") == 1
+    assert "ZeroDivisionError: a defect" in said
+    assert [process.status for process in ended] == [1, 1]
+
+
+@pytest.mark.parametrize(("how", "status"), [("status", 7), ("kill", -9)])
+def test_other_ends(family, how, status):
+    ended = family.run(FAIL, 3, "1", how)
+    assert ended[1].status == status
+    assert all(process.status not in (0, 75) for process in ended)
+    assert max(process.seconds for process in ended) - min(p.seconds for p in ended) < 10
+
+
+# ------------------------------------------------------------------ alone
+
+
+def test_alone_everything_is_the_identity(monkeypatch, capsys):
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    world = init_world("cpu")
+    assert capsys.readouterr().out == "Not using distributed mode\n"
+    assert world == World()
+    assert (world.is_main, world.size, world.backend) == (True, 1, None)
+    sums = all_reduce_sums(world, torch.tensor([1, 2]))
+    assert sums.dtype == torch.float64
+    assert sums.tolist() == [1, 2]
+    assert any_rank(world, True)
+    assert not any_rank(world, False)
+    assert gather_objects(world, "a") == ["a"]
+    assert broadcast_object(world, "a") == "a"
+    assert interrupt_reason(world) == ""
+    interrupt.request("SIGTERM")
+    assert interrupt_reason(world) == "SIGTERM"
+    interrupt.clear()
+    barrier(world)
+    shutdown(world)
+
+
+def test_alone_errors_pass_through():
+    with pytest.raises(UserError, match="as it is"), guard(World()):
+        raise UserError("as it is.")
+
+
+def test_one_process_under_a_launcher_needs_no_port(monkeypatch, capsys):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert init_world("cpu").size == 1
+    assert capsys.readouterr().out == "| distributed init (rank 0): env://\n"
+
+
+# ------------------------------------------------------------------ devices, with pretended GPUs
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    chosen: list[torch.device] = []
+
+    def pretend(number: int) -> list[torch.device]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        return chosen
+
+    return pretend
+
+
+def choose(wanted: str, **env: object) -> str:
+    return str(distributed._choose_device(wanted, LaunchEnvironment(**env)))
+
+
+def test_auto_takes_a_gpu_if_there_is_one(gpus):
+    gpus(0)
+    assert choose("auto") == "cpu"
+    chosen = gpus(2)
+    assert choose("auto") == "cuda:0"
+    assert choose("cuda:1") == "cuda:1"
+    assert choose("cpu") == "cpu"
+    assert chosen == [torch.device("cuda:0"), torch.device("cuda:1")]
+
+
+def test_each_process_has_its_own_gpu(gpus):
+    gpus(4)
+    for launcher in ("torchrun", "slurm"):
+        assert choose("cuda", launcher=launcher, rank=7, local_rank=3, size=8) == "cuda:3"
+    gpus(1)  # Slurm binds one to each task: all of them call it 0
+    assert choose("cuda", launcher="slurm", rank=3, local_rank=3, size=4) == "cuda:0"
+
+
+@pytest.mark.parametrize(
+    ("number", "wanted", "env", "sentence"),
+    [
+        (0, "cuda", {}, "torch sees none"),
+        (0, "warp", {}, "--device must be"),
+        (0, "xpu", {}, "cannot be used"),
+        (2, "cuda:2", {}, "torch sees 2"),
+        (
+            2,
+            "auto",
+            {"launcher": "torchrun", "rank": 2, "local_rank": 2, "size": 8, "local_size": 8},
+            "8 processes on this machine need 8 GPUs but torch sees 2",
+        ),
+        (2, "cuda:1", {"launcher": "torchrun", "size": 2}, "on one GPU"),
+    ],
+)
+def test_impossible_devices_are_refused(gpus, number, wanted, env, sentence):
+    gpus(number)
+    with pytest.raises(UserError, match=sentence):
+        choose(wanted, **env)
+
+
+# ------------------------------------------------------------------ meeting
+
+
+@pytest.mark.parametrize("url", ["env//", "tcp://host", "file:///tmp/x", "tcp://h:port"])
+def test_unreadable_dist_url(url):
+    with pytest.raises(UserError, match="--dist_url"):
+        init_world("cpu", dist_url=url)
+
+
+def test_dist_url_may_name_the_meeting_point():
+    env = LaunchEnvironment("torchrun", 0, 0, 2)
+    assert distributed._meeting_point("tcp://10.0.0.1:77", env) == ("10.0.0.1", 77)
+    assert distributed._meeting_point("env://", env) == ("127.0.0.1", 29500)
+
+
+def test_an_unknown_first_machine_is_named_at_once(monkeypatch):
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "no-such-machine.invalid",
+        "MASTER_PORT": "29500",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_silence_stdout", lambda: None)
+    with pytest.raises(UserError, match=r"no-such-machine\.invalid"):
+        init_world("cpu")
+
+
+def test_nobody_comes(monkeypatch):
+    env = LaunchEnvironment("torchrun", 0, 0, 2, 2, "127.0.0.1", 0)
+    with pytest.raises(UserError, match="could not meet the others"):
+        distributed._meet("127.0.0.1", 0, env, distributed.timedelta(seconds=1))

@@ -1,0 +1,176 @@
+"""Signals become requests; Slurm is asked to queue a job again when, and only when, it helps."""
+
+from __future__ import annotations
+
+import signal
+import stat
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from tcformer.training import interrupt as module
+from tcformer.training.interrupt import Interrupt, interrupt, requeue_if_slurm
+
+# Shared by the programs below: a run in small that notes what it was asked.
+PROGRAM = """
+import sys, time
+from tcformer.training.interrupt import install_early, interrupt
+import tcformer.training.environment, tcformer.training.launch
+install_early()
+install_early()
+assert "torch" not in sys.modules
+print("ready", flush=True)
+end = time.monotonic() + 20
+while not interrupt.requested and time.monotonic() < end:
+    time.sleep(0.02)
+print("saved after", interrupt.reason, flush=True)
+time.sleep(float(sys.argv[1]))
+print("left", flush=True)
+"""
+
+
+def start(linger: float = 0) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(linger)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_becomes_a_request(name):
+    process = start()
+    process.send_signal(signal.SIGCONT)  # Slurm's companion of every signal
+    process.send_signal(getattr(signal, name))
+    out, _ = process.communicate(timeout=20)
+    assert out == f"saved after {name}\nleft\n"
+    assert process.returncode == 0
+
+
+def test_ctrl_c_twice_aborts_but_one_key_press_counts_once():
+    process = start(linger=20)
+    assert process.stdout is not None
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "saved after SIGINT\n"
+    process.send_signal(signal.SIGINT)  # the launcher's copy of the same key press
+    time.sleep(0.7)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == -signal.SIGINT
+    assert process.stderr is not None
+    assert "Ctrl-C again" in process.stderr.read()
+
+
+def test_a_requeue_is_not_forgotten_for_a_later_sigterm():
+    asked = Interrupt()
+    assert not asked.requested
+    for name in ("SIGINT", "SIGUSR1", "SIGTERM"):
+        asked.request(name)
+    assert asked.reason == "SIGUSR1"
+    with pytest.raises(ValueError, match="SIGKILL"):
+        asked.request("SIGKILL")
+    asked.clear()
+    assert not asked.requested
+
+
+# ------------------------------------------------------------------ requeue (pretended scontrol)
+
+BATCH = "JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1 PreemptTime=None"
+PREEMPTED = BATCH.replace("=None", "=2026-11-22T13:08:08")
+INTERACTIVE = BATCH.replace("BatchFlag=1", "BatchFlag=0")
+
+
+@pytest.fixture
+def slurm(monkeypatch, tmp_path):
+    """Call with (signal, job line, status of `scontrol requeue`): the calls made and the answer."""
+
+    def ask(reason: str, job: str = BATCH, status: int = 0, main: bool = True) -> tuple[str, bool]:
+        log = tmp_path / "log"
+        log.write_text("")
+        program = tmp_path / "scontrol"
+        program.write_text(
+            f'#!/bin/sh\necho "$*" >> {log}\n'
+            f'case "$1" in show) echo "{job}";; *) echo no such luck >&2; exit {status};; esac\n'
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        interrupt.clear()
+        if reason:
+            interrupt.request(reason)
+        done = requeue_if_slurm(SimpleNamespace(is_main=main))
+        return log.read_text(), done
+
+    yield ask
+    interrupt.clear()
+
+
+def test_requeue_at_the_time_limit(slurm, capsys):
+    calls, done = slurm("SIGUSR1")
+    assert done
+    assert "requeue 7\n" in calls
+    assert "queued again" in capsys.readouterr().out
+
+
+def test_requeue_when_preempted(slurm):
+    calls, done = slurm("SIGTERM", PREEMPTED)
+    assert done
+    assert "requeue 7\n" in calls
+
+
+@pytest.mark.parametrize(
+    ("reason", "job"),
+    [
+        ("", BATCH),
+        ("SIGTERM", BATCH),
+        ("SIGTERM", PREEMPTED.replace("RUNNING", "COMPLETING")),
+        ("SIGINT", PREEMPTED),
+        ("SIGUSR1", INTERACTIVE),
+    ],
+)
+def test_no_requeue_otherwise(slurm, reason, job):
+    calls, done = slurm(reason, job)
+    assert not done
+    assert "requeue" not in calls
+
+
+def test_only_the_main_process_requeues(slurm):
+    assert slurm("SIGUSR1", main=False) == ("", False)
+
+
+def test_interactive_jobs_are_told_how_to_continue(slurm, capsys):
+    slurm("SIGUSR1", INTERACTIVE)
+    assert "--resume auto" in capsys.readouterr().out
+
+
+def test_a_refused_requeue_is_told(slurm, capsys):
+    _, done = slurm("SIGUSR1", status=1)
+    assert not done
+    out = capsys.readouterr().out
+    assert "no such luck" in out
+    assert "--resume auto" in out
+
+
+def test_outside_slurm_nothing_is_called(slurm, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    interrupt.request("SIGUSR1")
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: pytest.fail("called"))
+    assert not requeue_if_slurm(SimpleNamespace(is_main=True))
+
+
+def test_statuses_are_documented():
+    assert module.__doc__ is not None
+    for status in (
+        module.EXIT_OK,
+        module.EXIT_FAILED,
+        module.EXIT_REFUSED,
+        module.EXIT_INTERRUPTED,
+    ):
+        assert f"\n{status} " in module.__doc__

@@ -1,0 +1,222 @@
+"""The launcher and `dist_train.sh`: environment, signals, exit statuses. No torch in here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import ROOT, clean_env
+
+from tcformer.errors import UserError
+from tcformer.training.launch import PUBLISHED_PORT, Plan, plan_from
+
+# What stands in for `tcformer` here: it tells its environment, then behaves as told.
+WORKER = """
+import os, signal, sys, time
+names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS")
+rank, how = os.environ["RANK"], sys.argv[1]
+got = []
+for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
+    signal.signal(getattr(signal, name), lambda number, _: got.append(signal.Signals(number).name))
+print("worker", *(os.environ.get(name) for name in names), flush=True)
+if how == "done":
+    sys.exit(0)
+if how.startswith("fail") and rank == "1":
+    sys.exit(int(how[4:]))
+if how == "killed" and rank == "1":
+    os.kill(os.getpid(), 9)
+end = time.monotonic() + 30
+while not got and time.monotonic() < end:
+    time.sleep(0.02)
+time.sleep(0.3 * int(rank))  # the last one is slow to save
+print("saved", rank, got[0], flush=True)
+sys.exit(75)
+"""
+
+RUN = """
+import json, sys
+from tcformer.training.launch import Plan, run
+sys.exit(run(Plan(**json.loads(sys.argv[1])), [sys.executable, "-c", *sys.argv[2:]]))
+"""
+
+
+def start(how: str, num: int = 2, env: dict[str, str] | None = None, **plan: object):
+    fields = json.dumps({"num_processes": num, "master_port": 1, **plan})
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, fields, WORKER, how],
+        env=clean_env() if env is None else env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_each_process_learns_its_place():
+    env = clean_env(TORCHELASTIC_USE_AGENT_STORE="True")
+    del env["OMP_NUM_THREADS"]
+    out, _ = start("done", 2, env, num_machines=3, machine=1, master_addr="head").communicate()
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert sorted(out.splitlines()) == [
+        f"worker 2 0 6 2 head {threads}",
+        f"worker 3 1 6 2 head {threads}",
+    ]
+
+
+def test_threads_chosen_by_hand_are_kept():
+    plan = Plan(2)
+    assert plan.variables(0, {"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
+    assert "OMP_NUM_THREADS" not in Plan(1).variables(0, {})
+    assert "TORCHELASTIC_RESTART_COUNT" not in plan.variables(
+        0, {"TORCHELASTIC_RESTART_COUNT": "1"}
+    )
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_signals_reach_all_and_all_may_save(name):
+    launcher = start("wait", 2)
+    assert launcher.stdout is not None
+    for _ in range(2):
+        launcher.stdout.readline()
+    launcher.send_signal(getattr(signal, name))
+    out, err = launcher.communicate(timeout=20)
+    assert sorted(out.splitlines()) == [f"saved 0 {name}", f"saved 1 {name}"]
+    assert (launcher.returncode, err) == (75, "")
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "said"), [("fail2", 2, ""), ("killed", 137, "process 1 of 2 was killed")]
+)
+def test_one_failure_ends_all(how, status, said):
+    begin = time.monotonic()
+    launcher = start(how)
+    _, err = launcher.communicate(timeout=20)
+    assert launcher.returncode == status
+    assert said in err
+    assert len(err.splitlines()) == bool(said)
+    assert time.monotonic() - begin < 10
+
+
+def test_processes_do_not_outlive_their_launcher():
+    launcher = start("wait")
+    assert launcher.stdout is not None
+    for _ in range(2):
+        launcher.stdout.readline()
+    launcher.kill()
+    # End of file: both processes have closed their output, after saving.
+    assert sorted(launcher.stdout.read().splitlines()) == ["saved 0 SIGTERM", "saved 1 SIGTERM"]
+
+
+# ------------------------------------------------------------------ the plan
+
+
+def test_published_port_unless_taken():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is taken"):
+            plan_from("2", {"PORT": str(port)})
+        assert plan_from("1", {"PORT": str(port)}).master_port == port, "alone, nobody meets"
+    assert plan_from("2", {"PORT": str(port)}).master_port == port
+
+
+def test_another_port_if_the_published_one_is_taken():
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("", PUBLISHED_PORT))
+            taken.listen()
+        except OSError:
+            pass  # somebody else has it, which serves as well
+        assert plan_from("2", {}).master_port != PUBLISHED_PORT
+        env = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "a"}
+        with pytest.raises(UserError, match="taken"):
+            plan_from("2", env)
+
+
+@pytest.mark.parametrize(
+    ("num", "env", "named"),
+    [
+        ("0", {}, "number of GPUs"),
+        ("two", {}, "number of GPUs"),
+        ("-1", {}, "number of GPUs"),
+        ("2", {"NNODES": "2"}, "MASTER_ADDR"),
+        ("2", {"NNODES": "2", "NODE_RANK": "2"}, "NODE_RANK"),
+        ("2", {"PORT": "70000"}, "PORT"),
+        ("2", {"PORT": "http"}, "PORT"),
+    ],
+)
+def test_nonsense_is_refused(num, env, named):
+    with pytest.raises(UserError, match=named):
+        plan_from(num, env)
+
+
+# ------------------------------------------------------------------ dist_train.sh
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Run the script with a pretended Python that prints its arguments and its PYTHONPATH."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "path $PYTHONPATH"\nfor a in "$@"; do echo "<$a>"; done\n')
+    python.chmod(0o755)
+
+    def run(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", str(ROOT / "dist_train.sh"), *arguments],
+            cwd=cwd,
+            env=clean_env(PYTHON=str(python)) | env,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_script_passes_everything_on(script):
+    done = script("pyproject.toml", "2", "--data-path", "a folder", "--eval")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].removeprefix("path ").split(":")[0] == str(ROOT / "src")
+    assert [line[1:-1] for line in lines[1:]] == [
+        *("-m", "tcformer.training.launch", "2", "train"),
+        *("--config", "pyproject.toml", "--data-path", "a folder", "--eval"),
+    ]
+
+
+def test_the_script_finds_configs_from_elsewhere(script, tmp_path):
+    assert f"<{ROOT}/pyproject.toml>" in script("pyproject.toml", "1", cwd=tmp_path).stdout
+    (tmp_path / "pyproject.toml").touch()
+    assert "<pyproject.toml>" in script("pyproject.toml", "1", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("configs/tcformer/tcformer.py",)])
+def test_wrong_use_of_the_script(script, arguments):
+    done = script(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: sh dist_train.sh CONFIG GPUS")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_missing_python_is_named(script):
+    done = script("a.py", "1", PYTHON="/no/such/python")
+    assert done.returncode == 2
+    assert "/no/such/python" in done.stderr
+
+
+def test_the_environment_in_use_comes_before_the_clone(script, tmp_path):
+    venv = tmp_path / "venv" / "bin"
+    venv.mkdir(parents=True)
+    (venv / "python").write_text("#!/bin/sh\necho the active one\n")
+    (venv / "python").chmod(0o755)
+    done = script("a.py", "1", PYTHON="", VIRTUAL_ENV=str(venv.parent))
+    assert done.stdout == "the active one\n"
