@@ -1,1 +1,24 @@
-"""tcformer.tasks.classification"""
+"""Image classification: `run(cfg)` trains or evaluates, `main(argv)` is the command line.
+
+Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "ClassificationTask": "task",
+    "RunResult": "run",
+    "run": "run",
+    "main": "command",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,12 @@
+"""`tcformer evaluate CONFIG --resume WEIGHTS [options]`: the same engine with `--eval`."""
+
+from __future__ import annotations
+
+HELP = "measure a checkpoint on a validation set"
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    from tcformer.tasks.classification.command import main as run
+
+    return run(argv, verb="evaluate")

@@ -1,0 +1,35 @@
+"""The command line of `tcformer train` and `tcformer evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tcformer.training.interrupt import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from tcformer.training.options import parse
+
+_TRAIN = "Train an image classifier (with --eval: measure one)."
+_EVALUATE = "Measure an image classifier on its validation set; --resume names the weights."
+
+
+def main(argv: list[str], *, verb: str = "train") -> int:
+    """Parse, run, and turn the outcome into an exit status (see `tcformer.training.interrupt`)."""
+    fixed: dict[str, Any] = {"eval": True} if verb == "evaluate" else {}
+    about = _EVALUATE if verb == "evaluate" else _TRAIN
+    cfg = parse(argv, prog=f"tcformer {verb}", description=about, **fixed)
+
+    # Only now, when the command line is known to be right, the imports that take seconds.
+    from tcformer.tasks.classification.run import run
+    from tcformer.training.loop import Interrupted, NotFinite
+    from tcformer.training.progress import progress_bar
+
+    try:
+        with progress_bar() as on_progress:
+            run(cfg, on_progress=on_progress)
+    except Interrupted as stop:
+        print(f"{stop} Exit status {EXIT_INTERRUPTED}.")
+        return EXIT_INTERRUPTED
+    except NotFinite as problem:
+        print(problem, file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK

@@ -1,0 +1,126 @@
+"""Exact evaluation: every image once, whatever the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tcformer.data import build_loader
+from tcformer.errors import UserError
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World, all_reduce_sums, interrupt_reason
+from tcformer.training.interrupt import interrupt
+from tcformer.training.loop import Interrupted
+from tcformer.training.metrics import MetricLogger
+
+
+class Evaluator:
+    """Cross entropy, top-1 and top-5 of a model on a data set.
+
+    The set is cut into the same batches whatever the number of processes, and process r takes
+    every `size`-th of them from r on. So an image always meets the same batch-mates: matrix products
+    may round differently in batches of another size, and a clustering that is nearly tied could
+    follow. Sums are float64 and counts whole, added up over the processes once and divided last.
+    """
+
+    def __init__(self, dataset: Any, cfg: TrainConfig, world: World) -> None:
+        self.dataset = dataset
+        self.world = world
+        self.shared = cfg.dist_eval and world.size > 1
+        rank, size = (world.rank, world.size) if self.shared else (0, 1)
+        self.steps = len(batch_starts(len(dataset), cfg.batch_size, rank, size))
+        self._loader = build_loader(
+            dataset,
+            batch_indices(len(dataset), cfg.batch_size, rank, size),
+            batch_size=cfg.batch_size,
+            num_workers=cfg.num_workers,
+            pin_memory=cfg.pin_mem,
+        )
+        self.num_images = len(dataset)  # counted in the last evaluation
+        self.num_corrupt = 0
+
+    def __call__(
+        self,
+        model: nn.Module,
+        log: MetricLogger,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> dict[str, float]:
+        """Measure: loss, acc1 and acc5 (percent), the same numbers on every process.
+
+        Raises:
+            Interrupted: on every process, when any was asked to stop.
+            UserError: an unreadable image (without `--skip-corrupt`), or no image at all.
+        """
+        model.eval()
+        for name in ("loss", "acc1", "acc5"):
+            log.add(name)
+        sums = torch.zeros(4, dtype=torch.float64)  # loss, top-1, top-5, images
+        for _, batch in log.log_every(self._loader, self.steps, "Test:"):
+            with torch.inference_mode(), autocast():
+                logits = model(batch.images.to(self.world.device, non_blocking=True))
+            measured = batch_sums(logits, batch.targets.to(self.world.device))
+            sums += measured
+            loss, top1, top5, images = measured.tolist()
+            log.meters["loss"].update(loss / images, int(images))
+            log.meters["acc1"].update(100 * top1 / images, int(images))
+            log.meters["acc5"].update(100 * top5 / images, int(images))
+            if interrupt.requested and not self.shared:
+                break
+        totals = torch.cat([sums, torch.tensor([self._loader.num_corrupt]).double()])
+        if self.shared:
+            totals = all_reduce_sums(self.world, totals)
+        # Processes have different numbers of batches, so they agree to stop only here.
+        if interrupt_reason(self.world):
+            raise Interrupted(f"Stopped by {interrupt.reason} during the evaluation.")
+        loss, top1, top5, images, corrupt = totals.tolist()
+        self.num_images, self.num_corrupt = int(images), int(corrupt)
+        if not images:
+            raise UserError("no image of the validation set could be read.")
+        return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images}
+
+    def report(self, result: Mapping[str, float]) -> list[str]:
+        """The two published lines, and one about images left out."""
+        lines = [
+            f"* Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}",
+            f"Accuracy of the network on the {self.num_images} test images: {result['acc1']:.1f}%",
+        ]
+        if self.num_corrupt:
+            lines.append(f"{self.num_corrupt} unreadable images were left out.")
+        return lines
+
+
+def batch_sums(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sums over a batch: cross entropy, top-1 hits, top-5 hits, images.
+
+    Args:
+        logits: (B, classes) any float dtype; with fewer than 5 classes, top-5 is the best there are.
+        targets: (B,) int64.
+
+    Returns:
+        (4,) float64 on the CPU.
+    """
+    logits = logits.float()
+    loss = cross_entropy(logits, targets, reduction="none").double().sum()
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = best == targets[:, None]
+    counts = [loss, hits[:, 0].sum().double(), hits.sum().double()]
+    return torch.stack([*counts, torch.tensor(float(len(targets))).double().to(loss)]).cpu()
+
+
+def batch_starts(length: int, batch_size: int, rank: int, size: int) -> range:
+    """First image of each batch that process `rank` of `size` evaluates."""
+    return range(rank * batch_size, length, size * batch_size)
+
+
+def batch_indices(length: int, batch_size: int, rank: int, size: int) -> list[int]:
+    """The images of those batches, in order."""
+    return [
+        index
+        for start in batch_starts(length, batch_size, rank, size)
+        for index in range(start, min(start + batch_size, length))
+    ]

@@ -1,0 +1,170 @@
+"""A whole run: meet the other processes, build the task, train or evaluate, leave."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tcformer.errors import UserError
+from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
+from tcformer.tasks.classification.task import ClassificationTask
+from tcformer.training import checkpoint as ckpt
+from tcformer.training.config import TrainConfig, check
+from tcformer.training.distributed import World, guard, init_world, shutdown
+from tcformer.training.dryrun import dry_run
+from tcformer.training.interrupt import requeue_if_slurm
+from tcformer.training.loop import (
+    Interrupted,
+    NotFinite,
+    count_parameters,
+    find_resume,
+    fit,
+    say,
+    was_restarted,
+)
+from tcformer.training.metrics import MetricLogger, OnProgress
+from tcformer.training.optim import build_precision
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        best_acc1: top-1 of the best evaluation, percent; NaN after a dry run.
+        checkpoint: the best weights as safetensors (training), or the file evaluated; None if nothing
+            was saved.
+        output_dir: where the results are, or None.
+        eval_lines: the two published lines of the best evaluation made in this run.
+    """
+
+    best_acc1: float
+    checkpoint: Path | None
+    output_dir: Path | None
+    eval_lines: list[str]
+
+
+def run(cfg: TrainConfig, *, on_progress: OnProgress | None = None) -> RunResult:
+    """Train as `cfg` says, or evaluate (`cfg.eval`), or only plan (`cfg.dry_run`).
+
+    Args:
+        cfg: see `TrainConfig`; `tcformer.training.options.build` makes one from plain values.
+        on_progress: called after each step on the main process.
+
+    Raises:
+        UserError: an option, path or file is wrong.
+        Interrupted: asked to stop; saved, and requeued where Slurm does that.
+        NotFinite: the loss became infinite or NaN.
+    """
+    check(cfg)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    world = init_world(cfg.device, cfg.dist_url)
+    stopped: Interrupted | NotFinite | None = None
+    result = RunResult(float("nan"), None, None, [])
+    with guard(world):
+        try:
+            result = _run(cfg, world, on_progress)
+        except (Interrupted, NotFinite) as error:
+            stopped = error  # raised by every process at the same step: leave in good order
+        if isinstance(stopped, Interrupted):
+            requeue_if_slurm(world)
+        shutdown(world)
+    if stopped is not None:
+        raise stopped
+    return result
+
+
+def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunResult:
+    if cfg.world_size not in (1, world.size):
+        raise UserError(
+            f"--world_size {cfg.world_size} does not match the {world.size} process(es) that were "
+            "started; leave it out, the launcher decides."
+        )
+    if world.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    say(world, str(cfg))
+    # The same weights on every process from the start (averages are copied before DDP shares them),
+    # then another stream of dropout for each.
+    ckpt.seed_everything(cfg.seed, 0)
+    say(world, f"Creating model: {cfg.model}")
+    task = ClassificationTask(cfg, world)
+    ckpt.seed_everything(cfg.seed, world.rank)
+    say(world, f"number of params: {count_parameters(task.model)}")
+    cfg = _local(cfg)
+    if cfg.finetune and not (cfg.eval and cfg.resume):
+        report = load_checkpoint(task.model, cfg.finetune, allow_head_mismatch=True)
+        say(world, f"finetune from {report}")
+    if cfg.dry_run:
+        for line in dry_run(task, cfg, world, facts=_facts(task)):
+            say(world, line)
+        return RunResult(float("nan"), None, None, [])
+    if cfg.eval:
+        return _evaluate(task, cfg, world, on_progress)
+    outcome = fit(task, cfg, world, on_progress=on_progress)
+    folder = Path(cfg.output_dir) if cfg.output_dir else None
+    best = folder / ckpt.BEST_WEIGHTS if folder else None
+    shown = outcome.best_result or outcome.last
+    lines = task.report(shown)[:2] if shown else []
+    return RunResult(outcome.best, best, folder, lines)
+
+
+def _evaluate(
+    task: ClassificationTask, cfg: TrainConfig, world: World, on_progress: OnProgress | None
+) -> RunResult:
+    source = _load_for_evaluation(task, cfg, world)
+    log = MetricLogger(world, on_progress, "test")
+    result = task.evaluate(task.model, log, build_precision(cfg, world.device).autocast)
+    lines = task.report(result)
+    for line in lines:
+        say(world, line)
+    return RunResult(result["acc1"], Path(source) if source else None, None, lines)
+
+
+def _load_for_evaluation(task: ClassificationTask, cfg: TrainConfig, world: World) -> str:
+    """Load `--resume` into the model; '' if there are no weights to load."""
+    source = cfg.resume
+    if source == "auto":
+        found = ckpt.find_latest(cfg.output_dir)
+        if found is None:
+            raise UserError(f"--resume auto found no checkpoint in {cfg.output_dir}.")
+        source = str(found[0])
+    if not source:
+        if not (cfg.finetune or cfg.pretrained):
+            say(world, "NOTICE: no --resume given, so this measures a model with random weights.")
+        return ""
+    weights = read_checkpoint(source, ema=cfg.ema and _has_average(source))
+    say(world, f"resume from{source}")
+    task.load_weights(task.model, weights.state_dict, source)
+    return source
+
+
+def _has_average(path: str) -> bool:
+    if path.endswith(".safetensors"):
+        return False
+    content = ckpt.safe_torch_load(path)
+    return isinstance(content, dict) and bool(content.get("model_ema"))
+
+
+def _local(cfg: TrainConfig) -> TrainConfig:
+    """Addresses in --resume replaced by the file fetched from there."""
+    if cfg.resume.startswith(("http://", "https://")):
+        from tcformer.models.fetch import fetch_cached
+
+        return dataclasses.replace(cfg, resume=str(fetch_cached(cfg.resume)))
+    return cfg
+
+
+def _facts(task: ClassificationTask) -> dict[str, str]:
+    return {
+        "data": f"{task.data_spec.data_set} {task.data_spec.data_path}".strip(),
+        "images": f"{task.train_size} to train on, {len(task.evaluator.dataset)} to evaluate on",
+        "classes": str(task.num_classes),
+        "input": f"{task.cfg.in_chans} x {task.cfg.input_size} x {task.cfg.input_size}",
+    }
+
+
+__all__ = ["RunResult", "find_resume", "run", "was_restarted"]

@@ -1,0 +1,244 @@
+"""Classification as a task of the training loop: data, model, loss, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+import tcformer.models  # noqa: F401 - registers our variants with timm
+from tcformer.data import (
+    DataSpec,
+    MixSpec,
+    ResumableSampler,
+    TransformSpec,
+    build_dataset,
+    build_loader,
+    build_mixer,
+    eval_transform,
+    train_transform,
+)
+from tcformer.data.dataset import require_same_classes
+from tcformer.errors import UserError
+from tcformer.models.checkpoints import load_checkpoint, save_weights
+from tcformer.tasks.classification.evaluation import Evaluator
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World
+from tcformer.training.metrics import MetricLogger
+
+REPEATS = 3  # versions of an image under --repeated-aug, as in DeiT
+
+
+class TrainBatch(NamedTuple):
+    """A batch of one process, on its device."""
+
+    images: Tensor  # (B, C, S, S) float32
+    targets: Tensor  # (B,) int64, or (B, classes) float32 when images are mixed
+    indices: Tensor  # (B,) int64
+
+
+class ClassificationTask:
+    """Implements `tcformer.training.task.Task`.
+
+    Args:
+        cfg: the options; with `eval` the training split is not opened.
+        world: this process among all.
+
+    Attributes:
+        classes: class names of the data.
+        num_classes: width of the classifier.
+    """
+
+    metric = "acc1"
+
+    def __init__(self, cfg: TrainConfig, world: World) -> None:
+        self.cfg, self.world = cfg, world
+        self.data_spec, transforms = data_spec(cfg), transform_spec(cfg)
+        mixing = mix_spec(cfg)
+        val = build_dataset(self.data_spec, "val", eval_transform(transforms))
+        self.classes = list(val.classes)
+        self.num_classes = _num_classes(cfg, len(self.classes))
+        self.evaluator = Evaluator(val, cfg, world)
+        self.train_size = 0
+        self.steps_per_epoch = 0
+        self.mixer = build_mixer(mixing, num_classes=self.num_classes, seed=cfg.seed)
+        if not cfg.eval:
+            self._open_training(train_transform(transforms), val)
+            if world.is_main:
+                print(*transforms.notes(), sep="\n", end="\n" if transforms.notes() else "")
+        self.model = build_model(cfg, self.num_classes).to(world.device)
+        self.criterion = _criterion(mixing)
+
+    def _open_training(self, transform: Callable[..., Tensor], val: object) -> None:
+        cfg, world = self.cfg, self.world
+        train = build_dataset(self.data_spec, "train", transform)
+        require_same_classes(train, val)
+        self.train_size = len(train)
+        self.sampler = ResumableSampler(
+            len(train),
+            batch_size=cfg.batch_size,
+            world_size=world.size,
+            rank=world.rank,
+            seed=cfg.seed,
+            repeats=REPEATS if cfg.repeated_aug else 1,
+        )
+        self.loader = build_loader(
+            train, self.sampler, num_workers=cfg.num_workers, pin_memory=cfg.pin_mem
+        )
+        self.steps_per_epoch = self.sampler.batches_per_epoch
+        self._describe = train.describe
+
+    def batches(self, epoch: int, start: int) -> Iterator[TrainBatch]:
+        """This process's batches, mixed and on the device."""
+        self.sampler.set_epoch(epoch, start)
+        for number, batch in enumerate(self.loader, start):
+            images = batch.images.to(self.world.device, non_blocking=True)
+            targets = batch.targets.to(self.world.device, non_blocking=True)
+            if self.mixer is not None:
+                images, targets = self.mixer(
+                    images, targets, epoch=epoch, batch=number, rank=self.world.rank
+                )
+            yield TrainBatch(images, targets, batch.indices)
+
+    def loss(self, model: nn.Module, batch: TrainBatch) -> Tensor:
+        """Mean cross entropy of the batch."""
+        return self.criterion(model(batch.images), batch.targets)
+
+    def describe(self, batch: TrainBatch) -> str:
+        """The first files of a batch."""
+        names = [self._describe(i) for i in batch.indices[:4].tolist()]
+        more = len(batch.indices) - len(names)
+        return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        log: MetricLogger,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> dict[str, float]:
+        """Loss, top-1 and top-5 on the validation set; see `Evaluator`."""
+        return self.evaluator(model, log, autocast)
+
+    def report(self, result: Mapping[str, float]) -> list[str]:
+        """The published lines."""
+        return self.evaluator.report(result)
+
+    def epoch_facts(self) -> dict[str, float]:
+        """Unreadable images that the last epoch skipped in this process, if any."""
+        return {"corrupt": self.loader.num_corrupt} if self.loader.num_corrupt else {}
+
+    def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+        """Strictly, with a sentence about what differs."""
+        self.check_classes(weights, where)
+        try:
+            load_checkpoint(model, weights)
+        except UserError as error:
+            raise UserError(str(error).replace("the state dict", where, 1)) from None
+
+    def check_classes(self, weights: Mapping[str, Tensor], where: str) -> None:
+        """Refuse weights whose classifier is for another number of classes than the data has."""
+        saved = weights.get("head.weight")
+        if saved is not None and saved.ndim == 2 and len(saved) != self.num_classes:
+            raise UserError(
+                f"{where} is for {len(saved)} classes, but the data ({self.data_spec.data_set} at "
+                f"{self.data_spec.data_path!r}) has {self.num_classes}; give data with the same "
+                "classes, or train a new classifier with --finetune."
+            )
+
+    def save_weights(self, state_dict: Mapping[str, Tensor], path: Path) -> None:
+        """As safetensors, with the class names in the header."""
+        save_weights(state_dict, path, {"classes": "\n".join(self.classes)})
+
+    def fake_batch(self, size: int) -> TrainBatch:
+        """Noise with labels, mixed like a real batch."""
+        shape = (size, self.cfg.in_chans, self.cfg.input_size, self.cfg.input_size)
+        images = torch.randn(shape, device=self.world.device)
+        targets = torch.arange(size, device=self.world.device) % self.num_classes
+        if self.mixer is not None:
+            images, targets = self.mixer(images, targets, epoch=0, batch=0, rank=self.world.rank)
+        return TrainBatch(images, targets, torch.arange(size))
+
+
+def data_spec(cfg: TrainConfig) -> DataSpec:
+    """Which data the options name."""
+    return DataSpec(
+        data_path=cfg.data_path,
+        data_set=cfg.data_set,
+        inat_category=cfg.inat_category,
+        decoder=cfg.decoder,
+        skip_corrupt=cfg.skip_corrupt,
+        fake_classes=cfg.num_classes or DataSpec.fake_classes,
+    )
+
+
+def transform_spec(cfg: TrainConfig) -> TransformSpec:
+    """How the options turn images into tensors."""
+    return TransformSpec(
+        input_size=cfg.input_size,
+        color_jitter=cfg.color_jitter,
+        aa=cfg.aa,
+        train_interpolation=cfg.train_interpolation,
+        reprob=cfg.reprob,
+        remode=cfg.remode,
+        recount=cfg.recount,
+        hflip=cfg.hflip,
+        in_chans=cfg.in_chans,
+    ).for_data_set(cfg.data_set)
+
+
+def mix_spec(cfg: TrainConfig) -> MixSpec:
+    """How the options mix images and smooth labels."""
+    return MixSpec(
+        mixup=cfg.mixup,
+        cutmix=cfg.cutmix,
+        cutmix_minmax=cfg.cutmix_minmax,
+        mixup_prob=cfg.mixup_prob,
+        mixup_switch_prob=cfg.mixup_switch_prob,
+        mixup_mode=cfg.mixup_mode,
+        smoothing=cfg.smoothing,
+    )
+
+
+def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
+    """The network by timm's name."""
+    if not timm.is_model(cfg.model):
+        near = timm.list_models(f"*{cfg.model}*")[:3] or timm.list_models("tcformer*")
+        raise UserError(f"--model {cfg.model} is not known; near are {', '.join(near)}.")
+    try:
+        return timm.create_model(
+            cfg.model,
+            pretrained=cfg.pretrained,
+            num_classes=num_classes,
+            in_chans=cfg.in_chans,
+            drop_rate=cfg.drop,
+            drop_path_rate=cfg.drop_path,
+        )
+    except TypeError as error:
+        raise UserError(f"--model {cfg.model} cannot be built with these options: {error}.") from error
+
+
+def _num_classes(cfg: TrainConfig, in_data: int) -> int:
+    """The classifier's width: `--num-classes`, which must cover the data, or the data's."""
+    if cfg.num_classes is None:
+        return in_data
+    if cfg.num_classes < in_data:
+        raise UserError(
+            f"--num-classes {cfg.num_classes} is fewer than the {in_data} classes of the data; leave it "
+            "out to take the number from the data."
+        )
+    return cfg.num_classes
+
+
+def _criterion(mixing: MixSpec) -> nn.Module:
+    """Soft targets whenever images are mixed (the published code forgot CutMix without mixup)."""
+    if mixing.active:
+        return SoftTargetCrossEntropy()
+    if mixing.smoothing > 0:
+        return LabelSmoothingCrossEntropy(mixing.smoothing)
+    return nn.CrossEntropyLoss()

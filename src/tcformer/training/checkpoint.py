@@ -1,0 +1,267 @@
+"""Training checkpoints: what is in them, how they are written, found and restored.
+
+A checkpoint is a plain dictionary of tensors and JSON-able values, so that a reader which never
+runs code (`tcformer.files.safe_torch_load`) can load it:
+
+==============  ==================================================================================
+key             content
+==============  ==================================================================================
+format          version of this layout
+model           state dict of the model
+model_ema       state dict of the averaged model, or None
+optimizer       state dict of the optimiser
+lr_scheduler    attributes of the schedule; for readers of the published layout, not restored here
+                (the rate is a function of the epoch and the configuration)
+scaler          state of the loss scaler, empty without one
+epoch           last finished epoch, 0-based; -1 before the first is finished
+step            batches done of the epoch after it; 0 at an epoch's end
+samples         images of that epoch that all processes together have used
+evaluated       whether `epoch` has been evaluated and logged
+best            {"epoch", the metric} of the best evaluation so far, or empty
+args            the configuration
+ranks           per process: random generator states and running averages
+==============  ==================================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tcformer.errors import UserError
+from tcformer.files import atomic_write, safe_torch_load
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World, gather_objects
+from tcformer.training.metrics import SmoothedValue
+from tcformer.training.optim import Ema, Precision
+from tcformer.training.options import to_json
+
+FORMAT = 1
+LAST, BEST, BEST_WEIGHTS = "checkpoint.pth", "best.pth", "best.safetensors"
+
+
+@dataclass
+class TrainState:
+    """Everything that changes while a run goes on."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    precision: Precision
+    ema: Ema
+    epoch: int = -1  # last finished
+    step: int = 0  # batches done of the next
+    evaluated: bool = True
+    best: dict[str, float] = field(default_factory=dict)
+    meters: dict[str, SmoothedValue] = field(default_factory=dict)  # of the epoch under way
+
+
+def snapshot(state: TrainState, cfg: TrainConfig, world: World) -> dict[str, Any]:
+    """The content of a checkpoint. To be called by every process."""
+    mine = {
+        "rng": rng_state(world.device),
+        "meters": {name: meter.state_dict() for name, meter in state.meters.items()},
+    }
+    average = state.ema.module
+    return {
+        "format": FORMAT,
+        "model": state.model.state_dict(),
+        "model_ema": None if average is None else average.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "lr_scheduler": _plain(state.scheduler.state_dict()),
+        "scaler": state.precision.scaler.state_dict(),
+        "epoch": state.epoch,
+        "step": state.step,
+        "samples": state.step * cfg.batch_size * world.size,
+        "evaluated": state.evaluated,
+        "best": dict(state.best),
+        "args": to_json(cfg),
+        "ranks": gather_objects(world, mine),
+    }
+
+
+def save(content: Mapping[str, Any], paths: Iterable[Path], world: World) -> None:
+    """Write a snapshot under each of the names, whole or not at all; the main process does it."""
+    if world.is_main:
+        for path in paths:
+            atomic_write(path, lambda stream: torch.save(dict(content), stream))
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """States of the random generators of this process, as tensors and plain numbers."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Put the random generators back to `rng_state`."""
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+
+
+def seed_everything(seed: int, rank: int) -> None:
+    """Seed torch (all devices), NumPy and Python; each process gets its own stream."""
+    torch.manual_seed(seed + rank)
+    np.random.seed((seed + rank) % 2**32)
+    random.seed(seed + rank)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A training checkpoint.
+
+    Raises:
+        UserError: missing, damaged, or it holds no training state.
+    """
+    return _checked(safe_torch_load(path), path)
+
+
+def _checked(content: Any, source: str | Path) -> dict[str, Any]:
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise UserError(
+            f"{source} is not a training checkpoint: it has no 'model' entry; for plain weights use "
+            "--finetune, or --resume together with --eval."
+        )
+    if int(content.get("format", 0)) > FORMAT:
+        raise UserError(
+            f"{source} was written by a newer version of tcformer (format {content['format']}, this "
+            f"one reads up to {FORMAT}); update tcformer."
+        )
+    return content
+
+
+def find_latest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint of a run's folder, with its content; None if there is none.
+
+    `checkpoint.pth` is the newest by construction. Only if it is damaged or gone are the others
+    looked through. A damaged one is named and left alone.
+    """
+    folder = Path(folder)
+    last = folder / LAST
+    if last.is_file():
+        content = _try_read(last)
+        if content is not None:
+            return last, content
+    others = [*folder.glob("checkpoint_*.pth"), folder / BEST]
+    whole = [(p, c) for p in others if p.is_file() and (c := _try_read(p)) is not None]
+    return max(whole, key=lambda found: (found[1]["epoch"], found[1].get("step", 0)), default=None)
+
+
+def _try_read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = read(path)
+        int(content["epoch"])
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        print(f"NOTICE: leaving out {path}, which cannot be resumed from: {error}")
+        return None
+    return content
+
+
+def restore(
+    state: TrainState,
+    content: Mapping[str, Any],
+    cfg: TrainConfig,
+    world: World,
+    load_weights: Callable[[nn.Module, Mapping[str, torch.Tensor]], None],
+) -> list[str]:
+    """Put `content` into `state`. Returns sentences about what could not be restored exactly.
+
+    The published code's checkpoints work too: weights, epoch, and the optimiser where it fits.
+
+    Raises:
+        UserError: the weights are those of another model or number of classes.
+    """
+    notes: list[str] = []
+    load_weights(state.model, content["model"])
+    average = state.ema.module
+    if average is not None:
+        if content.get("model_ema"):
+            load_weights(average, content["model_ema"])
+        else:
+            load_weights(average, content["model"])
+            notes.append("the checkpoint has no averaged weights, so the average starts anew")
+    try:
+        state.optimizer.load_state_dict(_with_own_settings(content["optimizer"], state.optimizer))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        notes.append(f"the optimiser starts anew, its saved state does not fit ({error})")
+    if content.get("scaler"):
+        state.precision.scaler.load_state_dict(content["scaler"])
+    state.epoch = int(content.get("epoch", -1))
+    if content.get("format") is None:
+        notes.append("it was written by the published code, which saves no random state")
+        return notes
+    state.best = dict(content["best"])
+    state.evaluated = bool(content["evaluated"])
+    state.step, rest = divmod(int(content["samples"]), cfg.batch_size * world.size)
+    if rest:
+        notes.append(f"the images per step have changed, so {rest} images are shown twice")
+    if len(content["ranks"]) != world.size:
+        notes.append(
+            f"it was written by {len(content['ranks'])} process(es), now there are {world.size}, so "
+            "dropout and drop path draw other numbers"
+        )
+        return notes
+    mine = content["ranks"][world.rank]
+    for name, saved in mine["meters"].items():
+        state.meters[name].load_state_dict(saved)
+    set_rng_state(mine["rng"], world.device)
+    return notes
+
+
+def _with_own_settings(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Saved moments under the current settings (rates, decay): the configuration decides those."""
+    groups = []
+    for theirs, ours in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        settings = {key: value for key, value in ours.items() if key != "params"}
+        groups.append({**settings, "params": theirs["params"]})
+    sizes = [len(group["params"]) for group in groups]
+    own = [group["params"] for group in optimizer.param_groups]
+    if sizes != [len(params) for params in own]:
+        raise ValueError("it has other parameter groups")
+    order = [index for group in groups for index in group["params"]]
+    for index, parameter in zip(order, (p for params in own for p in params), strict=True):
+        for name, value in saved["state"].get(index, {}).items():
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+    return {"state": _tensor_steps(saved["state"]), "param_groups": groups}
+
+
+def _tensor_steps(states: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Step counts as tensors: torch before 1.12, which the authors used, saved plain integers."""
+    return {
+        index: {
+            name: torch.tensor(float(value)) if name == "step" and isinstance(value, int) else value
+            for name, value in state.items()
+        }
+        for index, state in states.items()
+    }
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON-able part of a schedule's attributes."""
+    plain = (int, float, str, bool, type(None), list, tuple)
+    return {key: value for key, value in state.items() if isinstance(value, plain)}
+
+
+def configuration_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings a checkpoint was made with; the authors' are in an argparse namespace."""
+    args = content.get("args") or {}
+    return dict(vars(args)) if isinstance(args, argparse.Namespace) else dict(args)

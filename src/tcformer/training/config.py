@@ -1,0 +1,257 @@
+"""The one typed configuration of a training or evaluation run.
+
+Every option of the published training script is here under its own name, followed by ours. The
+field names are the keys of a config file and, with hyphens or underscores, the options of the
+command line. Nothing here imports torch: `tcformer train --help` must be quick.
+
+An option is honoured or refused with a reason (`check`); none is accepted and ignored.
+`tests/training/test_options.py` watches which fields a run reads and fails on one that nobody does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tcformer.errors import UserError
+
+# fmt: off
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of `tcformer train` and `tcformer evaluate`; times are epochs unless said."""
+
+    # Model
+    model: str = "tcformer"
+    """Model name: tcformer_nano, tcformer_light, tcformer, tcformer_large, or any name timm knows."""
+    num_classes: int | None = None
+    """Number of classes; None takes it from the data."""
+    input_size: int = 224
+    """Side of the square input, pixels."""
+    in_chans: int = 3
+    """Channels of the input: 3 (colour) or 1 (grey)."""
+    drop: float = 0.0
+    """Dropout rate, 0 to 1."""
+    drop_path: float = 0.1
+    """Stochastic depth rate of the last block, 0 to 1."""
+    pretrained: bool = False
+    """Start from the published ImageNet weights of the model."""
+    finetune: str = ""
+    """Path or URL of weights to start from; a classifier of another size is left out."""
+
+    # Data
+    data_path: str = "data"
+    """Folder that holds the data (ImageFolder: train/ and val/ with one folder a class)."""
+    data_set: str = "IMNET"
+    """IMNET (any ImageFolder), CIFAR (the 100 classes), CIFAR10, INAT, INAT19, digits, fake, or timm:NAME."""
+    inat_category: str = "name"
+    """Label used by INAT and INAT19: kingdom, phylum, class, order, supercategory, family, genus, name."""
+    batch_size: int = 128
+    """Images per process and step, in evaluation too."""
+    num_workers: int = 10
+    """Loader processes per training process; 0 loads in the training process."""
+    pin_mem: bool = True
+    """Load into pinned memory (only does anything with a GPU)."""
+    decoder: Literal["pil", "torchvision"] = "pil"
+    """Image reader: pil follows the recipe exactly, torchvision is faster."""
+    skip_corrupt: bool = False
+    """In evaluation, leave out unreadable images and count them; otherwise they are an error."""
+    repeated_aug: bool = False
+    """Show each image of an epoch's subset three times with different augmentation (off in the paper's runs)."""
+    use_mcloader: bool = False
+    """Refused: it read a cache server of the authors' site."""
+    cache_mode: bool = False
+    """Refused: it cached nothing, it only changed which process read which image."""
+
+    # Augmentation
+    color_jitter: float | None = 0.4
+    """Colour jitter strength; only used when --aa is None."""
+    aa: str | None = "rand-m9-mstd0.5-inc1"
+    """AutoAugment or RandAugment policy in timm's notation, or None."""
+    train_interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    """Interpolation of the training crop."""
+    hflip: float | None = None
+    """Probability of a horizontal flip in training, 0 to 1; None is 0.5, and 0 for digits."""
+    reprob: float = 0.25
+    """Probability of random erasing, 0 to 1."""
+    remode: Literal["pixel", "const", "rand"] = "pixel"
+    """What erased regions are filled with."""
+    recount: int = 1
+    """Greatest number of regions erased in an image."""
+    resplit: bool = False
+    """Refused: it spares the first of several augmentation splits from erasing, and there is only one split."""
+    smoothing: float = 0.1
+    """Label smoothing, 0 to 1."""
+    mixup: float = 0.8
+    """Mixup alpha; 0 switches mixup off."""
+    cutmix: float = 1.0
+    """CutMix alpha; 0 switches CutMix off."""
+    cutmix_minmax: tuple[float, float] | None = None
+    """Least and greatest side of the CutMix box as a share of the image; replaces --cutmix."""
+    mixup_prob: float = 1.0
+    """Probability that a batch is mixed at all, 0 to 1."""
+    mixup_switch_prob: float = 0.5
+    """Probability of CutMix instead of mixup when both are on, 0 to 1."""
+    mixup_mode: Literal["batch", "pair", "elem"] = "batch"
+    """Whether lambda is drawn per batch, per pair or per image."""
+
+    # Optimisation
+    epochs: int = 300
+    """Number of epochs, without the cool-down."""
+    start_epoch: int = 0
+    """First epoch (0-based) of a run that does not resume."""
+    opt: str = "adamw"
+    """Optimiser, by timm's name."""
+    opt_eps: float | None = 1e-8
+    """Epsilon of the optimiser; None keeps the optimiser's own."""
+    opt_betas: tuple[float, float] | None = None
+    """Betas of Adam-like optimisers; None keeps the optimiser's own (0.9 0.999)."""
+    momentum: float = 0.9
+    """Momentum of SGD-like optimisers."""
+    weight_decay: float = 0.05
+    """Weight decay, on parameters of two or more dimensions that are not biases."""
+    clip_grad: float | None = None
+    """Greatest norm of the gradient; None does not clip."""
+    accum: int = 1
+    """Steps whose gradients are added before one update; counts in the batch that scales the rate."""
+    sched: str = "cosine"
+    """Learning rate schedule, by timm's name; set once an epoch."""
+    lr: float = 5e-4
+    """Learning rate for 512 images per update; scaled by (batch size x processes x accum) / 512."""
+    warmup_lr: float = 1e-6
+    """Learning rate the warm-up starts from (not scaled)."""
+    warmup_epochs: int = 5
+    """Epochs of linear warm-up; it does not shift the cosine."""
+    min_lr: float = 1e-5
+    """Learning rate the schedule ends at (not scaled)."""
+    lr_noise: tuple[float, ...] | None = None
+    """Share(s) of the training, 0 to 1, at which noise on the learning rate starts (and ends)."""
+    lr_noise_pct: float = 0.67
+    """Greatest noise, as a share of the learning rate."""
+    lr_noise_std: float = 1.0
+    """Standard deviation of the noise, as a share of the learning rate."""
+    decay_epochs: float = 30
+    """Epochs between two decays of --sched step."""
+    decay_rate: float = 0.1
+    """Factor of each decay of --sched step (--dr is the same)."""
+    cooldown_epochs: int = 0
+    """Epochs at --min-lr after --epochs (the published default of 10 never ran)."""
+    patience_epochs: int = 10
+    """Only for --sched plateau, which is refused: its state cannot be resumed exactly."""
+    lr_schedule_compat: bool = False
+    """Use the rate one epoch late, as the published script does."""
+    ema: bool = False
+    """Keep a moving average of the weights; it is what is evaluated and kept as best."""
+    ema_decay: float = 0.9998
+    """Decay of the moving average per update."""
+
+    # Precision and machine
+    amp: Literal["auto", "off", "fp16", "bf16"] = "auto"
+    """Mixed precision; auto is fp16 on a GPU (as published) and off on a CPU."""
+    fp32_resume: bool = False
+    """Full precision and no loss scaling for the first two epochs after the start."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    device: str = "auto"
+    """Where to run: auto (a GPU if there is one), cpu, cuda, cuda:N or mps."""
+    threads: int = 0
+    """CPU threads per process; 0 leaves torch's choice."""
+    seed: int = 0
+    """Seed of everything random."""
+    world_size: int = 1
+    """Number of processes; the launcher decides it, and another value than its own is an error (1: no check)."""
+    dist_url: str = "env://"
+    """Where the processes meet."""
+    dist_eval: bool = True
+    """Share the evaluation among the processes; off lets each evaluate everything."""
+
+    # Run
+    output_dir: str = ""
+    """Folder for checkpoints, log and configuration; empty saves nothing."""
+    resume: str = ""
+    """Checkpoint to go on from: a path, a URL, or auto for the newest whole one in --output_dir."""
+    eval: bool = False
+    """Evaluate and stop."""
+    dry_run: bool = False
+    """Build everything, run one step on made-up images, print the plan, write nothing."""
+    eval_every: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    save_every: int = 10
+    """Epochs between the checkpoints that are kept (checkpoint_N.pth); 0 keeps only last and best."""
+    save_steps: int = 0
+    """Steps between saves of checkpoint.pth inside an epoch; 0 saves at the end of each epoch."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into --output_dir."""
+# fmt: on
+
+
+def check(cfg: TrainConfig) -> None:
+    """Raise `UserError` for the first option that is refused, out of range or contradictory.
+
+    The options about data and augmentation are checked where they are used, by the specifications
+    in `tcformer.data.spec`.
+    """
+    for refused, why in (
+        (cfg.use_mcloader, "--use-mcloader is refused: it read a cache server that only existed at "
+         "the authors' site; leave it out and give --data-path"),
+        (cfg.cache_mode, "--cache_mode is refused: it cached nothing and only changed which "
+         "process read which image; leave it out"),
+        (cfg.resplit, "--resplit is refused: it spares the first of several augmentation splits "
+         "from random erasing, and this recipe has only one split"),
+        (cfg.sched.startswith("plateau"), "--sched plateau is refused: its state cannot be "
+         "resumed exactly; use cosine, step or another schedule of the epoch"),
+        (cfg.patience_epochs != 10, "--patience-epochs is refused: only --sched plateau would "
+         "use it, and that cannot be resumed exactly"),
+    ):  # fmt: skip
+        if refused:
+            raise UserError(why + ".")
+    _check_ranges(cfg)
+    mixes = cfg.mixup > 0 or cfg.cutmix > 0 or cfg.cutmix_minmax is not None
+    if mixes and cfg.batch_size % 2 and not cfg.eval:
+        raise UserError(
+            f"--batch-size {cfg.batch_size} is odd, but mixup and CutMix pair the images of a "
+            "batch; use an even number or switch both off (--mixup 0 --cutmix 0)."
+        )
+    if cfg.start_epoch >= cfg.epochs + cfg.cooldown_epochs and not cfg.eval:
+        raise UserError(
+            f"--start_epoch {cfg.start_epoch} leaves nothing to do in {cfg.epochs} epochs; "
+            "give a larger --epochs."
+        )
+    if cfg.resume == "auto" and not cfg.output_dir:
+        raise UserError("--resume auto looks in --output_dir, which is empty; give one.")
+    if cfg.tensorboard and not cfg.output_dir:
+        raise UserError("--tensorboard writes into --output_dir, which is empty; give one.")
+
+
+def _check_ranges(cfg: TrainConfig) -> None:
+    """Bounds of the numbers, each with its option in the sentence."""
+    at_least: dict[str, float] = {
+        "batch_size": 1, "num_workers": 0, "epochs": 1, "start_epoch": 0, "weight_decay": 0, "accum": 1, "lr": 0, "warmup_lr": 0,
+        "warmup_epochs": 0, "min_lr": 0, "cooldown_epochs": 0, "threads": 0, "world_size": 1,
+        "eval_every": 1, "save_every": 0, "save_steps": 0, "lr_noise_pct": 0, "lr_noise_std": 0,
+        "decay_epochs": 0, "seed": 0,
+    }  # fmt: skip
+    for name, least in at_least.items():
+        if getattr(cfg, name) < least:
+            raise UserError(f"{option(name)} is {getattr(cfg, name)}, but at least {least} is meant.")
+    for name in ("drop", "drop_path", "ema_decay"):
+        if not 0 <= getattr(cfg, name) <= 1:
+            raise UserError(f"{option(name)} is {getattr(cfg, name)}, but 0 to 1 is meant.")
+    if cfg.num_classes is not None and cfg.num_classes < 1:
+        raise UserError(f"--num-classes is {cfg.num_classes}, but at least 1 is meant.")
+    if cfg.clip_grad is not None and cfg.clip_grad <= 0:
+        raise UserError(f"--clip-grad is {cfg.clip_grad}; give a positive norm, or None.")
+    if cfg.lr_noise is not None and len(cfg.lr_noise) not in (1, 2):
+        raise UserError(f"--lr-noise takes one or two numbers, not {len(cfg.lr_noise)}.")
+    if cfg.ema_decay != TrainConfig.ema_decay and not cfg.ema:
+        raise UserError("--ema-decay does nothing without --ema; add it or leave both out.")
+
+
+# The published script spelled most options with hyphens and these with underscores.
+_UNDERSCORED = {
+    "cache_mode", "output_dir", "start_epoch", "num_workers", "world_size", "dist_url",
+}  # fmt: skip
+
+
+def option(field: str) -> str:
+    """The spelling of a field as an option: `batch_size` -> `--batch-size`."""
+    return f"--{field}" if field in _UNDERSCORED else f"--{field.replace('_', '-')}"

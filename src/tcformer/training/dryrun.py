@@ -1,0 +1,165 @@
+"""`--dry-run`: find out before the queue what would end a job after it.
+
+Everything is built as for a real run and one training step is made, on made-up data. Nothing is
+written. What comes out is the plan, with a memory estimate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tcformer.errors import UserError
+from tcformer.training import loop
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World, broadcast_object
+from tcformer.training.metrics import peak_memory_mib
+from tcformer.training.optim import clip_gradients, parallel, scaled_lr
+from tcformer.training.task import Task
+
+_CPU_BATCH = 4  # a whole batch of a large model could take minutes there
+
+
+def dry_run(task: Task, cfg: TrainConfig, world: World, *, facts: Mapping[str, str]) -> list[str]:
+    """Try one step; the lines of the plan.
+
+    Args:
+        task: built as for training.
+        cfg: the configuration.
+        world: this process among all.
+        facts: what the task wants shown, such as the number of images.
+
+    Raises:
+        UserError: something that would end the real run.
+    """
+    _check_output(cfg)
+    state = loop.build_state(task, cfg, world)
+    resumes = loop.resume(state, task, dataclasses.replace(cfg, output_dir=_existing(cfg)), world)
+    model = parallel(state.model, world)
+    size = cfg.batch_size if world.device.type == "cuda" else min(cfg.batch_size, _CPU_BATCH)
+    saved = _one_step(task, cfg, state, model, size)
+    images = cfg.batch_size * world.size * cfg.accum
+    dtype = state.precision.dtype
+    epochs = cfg.epochs + cfg.cooldown_epochs
+    updates = -(-task.steps_per_epoch // cfg.accum)
+    lines = [
+        "Dry run: everything was built and one step was made on made-up data; nothing was written.",
+        *(f"{name}: {text}" for name, text in facts.items()),
+        f"model: {cfg.model}, {loop.count_parameters(task.model):,} parameters",
+        f"processes: {world.size} on {world.device.type}"
+        + (f" ({world.launcher}, {world.backend})" if world.size > 1 else ""),
+        f"batch: {cfg.batch_size} per process x {world.size} processes x {cfg.accum} accumulated = "
+        f"{images} images per update",
+        f"schedule: {epochs - state.epoch - 1} epochs of {task.steps_per_epoch} steps "
+        f"({updates} updates), {cfg.opt}, peak learning rate {scaled_lr(cfg, world.size):g}",
+        f"precision: {'float32' if dtype is None else str(dtype).removeprefix('torch.')}",
+        f"step tried with: {size} images per process"
+        + ("" if size == cfg.batch_size else f", fewer than --batch-size {cfg.batch_size}"),
+        f"memory per process, estimated: {_memory(cfg, model, saved, size)}",
+        f"output: {_output(cfg, task.model)}",
+        f"resume: {'from epoch ' + str(state.epoch + 1) if resumes else 'no, starts anew'}",
+        *_slurm(world, cfg),
+    ]
+    if world.device.type == "cuda":
+        lines.append(f"memory in use at the peak of that step: {peak_memory_mib(world.device):.0f} MiB")
+    return broadcast_object(world, lines)
+
+
+def _one_step(
+    task: Task, cfg: TrainConfig, state: loop.TrainState, model: nn.Module, size: int
+) -> int:
+    """Forward, backward and update; returns the bytes that were kept for the backward pass."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.train()
+    batch = task.fake_batch(size)
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with hooks, state.precision.autocast():
+        loss = task.loss(model, batch)
+    if not torch.isfinite(loss):
+        raise UserError(f"the loss of the first step is {loss.item()}; check --resume and --finetune.")
+    state.precision.scaler.scale(loss).backward()
+    state.precision.scaler.unscale_(state.optimizer)
+    clip_gradients(state.model, cfg.clip_grad)
+    state.precision.scaler.step(state.optimizer)
+    return sum(kept.values())
+
+
+def _memory(cfg: TrainConfig, model: nn.Module, saved: int, size: int) -> str:
+    """Weights, gradients, two moments and an average, plus what the backward pass keeps."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    copies = 4 + cfg.ema
+    activations = saved / size * cfg.batch_size
+    total = weights * copies + activations
+    return (
+        f"{total / 2**30:.2f} GiB ({copies} x {weights / 2**20:.0f} MiB of weights, gradients, "
+        f"optimiser{' and average' if cfg.ema else ''}; {activations / 2**30:.2f} GiB of activations)"
+    )
+
+
+def _check_output(cfg: TrainConfig) -> None:
+    """Refuse a folder that could not be written to, without creating it."""
+    if not cfg.output_dir:
+        return
+    folder = Path(cfg.output_dir).absolute()
+    parent = next(p for p in (folder, *folder.parents) if p.exists())
+    if not parent.is_dir():
+        raise UserError(f"--output_dir {cfg.output_dir} cannot be made: {parent} is a file.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"--output_dir {cfg.output_dir} cannot be written: no permission in {parent}.")
+
+
+def _existing(cfg: TrainConfig) -> str:
+    """The output folder if it is there to resume from."""
+    return cfg.output_dir if cfg.output_dir and Path(cfg.output_dir).is_dir() else ""
+
+
+def _output(cfg: TrainConfig, model: nn.Module) -> str:
+    """Where checkpoints would go, and their size against the space that is left."""
+    if not cfg.output_dir:
+        return "nothing is saved (--output_dir is empty)"
+    folder = Path(cfg.output_dir).absolute()
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    one = sum(v.numel() * v.element_size() for v in model.state_dict().values()) * (3 + cfg.ema)
+    kept = 2 + (-(-cfg.epochs // cfg.save_every) if cfg.save_every else 0)
+    note = "" if free > one * (kept + 1) else ", WHICH IS NOT ENOUGH"
+    return (
+        f"{cfg.output_dir}, up to {kept} checkpoints of about {one / 2**20:.0f} MiB, "
+        f"{free / 2**30:.1f} GiB free{note}"
+    )
+
+
+def _slurm(world: World, cfg: TrainConfig) -> list[str]:
+    """What Slurm gave, and what about it looks wrong."""
+    env = os.environ
+    if "SLURM_JOB_ID" not in env:
+        return ["slurm: not under Slurm"]
+    lines = [
+        f"slurm: job {env['SLURM_JOB_ID']}, {env.get('SLURM_NNODES', '?')} node(s), "
+        f"{env.get('SLURM_NTASKS', '1')} task(s), {env.get('SLURM_CPUS_PER_TASK', '?')} CPUs a task, "
+        f"{env.get('SLURM_GPUS_ON_NODE', 'no')} GPUs on this node"
+    ]
+    tasks = env.get("SLURM_NTASKS", "1")
+    if world.launcher == "slurm" and tasks.isdigit() and int(tasks) != world.size:
+        lines.append(f"slurm: warning: {tasks} tasks were asked for, but {world.size} run.")
+    cpus = env.get("SLURM_CPUS_PER_TASK", "")
+    if cpus.isdigit() and cfg.num_workers > int(cpus):
+        lines.append(
+            f"slurm: warning: --num_workers {cfg.num_workers} is more than the {cpus} CPUs of a task."
+        )
+    if world.device.type == "cpu" and env.get("SLURM_GPUS_ON_NODE", "0") not in ("", "0"):
+        lines.append("slurm: warning: the job has GPUs, but this process runs on the CPU.")
+    return lines

@@ -1,0 +1,88 @@
+"""What a run leaves behind beside its weights: configuration, log.txt, TensorBoard events."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tcformer.errors import UserError
+from tcformer.files import atomic_write, make_folder
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World
+from tcformer.training.options import to_json
+
+
+class RunLog:
+    """One JSON object per epoch in OUTPUT/log.txt; silent off the main process or without OUTPUT.
+
+    Args:
+        cfg: the configuration, written to OUTPUT/config.json.
+        world: this process among all.
+        first_epoch: epoch the run starts at. Lines of this epoch or later at the end of an existing
+            log belong to work that is about to be done again, and are taken off.
+        resumed: False leaves an existing log as it is and adds to it.
+    """
+
+    def __init__(
+        self, cfg: TrainConfig, world: World, *, first_epoch: int, resumed: bool
+    ) -> None:
+        self.path: Path | None = None
+        self._board: Any = None
+        if not (cfg.output_dir and world.is_main):
+            return
+        folder = make_folder(cfg.output_dir)
+        text = json.dumps(to_json(cfg), indent=2) + "\n"
+        atomic_write(folder / "config.json", lambda stream: stream.write(text.encode()))
+        self.path = folder / "log.txt"
+        if resumed and self.path.is_file():
+            self._take_off(first_epoch)
+        if cfg.tensorboard:
+            self._board = _summary_writer(folder, first_epoch)
+
+    def _take_off(self, first_epoch: int) -> None:
+        assert self.path is not None
+        lines = self.path.read_text().splitlines()
+        kept = len(lines)
+        while kept and _epoch_of(lines[kept - 1]) >= first_epoch:
+            kept -= 1
+        if kept < len(lines):
+            text = "".join(line + "\n" for line in lines[:kept])
+            atomic_write(self.path, lambda stream: stream.write(text.encode()))
+
+    def write(self, numbers: Mapping[str, float]) -> None:
+        """Append an epoch; the order of the keys is kept."""
+        if self.path is not None:
+            with self.path.open("a") as stream:
+                stream.write(json.dumps(numbers) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name.replace("_", "/", 1), value, int(numbers["epoch"]))
+            self._board.flush()
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch of a log line; a line cut short by a crash counts as the newest."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return float(json.loads(line)["epoch"])
+    return float("inf")
+
+
+def _summary_writer(folder: Path, first_epoch: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard needs the package tensorboard; install tcformer[train]."
+        ) from None
+    return SummaryWriter(str(folder), purge_step=first_epoch)

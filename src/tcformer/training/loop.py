@@ -1,0 +1,334 @@
+"""The training loop, to be read from the top: `fit`, then `train_one_epoch`.
+
+It trains whatever `Task` it is given: resume, one epoch after another, evaluate, keep the best,
+stop when asked, and leave behind files from which the run goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tcformer.training import checkpoint as ckpt
+from tcformer.training.checkpoint import TrainState
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import (
+    World,
+    all_reduce_sums,
+    broadcast_object,
+    gather_objects,
+    interrupt_reason,
+)
+from tcformer.training.interrupt import interrupt
+from tcformer.training.log import RunLog
+from tcformer.training.metrics import MetricLogger, OnProgress, SmoothedValue, hms
+from tcformer.training.optim import (
+    Ema,
+    build_optimizer,
+    build_precision,
+    build_scheduler,
+    clip_gradients,
+    parallel,
+    set_learning_rate,
+)
+from tcformer.training.task import Task
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, has saved what there was to save, and stops now."""
+
+
+class NotFinite(Exception):
+    """The loss became infinite or NaN; the message names step, rate and files."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training run came to."""
+
+    best: float  # of the task's metric
+    best_epoch: int
+    last: dict[str, float]  # the last evaluation
+    best_result: dict[str, float]  # the evaluation of the best epoch, empty if it was before a resume
+
+
+def fit(
+    task: Task, cfg: TrainConfig, world: World, *, on_progress: OnProgress | None = None
+) -> FitResult:
+    """Train `task` as `cfg` says.
+
+    Raises:
+        Interrupted: a signal asked for the end; everything is saved.
+        NotFinite: on every process, when the loss of any is not finite.
+    """
+    state = build_state(task, cfg, world)
+    resumed = resume(state, task, cfg, world)
+    if cfg.compile:
+        state.model.compile()
+    model = parallel(state.model, world)
+    epochs = cfg.epochs + cfg.cooldown_epochs
+    pending = not state.evaluated  # stopped after an epoch was saved, before it was evaluated
+    first = state.epoch + 1
+    log = RunLog(cfg, world, first_epoch=first - pending, resumed=resumed)
+    run = _Run(task, cfg, world, state, model, log, on_progress, first, epochs)
+
+    say(world, f"Start training for {cfg.epochs} epochs")
+    began = time.monotonic()
+    try:
+        if pending:
+            run.finish_epoch()
+        for epoch in range(first, epochs):
+            run.train_one_epoch(epoch)
+            run.save_epoch()
+            run.finish_epoch()
+    finally:
+        log.close()
+    say(world, f"Training time {hms(time.monotonic() - began)}")
+    best = state.best
+    return FitResult(
+        best.get(task.metric, math.nan), int(best.get("epoch", -1)), run.last, run.best_result
+    )
+
+
+@dataclass
+class _Run:
+    """The parts of a run that its steps share."""
+
+    task: Task
+    cfg: TrainConfig
+    world: World
+    state: TrainState
+    model: nn.Module  # state.model, or that wrapped for several processes
+    log: RunLog
+    on_progress: OnProgress | None
+    first_epoch: int
+    epochs: int
+
+    def __post_init__(self) -> None:
+        self.last: dict[str, float] = {}
+        self.best_result: dict[str, float] = {}
+
+    def train_one_epoch(self, epoch: int) -> None:
+        """From `state.step` (0, or where an interrupted run stopped) to the end of the epoch."""
+        task, cfg, state, precision = self.task, self.cfg, self.state, self.state.precision
+        steps = task.steps_per_epoch
+        set_learning_rate(state.scheduler, epoch, compat=cfg.lr_schedule_compat)
+        precision.paused = cfg.fp32_resume and epoch < self.first_epoch + 2
+        self.model.train()
+        state.optimizer.zero_grad(set_to_none=True)
+        meters = self._meters(epoch, "train")
+        meters.meters = state.meters
+        # The whole group whose gradients are added is repeated if a resume falls inside one.
+        start = state.step // cfg.accum * cfg.accum
+        if start == 0:
+            reset_meters(state)
+        batches = task.batches(epoch, start)
+        for step, batch in meters.log_every(batches, steps, f"Epoch: [{epoch}]", start=start):
+            group = min(cfg.accum, steps - step // cfg.accum * cfg.accum)
+            updates = (step + 1) % cfg.accum == 0 or step + 1 == steps
+            # Between the steps of a group, processes need not exchange their gradients.
+            alone = contextlib.nullcontext() if updates else no_sync(self.model)
+            with alone:
+                with precision.autocast():
+                    loss = task.loss(self.model, batch)
+                value = loss.item()
+                stop = self._agree(value, epoch, step, batch)
+                scaled = loss / group
+                (precision.scaler.scale(scaled) if precision.scales else scaled).backward()
+            state.meters["lr"].update(state.optimizer.param_groups[0]["lr"])
+            state.meters["loss"].update(value)
+            if not updates:
+                continue
+            self._update()
+            state.step = step + 1
+            if state.step < steps:
+                if stop:
+                    self._save(ckpt.LAST)
+                    raise Interrupted(interrupt.reason)
+                if cfg.save_steps and state.step // cfg.save_steps > start // cfg.save_steps:
+                    start = state.step
+                    self._save(ckpt.LAST)
+        meters.synchronise()
+        say(self.world, f"Averaged stats: {meters}")
+        state.epoch, state.step, state.evaluated = epoch, 0, False
+
+    def _agree(self, loss: float, epoch: int, step: int, batch: Any) -> bool:
+        """Whether anybody was asked to stop; ends all processes if any loss is not finite.
+
+        One small sum over all processes per step, so that all do the same thing at the same step.
+        """
+        bad = not math.isfinite(loss)
+        flags = all_reduce_sums(self.world, torch.tensor([interrupt.requested, bad]))
+        stop, anywhere_bad = (bool(flag) for flag in flags.tolist())
+        if anywhere_bad:
+            mine = ""
+            if bad:
+                rate = self.state.optimizer.param_groups[0]["lr"]
+                mine = (
+                    f"Loss is {loss}, stopping training (epoch {epoch}, step {step}, lr {rate:g}, "
+                    f"files: {self.task.describe(batch)})"
+                )
+            raise NotFinite(first_of_all(self.world, mine))
+        return bool(stop and interrupt_reason(self.world))
+
+    def _update(self) -> None:
+        """One step of the optimiser with the gradients at hand."""
+        state, precision = self.state, self.state.precision
+        if precision.scales:
+            precision.scaler.unscale_(state.optimizer)
+        clip_gradients(state.model, self.cfg.clip_grad)
+        if precision.scales:
+            precision.scaler.step(state.optimizer)
+            precision.scaler.update()
+        else:
+            state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.ema.update(state.model)
+
+    def save_epoch(self) -> None:
+        """Save the epoch that was just trained, before its evaluation, as published."""
+        every = self.cfg.save_every
+        keep = every > 0 and self.state.epoch % every == 0
+        self._save(ckpt.LAST, *([f"checkpoint_{self.state.epoch}.pth"] if keep else []))
+        if interrupt_reason(self.world):
+            raise Interrupted(interrupt.reason)
+
+    def finish_epoch(self) -> None:
+        """Evaluate the last trained epoch, keep it if it is the best, and log it."""
+        state, task, cfg = self.state, self.task, self.cfg
+        epoch = state.epoch
+        due = (epoch + 1) % cfg.eval_every == 0 or epoch + 1 == self.epochs
+        result = self._evaluate() if due else {}
+        state.evaluated = True
+        if due:
+            self.last = result
+            if result[task.metric] > state.best.get(task.metric, -math.inf):
+                state.best = {"epoch": epoch, task.metric: result[task.metric]}
+                self.best_result = result
+                self._save(ckpt.BEST)
+                self._save_best_weights()
+            say(self.world, f"Max accuracy: {state.best.get(task.metric, math.nan):.2f}%")
+        self.log.write(
+            {
+                **{f"train_{name}": meter.global_avg for name, meter in state.meters.items()},
+                **{f"test_{name}": value for name, value in result.items()},
+                "epoch": epoch,
+                "n_parameters": count_parameters(state.model),
+                **task.epoch_facts(),
+            }
+        )
+
+    def _evaluate(self) -> dict[str, float]:
+        log = self._meters(self.state.epoch, "test")
+        average = self.state.ema.module
+        model = self.state.model if average is None else average
+        result = self.task.evaluate(model, log, self.state.precision.autocast)
+        for line in self.task.report(result):
+            say(self.world, line)
+        return result
+
+    def _save(self, *names: str) -> None:
+        if self.cfg.output_dir:
+            content = ckpt.snapshot(self.state, self.cfg, self.world)
+            ckpt.save(content, [Path(self.cfg.output_dir) / name for name in names], self.world)
+
+    def _save_best_weights(self) -> None:
+        if self.cfg.output_dir and self.world.is_main:
+            best = self.state.ema.module or self.state.model
+            self.task.save_weights(best.state_dict(), Path(self.cfg.output_dir) / ckpt.BEST_WEIGHTS)
+
+    def _meters(self, epoch: int, phase: str) -> MetricLogger:
+        return MetricLogger(self.world, self.on_progress, phase, epoch, self.epochs)
+
+
+def build_state(task: Task, cfg: TrainConfig, world: World) -> TrainState:
+    """Optimiser, schedule, precision and average around the task's model."""
+    optimizer = build_optimizer(cfg, task.model, world.size)
+    state = TrainState(
+        model=task.model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(cfg, optimizer),
+        precision=build_precision(cfg, world.device),
+        ema=Ema(cfg, task.model),
+        epoch=cfg.start_epoch - 1,
+    )
+    reset_meters(state)
+    return state
+
+
+def reset_meters(state: TrainState) -> None:
+    """Start the averages of an epoch."""
+    state.meters = {"lr": SmoothedValue("{value:.6f}"), "loss": SmoothedValue()}
+
+
+def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> bool:
+    """Restore `--resume`, if there is something to resume from; True if so."""
+    path, content = None, None
+    if world.is_main:
+        path, content = find_resume(cfg)
+    source = broadcast_object(world, str(path) if path else "")
+    if not source:
+        return False
+    if content is None:
+        content = ckpt.read(source)
+    say(world, f"resume from{source}")
+
+    def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+        task.load_weights(model, weights, source)
+
+    for note in ckpt.restore(state, content, cfg, world, load_weights):
+        say(world, f"NOTICE: resuming from {source}: {note}.")
+    return True
+
+
+def find_resume(cfg: TrainConfig) -> tuple[str | Path | None, dict[str, Any] | None]:
+    """Where to go on from. A run that was started again by Slurm or torchrun goes on by itself."""
+    if cfg.output_dir and (cfg.resume == "auto" or was_restarted()):
+        found = ckpt.find_latest(cfg.output_dir)
+        if found:
+            return found
+    if cfg.resume in ("", "auto"):
+        return None, None
+    if not Path(cfg.resume).is_file():
+        print(f"NOTICE:{cfg.resume} does not exist!")
+        return None, None
+    return cfg.resume, None
+
+
+def was_restarted() -> bool:
+    """Whether Slurm requeued this job, or torchrun restarted its processes."""
+    counts = (os.environ.get(f"{who}_RESTART_COUNT", "0") for who in ("SLURM", "TORCHELASTIC"))
+    return any(count.isdigit() and int(count) > 0 for count in counts)
+
+
+def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Keep gradients to this process, where there are several."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
+def first_of_all(world: World, text: str) -> str:
+    """The first text, by rank, that is not empty."""
+    return next((t for t in gather_objects(world, text) if t), "")
+
+
+def say(world: World, line: str) -> None:
+    """Print on the main process."""
+    if world.is_main:
+        print(line, flush=True)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trained parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+

@@ -1,0 +1,158 @@
+"""Optimiser, learning rate and precision of the recipe, over timm's parts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tcformer.errors import UserError
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World
+
+REFERENCE_BATCH = 512
+"""Images per update that `--lr` is meant for."""
+
+
+def scaled_lr(cfg: TrainConfig, world_size: int) -> float:
+    """The peak learning rate: `--lr` times the images per update over 512 (linear scaling)."""
+    return cfg.lr * cfg.batch_size * world_size * cfg.accum / REFERENCE_BATCH
+
+
+def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torch.optim.Optimizer:
+    """timm's optimiser by name; group 0 is not decayed, group 1 is, each in module order.
+
+    Decayed are the parameters with two or more dimensions that are not biases.
+    """
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    known = list_optimizers()
+    if cfg.opt.lower() not in known:
+        raise UserError(f"--opt {cfg.opt} is not an optimiser of timm; known are {', '.join(known)}.")
+    extra: dict[str, Any] = {}
+    if cfg.opt_eps is not None:
+        extra["eps"] = cfg.opt_eps
+    if cfg.opt_betas is not None:
+        extra["betas"] = cfg.opt_betas
+    try:
+        return create_optimizer_v2(
+            model,
+            opt=cfg.opt.lower(),
+            lr=scaled_lr(cfg, world_size),
+            weight_decay=cfg.weight_decay,
+            momentum=cfg.momentum,
+            **extra,
+        )
+    except TypeError as error:  # SGD takes no eps, for instance
+        raise UserError(
+            f"--opt {cfg.opt} cannot take these settings ({error}); give --opt-eps None or "
+            "--opt-betas None to leave them out."
+        ) from error
+
+
+def build_scheduler(cfg: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
+    """timm's schedule by name, a function of the epoch (see `set_learning_rate`)."""
+    from timm.scheduler import create_scheduler_v2
+
+    noise = list(cfg.lr_noise) if cfg.lr_noise else None
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=cfg.sched,
+        num_epochs=cfg.epochs,
+        decay_epochs=cfg.decay_epochs,
+        cooldown_epochs=cfg.cooldown_epochs,
+        decay_rate=cfg.decay_rate,
+        min_lr=cfg.min_lr,
+        warmup_lr=cfg.warmup_lr,
+        warmup_epochs=cfg.warmup_epochs,
+        noise=noise[0] if noise and len(noise) == 1 else noise,
+        noise_pct=cfg.lr_noise_pct,
+        noise_std=cfg.lr_noise_std,
+        noise_seed=cfg.seed,
+    )
+    if scheduler is None:
+        raise UserError(f"--sched {cfg.sched} is not a schedule of timm; use cosine, step or poly.")
+    return scheduler
+
+
+def set_learning_rate(scheduler: Any, epoch: int, *, compat: bool = False) -> None:
+    """Set the rate of the epoch about to run.
+
+    The published script steps its schedule with `e` after epoch `e`, so epoch e+1 runs at the rate
+    meant for e and the first rate is used twice. `compat` does the same.
+    """
+    scheduler.step(max(epoch - 1, 0) if compat else epoch)
+
+
+@dataclass
+class Precision:
+    """Autocast and loss scaling of a run."""
+
+    device_type: str
+    dtype: torch.dtype | None  # None: float32 throughout
+    scaler: torch.amp.GradScaler
+    paused: bool = False  # --fp32-resume: full precision for now
+
+    @property
+    def scales(self) -> bool:
+        """Whether the loss is scaled at the moment."""
+        return self.scaler.is_enabled() and not self.paused
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The context for a forward pass."""
+        if self.dtype is None or self.paused:
+            yield
+            return
+        with torch.autocast(self.device_type, dtype=self.dtype):
+            yield
+
+
+def build_precision(cfg: TrainConfig, device: torch.device) -> Precision:
+    """One precision, with one loss scaler, for the whole run.
+
+    The published script makes a new scaler every epoch, so each epoch begins by overflowing.
+    """
+    amp = cfg.amp
+    if amp == "auto":
+        amp = "fp16" if device.type == "cuda" else "off"
+    dtype = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}[amp]
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+    return Precision(device.type, dtype, scaler)
+
+
+class Ema:
+    """Moving average of the weights (timm's `ModelEmaV3`), or nothing when switched off."""
+
+    def __init__(self, cfg: TrainConfig, model: nn.Module) -> None:
+        from timm.utils import ModelEmaV3
+
+        self._average = ModelEmaV3(model, decay=cfg.ema_decay) if cfg.ema else None
+
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the weights of `model`, after an optimiser step."""
+        if self._average is not None:
+            self._average.update(model)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The averaged model, or None."""
+        return None if self._average is None else self._average.module
+
+
+def parallel(model: nn.Module, world: World) -> nn.Module:
+    """The model, averaging gradients over the processes when there are several."""
+    if world.size == 1:
+        return model
+    devices = [world.device] if world.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+
+
+def clip_gradients(model: nn.Module, max_norm: float | None) -> None:
+    """Scale the gradients down to `max_norm`, if given."""
+    if max_norm is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)

@@ -1,0 +1,221 @@
+"""From a config file and a command line to one checked `TrainConfig`. Imports no torch.
+
+The command line wins over the config file, the config file over the defaults. (The published
+script does the reverse: keys of its config silently overwrite what was typed.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import re
+import runpy
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import tcformer
+from tcformer.errors import UserError
+from tcformer.training.config import TrainConfig, check, option
+
+_ALIASES = {"dr": "decay_rate"}
+_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+
+
+def parse(argv: list[str], *, prog: str, description: str, **fixed: Any) -> TrainConfig:
+    """The configuration of a command line: `[--config] CONFIG [options]`.
+
+    Args:
+        argv: arguments without the name of the program or verb.
+        prog: how the command is called in its help.
+        description: first lines of the help.
+        fixed: fields that the verb sets whatever was typed (`eval=True`).
+
+    Raises:
+        UserError: unknown option or key, wrong value, missing config file.
+        SystemExit: with code 0, after `--help`.
+    """
+    import tyro  # 0.1 s: only when a command line is really parsed
+
+    config, rest = _split_config(argv)
+    values = load_config(config) if config else {}
+    default = build(values, where=str(config))
+    rest = _with_known_names(rest)
+    heading = f"{description}\n\nusage: {prog} CONFIG [options]; CONFIG is a Python file or config.json."
+    # tyro frames its messages over several lines; people get one sentence instead.
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            cfg = tyro.cli(
+                TrainConfig,
+                prog=prog,
+                description=heading,
+                args=rest,
+                default=default,
+            )
+    except SystemExit as stop:
+        if stop.code:
+            raise UserError(_one_sentence(complaint.getvalue(), prog)) from None
+        raise
+    cfg = dataclasses.replace(cfg, **fixed)
+    check(cfg)
+    return cfg
+
+
+def build(values: Mapping[str, Any], *, where: str = "the configuration") -> TrainConfig:
+    """A `TrainConfig` from plain values, each key and type checked; `where` names their origin."""
+    known = {}
+    for key, value in values.items():
+        name = _ALIASES.get(key, key).replace("-", "_")
+        if name not in _FIELDS:
+            raise UserError(f"{where} sets {key!r}, which is not an option{_nearest(name)}.")
+        known[name] = _typed(name, value, where)
+    return TrainConfig(**known)
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """All settings of a config file.
+
+    A Python file may hold any number of top-level dictionaries; later ones win. A JSON file holds
+    one object, such as the `config.json` that a run writes beside its results.
+
+    Raises:
+        UserError: no such file, or the file cannot be read as a configuration.
+    """
+    found = find_config(path)
+    if found.suffix == ".json":
+        try:
+            values = json.loads(found.read_text())
+        except ValueError as error:
+            raise UserError(f"{found} is not valid JSON ({error}).") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{found} must hold one JSON object.")
+        return values
+    try:
+        names = runpy.run_path(str(found))
+    except Exception as error:  # anything can go wrong in somebody's file: name the file
+        raise UserError(f"{found} cannot be read: {type(error).__name__}: {error}.") from error
+    merged: dict[str, Any] = {}
+    for name, value in names.items():
+        if isinstance(value, dict) and not name.startswith("__"):
+            merged.update(value)
+    return merged
+
+
+def find_config(path: str | Path) -> Path:
+    """The file of that name on disk or, failing that, among the configs shipped with the package."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for root in _shipped_roots():
+        for name in (inside, inside.with_name(inside.name + ".py")):
+            if not path.is_absolute() and (root / name).is_file():
+                return root / name
+    shipped = [f"configs/{p.relative_to(r).as_posix()}" for r in _shipped_roots() for p in r.rglob("*.py")]
+    near = difflib.get_close_matches(path.as_posix(), shipped, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else f"; shipped are {', '.join(sorted(shipped))}."
+    raise UserError(f"the config file {path} does not exist{hint}")
+
+
+def _shipped_roots() -> list[Path]:
+    """Where the shipped configs are: inside an installed wheel, or beside `src` in a clone."""
+    package = Path(tcformer.__file__).parent
+    roots = [package / "configs", package.parents[1] / "configs"]
+    return [root for root in roots if root.is_dir()]
+
+
+def _split_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Take CONFIG, positional or `--config CONFIG`, out of the arguments."""
+    rest = list(argv)
+    for i, word in enumerate(rest):
+        if word == "--config":
+            if i + 1 == len(rest):
+                raise UserError("--config needs a file; name a Python file such as configs/tcformer/tcformer.py.")
+            return rest[i + 1], rest[:i] + rest[i + 2 :]
+        if word.startswith("--config="):
+            return word.split("=", 1)[1], rest[:i] + rest[i + 1 :]
+    if rest and not rest[0].startswith("-"):
+        return rest[0], rest[1:]
+    return None, rest
+
+
+def _with_known_names(argv: list[str]) -> list[str]:
+    """Aliases replaced; an unknown option is refused here, with the nearest known one named."""
+    out = []
+    for word in argv:
+        if not word.startswith("--"):
+            out.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        field = name.replace("-", "_")
+        field = _ALIASES.get(field, field)
+        bare = field.removeprefix("no_")
+        is_switch = bare in _FIELDS and _FIELDS[bare].type == "bool"
+        if field not in _FIELDS and not is_switch and field != "help":
+            raise UserError(f"--{name} is not an option{_nearest(field, as_option=True)}.")
+        out.append("--" + field.replace("_", "-") + equals + value)
+    return out
+
+
+def _nearest(name: str, *, as_option: bool = False) -> str:
+    near = difflib.get_close_matches(name, [*_FIELDS], n=1, cutoff=0.5)
+    if not near:
+        return "; see tcformer train --help"
+    return f"; the nearest one is {option(near[0]) if as_option else repr(near[0])}"
+
+
+def _one_sentence(complaint: str, prog: str) -> str:
+    """The first paragraph of tyro's framed message."""
+    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in complaint.splitlines()]
+    text = " ".join(lines)
+    title = re.match(r"\s*(Value error|Parsing error|Unrecognized options|Unrecognized.*?|Missing.*?)\s", text)
+    body = text[title.end() :] if title else text
+    body = re.split(r"Got errors:|Argument helptext:|For full helptext|Perhaps you meant", body)[0]
+    body = re.sub(r"\s+", " ", body).strip().rstrip(".")
+    return f"{body}; see {prog} --help."
+
+
+def _typed(name: str, value: Any, where: str) -> Any:
+    """The value as the field's type, or a sentence that says what is wanted."""
+    wanted = typing.get_type_hints(TrainConfig)[name]
+    for kind in typing.get_args(wanted) if _is_union(wanted) else (wanted,):
+        fits, result = _fit(kind, value)
+        if fits:
+            return result
+    meant = re.sub(r"typing\.|<class '|'>", "", str(wanted))
+    raise UserError(f"{where} sets {name} to {value!r}, but {meant} is meant.")
+
+
+def _fit(kind: Any, value: Any) -> tuple[bool, Any]:
+    """Whether `value` may stand for `kind`, and what it becomes (a list becomes a tuple)."""
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind), value
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False, None
+        inner = typing.get_args(kind)
+        kinds: Iterable[Any] = [inner[0]] * len(value) if inner[-1] is ... else inner
+        if inner[-1] is not ... and len(inner) != len(value):
+            return False, None
+        fits = [_fit(k, v) for k, v in zip(kinds, value, strict=True)]
+        return all(ok for ok, _ in fits), tuple(v for _, v in fits)
+    if isinstance(value, bool) and kind is not bool:
+        return False, None
+    if kind is float and isinstance(value, int):
+        return True, float(value)
+    return isinstance(value, kind), value
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (Union, types.UnionType)
+
+
+def to_json(cfg: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON-able values; `build(to_json(cfg)) == cfg`."""
+    return json.loads(json.dumps(dataclasses.asdict(cfg)))

@@ -1,0 +1,62 @@
+"""What the loop asks of a thing that can be trained. The loop knows no task, a task no loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from tcformer.training.metrics import MetricLogger
+
+
+class Task(Protocol):
+    """A model, its data, its loss and its evaluation.
+
+    Attributes:
+        model: the network, on its device, not wrapped; the loop trains its parameters.
+        steps_per_epoch: number of batches of an epoch, the same on every process.
+        metric: key of `evaluate`'s result that decides which checkpoint is best; larger is better.
+    """
+
+    model: nn.Module
+    steps_per_epoch: int
+    metric: str
+
+    def batches(self, epoch: int, start: int) -> Iterator[Any]:
+        """This process's training batches of `epoch` from number `start` on, on the device.
+
+        The batches must be a function of (seed, epoch, number) alone, and loading them must leave
+        the global random generators alone: the loop saves those for an exact resume.
+        """
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Mean loss of a batch, a scalar with a gradient. The loop has entered autocast."""
+
+    def describe(self, batch: Any) -> str:
+        """The files of a batch, for the message about a loss that is not finite."""
+
+    def evaluate(
+        self, model: nn.Module, log: MetricLogger, autocast: Callable[[], AbstractContextManager[None]]
+    ) -> dict[str, float]:
+        """Measure `model` on the validation set, together with the other processes.
+
+        Every process returns the same numbers. `autocast()` is the context for each forward pass.
+        """
+
+    def report(self, result: Mapping[str, float]) -> list[str]:
+        """Lines to print after an evaluation."""
+
+    def epoch_facts(self) -> dict[str, float]:
+        """Further numbers of the last epoch for the log, such as corrupt images met."""
+
+    def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+        """Copy weights into `model`, or raise a UserError that names `where` and what differs."""
+
+    def fake_batch(self, size: int) -> Any:
+        """A made-up training batch of `size` items, on the device."""
+
+    def save_weights(self, state_dict: Mapping[str, Tensor], path: Path) -> None:
+        """Write weights alone, in the format the package loads models from."""
