@@ -137,13 +137,13 @@ def read(path: str | Path) -> dict[str, Any]:
 def _checked(content: Any, source: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise UserError(
-            f"{source} is not a training checkpoint: it has no 'model' entry; for plain weights use "
-            "--finetune, or --resume together with --eval."
+            f"{source} is not a training checkpoint: it has no 'model' entry; for plain weights "
+            "use --finetune, or --resume together with --eval."
         )
     if int(content.get("format", 0)) > FORMAT:
         raise UserError(
-            f"{source} was written by a newer version of tcformer (format {content['format']}, this "
-            f"one reads up to {FORMAT}); update tcformer."
+            f"{source} was written by a newer version of tcformer (format {content['format']}, "
+            f"this one reads up to {FORMAT}); update tcformer."
         )
     return content
 
@@ -215,8 +215,8 @@ def restore(
         notes.append(f"the images per step have changed, so {rest} images are shown twice")
     if len(content["ranks"]) != world.size:
         notes.append(
-            f"it was written by {len(content['ranks'])} process(es), now there are {world.size}, so "
-            "dropout and drop path draw other numbers"
+            f"it was written by {len(content['ranks'])} process(es), now there are {world.size}, "
+            "so dropout and drop path draw other numbers"
         )
         return notes
     mine = content["ranks"][world.rank]
@@ -226,7 +226,9 @@ def restore(
     return notes
 
 
-def _with_own_settings(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _with_own_settings(
+    saved: Mapping[str, Any], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     """Saved moments under the current settings (rates, decay): the configuration decides those."""
     groups = []
     for theirs, ours in zip(saved["param_groups"], optimizer.param_groups, strict=True):
@@ -240,7 +242,9 @@ def _with_own_settings(saved: Mapping[str, Any], optimizer: torch.optim.Optimize
     for index, parameter in zip(order, (p for params in own for p in params), strict=True):
         for name, value in saved["state"].get(index, {}).items():
             if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
+                )
     return {"state": _tensor_steps(saved["state"]), "param_groups": groups}
 
 

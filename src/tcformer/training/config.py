@@ -15,6 +15,7 @@ from typing import Literal
 
 from tcformer.errors import UserError
 
+
 # fmt: off
 @dataclass(frozen=True)
 class TrainConfig:
@@ -22,7 +23,7 @@ class TrainConfig:
 
     # Model
     model: str = "tcformer"
-    """Model name: tcformer_nano, tcformer_light, tcformer, tcformer_large, or any name timm knows."""
+    """tcformer_nano, tcformer_light, tcformer, tcformer_large, or any name timm knows."""
     num_classes: int | None = None
     """Number of classes; None takes it from the data."""
     input_size: int = 224
@@ -42,9 +43,9 @@ class TrainConfig:
     data_path: str = "data"
     """Folder that holds the data (ImageFolder: train/ and val/ with one folder a class)."""
     data_set: str = "IMNET"
-    """IMNET (any ImageFolder), CIFAR (the 100 classes), CIFAR10, INAT, INAT19, digits, fake, or timm:NAME."""
+    """IMNET (any ImageFolder), CIFAR (100 classes), CIFAR10, INAT, INAT19, digits, fake or timm:X."""
     inat_category: str = "name"
-    """Label used by INAT and INAT19: kingdom, phylum, class, order, supercategory, family, genus, name."""
+    """Label of INAT*: kingdom, phylum, class, order, supercategory, family, genus, name."""
     batch_size: int = 128
     """Images per process and step, in evaluation too."""
     num_workers: int = 10
@@ -56,7 +57,7 @@ class TrainConfig:
     skip_corrupt: bool = False
     """In evaluation, leave out unreadable images and count them; otherwise they are an error."""
     repeated_aug: bool = False
-    """Show each image of an epoch's subset three times with different augmentation (off in the paper's runs)."""
+    """Three augmented versions of each image of an epoch (the published runs had none)."""
     use_mcloader: bool = False
     """Refused: it read a cache server of the authors' site."""
     cache_mode: bool = False
@@ -78,7 +79,7 @@ class TrainConfig:
     recount: int = 1
     """Greatest number of regions erased in an image."""
     resplit: bool = False
-    """Refused: it spares the first of several augmentation splits from erasing, and there is only one split."""
+    """Refused: it is about the first of several augmentation splits, and there is only one."""
     smoothing: float = 0.1
     """Label smoothing, 0 to 1."""
     mixup: float = 0.8
@@ -112,7 +113,7 @@ class TrainConfig:
     clip_grad: float | None = None
     """Greatest norm of the gradient; None does not clip."""
     accum: int = 1
-    """Steps whose gradients are added before one update; counts in the batch that scales the rate."""
+    """Steps whose gradients are added for one update; counts in the batch that scales --lr."""
     sched: str = "cosine"
     """Learning rate schedule, by timm's name; set once an epoch."""
     lr: float = 5e-4
@@ -158,7 +159,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of everything random."""
     world_size: int = 1
-    """Number of processes; the launcher decides it, and another value than its own is an error (1: no check)."""
+    """Number of processes, checked against what the launcher started; 1 does not check."""
     dist_url: str = "env://"
     """Where the processes meet."""
     dist_eval: bool = True
@@ -176,7 +177,7 @@ class TrainConfig:
     eval_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     save_every: int = 10
-    """Epochs between the checkpoints that are kept (checkpoint_N.pth); 0 keeps only last and best."""
+    """Epochs between checkpoints that are kept (checkpoint_N.pth); 0 keeps only last and best."""
     save_steps: int = 0
     """Steps between saves of checkpoint.pth inside an epoch; 0 saves at the end of each epoch."""
     tensorboard: bool = False
@@ -225,14 +226,17 @@ def check(cfg: TrainConfig) -> None:
 def _check_ranges(cfg: TrainConfig) -> None:
     """Bounds of the numbers, each with its option in the sentence."""
     at_least: dict[str, float] = {
-        "batch_size": 1, "num_workers": 0, "epochs": 1, "start_epoch": 0, "weight_decay": 0, "accum": 1, "lr": 0, "warmup_lr": 0,
-        "warmup_epochs": 0, "min_lr": 0, "cooldown_epochs": 0, "threads": 0, "world_size": 1,
+        "batch_size": 1, "num_workers": 0, "epochs": 1, "start_epoch": 0, "weight_decay": 0,
+        "accum": 1, "lr": 0, "warmup_lr": 0, "warmup_epochs": 0, "min_lr": 0,
+        "cooldown_epochs": 0, "threads": 0, "world_size": 1,
         "eval_every": 1, "save_every": 0, "save_steps": 0, "lr_noise_pct": 0, "lr_noise_std": 0,
         "decay_epochs": 0, "seed": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if getattr(cfg, name) < least:
-            raise UserError(f"{option(name)} is {getattr(cfg, name)}, but at least {least} is meant.")
+            raise UserError(
+                f"{option(name)} is {getattr(cfg, name)}, but at least {least} is meant."
+            )
     for name in ("drop", "drop_path", "ema_decay"):
         if not 0 <= getattr(cfg, name) <= 1:
             raise UserError(f"{option(name)} is {getattr(cfg, name)}, but 0 to 1 is meant.")

@@ -67,7 +67,9 @@ def dry_run(task: Task, cfg: TrainConfig, world: World, *, facts: Mapping[str, s
         *_slurm(world, cfg),
     ]
     if world.device.type == "cuda":
-        lines.append(f"memory in use at the peak of that step: {peak_memory_mib(world.device):.0f} MiB")
+        lines.append(
+            f"memory in use at the peak of that step: {peak_memory_mib(world.device):.0f} MiB"
+        )
     return broadcast_object(world, lines)
 
 
@@ -90,7 +92,9 @@ def _one_step(
     with hooks, state.precision.autocast():
         loss = task.loss(model, batch)
     if not torch.isfinite(loss):
-        raise UserError(f"the loss of the first step is {loss.item()}; check --resume and --finetune.")
+        raise UserError(
+            f"the loss of the first step is {loss.item()}; check --resume and --finetune."
+        )
     state.precision.scaler.scale(loss).backward()
     state.precision.scaler.unscale_(state.optimizer)
     clip_gradients(state.model, cfg.clip_grad)
@@ -106,7 +110,7 @@ def _memory(cfg: TrainConfig, model: nn.Module, saved: int, size: int) -> str:
     total = weights * copies + activations
     return (
         f"{total / 2**30:.2f} GiB ({copies} x {weights / 2**20:.0f} MiB of weights, gradients, "
-        f"optimiser{' and average' if cfg.ema else ''}; {activations / 2**30:.2f} GiB of activations)"
+        f"optimiser{' and average' if cfg.ema else ''}; {activations / 2**30:.2f} GiB for backward)"
     )
 
 
@@ -119,7 +123,9 @@ def _check_output(cfg: TrainConfig) -> None:
     if not parent.is_dir():
         raise UserError(f"--output_dir {cfg.output_dir} cannot be made: {parent} is a file.")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"--output_dir {cfg.output_dir} cannot be written: no permission in {parent}.")
+        raise UserError(
+            f"--output_dir {cfg.output_dir} cannot be written: no permission in {parent}."
+        )
 
 
 def _existing(cfg: TrainConfig) -> str:
@@ -149,7 +155,7 @@ def _slurm(world: World, cfg: TrainConfig) -> list[str]:
         return ["slurm: not under Slurm"]
     lines = [
         f"slurm: job {env['SLURM_JOB_ID']}, {env.get('SLURM_NNODES', '?')} node(s), "
-        f"{env.get('SLURM_NTASKS', '1')} task(s), {env.get('SLURM_CPUS_PER_TASK', '?')} CPUs a task, "
+        f"{env.get('SLURM_NTASKS', '1')} task(s), {env.get('SLURM_CPUS_PER_TASK', '?')} CPUs each, "
         f"{env.get('SLURM_GPUS_ON_NODE', 'no')} GPUs on this node"
     ]
     tasks = env.get("SLURM_NTASKS", "1")
@@ -158,7 +164,7 @@ def _slurm(world: World, cfg: TrainConfig) -> list[str]:
     cpus = env.get("SLURM_CPUS_PER_TASK", "")
     if cpus.isdigit() and cfg.num_workers > int(cpus):
         lines.append(
-            f"slurm: warning: --num_workers {cfg.num_workers} is more than the {cpus} CPUs of a task."
+            f"slurm: warning: --num_workers {cfg.num_workers} exceeds the {cpus} CPUs of a task."
         )
     if world.device.type == "cpu" and env.get("SLURM_GPUS_ON_NODE", "0") not in ("", "0"):
         lines.append("slurm: warning: the job has GPUs, but this process runs on the CPU.")

@@ -27,9 +27,7 @@ class RunLog:
         resumed: False leaves an existing log as it is and adds to it.
     """
 
-    def __init__(
-        self, cfg: TrainConfig, world: World, *, first_epoch: int, resumed: bool
-    ) -> None:
+    def __init__(self, cfg: TrainConfig, world: World, *, first_epoch: int, resumed: bool) -> None:
         self.path: Path | None = None
         self._board: Any = None
         if not (cfg.output_dir and world.is_main):

@@ -58,7 +58,7 @@ class FitResult:
     best: float  # of the task's metric
     best_epoch: int
     last: dict[str, float]  # the last evaluation
-    best_result: dict[str, float]  # the evaluation of the best epoch, empty if it was before a resume
+    best_result: dict[str, float]  # that of the best epoch; empty if it was before a resume
 
 
 def fit(
@@ -125,12 +125,12 @@ class _Run:
         precision.paused = cfg.fp32_resume and epoch < self.first_epoch + 2
         self.model.train()
         state.optimizer.zero_grad(set_to_none=True)
-        meters = self._meters(epoch, "train")
-        meters.meters = state.meters
         # The whole group whose gradients are added is repeated if a resume falls inside one.
         start = state.step // cfg.accum * cfg.accum
         if start == 0:
             reset_meters(state)
+        meters = self._meters(epoch, "train")
+        meters.meters = state.meters
         batches = task.batches(epoch, start)
         for step, batch in meters.log_every(batches, steps, f"Epoch: [{epoch}]", start=start):
             group = min(cfg.accum, steps - step // cfg.accum * cfg.accum)
@@ -331,4 +331,3 @@ def say(world: World, line: str) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Number of trained parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-

@@ -119,7 +119,7 @@ class MetricLogger:
     def log_every(
         self, batches: Iterable[T], steps: int, header: str, *, start: int = 0
     ) -> Iterator[tuple[int, T]]:
-        """Yield (step, batch) for `start`..`steps`-1; print a line every 10 steps and at the last."""
+        """Yield (step, batch) for `start`..`steps`-1; print every 10 steps and at the last."""
         step_time, data_time = SmoothedValue("{avg:.4f}"), SmoothedValue("{avg:.4f}")
         width = len(str(steps))
         began = end = time.monotonic()

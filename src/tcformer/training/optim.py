@@ -24,7 +24,7 @@ def scaled_lr(cfg: TrainConfig, world_size: int) -> float:
 
 
 def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torch.optim.Optimizer:
-    """timm's optimiser by name; group 0 is not decayed, group 1 is, each in module order.
+    """The optimiser, by timm's name; group 0 is not decayed, group 1 is, each in module order.
 
     Decayed are the parameters with two or more dimensions that are not biases.
     """
@@ -32,7 +32,9 @@ def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torc
 
     known = list_optimizers()
     if cfg.opt.lower() not in known:
-        raise UserError(f"--opt {cfg.opt} is not an optimiser of timm; known are {', '.join(known)}.")
+        raise UserError(
+            f"--opt {cfg.opt} is not an optimiser of timm; known are {', '.join(known)}."
+        )
     extra: dict[str, Any] = {}
     if cfg.opt_eps is not None:
         extra["eps"] = cfg.opt_eps
@@ -55,7 +57,7 @@ def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torc
 
 
 def build_scheduler(cfg: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
-    """timm's schedule by name, a function of the epoch (see `set_learning_rate`)."""
+    """The schedule, by timm's name, a function of the epoch (see `set_learning_rate`)."""
     from timm.scheduler import create_scheduler_v2
 
     noise = list(cfg.lr_noise) if cfg.lr_noise else None

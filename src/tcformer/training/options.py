@@ -46,7 +46,9 @@ def parse(argv: list[str], *, prog: str, description: str, **fixed: Any) -> Trai
     values = load_config(config) if config else {}
     default = build(values, where=str(config))
     rest = _with_known_names(rest)
-    heading = f"{description}\n\nusage: {prog} CONFIG [options]; CONFIG is a Python file or config.json."
+    heading = (
+        f"{description}\n\nusage: {prog} CONFIG [options]; CONFIG is a Python file or config.json."
+    )
     # tyro frames its messages over several lines; people get one sentence instead.
     complaint = io.StringIO()
     try:
@@ -108,7 +110,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
 
 
 def find_config(path: str | Path) -> Path:
-    """The file of that name on disk or, failing that, among the configs shipped with the package."""
+    """The file of that name on disk or, failing that, among the configs of the package."""
     path = Path(path)
     if path.is_file():
         return path
@@ -117,7 +119,9 @@ def find_config(path: str | Path) -> Path:
         for name in (inside, inside.with_name(inside.name + ".py")):
             if not path.is_absolute() and (root / name).is_file():
                 return root / name
-    shipped = [f"configs/{p.relative_to(r).as_posix()}" for r in _shipped_roots() for p in r.rglob("*.py")]
+    shipped = [
+        f"configs/{p.relative_to(r).as_posix()}" for r in _shipped_roots() for p in r.rglob("*.py")
+    ]
     near = difflib.get_close_matches(path.as_posix(), shipped, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else f"; shipped are {', '.join(sorted(shipped))}."
     raise UserError(f"the config file {path} does not exist{hint}")
@@ -136,7 +140,7 @@ def _split_config(argv: list[str]) -> tuple[str | None, list[str]]:
     for i, word in enumerate(rest):
         if word == "--config":
             if i + 1 == len(rest):
-                raise UserError("--config needs a file; name a Python file such as configs/tcformer/tcformer.py.")
+                raise UserError("--config needs a file, such as configs/tcformer/tcformer.py.")
             return rest[i + 1], rest[:i] + rest[i + 2 :]
         if word.startswith("--config="):
             return word.split("=", 1)[1], rest[:i] + rest[i + 1 :]
@@ -174,7 +178,9 @@ def _one_sentence(complaint: str, prog: str) -> str:
     """The first paragraph of tyro's framed message."""
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in complaint.splitlines()]
     text = " ".join(lines)
-    title = re.match(r"\s*(Value error|Parsing error|Unrecognized options|Unrecognized.*?|Missing.*?)\s", text)
+    title = re.match(
+        r"\s*(Value error|Parsing error|Unrecognized options|Unrecognized.*?|Missing.*?)\s", text
+    )
     body = text[title.end() :] if title else text
     body = re.split(r"Got errors:|Argument helptext:|For full helptext|Perhaps you meant", body)[0]
     body = re.sub(r"\s+", " ", body).strip().rstrip(".")

@@ -37,8 +37,6 @@ def progress_bar(*, wanted: bool | None = None) -> Iterator[OnProgress | None]:
             if now.epoch >= 0 and now.phase == "test":
                 name += " test"
             numbers = "  ".join(f"{k} {v:.4g}" for k, v in now.values.items())
-            bar.update(
-                line, description=name, completed=now.step, total=now.steps, numbers=numbers
-            )
+            bar.update(line, description=name, completed=now.step, total=now.steps, numbers=numbers)
 
         yield draw

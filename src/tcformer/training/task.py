@@ -26,7 +26,7 @@ class Task(Protocol):
     metric: str
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
-        """This process's training batches of `epoch` from number `start` on, on the device.
+        """The training batches of this process, from number `start` of `epoch` on, on the device.
 
         The batches must be a function of (seed, epoch, number) alone, and loading them must leave
         the global random generators alone: the loop saves those for an exact resume.
@@ -39,7 +39,10 @@ class Task(Protocol):
         """The files of a batch, for the message about a loss that is not finite."""
 
     def evaluate(
-        self, model: nn.Module, log: MetricLogger, autocast: Callable[[], AbstractContextManager[None]]
+        self,
+        model: nn.Module,
+        log: MetricLogger,
+        autocast: Callable[[], AbstractContextManager[None]],
     ) -> dict[str, float]:
         """Measure `model` on the validation set, together with the other processes.
 

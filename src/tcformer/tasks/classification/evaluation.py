@@ -23,9 +23,10 @@ class Evaluator:
     """Cross entropy, top-1 and top-5 of a model on a data set.
 
     The set is cut into the same batches whatever the number of processes, and process r takes
-    every `size`-th of them from r on. So an image always meets the same batch-mates: matrix products
-    may round differently in batches of another size, and a clustering that is nearly tied could
-    follow. Sums are float64 and counts whole, added up over the processes once and divided last.
+    every `size`-th of them from r on. So an image always meets the same batch-mates: products of
+    matrices may round differently in batches of another size, and a clustering that is nearly
+    tied could follow. Sums are float64 and counts whole, added up over the processes once and
+    divided last.
     """
 
     def __init__(self, dataset: Any, cfg: TrainConfig, world: World) -> None:
@@ -98,7 +99,7 @@ def batch_sums(logits: Tensor, targets: Tensor) -> Tensor:
     """Sums over a batch: cross entropy, top-1 hits, top-5 hits, images.
 
     Args:
-        logits: (B, classes) any float dtype; with fewer than 5 classes, top-5 is the best there are.
+        logits: (B, classes) any float dtype; with fewer than 5 classes, top-5 uses what there is.
         targets: (B,) int64.
 
     Returns:

@@ -20,10 +20,8 @@ from tcformer.training.loop import (
     Interrupted,
     NotFinite,
     count_parameters,
-    find_resume,
     fit,
     say,
-    was_restarted,
 )
 from tcformer.training.metrics import MetricLogger, OnProgress
 from tcformer.training.optim import build_precision
@@ -35,8 +33,8 @@ class RunResult:
 
     Attributes:
         best_acc1: top-1 of the best evaluation, percent; NaN after a dry run.
-        checkpoint: the best weights as safetensors (training), or the file evaluated; None if nothing
-            was saved.
+        checkpoint: the best weights as safetensors (training), or the file that was evaluated;
+            None if nothing was saved.
         output_dir: where the results are, or None.
         eval_lines: the two published lines of the best evaluation made in this run.
     """
@@ -165,6 +163,3 @@ def _facts(task: ClassificationTask) -> dict[str, str]:
         "classes": str(task.num_classes),
         "input": f"{task.cfg.in_chans} x {task.cfg.input_size} x {task.cfg.input_size}",
     }
-
-
-__all__ = ["RunResult", "find_resume", "run", "was_restarted"]

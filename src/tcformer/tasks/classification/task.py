@@ -95,7 +95,7 @@ class ClassificationTask:
         self._describe = train.describe
 
     def batches(self, epoch: int, start: int) -> Iterator[TrainBatch]:
-        """This process's batches, mixed and on the device."""
+        """Training batches of this process, mixed and on the device."""
         self.sampler.set_epoch(epoch, start)
         for number, batch in enumerate(self.loader, start):
             images = batch.images.to(self.world.device, non_blocking=True)
@@ -220,7 +220,9 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
             drop_path_rate=cfg.drop_path,
         )
     except TypeError as error:
-        raise UserError(f"--model {cfg.model} cannot be built with these options: {error}.") from error
+        raise UserError(
+            f"--model {cfg.model} cannot be built with these options: {error}."
+        ) from error
 
 
 def _num_classes(cfg: TrainConfig, in_data: int) -> int:
@@ -229,8 +231,8 @@ def _num_classes(cfg: TrainConfig, in_data: int) -> int:
         return in_data
     if cfg.num_classes < in_data:
         raise UserError(
-            f"--num-classes {cfg.num_classes} is fewer than the {in_data} classes of the data; leave it "
-            "out to take the number from the data."
+            f"--num-classes {cfg.num_classes} is fewer than the {in_data} classes of the data; "
+            "leave it out to take the number from the data."
         )
     return cfg.num_classes
 

@@ -1,0 +1,211 @@
+"""A run that was stopped and resumed is the run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+import torch
+from toy_task import ToyTask, config, train
+
+from tcformer.errors import UserError
+from tcformer.files import safe_torch_load
+from tcformer.training import checkpoint as ckpt
+from tcformer.training.distributed import World
+from tcformer.training.interrupt import interrupt
+from tcformer.training.loop import Interrupted, build_state, fit, was_restarted
+
+
+@pytest.fixture(autouse=True)
+def _no_request():
+    interrupt.clear()
+    yield
+    interrupt.clear()
+
+
+def stop_then_resume(cfg, stop_at):
+    with pytest.raises(Interrupted):
+        train(cfg, stop_at=stop_at)
+    first = safe_torch_load(f"{cfg.output_dir}/checkpoint.pth")
+    # A new process has other random states; they must come from the file.
+    torch.rand(17)
+    return first, train(config(**{**cfg.__dict__, "resume": "auto"}))
+
+
+def last(folder):
+    return safe_torch_load(folder / "checkpoint.pth")
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+KINDS = {
+    "plain": {},
+    "all": dict(ema=True, ema_decay=0.9, accum=2, clip_grad=0.5, lr_noise=(0.3, 0.9)),
+    "bf16": dict(amp="bf16", ema=True, ema_decay=0.9),
+    "fp16": dict(amp="fp16"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stop_at", [0, 2, 4, 7, 14])
+def test_same_losses_weights_and_log(tmp_path, kind, stop_at):
+    whole = config(output_dir=str(tmp_path / "whole"), **KINDS[kind])
+    broken = config(output_dir=str(tmp_path / "broken"), **KINDS[kind])
+    losses = train(whole).losses
+    _, second = stop_then_resume(broken, stop_at)
+    assert losses[-len(second.losses) :] == second.losses if second.losses else True
+    done = len(losses) - len(second.losses)
+    assert stop_at < done <= stop_at + 2 * whole.accum
+    a, b = last(tmp_path / "whole"), last(tmp_path / "broken")
+    for key in ("model", "model_ema", "optimizer", "scaler", "epoch", "step", "best", "ranks"):
+        assert same(a[key], b[key]), key
+    assert (tmp_path / "whole/log.txt").read_text() == (tmp_path / "broken/log.txt").read_text()
+
+
+def test_dropout_really_draws():
+    """Without it, the tests above could not see lost random states."""
+    task = ToyTask(config())
+    x = torch.ones(4, 6)
+    assert not torch.equal(task.model(x), task.model(x))
+
+
+def test_interrupted_before_the_evaluation_evaluates_first(tmp_path):
+    cfg = config(output_dir=str(tmp_path), epochs=2)
+    with pytest.raises(Interrupted):
+        train(cfg, stop_at=4)  # the last step of epoch 0: saved, not evaluated
+    content = last(tmp_path)
+    assert (content["epoch"], content["step"], content["evaluated"]) == (0, 0, False)
+    assert not (tmp_path / "log.txt").exists()
+    second = train(config(output_dir=str(tmp_path), epochs=2, resume="auto"))
+    assert second.evaluations == 2
+    assert [json.loads(x)["epoch"] for x in (tmp_path / "log.txt").read_text().splitlines()] == [0, 1]
+
+
+def test_save_steps_survive_a_hard_kill(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def die(self, epoch, start):
+        for i, batch in enumerate(ToyTask.batches(self, epoch, start)):
+            if i == 3:
+                raise Killed
+            yield batch
+
+    cfg = config(output_dir=str(tmp_path), save_steps=2, epochs=1)
+    whole = train(config(epochs=1)).losses
+    task = type("Dying", (ToyTask,), {"batches": die})(cfg)
+    ckpt.seed_everything(0, 0)
+    with pytest.raises(Killed):
+        fit(task, cfg, World())
+    assert last(tmp_path)["step"] == 2
+    assert train(config(output_dir=str(tmp_path), epochs=1, resume="auto")).losses == whole[2:]
+
+
+def test_a_damaged_last_checkpoint_is_named_and_left_out(tmp_path, capsys):
+    cfg = config(output_dir=str(tmp_path), save_every=1)
+    train(cfg)
+    file = tmp_path / "checkpoint.pth"
+    file.write_bytes(file.read_bytes()[:1000])
+    path, content = ckpt.find_latest(tmp_path)
+    assert path.name == "checkpoint_2.pth"
+    assert content["epoch"] == 2
+    said = capsys.readouterr().out
+    assert str(file) in said
+    assert "NOTICE" in said
+
+
+def test_nothing_to_resume_starts_anew(tmp_path, capsys):
+    train(config(output_dir=str(tmp_path), resume="auto", epochs=1))
+    assert "resume from" not in capsys.readouterr().out
+
+
+def test_missing_path_is_a_notice_as_published(capsys):
+    train(config(resume="/nowhere/x.pth", epochs=1))
+    assert "NOTICE:/nowhere/x.pth does not exist!" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
+def test_a_restarted_job_resumes_by_itself(tmp_path, monkeypatch, name):
+    cfg = config(output_dir=str(tmp_path))
+    assert not was_restarted()
+    with pytest.raises(Interrupted):
+        train(cfg, stop_at=6)
+    monkeypatch.setenv(name, "1")
+    assert train(cfg).seen[0] == (1, 2)
+
+
+def test_checkpoint_holds_plain_values_only(tmp_path):
+    train(config(output_dir=str(tmp_path), epochs=1, ema=True, ema_decay=0.5))
+    content = torch.load(tmp_path / "checkpoint.pth", weights_only=True)  # no allow-list needed
+
+    def plain(value):
+        if isinstance(value, dict):
+            return all(isinstance(k, (str, int)) and plain(v) for k, v in value.items())
+        if isinstance(value, (list, tuple)):
+            return all(map(plain, value))
+        return value is None or isinstance(value, (str, int, float, bool, torch.Tensor))
+
+    assert plain(content)
+    assert content["format"] == ckpt.FORMAT
+    assert content["args"]["ema_decay"] == 0.5
+
+
+def test_checkpoint_of_the_published_code(tmp_path, capsys):
+    """An argparse namespace, integer steps, the old schedule's attributes, no random states."""
+    cfg = config(output_dir=str(tmp_path), epochs=2)
+    train(cfg)
+    content = last(tmp_path)
+    old = {k: content[k] for k in ("model", "optimizer", "lr_scheduler", "scaler")}
+    for state in old["optimizer"]["state"].values():
+        state["step"] = int(state["step"])
+    old |= {"epoch": 0, "args": argparse.Namespace(lr=5e-4, model="tcformer")}
+    torch.save(old, tmp_path / "old.pth")
+    task = train(config(resume=str(tmp_path / "old.pth"), epochs=2))
+    assert task.seen[0] == (1, 0)
+    said = capsys.readouterr().out
+    assert "written by the published code" in said
+    assert "optimiser starts anew" not in said
+
+
+def test_optimizer_state_that_does_not_fit_is_said(tmp_path, capsys):
+    train(config(output_dir=str(tmp_path), epochs=1))
+    content = last(tmp_path)
+    content["optimizer"]["param_groups"].pop()
+    torch.save(content, tmp_path / "odd.pth")
+    train(config(resume=str(tmp_path / "odd.pth"), epochs=2))
+    assert "optimiser starts anew" in capsys.readouterr().out
+
+
+def test_settings_come_from_the_configuration_not_the_file(tmp_path):
+    train(config(output_dir=str(tmp_path), epochs=1))
+    content = last(tmp_path)
+    cfg = config(epochs=2, weight_decay=0.3)
+    task = ToyTask(cfg)
+    state = build_state(task, cfg, World())
+    ckpt.restore(state, content, cfg, World(), lambda m, w: m.load_state_dict(w))
+    assert [g["weight_decay"] for g in state.optimizer.param_groups] == [0.0, 0.3]
+    assert state.optimizer.state_dict()["state"][0]["step"] == 5
+
+
+def test_other_batch_size_keeps_the_place(tmp_path, capsys):
+    with pytest.raises(Interrupted):
+        train(config(output_dir=str(tmp_path)), stop_at=2)  # 3 steps of 4 images done
+    task = train(config(output_dir=str(tmp_path), batch_size=8, resume="auto"))
+    assert task.seen[0] == (0, 1)
+    assert "4 images are shown twice" in capsys.readouterr().out
+
+
+def test_newer_format_and_foreign_file_are_refused(tmp_path):
+    torch.save({"model": {}, "format": 99}, tmp_path / "new.pth")
+    with pytest.raises(UserError, match="newer version"):
+        ckpt.read(tmp_path / "new.pth")
+    torch.save({"weights": {}}, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match="not a training checkpoint"):
+        ckpt.read(tmp_path / "odd.pth")
