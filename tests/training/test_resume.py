@@ -47,9 +47,9 @@ def same(a, b):
 
 KINDS = {
     "plain": {},
-    "all": dict(ema=True, ema_decay=0.9, accum=2, clip_grad=0.5, lr_noise=(0.3, 0.9)),
-    "bf16": dict(amp="bf16", ema=True, ema_decay=0.9),
-    "fp16": dict(amp="fp16"),
+    "all": {"ema": True, "ema_decay": 0.9, "accum": 2, "clip_grad": 0.5, "lr_noise": (0.3, 0.9)},
+    "bf16": {"amp": "bf16", "ema": True, "ema_decay": 0.9},
+    "fp16": {"amp": "fp16"},
 }
 
 
@@ -85,7 +85,8 @@ def test_interrupted_before_the_evaluation_evaluates_first(tmp_path):
     assert not (tmp_path / "log.txt").exists()
     second = train(config(output_dir=str(tmp_path), epochs=2, resume="auto"))
     assert second.evaluations == 2
-    assert [json.loads(x)["epoch"] for x in (tmp_path / "log.txt").read_text().splitlines()] == [0, 1]
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
 
 
 def test_save_steps_survive_a_hard_kill(tmp_path):
