@@ -97,12 +97,18 @@ def save(content: Mapping[str, Any], paths: Iterable[Path], world: World) -> Non
 
 def rng_state(device: torch.device) -> dict[str, Any]:
     """States of the random generators of this process, as tensors and plain numbers."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, words, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys, np.int64)),
+            position,
+            has_gauss,
+            cached,
+        ],
         "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
     }
 

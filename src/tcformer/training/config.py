@@ -43,7 +43,7 @@ class TrainConfig:
     data_path: str = "data"
     """Folder that holds the data (ImageFolder: train/ and val/ with one folder a class)."""
     data_set: str = "IMNET"
-    """IMNET (any ImageFolder), CIFAR (100 classes), CIFAR10, INAT, INAT19, digits, fake or timm:X."""
+    """IMNET (an ImageFolder), CIFAR (100 classes), CIFAR10, INAT, INAT19, digits, fake, timm:X."""
     inat_category: str = "name"
     """Label of INAT*: kingdom, phylum, class, order, supercategory, family, genus, name."""
     batch_size: int = 128

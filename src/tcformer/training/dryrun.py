@@ -17,6 +17,7 @@ from torch import nn
 
 from tcformer.errors import UserError
 from tcformer.training import loop
+from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World, broadcast_object
 from tcformer.training.metrics import peak_memory_mib
@@ -73,9 +74,7 @@ def dry_run(task: Task, cfg: TrainConfig, world: World, *, facts: Mapping[str, s
     return broadcast_object(world, lines)
 
 
-def _one_step(
-    task: Task, cfg: TrainConfig, state: loop.TrainState, model: nn.Module, size: int
-) -> int:
+def _one_step(task: Task, cfg: TrainConfig, state: TrainState, model: nn.Module, size: int) -> int:
     """Forward, backward and update; returns the bytes that were kept for the backward pass."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}

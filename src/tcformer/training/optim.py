@@ -41,7 +41,7 @@ def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torc
     if cfg.opt_betas is not None:
         extra["betas"] = cfg.opt_betas
     try:
-        return create_optimizer_v2(
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model,
             opt=cfg.opt.lower(),
             lr=scaled_lr(cfg, world_size),
@@ -49,6 +49,7 @@ def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torc
             momentum=cfg.momentum,
             **extra,
         )
+        return optimizer
     except TypeError as error:  # SGD takes no eps, for instance
         raise UserError(
             f"--opt {cfg.opt} cannot take these settings ({error}); give --opt-eps None or "

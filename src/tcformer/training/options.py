@@ -19,7 +19,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union
 
-import tcformer
 from tcformer.errors import UserError
 from tcformer.training.config import TrainConfig, check, option
 
@@ -129,7 +128,7 @@ def find_config(path: str | Path) -> Path:
 
 def _shipped_roots() -> list[Path]:
     """Where the shipped configs are: inside an installed wheel, or beside `src` in a clone."""
-    package = Path(tcformer.__file__).parent
+    package = Path(__file__).parents[1]
     roots = [package / "configs", package.parents[1] / "configs"]
     return [root for root in roots if root.is_dir()]
 
@@ -224,4 +223,5 @@ def _is_union(kind: Any) -> bool:
 
 def to_json(cfg: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON-able values; `build(to_json(cfg)) == cfg`."""
-    return json.loads(json.dumps(dataclasses.asdict(cfg)))
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(cfg)))
+    return values

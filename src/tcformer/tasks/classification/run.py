@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from tcformer.errors import UserError
+from tcformer.files import safe_torch_load
 from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
 from tcformer.tasks.classification.task import ClassificationTask
 from tcformer.training import checkpoint as ckpt
@@ -143,7 +144,7 @@ def _load_for_evaluation(task: ClassificationTask, cfg: TrainConfig, world: Worl
 def _has_average(path: str) -> bool:
     if path.endswith(".safetensors"):
         return False
-    content = ckpt.safe_torch_load(path)
+    content = safe_torch_load(path)
     return isinstance(content, dict) and bool(content.get("model_ema"))
 
 

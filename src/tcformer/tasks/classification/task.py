@@ -24,7 +24,7 @@ from tcformer.data import (
     eval_transform,
     train_transform,
 )
-from tcformer.data.dataset import require_same_classes
+from tcformer.data.dataset import ImageDataset, require_same_classes
 from tcformer.errors import UserError
 from tcformer.models.checkpoints import load_checkpoint, save_weights
 from tcformer.tasks.classification.evaluation import Evaluator
@@ -75,7 +75,7 @@ class ClassificationTask:
         self.model = build_model(cfg, self.num_classes).to(world.device)
         self.criterion = _criterion(mixing)
 
-    def _open_training(self, transform: Callable[..., Tensor], val: object) -> None:
+    def _open_training(self, transform: Callable[..., Tensor], val: ImageDataset) -> None:
         cfg, world = self.cfg, self.world
         train = build_dataset(self.data_spec, "train", transform)
         require_same_classes(train, val)
