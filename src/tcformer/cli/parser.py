@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
             description=f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.",
             epilog=epilog,
             allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_HelpWithDefaults,
         )
 
     def error(self, message: str) -> NoReturn:
@@ -36,3 +36,10 @@ class Parser(argparse.ArgumentParser):
             if guess:
                 message += f", did you mean {guess}"
         raise UserError(f"{self.prog}: {message}; `{self.prog} --help` lists what there is.")
+
+
+class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not None: there, the help text says what happens."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
