@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
 from tcformer.viz import (
@@ -23,9 +25,9 @@ from tcformer.viz import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-HELP = "draw the tokens of images, stage by stage"
+HELP = VERBS["show"]
 
 LEAST_SIDE = 16
 """The network takes images from this side on, in pixels."""
@@ -46,11 +48,17 @@ def main(argv: list[str]) -> int:
     paths = [Path(name) for name in args.images]
     out = _checked_out(args.out, paths)
     pictures = [_read(path, args.size) for path in paths]
-    model = _load_model(args.model, args.checkpoint)
+    if args.checkpoint is None:
+        print(
+            "note: no --checkpoint is given, so the weights are random: tokens follow what the "
+            "image looks like, not what a trained network finds important.",
+            file=sys.stderr,
+        )
+    model = load_model(args.model, args.checkpoint)
     rows = []
     for path, (picture, original) in zip(paths, pictures, strict=True):
-        cell_maps = _cell_maps(model, picture)
-        counts = ", ".join(str(len(np.unique(cells))) for cells in cell_maps)
+        maps = cell_maps(model, picture)
+        counts = ", ".join(str(len(np.unique(cells))) for cells in maps)
         height, width = picture.shape[:2]
         print(
             f"{path}: {original[0]} x {original[1]} px, seen as {height} x {width}, {counts} tokens"
@@ -58,7 +66,7 @@ def main(argv: list[str]) -> int:
         rows.append(
             token_row(
                 picture,
-                cell_maps,
+                maps,
                 title=path.name,
                 fill=args.fill,
                 outline=args.outline,
@@ -87,7 +95,7 @@ def _parse(argv: list[str]) -> Namespace:
         "--checkpoint",
         metavar="FILE",
         default=None,
-        help="trained weights; without them the network is random and tokens follow colours only",
+        help="trained weights; without them the network is random",
     )
     parser.add_argument("--out", metavar="FILE.png", default="tokens.png", help="picture to write")
     parser.add_argument(
@@ -175,35 +183,60 @@ def _seen_size(original: tuple[int, int], size: int | str | None) -> tuple[int, 
     return height, width
 
 
-def _load_model(name: str | None, checkpoint: str | None) -> nn.Module:
-    """The model in evaluation mode, with the checkpoint's weights or reproducibly random ones."""
+def load_model(name: str | None, checkpoint: str | Path | None) -> nn.Module:
+    """The model in evaluation mode, with the checkpoint's weights or reproducibly random ones.
+
+    Args:
+        name: a variant; None takes the checkpoint's own, or the default without a checkpoint.
+        checkpoint: a file of weights, of which sizes, classes and channels are taken.
+
+    Raises:
+        UserError: no such model, or the file holds nothing that fits.
+    """
     import torch
 
     from tcformer.models import create_model
-    from tcformer.models.checkpoints import load_checkpoint
 
     if checkpoint is None:
-        print(
-            "note: no --checkpoint is given, so the weights are random; tokens still follow the "
-            "image, but not what a trained network finds important.",
-            file=sys.stderr,
-        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return create_model(name or DEFAULT_MODEL).eval()
-    model = create_model(name or DEFAULT_MODEL)
-    # Tokens do not depend on the classifier, so any number of classes will do.
-    load_checkpoint(model, checkpoint, allow_head_mismatch=True)
+
+    from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
+    from tcformer.models.layouts import identify, to_our_layout
+
+    state, _, _ = to_our_layout(read_checkpoint(checkpoint).state_dict)
+    found = identify(state)
+    channels = found.in_chans if found else 3
+    if channels not in (1, 3):
+        raise UserError(f"{checkpoint} is for {channels} channels; only grey and RGB can be shown")
+    model = create_model(
+        name or (found and found.name) or DEFAULT_MODEL,
+        in_chans=channels,
+        num_classes=(found and found.num_classes) or 0,
+    )
+    load_checkpoint(model, checkpoint)
     return model.eval()
 
 
-def _cell_maps(model: nn.Module, picture: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
-    """For each stage the token of each cell of one image."""
+def network_input(model: nn.Module, picture: NDArray[np.uint8]) -> Tensor:
+    """An (H, W, 3) uint8 picture as the normalised (1, C, H, W) float32 batch of this model."""
     import torch
 
     config = model.pretrained_cfg
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
-    image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
+    pixels = torch.tensor(picture).permute(2, 0, 1)
+    if model.in_chans == 1:
+        # As in training (tcformer.data.transforms): luma, and the average of the three channels.
+        pixels = torch.tensor(np.asarray(Image.fromarray(picture).convert("L")))[None]
+        mean, std = mean.mean(), std.mean()
+    return ((pixels / 255 - mean) / std)[None]
+
+
+def cell_maps(model: nn.Module, picture: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
+    """For each stage the token of each cell of one picture, (H0*W0,) integers."""
+    import torch
+
     with torch.inference_mode():
-        stages = model.forward_tokens(((image - mean) / std)[None])
+        stages = model.forward_tokens(network_input(model, picture))
     return [tokens.layout.cell_to_token[0].numpy() for tokens in stages]
