@@ -48,13 +48,13 @@ def main(argv: list[str]) -> int:
     paths = [Path(name) for name in args.images]
     out = _checked_out(args.out, paths)
     pictures = [_read(path, args.size) for path in paths]
+    model = load_model(args.model, args.checkpoint)
     if args.checkpoint is None:
         print(
             "note: no --checkpoint is given, so the weights are random: tokens follow what the "
             "image looks like, not what a trained network finds important.",
             file=sys.stderr,
         )
-    model = load_model(args.model, args.checkpoint)
     rows = []
     for path, (picture, original) in zip(paths, pictures, strict=True):
         maps = cell_maps(model, picture)
