@@ -158,9 +158,9 @@ def _cause(url: str, error: Exception) -> str:
     host = url.split("/")[2]
     reason = getattr(error, "reason", error)
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server answered {error.code} {error.reason}".rstrip()
+        return f"{host} answered {error.code} {error.reason}".rstrip()
     if isinstance(reason, socket.gaierror):
-        return f"the address of {host} cannot be found (is this machine offline?)"
+        return f"{host} cannot be found (is this machine offline?)"
     if isinstance(reason, TimeoutError):
         return f"{host} did not answer within {_TIMEOUT_SECONDS} seconds"
     if isinstance(reason, OSError):

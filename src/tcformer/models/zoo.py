@@ -232,9 +232,9 @@ def _download(entry: Entry, folder: Path, kept: Path, base_url: str | None, prog
             return
         except FetchError as error:
             causes.append(error.cause)
-    where = " and ".join(dict.fromkeys(source.address for source in sources))
+    where = f" from {sources[0].address}" if base_url else ""
     raise UserError(
-        f"cannot download {entry.name} from {where}: {'; '.join(dict.fromkeys(causes))}; "
+        f"cannot download {entry.name}{where}: {' and '.join(dict.fromkeys(causes))}; "
         f"{by_hand_hint(entry, folder)}"
     )
 
