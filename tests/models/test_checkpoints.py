@@ -220,6 +220,14 @@ def test_safetensors_round_trip(tmp_path, original, model, state):
     assert set(load_file(tmp_path / "w.safetensors")) == set(state)
 
 
+def test_same_weights_give_the_same_file(tmp_path, state):
+    for name in ("a", "b", "c"):
+        save_weights(state, tmp_path / name, {f"entry {i}": "é" * i for i in range(9)})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "c").read_bytes()
+    assert read_checkpoint(tmp_path / "a").meta["entry 3"] == "ééé"
+
+
 def test_saving_takes_wrappers_off_and_copes_with_shared_memory(tmp_path, state):
     base = torch.randn(8, 4)
     tensors = {f"module.{key}": value for key, value in state.items()}

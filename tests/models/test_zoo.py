@@ -63,7 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -225,7 +225,7 @@ def test_another_network_in_the_file(tmp_path, monkeypatch, server, entry, publi
     entry = replace(entry, architecture="tcformer_light")
     monkeypatch.setitem(ZOO, "tiny", entry)
     server.files[entry.sources[0].file_name] = published
-    refused(tmp_path, entry, "tcformer_nano", "not tcformer_light", base_url=server.url)
+    refused(tmp_path, entry, "tcformer_nano", "not of tcformer_light", base_url=server.url)
 
 
 def test_address_of_another_kind(tmp_path, entry):
@@ -379,6 +379,23 @@ def test_pretrained_through_timm(tmp_path, monkeypatch):
     assert torch.equal(adapted.norm4.weight, light.norm4.weight)
     stem = light.patch_embed1.proj.weight.sum(1, keepdim=True)
     assert torch.allclose(adapted.patch_embed1.proj.weight, stem, atol=1e-6)
+    features = timm.create_model("tcformer_light.in1k", pretrained=True, features_only=True)
+    assert torch.equal(features.model.norm4.weight, light.norm4.weight)
+
+
+def test_pretrained_from_a_file_of_ones_own(tmp_path, monkeypatch, weights):
+    monkeypatch.setenv("TCFORMER_CACHE", str(tmp_path))
+    monkeypatch.setenv("TCFORMER_ZOO_URL", "http://127.0.0.1:9")
+    torch.save({"model": {f"module.{k}": v for k, v in weights.items()}}, tmp_path / "own.pth")
+    own = {"file": str(tmp_path / "own.pth"), "num_classes": 4}
+    model = tcformer.create_model(
+        "tcformer_nano", pretrained=True, num_classes=4, pretrained_cfg_overlay=own
+    )
+    assert torch.equal(model.head.weight, weights["head.weight"])
+    with pytest.raises(UserError, match="no released weights called 'tcformer_nano'"):
+        tcformer.create_model("tcformer_nano", pretrained=True)
+    with pytest.raises(UserError, match="cannot download tcformer_light"):
+        tcformer.create_model("tcformer_light", pretrained=True)
 
 
 def test_address_as_source_of_a_checkpoint(tmp_path, monkeypatch, server, published, weights):

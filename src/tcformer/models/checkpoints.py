@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -198,7 +199,27 @@ def save_weights(
         for key, value in state.items()
     }
     content = save(tensors, header)
-    atomic_write(path, lambda stream: stream.write(content))
+    start, rest = _in_stable_order(content)
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(start)
+        stream.write(rest)
+
+    atomic_write(path, write)
+
+
+def _in_stable_order(content: bytes) -> tuple[bytes, memoryview]:
+    """Sort the entries of a safetensors header, so that the same weights give the same file.
+
+    The library writes the metadata in the random order of a hash map. Offsets count from the end
+    of the header, so the rest of the file stays as it is.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text, memoryview(content)[end:]
 
 
 def _inside_wrappers(model: nn.Module) -> nn.Module:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from tcformer.errors import UserError, nearest
@@ -57,11 +58,12 @@ default_cfgs = generate_default_cfgs(
 def _create(
     variant: str, pretrained: bool, arch: dict[str, Any], kwargs: dict[str, Any]
 ) -> nn.Module:
-    if pretrained and "pretrained_cfg_overlay" not in kwargs and "pretrained_cfg" not in kwargs:
+    if pretrained and not _names_a_source(kwargs):
         from tcformer.models.zoo import pretrained_path
 
         # A file on disk, which timm then adapts to in_chans and num_classes as it always does.
-        kwargs["pretrained_cfg_overlay"] = {"file": str(pretrained_path(variant))}
+        overlay = kwargs.get("pretrained_cfg_overlay") or {}
+        kwargs["pretrained_cfg_overlay"] = {**overlay, "file": str(pretrained_path(variant))}
     return build_model_with_cfg(
         TCFormer,
         variant,
@@ -70,6 +72,16 @@ def _create(
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **{**arch, **kwargs},
     )
+
+
+def _names_a_source(kwargs: dict[str, Any]) -> bool:
+    """Whether the caller (or timm, for hub and local folders) says where the weights are."""
+    # timm.create_model passes both on as None, or the first as a tag such as "in1k".
+    cfg, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}
+    if isinstance(cfg, PretrainedCfg):
+        cfg = asdict(cfg)
+    chosen = {**(cfg if isinstance(cfg, dict) else {}), **overlay}
+    return any(chosen.get(key) for key in ("source", "state_dict", "file", "url", "hf_hub_id"))
 
 
 def _filter(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -295,8 +295,9 @@ def _keep(entry: Entry, source: Source, file: Path, kept: Path) -> None:
         raise FetchError(f"{error}; replace or remove it", "what came is no checkpoint") from error
     architecture = identify(backbone)
     if architecture is None or architecture.name != entry.architecture:
-        cause = f"the file holds the weights of {architecture or 'another kind of network'}"
-        raise FetchError(f"cannot use {file}: {cause}, not {entry.architecture}", cause)
+        found_kind = architecture or "another kind of network"
+        cause = f"the file holds the weights of {found_kind}, not of {entry.architecture}"
+        raise FetchError(f"cannot use {file}: {cause}; replace or remove it", cause)
     state = to_our_layout(found, keep_other_parts=True)[0] if others else backbone
     metadata = {
         "zoo": entry.name,
