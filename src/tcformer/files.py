@@ -16,6 +16,7 @@ import secrets
 import stat
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -268,8 +269,19 @@ def _why_not_loaded(file: Path, error: Exception) -> str:
         return error.strerror or text
     if "Attempting to deserialize" in text:
         return "its tensors belong on a device that this machine lacks; use map_location='cpu'"
+    if _is_foreign_zip(file):
+        return "it is a zip archive, but none that torch.save wrote"
     with open(file, "rb") as stream:
         start = stream.read(4)
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return "the file is damaged or incomplete (or no file of torch); get a fresh copy"
     return "it is not a file that torch.save wrote"
+
+
+def _is_foreign_zip(file: Path) -> bool:
+    """Whether this is a whole zip archive without the entry that torch.save always writes."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return not any(name.endswith("data.pkl") for name in archive.namelist())
+    except Exception:  # not a zip, or a damaged one, which fails in as many ways as a pickle
+        return False

@@ -396,7 +396,7 @@ def test_other_files_that_are_none(tmp_path, model):
 
     with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    refused(model, tmp_path / "zip.pth", "zip.pth", "damaged or incomplete")
+    refused(model, tmp_path / "zip.pth", "zip.pth", "none that torch.save wrote")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"a": 1}))
     refused(model, tmp_path / "plain.pkl", "plain.pkl")
     (tmp_path / "empty.pth").touch()

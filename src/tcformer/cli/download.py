@@ -14,7 +14,8 @@ HELP = VERBS["download"]
 _EPILOG = (
     "Files are kept in TCFORMER_CACHE if that is set, else in $XDG_CACHE_HOME/tcformer, else in "
     "~/.cache/tcformer; timm.create_model(NAME, pretrained=True) uses the same. TCFORMER_ZOO_URL "
-    "does what --base-url does. Without a connection, put the published file into that folder."
+    "does what --base-url does. Without a connection, put the published file into that folder. "
+    "A file with another hash is refused here; use it by its path (--resume, --finetune, convert)."
 )
 
 

@@ -110,7 +110,10 @@ def load_checkpoint(
     network = _inside_wrappers(model)
     target = network.state_dict()
     where, found, epoch = _open(source, ema=ema)
-    state, notes, ignored = _fit_names(found, target)
+    try:
+        state, notes, ignored = _fit_names(found, target)
+    except UserError as error:
+        raise UserError(f"{where} does not fit: {error}") from error
     theirs, ours = identify(state), identify(target)
 
     head = [key for key in state if key.startswith("head.")]
@@ -320,12 +323,12 @@ def _why(
         if theirs.num_classes is None and missing:
             return (
                 f"the weights have no classifier, the model has one of {ours.num_classes} classes; "
-                "pass allow_head_mismatch=True to train a new one"
+                "to train a new one, load them with --finetune (allow_head_mismatch=True)"
             )
         if theirs.num_classes != ours.num_classes:
             return (
                 f"the weights have {theirs.num_classes} classes, the model {ours.num_classes}; "
-                "pass allow_head_mismatch=True to train a new classifier"
+                "to train a new classifier, load them with --finetune (allow_head_mismatch=True)"
             )
     return _differences(state, target, missing, mismatched)
 
