@@ -1,0 +1,191 @@
+"""The README's commands are run as they are printed, on data small enough for a test.
+
+Placeholders are replaced by generated files, and options are *added* to keep a run small; what is
+printed stays. A command that no case below knows fails the test.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SET_UP = ("make demo", "make test")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+
+
+COMMANDS = [
+    line
+    for block in blocks("sh")
+    for line in block.replace("\\\n", " ").splitlines()
+    if line and not line.startswith("#")
+]
+
+TINY = "--model tcformer_nano --input-size 32 --batch-size 2 --epochs 1 --num_workers 0 --amp off"
+
+# Beginning of a command -> what is added to it in the fast tests.
+ADDED = {
+    "tcformer ": "",
+    "sh dist_train.sh": "--num_workers 0 --device cpu --output_dir {tmp}/out",
+    "GPUS=16 ./slurm_train.sh": "--num_workers 0 --device cpu --dry-run",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with the placeholders' files, and with stand-ins for `tcformer` and `srun`."""
+    folder = tmp_path_factory.mktemp("readme")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for name in ("cat", "dog"):
+            (folder / "imagenet" / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "imagenet" / split / name / f"{index}.jpg")
+    Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "photo.jpg")
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    stand_in(bin_folder / "tcformer", f'exec {shlex.quote(sys.executable)} -m tcformer "$@"')
+    # Slurm itself is met in tests/training; here srun's options are noted and its program is run.
+    note = shlex.quote(str(folder / "srun.txt"))
+    skip = 'while [ "${1#-}" != "$1" ]; do printf "%s\\n" "$1" >> ' + note + "; shift; done"
+    stand_in(bin_folder / "srun", f'{skip}\nexec "$@"')
+    return folder
+
+
+def stand_in(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(place) -> Path:
+    """`/path/to/tcformer.pth`: the model of the command, for the two classes of the data."""
+    import torch
+
+    from tcformer import create_model
+
+    path = place / "tcformer.pth"
+    torch.manual_seed(0)
+    torch.save({"model": create_model("tcformer", num_classes=2).state_dict()}, path)
+    return path
+
+
+def run(command: str, place: Path, *, cwd: Path = ROOT, timeout: int = 280) -> str:
+    command = command.replace("/path/to/imagenet", str(place / "imagenet"))
+    command = command.replace("/path/to/tcformer.pth", str(place / "tcformer.pth"))
+    command = command.replace("work_dirs/tcformer", str(place / "work_dir"))
+    assert "/path/to" not in command
+    environment = {
+        **os.environ,
+        "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "OMP_NUM_THREADS": "1",
+    }
+    result = subprocess.run(
+        ["sh", "-c", command],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def the(beginning: str, *words: str) -> str:
+    """The one command that starts like this and has these words in it."""
+    (command,) = [c for c in COMMANDS if c.startswith(beginning) and all(w in c for w in words)]
+    return command
+
+
+def test_every_command_is_known():
+    assert len(COMMANDS) >= 8
+    for command in COMMANDS:
+        known = command in SET_UP or command.startswith(tuple(ADDED))
+        assert known, f"{command}: say in this test how it is run"
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("tcformer ")])
+def test_verbs(command, place):
+    run(command, place, cwd=place)
+    if " --out " in command:
+        assert (place / command.split(" --out ")[1].split()[0]).stat().st_size > 0
+
+
+def test_evaluation(place, checkpoint):
+    command = the("sh dist_train.sh", "--eval")
+    out = run(f"{command} {ADDED['sh dist_train.sh'].format(tmp=place)}", place)
+    assert re.search(r"^\* Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3} loss \d+\.\d{3}$", out, re.M)
+    assert re.search(r"^Accuracy of the network on the 6 test images: \d+\.\d%$", out, re.M)
+
+
+def training_command() -> str:
+    (command,) = [c for c in COMMANDS if c.startswith("sh dist_train.sh") and "--eval" not in c]
+    assert " 8 " in command
+    return command
+
+
+def test_training_on_one_process(place):
+    command = training_command().replace(" 8 ", " 1 ")
+    run(f"{command} {TINY} {ADDED['sh dist_train.sh'].format(tmp=place)}", place)
+    assert (place / "out" / "checkpoint.pth").exists()
+
+
+@pytest.mark.slow
+def test_training_on_eight_processes(place):
+    added = ADDED["sh dist_train.sh"].format(tmp=place / "eight")
+    run(f"{training_command()} {TINY} {added}", place)
+    assert (place / "eight" / "out" / "checkpoint.pth").exists()
+
+
+def test_slurm(place):
+    command = the("GPUS=16 ./slurm_train.sh")
+    run(f"{command} {TINY} {ADDED['GPUS=16 ./slurm_train.sh']}", place)
+    options = (place / "srun.txt").read_text().split()
+    assert {"--partition=PARTITION", "--job-name=JOB_NAME", "--ntasks=16"} <= set(options)
+    assert {"--gres=gpu:8", "--ntasks-per-node=8", "--cpus-per-task=5"} <= set(options)
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_python(text, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=280
+    )
+    assert result.returncode == 0, result.stderr
+    promised = [int(number) for number in re.findall(r"\d+", text.rpartition("#")[2])]
+    assert [int(n) for n in re.findall(r"\[1, (\d+), \d+\]", result.stdout)] == promised
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_set_up_in_a_fresh_clone(tmp_path):
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs git and a clone to clone from")
+    assert all(command in COMMANDS for command in SET_UP)
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    # The suite is what runs this test: of `make test` only the set-up and a part are repeated.
+    for command in ("make demo", "make test ARGS=tests/cli"):
+        result = subprocess.run(
+            command.split(), cwd=clone, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert result.returncode == 0, (
+            f"{command}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+        )
+    assert subprocess.run([clone / ".venv/bin/tcformer", "--version"]).returncode == 0
+    status = ["git", "-C", str(clone), "status", "--porcelain"]
+    assert subprocess.run(status, capture_output=True, text=True).stdout == ""
