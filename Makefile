@@ -80,7 +80,7 @@ $(VENV)/.stamp: pyproject.toml requirements.lock
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > $(VENV)/uv.lock
 	@{ $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.lock && \
-	   UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-180} $(VENV)/bin/python -m uv pip install --quiet \
+	   UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-180} $(VENV)/bin/python -m uv pip install --quiet --compile-bytecode \
 	       --python $(VENV)/bin/python --require-hashes -r requirements.lock; } || { \
 	   echo 'uv could not install the lock; trying plain pip, which takes longer ...' >&2; \
 	   $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
