@@ -192,6 +192,9 @@ def test_another_number_of_classes(tmp_path, state):
     assert torch.equal(model.head.weight, head)
     assert_same(model, state, but=("head.",))
     assert set(report.ignored) == {"head.weight", "head.bias"}
+    assert ("head.bias", (7,), (12,)) in report.mismatched
+    assert not report.missing
+    assert not report.complete
     assert any("7 classes" in note and "12" in note for note in report.notes)
 
 

@@ -117,29 +117,30 @@ def load_checkpoint(
     theirs, ours = identify(state), identify(target)
 
     head = [key for key in state if key.startswith("head.")]
-    wants_head = any(key.startswith("head.") for key in target)
-    absent = {key for key in target if key.startswith("head.") and key not in state}
-    if head and not wants_head:
+    own_head = {key for key in target if key.startswith("head.")}
+    other_head = _other_shape(head, state, target)
+    keep_own_head = allow_head_mismatch and bool(own_head - state.keys() or other_head)
+    if head and not own_head:
         notes.append("classifier left out, the model has none")
-    elif allow_head_mismatch and wants_head and (absent or _other_shape(head, state, target)):
+    elif keep_own_head:
         notes.append(f"classifier kept as it is in the model ({_class_counts(theirs, ours)})")
-        absent = {key for key in target if key.startswith("head.")}
-    else:
-        head = []
-    ignored += head
-    for key in head:
-        del state[key]
+    if not own_head or keep_own_head:
+        ignored += head
+        state = {key: value for key, value in state.items() if key not in head}
 
     missing = [key for key in target if key not in state]
     unexpected = [key for key in state if key not in target]
-    mismatched = _other_shape([key for key in state if key in target], state, target)
+    mismatched = _other_shape(state, state, target)
     wrong = {key for key, _, _ in mismatched}
     fitting = {key: state[key] for key in state if key in target and key not in wrong}
-    forgiven = absent if allow_head_mismatch else set()
+    forgiven = own_head if keep_own_head else set()
     if not fitting or (strict and (set(missing) - forgiven or unexpected or mismatched)):
         raise UserError(
             f"{where} does not fit: {_why(state, target, theirs, ours, missing, mismatched)}"
         )
+    if keep_own_head:
+        mismatched += other_head
+        missing = [key for key in missing if key not in head]
     _copy(network, fitting, where)
     return LoadReport(
         source=where,
@@ -307,7 +308,7 @@ def _why(
             return (
                 "these are weights of another kind of network, not of a TCFormer "
                 f"({common} of {len(target)} tensors have a known name; "
-                f"it begins with {_listed(state, 2)})"
+                f"its own are called {_listed(state, 2)})"
             )
     if ours and theirs and (theirs.widths, theirs.depths) != (ours.widths, ours.depths):
         hint = f"; create {theirs.name} instead" if theirs.name else ""
