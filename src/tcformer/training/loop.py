@@ -149,14 +149,12 @@ class _Run:
             if not updates:
                 continue
             self._update()
-            state.step = step + 1
-            if state.step < steps:
+            before, state.step = state.step, step + 1
+            due = cfg.save_steps > 0 and before // cfg.save_steps < state.step // cfg.save_steps
+            if state.step < steps and (stop or due):
+                self._save(ckpt.LAST)
                 if stop:
-                    self._save(ckpt.LAST)
-                    raise Interrupted(interrupt.reason)
-                if cfg.save_steps and state.step // cfg.save_steps > start // cfg.save_steps:
-                    start = state.step
-                    self._save(ckpt.LAST)
+                    raise Interrupted(self._farewell())
         meters.synchronise()
         say(self.world, f"Averaged stats: {meters}")
         state.epoch, state.step, state.evaluated = epoch, 0, False
@@ -200,7 +198,7 @@ class _Run:
         keep = every > 0 and self.state.epoch % every == 0
         self._save(ckpt.LAST, *([f"checkpoint_{self.state.epoch}.pth"] if keep else []))
         if interrupt_reason(self.world):
-            raise Interrupted(interrupt.reason)
+            raise Interrupted(self._farewell())
 
     def finish_epoch(self) -> None:
         """Evaluate the last trained epoch, keep it if it is the best, and log it."""
@@ -235,6 +233,11 @@ class _Run:
         for line in self.task.report(result):
             say(self.world, line)
         return result
+
+    def _farewell(self) -> str:
+        if not self.cfg.output_dir:
+            return f"Stopped by {interrupt.reason}; nothing saved, --output_dir is empty."
+        return f"Stopped by {interrupt.reason}; saved {Path(self.cfg.output_dir) / ckpt.LAST}."
 
     def _save(self, *names: str) -> None:
         if self.cfg.output_dir:

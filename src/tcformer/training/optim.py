@@ -49,12 +49,12 @@ def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torc
             momentum=cfg.momentum,
             **extra,
         )
-        return optimizer
-    except TypeError as error:  # SGD takes no eps, for instance
-        raise UserError(
-            f"--opt {cfg.opt} cannot take these settings ({error}); give --opt-eps None or "
-            "--opt-betas None to leave them out."
-        ) from error
+    except (AssertionError, ImportError, TypeError, ValueError) as error:
+        why = str(error).rstrip(".") or type(error).__name__
+        raise UserError(f"--opt {cfg.opt} cannot be used: {why}.") from error
+    if cfg.opt_betas is not None and "betas" not in optimizer.defaults:
+        raise UserError(f"--opt {cfg.opt} has no betas; leave --opt-betas out.")
+    return optimizer
 
 
 def build_scheduler(cfg: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
@@ -62,23 +62,26 @@ def build_scheduler(cfg: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
     from timm.scheduler import create_scheduler_v2
 
     noise = list(cfg.lr_noise) if cfg.lr_noise else None
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched=cfg.sched,
-        num_epochs=cfg.epochs,
-        decay_epochs=cfg.decay_epochs,
-        cooldown_epochs=cfg.cooldown_epochs,
-        decay_rate=cfg.decay_rate,
-        min_lr=cfg.min_lr,
-        warmup_lr=cfg.warmup_lr,
-        warmup_epochs=cfg.warmup_epochs,
-        noise=noise[0] if noise and len(noise) == 1 else noise,
-        noise_pct=cfg.lr_noise_pct,
-        noise_std=cfg.lr_noise_std,
-        noise_seed=cfg.seed,
-    )
+    try:
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=cfg.sched,
+            num_epochs=cfg.epochs,
+            decay_epochs=cfg.decay_epochs,
+            cooldown_epochs=cfg.cooldown_epochs,
+            decay_rate=cfg.decay_rate,
+            min_lr=cfg.min_lr,
+            warmup_lr=cfg.warmup_lr,
+            warmup_epochs=cfg.warmup_epochs,
+            noise=noise[0] if noise and len(noise) == 1 else noise,
+            noise_pct=cfg.lr_noise_pct,
+            noise_std=cfg.lr_noise_std,
+            noise_seed=cfg.seed,
+        )
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--sched {cfg.sched} cannot be used: {str(error).rstrip('.')}.") from error
     if scheduler is None:
-        raise UserError(f"--sched {cfg.sched} is not a schedule of timm; use cosine, step or poly.")
+        raise UserError("--sched none is refused: it would ignore the warm-up and every rate.")
     return scheduler
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 _HOME = {
     "ClassificationTask": "task",
-    "RunResult": "run",
-    "run": "run",
+    "RunResult": "runner",
+    "run": "runner",
     "main": "command",
 }
 

@@ -19,7 +19,7 @@ def main(argv: list[str], *, verb: str = "train") -> int:
     cfg = parse(argv, prog=f"tcformer {verb}", description=about, **fixed)
 
     # Only now, when the command line is known to be right, the imports that take seconds.
-    from tcformer.tasks.classification.run import run
+    from tcformer.tasks.classification.runner import run
     from tcformer.training.loop import Interrupted, NotFinite
     from tcformer.training.progress import progress_bar
 

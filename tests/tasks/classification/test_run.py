@@ -1,0 +1,218 @@
+"""Whole runs of the classifier: train, stop, resume, evaluate, fine-tune, plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tcformer.errors import UserError
+from tcformer.files import safe_torch_load
+from tcformer.tasks.classification import ClassificationTask, run
+from tcformer.training.interrupt import interrupt
+from tcformer.training.loop import Interrupted, NotFinite
+from tcformer.training.options import build, load_config
+
+PUBLISHED = [
+    r"\* Acc@1 \d+\.\d{3} Acc@5 100\.000 loss \d+\.\d{3}",
+    r"Accuracy of the network on the 11 test images: \d+\.\d%",
+]
+
+
+def test_result_and_files(trained):
+    cfg, result, folder = trained
+    assert result.output_dir == folder
+    assert result.checkpoint == folder / "best.safetensors"
+    assert 0 <= result.best_acc1 <= 100
+    for line, pattern in zip(result.eval_lines, PUBLISHED, strict=True):
+        assert re.fullmatch(pattern, line)
+    assert build(json.loads((folder / "config.json").read_text())) == cfg
+    assert load_config(folder / "config.json")["model"] == "tcformer_nano"
+    with safe_open(folder / "best.safetensors", "pt") as file:
+        assert file.metadata()["classes"].split("\n") == ["blue", "green", "red"]
+
+
+def test_evaluation_repeats_the_result_of_the_training(trained, capsys):
+    cfg, result, folder = trained
+    for source in ("best.pth", "best.safetensors"):
+        again = run(dataclasses.replace(cfg, eval=True, resume=str(folder / source), output_dir=""))
+        assert again.eval_lines == result.eval_lines
+    out = capsys.readouterr().out
+    assert f"resume from{folder / 'best.pth'}" in out
+    assert "Creating model: tcformer_nano" in out
+    assert "number of params: " in out
+
+
+def test_only_val_is_needed_to_evaluate(trained, small, tmp_path, images):
+    _, result, folder = trained
+    (tmp_path / "val").symlink_to(images / "val")
+    cfg = small(data_path=str(tmp_path), eval=True, resume=str(folder / "best.safetensors"))
+    assert run(cfg).eval_lines == result.eval_lines
+
+
+def losses_of(monkeypatch, cfg, stop_at=None):
+    """The losses of a run; `stop_at` asks it to stop while it computes that loss."""
+    losses = []
+    real = ClassificationTask.loss
+
+    def watched(self, model, batch):
+        loss = real(self, model, batch)
+        if len(losses) == stop_at:
+            interrupt.request("SIGTERM")
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(ClassificationTask, "loss", watched)
+    interrupt.clear()
+    try:
+        run(cfg)
+    except Interrupted:
+        assert stop_at is not None
+    monkeypatch.undo()
+    interrupt.clear()
+    return losses
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_is_exact_with_everything_on(small, tmp_path, monkeypatch, workers):
+    """Mixup, CutMix, RandAugment, erasing, drop path, dropout, averaging, bf16, accumulation."""
+    on = {
+        "drop_path": 0.3,
+        "drop": 0.2,
+        "ema": True,
+        "ema_decay": 0.9,
+        "amp": "bf16",
+        "accum": 2,
+        "epochs": 2,
+    }
+    whole = small(**on, output_dir=str(tmp_path / "whole"), num_workers=workers)
+    broken = small(**on, output_dir=str(tmp_path / "broken"))
+    losses = losses_of(monkeypatch, whole)
+    first = losses_of(monkeypatch, broken, stop_at=0)
+    assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 2
+    second = losses_of(
+        monkeypatch, dataclasses.replace(broken, resume="auto", num_workers=2 - workers)
+    )
+    assert first + second == losses
+    a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
+    for key in ("model", "model_ema"):
+        assert all(torch.equal(a[key][k], v) for k, v in b[key].items())
+    assert (tmp_path / "whole/log.txt").read_text() == (tmp_path / "broken/log.txt").read_text()
+
+
+def test_interrupted_evaluation_stops(trained, capsys):
+    cfg, _, folder = trained
+    interrupt.request("SIGTERM")
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        run(dataclasses.replace(cfg, eval=True, resume=str(folder / "best.pth")))
+    interrupt.clear()
+
+
+def test_another_number_of_classes_is_a_sentence(trained, small, capsys):
+    _, _, folder = trained
+    for source in ("best.pth", "best.safetensors"):
+        cfg = small(data_set="fake", eval=True, resume=str(folder / source))
+        with pytest.raises(UserError, match=r"is for 3 classes, but the data .* has 10"):
+            run(cfg)
+    with pytest.raises(UserError, match="is for 3 classes"):
+        run(small(data_set="fake", resume=str(folder / "best.pth")))
+
+
+def test_finetune_trains_a_new_classifier_in_train_mode(trained, small, tmp_path, monkeypatch):
+    _, _, folder = trained
+    modes = []
+    real = ClassificationTask.loss
+
+    def watched(self, model, batch):
+        modes.append(model.training)
+        if len(modes) == 1:
+            start.update({k: v.clone() for k, v in model.state_dict().items()})
+        return real(self, model, batch)
+
+    start: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(ClassificationTask, "loss", watched)
+    source = folder / "best.pth"
+    weights = safe_torch_load(source)["model"]
+    cfg = small(num_classes=5, finetune=str(source), epochs=1)
+    run(cfg)
+    assert set(modes) == {True}
+    assert start["head.weight"].shape[0] == 5
+    assert torch.equal(start["block1.0.mlp.fc1.weight"], weights["block1.0.mlp.fc1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"eval": True, "resume": "/nowhere/f.pth"}, "/nowhere/f.pth"),
+        ({"model": "tcformer_lite"}, "--model tcformer_lite is not known"),
+        ({"num_classes": 2}, "--num-classes 2 is fewer than the 3 classes"),
+        ({"world_size": 4}, "--world_size 4"),
+        ({"data_path": "/nowhere"}, "/nowhere"),
+        ({"batch_size": 64}, "batch"),
+        ({"aa": "nonsense"}, "--aa"),
+        ({"device": "tpu"}, "--device"),
+        ({"eval": True, "resume": "auto", "output_dir": "/nowhere/out"}, "no checkpoint"),
+    ],
+)
+def test_mistakes_are_one_sentence(small, changes, words):
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        run(small(**changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_are_named(small, tmp_path):
+    file = tmp_path / "f.pth"
+    file.write_bytes(b"PK\x03\x04 no more")
+    with pytest.raises(UserError, match=re.escape(str(file))):
+        run(small(eval=True, resume=str(file)))
+    with pytest.raises(UserError, match=re.escape(str(file))):
+        run(small(resume=str(file)))
+
+
+def test_a_loss_that_is_not_finite_names_the_files(small, monkeypatch):
+    monkeypatch.setattr(
+        ClassificationTask, "loss", lambda self, m, b: m(b.images).sum() * float("nan")
+    )
+    with pytest.raises(NotFinite, match=r"step 0, lr .*files: .*\.png, .*\.png"):
+        run(small())
+
+
+def test_measuring_random_weights_is_noticed(small, capsys):
+    run(small(eval=True))
+    assert "random weights" in capsys.readouterr().out
+
+
+def test_dry_run_plans_and_writes_nothing(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    out = tmp_path / "out"
+    result = run(small(dry_run=True, output_dir=str(out), accum=2, batch_size=6, num_workers=2))
+    assert math.isnan(result.best_acc1)
+    assert list(tmp_path.iterdir()) == []
+    said = capsys.readouterr().out
+    for part in (
+        "images: 14 to train on, 11 to evaluate on",
+        "classes: 3",
+        "batch: 6 per process x 1 processes x 2 accumulated = 12 images per update",
+        "schedule: 2 epochs of 2 steps (1 updates), adamw",
+        "step tried with: 4 images per process, fewer than --batch-size 6",
+        "GiB",
+        "slurm: job 7",
+        "--num_workers 2 exceeds the 1 CPUs",
+        "the job has GPUs, but this process runs on the CPU",
+    ):
+        assert part in said
+
+
+def test_dry_run_finds_what_would_fail(small, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        run(small(dry_run=True, output_dir=str(tmp_path / "file" / "out")))
+    with pytest.raises(UserError, match="/nowhere"):
+        run(small(dry_run=True, data_path="/nowhere"))

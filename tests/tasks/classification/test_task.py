@@ -1,0 +1,107 @@
+"""The options reach the data, the model and the loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import nn
+
+from tcformer.tasks.classification import ClassificationTask
+from tcformer.tasks.classification.task import data_spec, mix_spec, transform_spec
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World
+from tcformer.training.options import build
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, SoftTargetCrossEntropy),
+        ({"mixup": 0.0}, SoftTargetCrossEntropy),  # CutMix alone: the published code fails here
+        ({"cutmix": 0.0}, SoftTargetCrossEntropy),
+        ({"mixup": 0.0, "cutmix": 0.0}, LabelSmoothingCrossEntropy),
+        ({"mixup": 0.0, "cutmix": 0.0, "cutmix_minmax": (0.3, 0.6)}, SoftTargetCrossEntropy),
+        ({"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0}, nn.CrossEntropyLoss),
+    ],
+)
+def test_loss_and_gradient_of_each_kind(small, changes, kind):
+    task = ClassificationTask(small(**changes), World())
+    assert type(task.criterion) is kind
+    batch = next(task.batches(0, 0))
+    assert (batch.targets.ndim == 2) == (kind is SoftTargetCrossEntropy)
+    loss = task.loss(task.model, batch)
+    loss.backward()
+    assert loss.ndim == 0
+    assert task.model.head.weight.grad.abs().sum() > 0
+
+
+def test_batches_start_anywhere(small):
+    task = ClassificationTask(small(), World())
+    assert task.steps_per_epoch == 3
+    whole = list(task.batches(1, 0))
+    rest = list(task.batches(1, 2))
+    assert len(whole) == 3
+    assert len(rest) == 1
+    assert all(torch.equal(a, b) for a, b in zip(whole[2], rest[0], strict=True))
+
+
+def test_loading_leaves_the_random_generators_alone(small):
+    task = ClassificationTask(small(), World())
+    before = torch.get_rng_state()
+    list(task.batches(0, 0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_repeated_augmentation_shows_images_three_times(small):
+    task = ClassificationTask(small(repeated_aug=True, batch_size=6), World())
+    indices = torch.cat([b.indices for b in task.batches(0, 0)]).tolist()
+    assert len(indices) == 12
+    assert {indices.count(i) for i in indices} == {3}
+
+
+def test_options_reach_the_specifications():
+    """Each option, changed from its default, arrives under the same name."""
+    arrives = {
+        data_spec: {
+            "data_path": "D", "data_set": "CIFAR", "inat_category": "genus",
+            "decoder": "torchvision",
+            "skip_corrupt": True,
+        },
+        transform_spec: {
+            "input_size": 64, "color_jitter": 0.1, "aa": None, "train_interpolation": "random",
+            "hflip": 0.25,
+            "reprob": 0.5, "remode": "const", "recount": 2, "in_chans": 1,
+        },
+        mix_spec: {
+            "mixup": 0.1, "cutmix": 0.2, "cutmix_minmax": (0.2, 0.5), "mixup_prob": 0.3,
+            "mixup_switch_prob": 0.7,
+            "mixup_mode": "pair", "smoothing": 0.2,
+        },
+    }  # fmt: skip
+    for make, values in arrives.items():
+        spec = make(build(values))
+        assert {name: getattr(spec, name) for name in values} == values
+        default = make(TrainConfig())
+        assert all(getattr(default, name) != value for name, value in values.items())
+
+
+def test_options_reach_the_model(small):
+    task = ClassificationTask(small(drop=0.3, drop_path=0.2, in_chans=1), World())
+    assert task.model.patch_embed1.proj.weight.shape[1] == 1
+    rates = {m.drop_prob for m in task.model.modules() if type(m).__name__ == "DropPath"}
+    assert max(rates) == pytest.approx(0.2)
+    assert 0.3 in {m.p for m in task.model.modules() if isinstance(m, nn.Dropout)}
+
+
+def test_flip_is_off_for_digits():
+    assert transform_spec(build({"data_set": "digits"})).hflip == 0.0
+    assert transform_spec(build({"data_set": "digits", "hflip": 0.5})).hflip == 0.5
+    assert transform_spec(TrainConfig()).hflip == 0.5
+
+
+def test_fake_batches_look_like_real_ones(small):
+    task = ClassificationTask(small(), World())
+    real, fake = next(task.batches(0, 0)), task.fake_batch(4)
+    for a, b in zip(real, fake, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)

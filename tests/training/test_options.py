@@ -1,0 +1,318 @@
+"""One configuration: from files, from the command line, checked, and read to the last field."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_task import ToyTask
+
+from tcformer.errors import UserError
+from tcformer.training import config as config_module
+from tcformer.training.config import TrainConfig, check
+from tcformer.training.options import build, find_config, load_config, parse, to_json
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(ROOT.glob("configs/**/*.py"))
+
+# Option, words typed, value meant. The published names, in the published spelling.
+PUBLISHED = [
+    ("model", "--model tcformer_light", "tcformer_light"),
+    ("batch_size", "--batch-size 64", 64),
+    ("epochs", "--epochs 3", 3),
+    ("start_epoch", "--start_epoch 2", 2),
+    ("input_size", "--input-size 192", 192),
+    ("drop", "--drop 0.1", 0.1),
+    ("drop_path", "--drop-path 0.3", 0.3),
+    ("fp32_resume", "--fp32-resume", True),
+    ("opt", "--opt sgd", "sgd"),
+    ("opt_eps", "--opt-eps 1e-6", 1e-6),
+    ("opt_betas", "--opt-betas 0.8 0.99", (0.8, 0.99)),
+    ("momentum", "--momentum 0.8", 0.8),
+    ("weight_decay", "--weight-decay 0.1", 0.1),
+    ("clip_grad", "--clip-grad 1.5", 1.5),
+    ("sched", "--sched step", "step"),
+    ("lr", "--lr 1e-3", 1e-3),
+    ("warmup_lr", "--warmup-lr 1e-5", 1e-5),
+    ("min_lr", "--min-lr 1e-6", 1e-6),
+    ("warmup_epochs", "--warmup-epochs 7", 7),
+    ("lr_noise", "--lr-noise 0.5 0.9", (0.5, 0.9)),
+    ("lr_noise", "--lr-noise 0.5", (0.5,)),
+    ("lr_noise_pct", "--lr-noise-pct 0.5", 0.5),
+    ("lr_noise_std", "--lr-noise-std 0.5", 0.5),
+    ("decay_epochs", "--decay-epochs 10", 10),
+    ("decay_rate", "--decay-rate 0.5", 0.5),
+    ("decay_rate", "--dr 0.5", 0.5),
+    ("cooldown_epochs", "--cooldown-epochs 4", 4),
+    ("patience_epochs", "--patience-epochs 10", 10),
+    ("color_jitter", "--color-jitter 0.2", 0.2),
+    ("color_jitter", "--color-jitter None", None),
+    ("aa", "--aa rand-m7", "rand-m7"),
+    ("aa", "--aa None", None),
+    ("smoothing", "--smoothing 0.2", 0.2),
+    ("train_interpolation", "--train-interpolation random", "random"),
+    ("repeated_aug", "--repeated-aug", True),
+    ("repeated_aug", "--no-repeated-aug", False),
+    ("reprob", "--reprob 0.1", 0.1),
+    ("remode", "--remode const", "const"),
+    ("recount", "--recount 2", 2),
+    ("mixup", "--mixup 0.2", 0.2),
+    ("cutmix", "--cutmix 0.5", 0.5),
+    ("cutmix_minmax", "--cutmix-minmax 0.2 0.8", (0.2, 0.8)),
+    ("mixup_prob", "--mixup-prob 0.5", 0.5),
+    ("mixup_switch_prob", "--mixup-switch-prob 0.4", 0.4),
+    ("mixup_mode", "--mixup-mode pair", "pair"),
+    ("finetune", "--finetune f.pth", "f.pth"),
+    ("data_path", "--data-path D", "D"),
+    ("data_path", "--data_path D", "D"),
+    ("data_path", "--data-path=D", "D"),
+    ("data_set", "--data-set CIFAR", "CIFAR"),
+    ("inat_category", "--inat-category genus", "genus"),
+    ("output_dir", "--output_dir out", "out"),
+    ("output_dir", "--output-dir out", "out"),
+    ("device", "--device cpu", "cpu"),
+    ("seed", "--seed 3", 3),
+    ("resume", "--resume r.pth", "r.pth"),
+    ("eval", "--eval", True),
+    ("dist_eval", "--dist-eval", True),
+    ("num_workers", "--num_workers 2", 2),
+    ("pin_mem", "--pin-mem", True),
+    ("pin_mem", "--no-pin-mem", False),
+    ("world_size", "--world_size 4", 4),
+    ("dist_url", "--dist_url tcp://h:1", "tcp://h:1"),
+]
+REFUSED = ["--use-mcloader", "--cache_mode", "--resplit", "--patience-epochs 3", "--sched plateau"]
+
+
+def read(words: str) -> TrainConfig:
+    return parse(words.split(), prog="tcformer train", description="Train.")
+
+
+@pytest.mark.parametrize(("field", "words", "value"), PUBLISHED, ids=lambda v: str(v))
+def test_published_options_keep_name_and_meaning(field, words, value):
+    cfg = read(words)
+    assert getattr(cfg, field) == value
+    assert dataclasses.replace(cfg, **{field: getattr(TrainConfig(), field)}) == TrainConfig()
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_refused_options_say_why(words):
+    with pytest.raises(UserError, match=r"refused: .{20}") as caught:
+        read(words)
+    assert words.split()[0] in str(caught.value)
+
+
+def test_command_line_wins_over_the_config_which_wins_over_the_defaults(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text(
+        "cfg = dict(model='tcformer_light', drop_path=0.3)\nother = dict(lr=1, dr=0.2)\n"
+    )
+    cfg = read(f"--config {file} --drop-path 0.2 --batch-size 2")
+    assert (cfg.model, cfg.drop_path, cfg.lr, cfg.decay_rate) == ("tcformer_light", 0.2, 1.0, 0.2)
+    assert cfg == read(f"{file} --drop-path 0.2 --batch-size 2")
+    assert cfg == read(f"--config={file} --drop-path 0.2 --batch-size 2")
+    assert cfg == read(f"--batch-size 2 --config {file} --drop-path 0.2")
+
+
+def test_none_on_the_command_line_undoes_the_config(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text("cfg = dict(clip_grad=1.0)")
+    assert read(f"{file}").clip_grad == 1.0
+    assert read(f"{file} --clip-grad None").clip_grad is None
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("--bath-size 3", "--bath-size is not an option; the nearest one is --batch-size"),
+        ("--outputdir x", "--output_dir"),
+        ("--zzzz 3", "--zzzz is not an option; see"),
+        ("--epochs many", "--epochs"),
+        ("--epochs", "--epochs"),
+        ("--amp fp8", "--amp"),
+        ("--opt-betas 0.9", "--opt-betas"),
+        ("--lr 1 2", "2"),
+        ("--config", "--config needs a file"),
+        ("nowhere.py", "the config file nowhere.py does not exist"),
+        ("configs/tcformer/tcformer_lite.py", "did you mean configs/tcformer/tcformer_light.py"),
+        ("--batch-size 0", "--batch-size is 0"),
+        ("--batch-size 3", "odd"),
+        ("--drop-path 2", "--drop-path"),
+        ("--clip-grad -1", "--clip-grad"),
+        ("--lr-noise 1 2 3", "--lr-noise"),
+        ("--ema-decay 0.5", "--ema"),
+        ("--start_epoch 300", "--start_epoch"),
+        ("--resume auto", "--output_dir"),
+        ("--tensorboard", "--output_dir"),
+        ("--num-classes 0", "--num-classes"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, part):
+    with pytest.raises(UserError) as caught:
+        read(words)
+    said = str(caught.value)
+    assert part in said
+    assert "\n" not in said
+    assert len(said) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("cfg = dict(bath_size=3)", "sets 'bath_size', which is not an option; the nearest"),
+        ("cfg = dict(batch_size='3')", "batch_size to '3', but int is meant"),
+        ("cfg = dict(eval=1)", "eval to 1, but bool is meant"),
+        ("cfg = dict(opt_betas=[0.9])", "opt_betas to [0.9]"),
+        ("cfg = dict(amp='fp8')", "amp to 'fp8'"),
+        ("cfg = dict(epochs=True)", "epochs to True"),
+        ("import nothing_of_that_name", "ModuleNotFoundError"),
+        ("cfg = dict(", "SyntaxError"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_config_name_the_file(tmp_path, text, part):
+    file = tmp_path / "c.py"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read(str(file))
+    assert part in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_json_round_trip(tmp_path):
+    cfg = read("--opt-betas 0.8 0.99 --lr-noise 0.5 --aa None --clip-grad 1")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(to_json(cfg)))
+    assert build(to_json(cfg)) == cfg
+    assert read(str(file)) == cfg
+    file.write_text("[1]")
+    with pytest.raises(UserError, match="one JSON object"):
+        read(str(file))
+    file.write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        read(str(file))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_shipped_config_is_valid(path):
+    check(build(load_config(path), where=str(path)))
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_shipped_configs_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = ROOT / "configs/tcformer/tcformer.py"
+    for name in ("configs/tcformer/tcformer.py", "tcformer/tcformer.py", "tcformer/tcformer"):
+        assert find_config(name) == expected
+    own = tmp_path / "configs/tcformer/tcformer.py"
+    own.parent.mkdir(parents=True)
+    own.write_text("cfg = {}")
+    assert find_config("configs/tcformer/tcformer.py").resolve() == own
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "drop_path", "clip_grad"),
+    [
+        ("tcformer_light", "tcformer_light", 0.1, None),
+        ("tcformer", "tcformer", 0.1, None),
+        ("tcformer_large", "tcformer_large", 0.3, 1.0),
+    ],
+)
+def test_published_configs(name, model, drop_path, clip_grad):
+    assert load_config(ROOT / f"configs/tcformer/{name}.py") == {
+        "model": model,
+        "drop_path": drop_path,
+        "clip_grad": clip_grad,
+        "output_dir": f"work_dirs/{name}",
+    }
+
+
+def test_defaults_are_the_published_recipe():
+    cfg = TrainConfig()
+    expected = {
+        "model": "tcformer", "batch_size": 128, "epochs": 300, "start_epoch": 0,
+        "input_size": 224, "drop": 0.0, "drop_path": 0.1, "opt": "adamw", "opt_eps": 1e-8,
+        "opt_betas": None, "momentum": 0.9, "weight_decay": 0.05, "clip_grad": None,
+        "sched": "cosine", "lr": 5e-4, "warmup_lr": 1e-6, "min_lr": 1e-5, "warmup_epochs": 5,
+        "lr_noise": None, "lr_noise_pct": 0.67, "lr_noise_std": 1.0, "decay_epochs": 30,
+        "decay_rate": 0.1, "color_jitter": 0.4, "aa": "rand-m9-mstd0.5-inc1", "smoothing": 0.1,
+        "train_interpolation": "bicubic", "reprob": 0.25, "remode": "pixel", "recount": 1,
+        "mixup": 0.8, "cutmix": 1.0, "cutmix_minmax": None, "mixup_prob": 1.0,
+        "mixup_switch_prob": 0.5, "mixup_mode": "batch", "data_set": "IMNET",
+        "inat_category": "name", "num_workers": 10, "pin_mem": True, "seed": 0, "ema": False,
+    }  # fmt: skip
+    assert {name: getattr(cfg, name) for name in expected} == expected
+
+
+def documented():
+    """Field -> the line under it in the source, which is what --help shows."""
+    body = ast.parse(inspect.getsource(config_module)).body
+    members = next(n for n in body if isinstance(n, ast.ClassDef)).body
+    return {
+        field.target.id: text.value.value
+        for field, text in itertools.pairwise(members)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def test_every_option_is_explained():
+    assert set(documented()) == {f.name for f in dataclasses.fields(TrainConfig)}
+
+
+def test_help_shows_options_defaults_units_and_needs_no_torch():
+    code = (
+        "import sys; from tcformer.cli import main; status = main(['train', '--help']);"
+        "assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for field in dataclasses.fields(TrainConfig):
+        assert f"--{field.name.replace('_', '-')}" in done.stdout
+    flat = " ".join(done.stdout.replace("│", " ").split())
+    assert "Side of the square input, pixels. (default: 224)" in flat
+    assert "images per update; scaled by" in flat
+
+
+def test_every_field_is_read_by_a_run(tmp_path, monkeypatch):
+    """An option that no code reads is a test failure.
+
+    Reads by the configuration itself (repr, checks, JSON) do not count.
+    """
+    pytest.importorskip("sklearn")
+    from tcformer.tasks.classification import runner
+    from tcformer.tasks.classification.task import ClassificationTask
+
+    names = {f.name for f in dataclasses.fields(TrainConfig)}
+    reads: set[str] = set()
+    own = ("dataclasses", "copy", "tcformer.training.config", "tcformer.training.options")
+
+    class Watched(TrainConfig):
+        def __getattribute__(self, name):
+            if name in names and sys._getframe(1).f_globals["__name__"] not in own:
+                reads.add(name)
+            return super().__getattribute__(name)
+
+    class Small(ClassificationTask):
+        """Data and model are built as the options say; the toy is trained."""
+
+        def __init__(self, cfg, world):
+            super().__init__(cfg, world)
+            toy = ToyTask(cfg, steps=1)
+            for name in ("model", "steps_per_epoch", "batches", "loss", "evaluate", "report",
+                         "epoch_facts", "save_weights"):  # fmt: skip
+                setattr(self, name, getattr(toy, name))
+
+    monkeypatch.setattr(runner, "ClassificationTask", Small)
+    common = {
+        "model": "tcformer_nano", "data_set": "digits", "input_size": 32, "batch_size": 4,
+        "num_workers": 0, "epochs": 1, "device": "cpu", "threads": 1,
+    }  # fmt: skip
+    runner.run(Watched(**common, output_dir=str(tmp_path), ema=True, ema_decay=0.5))
+    refused = {"use_mcloader", "cache_mode", "resplit", "patience_epochs"}
+    assert names - reads == refused
