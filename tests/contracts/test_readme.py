@@ -55,7 +55,7 @@ def place(tmp_path_factory) -> Path:
             for index in range(count):
                 pixels = draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / "imagenet" / split / name / f"{index}.jpg")
-    Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "photo.jpg")
+    shutil.copytree(ROOT / "docs" / "images", folder / "docs" / "images")
     bin_folder = folder / "bin"
     bin_folder.mkdir()
     # Slurm itself is met in tests/training; here srun's options are noted and its program is run.
