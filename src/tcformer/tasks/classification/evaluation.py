@@ -39,7 +39,7 @@ class Evaluator:
             dataset,
             batch_indices(len(dataset), cfg.batch_size, rank, size),
             batch_size=cfg.batch_size,
-            num_workers=cfg.num_workers,
+            num_workers=min(cfg.num_workers, self.steps),  # more would have nothing to do
             pin_memory=cfg.pin_mem,
         )
         self.num_images = len(dataset)  # counted in the last evaluation

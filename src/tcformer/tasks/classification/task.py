@@ -88,10 +88,9 @@ class ClassificationTask:
             seed=cfg.seed,
             repeats=REPEATS if cfg.repeated_aug else 1,
         )
-        self.loader = build_loader(
-            train, self.sampler, num_workers=cfg.num_workers, pin_memory=cfg.pin_mem
-        )
         self.steps_per_epoch = self.sampler.batches_per_epoch
+        workers = min(cfg.num_workers, self.steps_per_epoch)  # more would have nothing to do
+        self.loader = build_loader(train, self.sampler, num_workers=workers, pin_memory=cfg.pin_mem)
         self._describe = train.describe
 
     def batches(self, epoch: int, start: int) -> Iterator[TrainBatch]:

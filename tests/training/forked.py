@@ -1,0 +1,122 @@
+"""Scenarios for several processes: `python forked.py SIZE PORT FOLDER`.
+
+Imports once, then forks, so each process costs milliseconds. What `scenario(world, folder)` returns
+is written to FOLDER/SCENARIO.RANK.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+from torch import nn
+from toy_task import ToyTask, config
+
+from tcformer.training import checkpoint as ckpt
+from tcformer.training.distributed import init_world, interrupt_reason, shutdown
+from tcformer.training.interrupt import interrupt
+from tcformer.training.loop import Interrupted, NotFinite, fit
+
+
+class Shared(ToyTask):
+    """Each process draws other batches; process 1 alone is asked to stop, or gets the NaN."""
+
+    def batches(self, epoch, start):
+        mine = torch.distributed.get_rank()
+        for number in range(start, self.steps_per_epoch):
+            generator = torch.Generator().manual_seed(1000 * epoch + 10 * number + mine)
+            x = torch.randn(4, 6, generator=generator)
+            if mine == 1 and self.stop_at == len(self.losses):
+                interrupt.request("SIGUSR1")
+            if mine == 1 and self.poison_at == len(self.losses):
+                x[0, 0] = float("nan")
+            yield x, torch.randn(4, 3, generator=generator)
+
+
+def numbers(task):
+    return {
+        "losses": task.losses,
+        "weights": [p.double().sum().item() for p in task.model.parameters()],
+    }
+
+
+def start(world, cfg, **kw):
+    interrupt.clear()
+    task = Shared(cfg, **kw)
+    ckpt.seed_everything(cfg.seed, world.rank)
+    return task
+
+
+def resume(world, folder):
+    """An uninterrupted run, and one stopped by a signal that only process 1 received."""
+    on = {"ema": True, "ema_decay": 0.9, "accum": 2}
+    whole = start(world, config(**on))
+    fit(whole, whole.cfg, world)
+    cfg = config(output_dir=str(folder), **on)
+    first = start(world, cfg, stop_at=6)
+    try:
+        fit(first, cfg, world)
+        reason = ""
+    except Interrupted:
+        reason = interrupt_reason(world)
+    second = start(world, config(output_dir=str(folder), resume="auto", **on))
+    torch.rand(5 + world.rank)
+    fit(second, second.cfg, world)
+    return {
+        "reason": reason,
+        "whole": numbers(whole),
+        "first": first.losses,
+        "second": numbers(second),
+        "best": ckpt.read(folder / "best.pth")["best"],
+    }
+
+
+def not_finite(world, folder):
+    """Only process 1 has the NaN."""
+    task = start(world, config(epochs=1))
+    task.poison_at = 2
+    try:
+        fit(task, task.cfg, world)
+    except NotFinite as error:
+        return {"said": str(error), "steps": len(task.losses), **numbers(task)}
+    return {}
+
+
+def mean_gradient(world, folder):
+    """Two processes of 4 images each are one process of 8."""
+    cfg = config(epochs=1, warmup_epochs=0)
+    task = start(world, cfg, steps=3)
+    task.model[2] = nn.Identity()
+    fit(task, cfg, world)
+    return numbers(task)
+
+
+def main(size, port, folder):
+    for rank in range(int(size)):
+        if os.fork():
+            continue
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )  # fmt: skip
+        status = 1
+        try:
+            world = init_world("cpu")
+            for scenario in (resume, not_finite, mean_gradient):
+                result = scenario(world, Path(folder))
+                Path(folder, f"{scenario.__name__}.{rank}.json").write_text(json.dumps(result))
+            shutdown(world)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    sys.exit(max(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(int(size))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,82 @@
+"""Several real processes train as one."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toy_task import ToyTask, config
+
+from tcformer.training.distributed import World
+from tcformer.training.loop import fit
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """`processes(scenario)`: what two processes, forked once for all scenarios, came to."""
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    script = Path(__file__).with_name("forked.py")
+    command = [sys.executable, str(script), "2", port, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+
+    def read(scenario):
+        return [json.loads((folder / f"{scenario}.{rank}.json").read_text()) for rank in range(2)]
+
+    read.folder = folder
+    return read
+
+
+def test_a_signal_to_one_process_stops_and_resumes_all(processes):
+    results = processes("resume")
+    for result in results:
+        assert result["reason"] == "SIGUSR1"
+        whole, second = result["whole"], result["second"]
+        assert len(result["first"]) == 7  # 5 steps of epoch 0, the 2 of a group of epoch 1
+        assert result["first"] + second["losses"] == whole["losses"]
+        assert second["weights"] == whole["weights"]
+    a, b = results
+    assert a["whole"]["weights"] == b["whole"]["weights"]
+    assert a["whole"]["losses"] != b["whole"]["losses"]
+    log = [json.loads(line) for line in (processes.folder / "log.txt").read_text().splitlines()]
+    assert [row["epoch"] for row in log] == [0, 1, 2]
+    mean = sum(a["whole"]["losses"][:5] + b["whole"]["losses"][:5]) / 10
+    assert log[0]["train_loss"] == pytest.approx(mean)
+
+
+def test_a_loss_that_is_not_finite_stops_all_at_the_same_step(processes):
+    a, b = processes("not_finite")
+    assert a["steps"] == b["steps"] == 3
+    assert a["said"] == b["said"]
+    assert "epoch 0, step 2" in a["said"]
+    assert a["weights"] == b["weights"]
+
+
+def test_gradients_are_those_of_the_whole_batch(processes):
+    a, b = processes("mean_gradient")
+    assert a["weights"] == b["weights"]
+
+    class Joined(ToyTask):
+        def batches(self, epoch, start):
+            for number in range(self.steps_per_epoch):
+                parts = []
+                for rank in range(2):
+                    generator = torch.Generator().manual_seed(10 * number + rank)
+                    x = torch.randn(4, 6, generator=generator)
+                    parts.append((x, torch.randn(4, 3, generator=generator)))
+                yield tuple(torch.cat(pair) for pair in zip(*parts, strict=True))
+
+    cfg = config(epochs=1, warmup_epochs=0, batch_size=8)
+    task = Joined(cfg, steps=3)
+    task.model[2] = torch.nn.Identity()
+    fit(task, cfg, World())
+    alone = [p.double().sum().item() for p in task.model.parameters()]
+    assert alone == pytest.approx(a["weights"], rel=1e-4, abs=1e-5)
