@@ -119,6 +119,8 @@ def test_command_line_wins_over_the_config_which_wins_over_the_defaults(tmp_path
     assert cfg == read(f"{file} --drop-path 0.2 --batch-size 2")
     assert cfg == read(f"--config={file} --drop-path 0.2 --batch-size 2")
     assert cfg == read(f"--batch-size 2 --config {file} --drop-path 0.2")
+    assert cfg == read(f"--batch-size 2 --drop-path=0.2 {file}")
+    assert read(f"--no-pin-mem --eval {file}").drop_path == 0.3
 
 
 def test_none_on_the_command_line_undoes_the_config(tmp_path):

@@ -60,7 +60,8 @@ class RunLog:
                 os.fsync(stream.fileno())
         if self._board is not None:
             for name, value in numbers.items():
-                self._board.add_scalar(name.replace("_", "/", 1), value, int(numbers["epoch"]))
+                if name.startswith(("train_", "test_")):  # train_loss is the curve train/loss
+                    self._board.add_scalar(name.replace("_", "/", 1), value, int(numbers["epoch"]))
             self._board.flush()
 
     def close(self) -> None:

@@ -145,7 +145,16 @@ def _split_config(argv: list[str]) -> tuple[str | None, list[str]]:
             return word.split("=", 1)[1], rest[:i] + rest[i + 1 :]
     if rest and not rest[0].startswith("-"):
         return rest[0], rest[1:]
+    for i, word in enumerate(rest[1:], 1):
+        if word.endswith((".py", ".json")) and not _takes_value(rest[i - 1]):
+            return word, rest[:i] + rest[i + 1 :]
     return None, rest
+
+
+def _takes_value(word: str) -> bool:
+    """Whether the next word may belong to this one: an option that is no switch and has no `=`."""
+    field = _FIELDS.get(word[2:].replace("-", "_"))
+    return word.startswith("--") and "=" not in word and (field is None or field.type != "bool")
 
 
 def _with_known_names(argv: list[str]) -> list[str]:

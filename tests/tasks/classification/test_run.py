@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors import safe_open
 
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
-from tcformer.tasks.classification import ClassificationTask, run
+from tcformer.tasks.classification import ClassificationTask, run, task
 from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted, NotFinite
 from tcformer.training.options import build, load_config
@@ -197,7 +198,7 @@ def test_dry_run_plans_and_writes_nothing(small, tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     said = capsys.readouterr().out
     for part in (
-        "images: 14 to train on, 11 to evaluate on",
+        "images: 14 to train on (2 of them left out of each epoch, less than a batch), 11 to",
         "classes: 3",
         "batch: 6 per process x 1 processes x 2 accumulated = 12 images per update",
         "schedule: 2 epochs of 2 steps (1 updates), adamw",
@@ -216,3 +217,30 @@ def test_dry_run_finds_what_would_fail(small, tmp_path):
         run(small(dry_run=True, output_dir=str(tmp_path / "file" / "out")))
     with pytest.raises(UserError, match="/nowhere"):
         run(small(dry_run=True, data_path="/nowhere"))
+    with pytest.raises(UserError, match="leave --eval out"):
+        run(small(dry_run=True, eval=True))
+
+
+def test_corrupt_images_are_named_counted_and_skipped(small, images, tmp_path, capsys):
+    shutil.copytree(images, tmp_path / "d")
+    file = tmp_path / "d/train/blue/1.png"
+    file.write_bytes(file.read_bytes()[:50])
+    out = tmp_path / "out"
+    run(small(data_path=str(tmp_path / "d"), batch_size=14, epochs=1, output_dir=str(out)))
+    said = capsys.readouterr()
+    assert str(file) in said.err
+    assert "NOTICE: 1 unreadable images were skipped in epoch 0." in said.out
+    assert json.loads((out / "log.txt").read_text())["corrupt"] == 1
+
+
+def test_pretrained_weights_are_asked_of_timm(small, monkeypatch):
+    asked = {}
+
+    def create_model(name, **options):
+        asked.update(options)
+        return real(name, **{**options, "pretrained": False})
+
+    real = task.timm.create_model
+    monkeypatch.setattr(task.timm, "create_model", create_model)
+    run(small(eval=True, pretrained=True))
+    assert asked["pretrained"] is True

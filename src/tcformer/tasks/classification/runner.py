@@ -98,6 +98,8 @@ def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunR
         report = load_checkpoint(task.model, cfg.finetune, allow_head_mismatch=True)
         say(world, f"finetune from {report}")
     if cfg.dry_run:
+        if cfg.eval:
+            raise UserError("--dry-run plans a training run; leave --eval out.")
         for line in dry_run(task, cfg, world, facts=_facts(task)):
             say(world, line)
         return RunResult(float("nan"), None, None, [])
@@ -158,9 +160,11 @@ def _local(cfg: TrainConfig) -> TrainConfig:
 
 
 def _facts(task: ClassificationTask) -> dict[str, str]:
+    left_over = task.train_size - task.steps_per_epoch * task.cfg.batch_size * task.world.size
     return {
         "data": f"{task.data_spec.data_set} {task.data_spec.data_path}".strip(),
-        "images": f"{task.train_size} to train on, {len(task.evaluator.dataset)} to evaluate on",
+        "images": f"{task.train_size} to train on ({left_over} of them left out of each epoch, "
+        f"less than a batch), {len(task.evaluator.dataset)} to evaluate on",
         "classes": str(task.num_classes),
         "input": f"{task.cfg.in_chans} x {task.cfg.input_size} x {task.cfg.input_size}",
     }

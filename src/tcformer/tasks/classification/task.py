@@ -29,7 +29,7 @@ from tcformer.errors import UserError
 from tcformer.models.checkpoints import load_checkpoint, save_weights
 from tcformer.tasks.classification.evaluation import Evaluator
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
+from tcformer.training.distributed import World, all_reduce_sums
 from tcformer.training.metrics import MetricLogger
 
 REPEATS = 3  # versions of an image under --repeated-aug, as in DeiT
@@ -65,7 +65,7 @@ class ClassificationTask:
         self.classes = list(val.classes)
         self.num_classes = _num_classes(cfg, len(self.classes))
         self.evaluator = Evaluator(val, cfg, world)
-        self.train_size = 0
+        self.train_size = self.num_corrupt = 0
         self.steps_per_epoch = 0
         self.mixer = build_mixer(mixing, num_classes=self.num_classes, seed=cfg.seed)
         if not cfg.eval:
@@ -104,6 +104,10 @@ class ClassificationTask:
                     images, targets, epoch=epoch, batch=number, rank=self.world.rank
                 )
             yield TrainBatch(images, targets, batch.indices)
+        skipped = torch.tensor([self.loader.num_corrupt])
+        self.num_corrupt = int(all_reduce_sums(self.world, skipped).item())
+        if self.num_corrupt and self.world.is_main:
+            print(f"NOTICE: {self.num_corrupt} unreadable images were skipped in epoch {epoch}.")
 
     def loss(self, model: nn.Module, batch: TrainBatch) -> Tensor:
         """Mean cross entropy of the batch."""
@@ -129,8 +133,8 @@ class ClassificationTask:
         return self.evaluator.report(result)
 
     def epoch_facts(self) -> dict[str, float]:
-        """Unreadable images that the last epoch skipped in this process, if any."""
-        return {"corrupt": self.loader.num_corrupt} if self.loader.num_corrupt else {}
+        """Unreadable images that the last epoch skipped, if any."""
+        return {"corrupt": self.num_corrupt} if self.num_corrupt else {}
 
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         """Strictly, with a sentence about what differs."""
