@@ -67,14 +67,13 @@ def require_decoder(decoder: str) -> None:
     """Refuse `torchvision` where its image extension is missing or has been removed.
 
     Raises:
-        UserError: this torchvision cannot decode images.
+        UserError: this torchvision cannot decode JPEG files.
     """
     if decoder != "torchvision":
         return
     import torchvision.io
 
-    usable = hasattr(torchvision.io, "decode_jpeg") and hasattr(torchvision.io, "decode_png")
-    if not usable or not hasattr(torch.ops.image, "decode_jpeg"):
+    if not hasattr(torchvision.io, "decode_jpeg") or not hasattr(torch.ops.image, "decode_jpeg"):
         raise UserError(
             "--decoder torchvision needs a torchvision with its image extension, which torchvision "
             f"{torchvision.__version__} lacks: use --decoder pil."
@@ -82,30 +81,39 @@ def require_decoder(decoder: str) -> None:
 
 
 def decode_tensor(data: bytes) -> Tensor:
-    """Decode into (3, H, W) uint8: JPEG and plain 8-bit PNG by torchvision, the rest by PIL.
+    """Decode into (3, H, W) uint8: grey and RGB JPEG files by torchvision, all others by PIL.
 
     Raises:
         UnreadableImageError: as `decode_pil`, which also has the last word on a file that
             torchvision cannot decode.
     """
-    from torchvision import io as tvio
+    image = _fast_jpeg(data)
+    return pil_to_tensor(decode_pil(data)) if image is None else image
 
-    fast = None
-    if data[:3] == b"\xff\xd8\xff":
-        fast = tvio.decode_jpeg
-    elif data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x08" and data[25:26] in b"\x00\x02":
-        fast = tvio.decode_png  # bit depth 8, grey or RGB: no palette, no alpha
-    if fast is not None:
+
+def _fast_jpeg(data: bytes) -> Tensor | None:
+    """The decoded file if it is a sound JPEG that torchvision decodes to the same pixels as PIL.
+
+    PNG is left to PIL on purpose: torchvision's PNG decoder (0.29) crashes the process on damaged
+    files, and CMYK is, because the two convert it differently.
+    """
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    from torchvision.io import decode_jpeg
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated since torchvision 0.29, still there
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # deprecated since torchvision 0.29, still there
-                image = fast(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-        except RuntimeError:
-            image = None
-        # Four channels are CMYK (or a PNG's transparent colour): PIL's conversion is the reference.
-        if image is not None and image.dtype == torch.uint8 and image.shape[0] in (1, 3):
-            return image.expand(3, -1, -1) if image.shape[0] == 1 else image
-    return pil_to_tensor(decode_pil(data))
+            # Reads the header only; torchvision knows no limit for decompression bombs.
+            with Image.open(io.BytesIO(data)) as header:
+                if header.mode not in ("L", "RGB"):
+                    return None
+            image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        except Exception:  # PIL says what is wrong with it, or decodes it
+            return None
+    if image.shape[0] not in (1, 3):
+        return None
+    return image.expand(3, -1, -1) if image.shape[0] == 1 else image
 
 
 def pil_to_tensor(image: Image.Image) -> Tensor:

@@ -17,7 +17,10 @@ STREAM_SHUFFLE, STREAM_AUGMENT, STREAM_MIX = 0x5348, 0x4155, 0x4D49
 
 
 def seed_words(*parts: int, count: int = 8) -> np.ndarray:
-    """Hash integers of any size and sign into `count` words, (count,) uint32."""
+    """Hash integers of any size and sign into `count` words, (count,) uint32.
+
+    A trailing zero changes nothing: give the same number of parts wherever results must differ.
+    """
     entropy = [2 * p if p >= 0 else -2 * p - 1 for p in parts]
     return np.random.SeedSequence(entropy).generate_state(count, np.uint32)
 

@@ -119,6 +119,9 @@ def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
                     label = _label(tar.extractfile(member).read(), extension)  # type: ignore[union-attr]
                     if label is not None and (extension == "cls" or key not in labels):
                         labels[key] = label
+            # tarfile takes a shard that ends early for a whole one; the end mark tells them apart.
+            if shard.stat().st_size < tar.offset + tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("it has no end mark, so it is truncated")
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(f"The shard {shard} cannot be read: {error}; copy it again.") from None
     for key, (name, _, _) in images.items():

@@ -29,11 +29,12 @@ INAT_CATEGORIES = (
 )
 DECODERS = ("pil", "torchvision")
 INTERPOLATIONS = ("bicubic", "bilinear", "random", "nearest", "box", "hamming", "lanczos")
+_RESIZE_ONLY = ("box", "hamming", "lanczos")
 SMALL_INPUT = 32  # up to this many pixels the recipe crops with padding instead of resizing
 _AUTO_AUGMENT = ("v0", "v0r", "original", "originalr", "3a")
 # What timm's parsers understand; the rest they would silently skip or fail an assertion on.
 _SECTIONS = {
-    "rand": re.compile(r"m\d+|n\d+|p\d+(\.\d+)?|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t[a-z0-9]+"),
+    "rand": re.compile(r"m\d+|n\d+|p\d+(\.\d+)?|mstd\d+(\.\d+)?|mmax\d+|inc[01]|t(weights|3aw?)"),
     "augmix": re.compile(r"m\d+|w\d+|d\d+|a\d+(\.\d+)?|b[01]|mstd\d+(\.\d+)?"),
 }
 
@@ -76,8 +77,8 @@ class DataSpec:
             (CIFAR-100), CIFAR10, INAT, INAT19 (JSON lists), digits (scikit-learn), fake, or
             `timm:NAME`, where NAME is passed on to timm's data set factory.
         inat_category: the rank of the taxonomy that is the label, for INAT and INAT19.
-        decoder: `pil` decodes as the published recipe did; `torchvision` decodes JPEG and 8-bit
-            PNG files faster, the pixels differ a little after resizing.
+        decoder: `pil` decodes and resizes as the published recipe did; `torchvision` does both
+            faster for JPEG files: decoded pixels are the same, resized ones differ a little.
         skip_corrupt: in evaluation, count unreadable images instead of stopping at the first.
             Training always counts and skips them.
         fake_images, fake_classes: size of the `fake` set (per split) and its number of classes.
@@ -116,7 +117,8 @@ class TransformSpec:
             no effect while `aa` is set. 0 switches it off.
         aa: RandAugment, AutoAugment or AugMix policy in timm's notation; None, '' or 'none' for
             none.
-        train_interpolation: resampling of the training crop; `random` draws bilinear or bicubic.
+        train_interpolation: resampling of the training crop and of the policy's rotations; `random`
+            draws bilinear or bicubic. box, hamming and lanczos cannot rotate: only without `aa`.
         reprob, remode, recount: random erasing: probability, fill (`pixel`, `rand`, `const`) and
             largest number of regions.
         resplit: refused, see the sentence: it needs augmentation splits, which this recipe has not.
@@ -144,6 +146,11 @@ class TransformSpec:
             _number("color-jitter", self.color_jitter, 0.0)
         object.__setattr__(self, "aa", _checked_policy(self.aa))
         _one_of("train-interpolation", self.train_interpolation, INTERPOLATIONS)
+        if self.aa and self.train_interpolation in _RESIZE_ONLY:
+            raise UserError(
+                f"--train-interpolation {self.train_interpolation} cannot rotate or shear as --aa "
+                f"{self.aa} does: use bicubic, bilinear, random or nearest, or --aa none."
+            )
         _number("reprob", self.reprob, 0.0, 1.0)
         _one_of("remode", self.remode, ("pixel", "rand", "const"))
         _whole("recount", self.recount, 1)

@@ -24,7 +24,6 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F2
 
 from tcformer.data.spec import SMALL_INPUT, TransformSpec
-from tcformer.errors import UserError
 
 _TENSOR_MODES = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
@@ -112,28 +111,22 @@ def train_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
 
     Draws from Python's, NumPy's and torch's global generators; wrap the data set in `SeededDataset`
     to make it a function of the key. Call `spec.for_data_set(...)` first: digits are not mirrored.
-
-    Raises:
-        UserError: timm refuses the augmentation policy.
     """
-    try:
-        recipe = create_transform(
-            input_size=spec.input_size,
-            is_training=True,
-            hflip=0.5 if spec.hflip is None else spec.hflip,
-            color_jitter=spec.color_jitter or None,
-            auto_augment=spec.aa,
-            interpolation=spec.train_interpolation,
-            # The policy fills with the mean colour, so it needs three channels even for one.
-            mean=spec.norm_mean if spec.in_chans == 3 else spec.norm_mean * 3,
-            std=spec.norm_std if spec.in_chans == 3 else spec.norm_std * 3,
-            re_prob=spec.reprob,
-            re_mode=spec.remode,
-            re_count=spec.recount,
-            separate=True,
-        )
-    except (AssertionError, KeyError, ValueError) as error:
-        raise UserError(f"timm refuses --aa {spec.aa!r}: {error}.") from None
+    recipe = create_transform(
+        input_size=spec.input_size,
+        is_training=True,
+        hflip=0.5 if spec.hflip is None else spec.hflip,
+        color_jitter=spec.color_jitter or None,
+        auto_augment=spec.aa,
+        interpolation=spec.train_interpolation,
+        # The policy fills with the mean colour, so it needs three channels even for one.
+        mean=spec.norm_mean if spec.in_chans == 3 else spec.norm_mean * 3,
+        std=spec.norm_std if spec.in_chans == 3 else spec.norm_std * 3,
+        re_prob=spec.reprob,
+        re_mode=spec.remode,
+        re_count=spec.recount,
+        separate=True,
+    )
     geometry, policy, final = (list(part.transforms) for part in recipe)
     if spec.input_size <= SMALL_INPUT:
         crop: list[Any] = [

@@ -1,0 +1,128 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+
+from tcformer.data import decode
+from tcformer.data.decode import UnreadableImageError, decode_pil, decode_tensor, require_decoder
+from tcformer.errors import UserError
+
+
+def both(data):
+    """Decode with both decoders, check that they agree, return (H, W, 3) uint8."""
+    image = decode_pil(data)
+    assert image.mode == "RGB"
+    tensor = decode_tensor(data)
+    assert tensor.dtype == torch.uint8
+    pixels = tensor.permute(1, 2, 0).numpy()
+    assert np.array_equal(pixels, np.array(image))
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("RGB", "JPEG"),
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("RGB", "PNG"),
+        ("L", "PNG"),
+        ("1", "PNG"),
+        ("P", "PNG"),
+        ("LA", "PNG"),
+        ("RGBA", "PNG"),
+        ("P", "GIF"),
+        ("RGB", "WEBP"),
+        ("RGB", "BMP"),
+        ("RGB", "TIFF"),
+        ("RGB", "PPM"),
+    ],
+)
+def test_both_decoders_agree_on_every_kind_of_image(mode, kind, picture, encode):
+    data = encode(picture(1).convert(mode), kind)
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(both(data), np.array(image.convert("RGB")))
+
+
+def test_sixteen_bits_are_scaled_not_clipped(encode):
+    values = (np.arange(200).reshape(10, 20) * 300).astype(np.uint16)
+    pixels = both(encode(Image.fromarray(values), "PNG"))
+    assert np.array_equal(pixels[:, :, 0], values >> 8)
+
+
+@pytest.mark.parametrize(
+    "image", [Image.new("F", (4, 4)), Image.fromarray(np.full((4, 4), 1 << 20, np.int32))]
+)
+def test_pixels_of_unknown_range_are_refused(image, encode):
+    for decoder in (decode_pil, decode_tensor):
+        with pytest.raises(UnreadableImageError, match="unknown range"):
+            decoder(encode(image, "TIFF"))
+
+
+def test_exif_rotation_is_not_applied_and_animations_give_their_first_frame(picture, encode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert both(encode(picture(2), "JPEG", exif=exif)).shape == (14, 20, 3)
+    frames = [Image.new("RGB", (6, 4), c) for c in ("red", "blue")]
+    pixels = both(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize("decoder", [decode_pil, decode_tensor])
+def test_truncated_files_are_refused_even_where_pil_was_made_tolerant(
+    kind, decoder, picture, encode, monkeypatch
+):
+    data = encode(picture(3, (60, 40)), kind)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    for keep in (len(data) // 2, len(data) - 60):
+        with pytest.raises(UnreadableImageError):
+            decoder(data[:keep])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+@pytest.mark.parametrize("decoder", [decode_pil, decode_tensor])
+def test_other_damage_is_refused_with_a_reason(decoder, picture, encode):
+    with pytest.raises(UnreadableImageError, match="the file is empty"):
+        decoder(b"")
+    with pytest.raises(UnreadableImageError, match="not an image"):
+        decoder(b"hello")
+    for begin in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"):
+        with pytest.raises(UnreadableImageError):
+            decoder(begin + bytes(50))
+    png = bytearray(encode(picture(4), "PNG"))
+    png[60] ^= 0xFF
+    with pytest.raises(UnreadableImageError):
+        decoder(bytes(png))
+
+
+def test_a_decompression_bomb_is_refused():
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+
+    def chunk(kind, body):
+        check = zlib.crc32(kind + body)
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+    with pytest.raises(UnreadableImageError, match="decompression bomb"):
+        decode_pil(bomb + chunk(b"IEND", b""))
+
+
+def test_bombs_never_reach_the_fast_decoder(monkeypatch, encode, picture):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    for kind in ("JPEG", "PNG"):
+        with pytest.raises(UnreadableImageError, match="decompression bomb"):
+            decode_tensor(encode(picture(5), kind))
+
+
+def test_a_torchvision_without_decoders_is_refused(monkeypatch):
+    require_decoder("torchvision")
+    require_decoder("pil")
+    monkeypatch.delattr("torchvision.io.decode_jpeg")
+    with pytest.raises(UserError, match="use --decoder pil"):
+        require_decoder("torchvision")
+    decode.require_decoder("pil")

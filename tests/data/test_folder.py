@@ -1,0 +1,104 @@
+import os
+
+import pytest
+from torchvision.datasets import ImageFolder
+
+from tcformer.data import DataSpec, build_dataset
+from tcformer.data.folder import FolderSource, PathList
+from tcformer.errors import UserError
+
+
+def refusal(path, split="val"):
+    with pytest.raises(UserError) as error:
+        FolderSource(str(path), split)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_indices_and_labels_are_those_of_torchvision(folder, encode, picture):
+    root = folder({"train": {"b": 2, "a": 3, "B": 1, "10": 1, "9": 1}})
+    deep = root / "train" / "a" / "Deeper"
+    deep.mkdir()
+    (deep / "x.JPG").write_bytes(encode(picture(0), "JPEG"))
+    (root / "train" / "a" / "notes.txt").write_text("not an image")
+    source = FolderSource(str(root), "train")
+    theirs = ImageFolder(root / "train")
+    assert source.classes == theirs.classes == ["10", "9", "B", "a", "b"]
+    ours = [(source.describe(i), source.read(i)[1]) for i in range(len(source))]
+    assert ours == theirs.samples
+    assert (os.path.join(str(deep), "x.JPG"), 3) in ours
+
+
+def test_validation_needs_no_training_folder(folder):
+    root = folder({"val": {"x": 2, "y": 1}})
+    data = build_dataset(DataSpec(data_path=str(root)), "val")
+    assert (len(data), data.classes, data.class_to_idx) == (3, ["x", "y"], {"x": 0, "y": 1})
+    assert data[2].image.size == (20, 14)
+    assert [data[i].target for i in range(3)] == [0, 0, 1]
+    assert "train is missing" in refusal(root, "train")
+
+
+def test_what_is_wrong_with_the_path(tmp_path, folder):
+    assert "--data-path" in refusal("")
+    assert "does not exist" in refusal(tmp_path / "nowhere")
+    file = tmp_path / "archive.zip"
+    file.write_bytes(b"")
+    assert "is a file, not a folder" in refusal(file)
+    root = folder({"train": {"a": 1}})
+    assert str(root / "val") in refusal(root)
+    assert "holds train" in refusal(root)
+    (root / "validation").mkdir()
+    assert f"rename or link {root / 'validation'}" in refusal(root)
+
+
+def test_empty_folders_are_named(folder):
+    root = folder({"train": {"a": 1, "empty": 0}, "val": {}})
+    assert str(root / "train" / "empty") in refusal(root, "train")
+    (root / "val").mkdir()
+    assert "no class folders" in refusal(root)
+    (root / "val" / "a").mkdir()
+    (root / "val" / "a" / "readme.md").write_text("")
+    assert f"{root / 'val' / 'a'} has no image" in refusal(root)
+
+
+def test_unreadable_folders_are_named(folder, monkeypatch):
+    root = folder({"val": {"a": 1, "b": 1}})
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path) == str(forbidden):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for forbidden in (root / "val" / "b", root / "val"):
+        text = refusal(root)
+        assert str(forbidden) in text
+        assert "Permission denied" in text
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "listdir", lambda _: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    assert "cannot be read: I/O error" in refusal(root)
+
+
+def test_training_refuses_other_classes_in_validation(folder):
+    root = folder({"train": {"a": 1, "b": 1}, "val": {"a": 1, "c": 1}})
+    assert "'b' is in train but not in val" in refusal(root, "train")
+    assert FolderSource(str(root), "val").classes == ["a", "c"]
+
+
+def test_linked_class_folders_are_followed(folder, tmp_path):
+    root = folder({"val": {"a": 1}})
+    (root / "val" / "b").symlink_to(root / "val" / "a", target_is_directory=True)
+    assert FolderSource(str(root), "val").classes == ["a", "b"]
+
+
+def test_paths_of_any_bytes_survive_packing():
+    paths = ["a/b.png", "", "ü/日本.jpg", os.fsdecode(b"\xff\xfe.png")]
+    packed = PathList(paths, [3, 1, 4, 1])
+    assert [packed[i] for i in range(len(packed))] == paths
+    assert packed.labels.tolist() == [3, 1, 4, 1]
+    with pytest.raises(IndexError):
+        packed[4]
+    with pytest.raises(IndexError):
+        packed[-1]

@@ -1,0 +1,158 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcformer.data.sampler import ResumableSampler, exact_eval_indices
+from tcformer.errors import UserError
+
+
+def batches(keys, size):
+    keys = list(keys)
+    return [keys[i : i + size] for i in range(0, len(keys), size)]
+
+
+def global_batches(length, global_batch, world, **options):
+    """The set of keys of each global batch, put together from all processes."""
+    size = global_batch // world
+    parts = [
+        batches(
+            ResumableSampler(length, batch_size=size, world_size=world, rank=r, **options), size
+        )
+        for r in range(world)
+    ]
+    assert len({len(p) for p in parts}) == 1
+    return [sorted(k for part in group for k in part) for group in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_global_batches_do_not_depend_on_the_number_of_processes(drop_last, repeats):
+    options = {"seed": 3, "epoch": 2, "drop_last": drop_last, "repeats": repeats}
+    one = global_batches(47, 12, 1, **options)
+    assert len(one) == (3 if drop_last else 4)
+    assert all(global_batches(47, 12, w, **options) == one for w in (2, 3, 4, 6))
+
+
+def test_an_epoch_is_a_permutation_that_changes_with_epoch_and_seed():
+    def order(**options):
+        return [i for _, i in ResumableSampler(50, batch_size=5, **options)]
+
+    first = order(seed=0, epoch=0)
+    assert sorted(first) == list(range(50))
+    assert first == order(seed=0, epoch=0)
+    assert len({tuple(order(seed=s, epoch=e)) for s in (0, 1, -1) for e in (0, 1)}) == 6
+    assert order(shuffle=False) == list(range(50))
+
+
+def test_the_order_is_the_same_for_ever():
+    # A checkpoint taken mid-epoch is only worth something if the next version has the same order.
+    keys = list(ResumableSampler(10, batch_size=2, seed=7, epoch=3))
+    assert keys == [(3, i) for i in GOLDEN_ORDER]
+
+
+GOLDEN_ORDER = [3, 8, 4, 0, 5, 9, 7, 1, 6, 2]
+
+
+@given(
+    length=st.integers(1, 60),
+    batch=st.integers(1, 7),
+    world=st.integers(1, 5),
+    repeats=st.integers(1, 4),
+    drop_last=st.booleans(),
+    data=st.data(),
+)
+def test_resuming_yields_the_rest_of_the_epoch(length, batch, world, repeats, drop_last, data):
+    if drop_last and length < batch * world:
+        with pytest.raises(UserError, match=f"has {length} images"):
+            ResumableSampler(length, batch_size=batch, world_size=world)
+        return
+    options = {
+        "batch_size": batch,
+        "world_size": world,
+        "repeats": repeats,
+        "drop_last": drop_last,
+        "seed": 1,
+    }
+    start = data.draw(st.integers(0, ResumableSampler(length, **options).batches_per_epoch))
+    counts = set()
+    for rank in range(world):
+        whole = ResumableSampler(length, rank=rank, epoch=4, **options)
+        rest = ResumableSampler(length, rank=rank, epoch=4, start_batch=start, **options)
+        assert list(rest) == list(whole)[start * batch :]
+        assert len(rest) == len(list(rest))
+        assert len(whole) == len(list(whole))
+        counts.add(len(batches(whole, batch)))
+        assert len(batches(whole, batch)) == whole.batches_per_epoch
+    assert len(counts) == 1, "every process must take the same number of steps"
+
+
+def test_set_epoch_moves_a_used_sampler():
+    sampler = ResumableSampler(20, batch_size=4, seed=5)
+    list(sampler)
+    sampler.set_epoch(3, 2)
+    assert list(sampler) == list(ResumableSampler(20, batch_size=4, seed=5, epoch=3, start_batch=2))
+    sampler.set_epoch(3)
+    assert len(sampler) == 20
+    with pytest.raises(UserError, match="has 5 batches"):
+        sampler.set_epoch(3, 6)
+
+
+def test_repeated_augmentation_shows_three_versions_in_one_global_batch_on_other_processes():
+    length, world, size = 48, 3, 4
+    seen = Counter()
+    for rank in range(world):
+        sampler = ResumableSampler(length, batch_size=size, world_size=world, rank=rank, repeats=3)
+        keys = list(sampler)
+        assert len(keys) == length // world
+        # three processes, three neighbours: no process sees two versions of an image
+        assert len({i for _, i, _ in keys}) == len(keys)
+        seen.update((i, repeat) for _, i, repeat in keys)
+    images = {i for i, _ in seen}
+    assert len(images) == length // 3
+    assert seen == Counter({(i, r): 1 for i in images for r in range(3)})
+    groups = global_batches(length, 12, 3, repeats=3)
+    assert all(len({i for _, i, _ in g}) == 4 for g in groups)
+
+
+def test_keeping_the_last_batch_gives_every_process_an_image():
+    parts = [
+        list(ResumableSampler(9, batch_size=2, world_size=4, rank=r, drop_last=False))
+        for r in range(4)
+    ]
+    assert [len(p) for p in parts] == [3, 3, 3, 3]
+    assert {i for part in parts for _, i in part} == set(range(9))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 2, "rank": 1}, "rank 1"),
+        ({"batch_size": 4, "world_size": 3}, "lower --batch-size to 3"),
+        ({"batch_size": 1, "world_size": 11}, "use fewer processes"),
+        ({"batch_size": 2, "repeats": 0}, "repeats"),
+        ({"batch_size": 2, "epoch": -1}, "epoch -1"),
+    ],
+)
+def test_impossible_samplers_are_refused(options, says):
+    with pytest.raises(UserError, match=says):
+        ResumableSampler(10, **options)
+
+
+def test_no_images_are_refused():
+    with pytest.raises(UserError, match="no images"):
+        ResumableSampler(0, batch_size=1)
+
+
+@given(length=st.integers(0, 100), world=st.integers(1, 9))
+def test_evaluation_covers_each_image_once(length, world):
+    parts = [exact_eval_indices(length, world, r) for r in range(world)]
+    assert [i for part in parts for i in part] == list(range(length))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_evaluation_refuses_an_unknown_process():
+    with pytest.raises(UserError, match="process 2 of 2"):
+        exact_eval_indices(5, 2, 2)
