@@ -1,0 +1,240 @@
+"""`tcformer demo`: from nothing to a trained network and a picture of its tokens in minutes."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+import sys
+import time
+from argparse import Namespace
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import tcformer
+from tcformer.cli import VERBS
+from tcformer.cli.parser import Parser
+from tcformer.errors import UserError
+from tcformer.files import make_folder
+
+if TYPE_CHECKING:
+    from tcformer.tasks.classification.run import RunResult
+    from tcformer.training.config import TrainConfig
+
+HELP = VERBS["demo"]
+
+CONFIG = "configs/digits/tcformer_nano.py"
+
+EXPECTED_ACCURACY = 97.0
+"""Top-1 in percent that the whole recipe must reach; below it the demo exits with status 1."""
+
+ROWS = 6
+"""Test images on the picture."""
+
+EDGE = (255, 120, 0)
+"""Outlines: the digits are white on black, so neither will do."""
+
+LOG = "demo.log"
+"""The training's own output. The file also marks a folder as one that the demo may clear."""
+
+_OURS = (
+    "checkpoint*.pth",
+    "best.pth",
+    "best.safetensors",
+    "log.txt",
+    "config.json",
+    "tokens.png",
+    "digits/*.png",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb; see `tcformer demo --help`."""
+    args = _parse(argv)
+    folder = Path(args.output_dir)
+    cfg = _configuration(args)
+    _clear(folder)
+    print(
+        f"Training {cfg.model} for {cfg.epochs} epoch{'s' * (cfg.epochs > 1)} on scikit-learn's "
+        "handwritten digits, here and now.",
+        flush=True,
+    )
+    began = time.monotonic()
+
+    # Torch takes seconds to import: only now that the first line is on the screen.
+    from tcformer.training.interrupt import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+    from tcformer.training.loop import Interrupted, NotFinite
+
+    try:
+        result = _train(cfg, folder)
+    except Interrupted:
+        print(f"Stopped before the end; `{command()} demo` starts anew.")
+        return EXIT_INTERRUPTED
+    except NotFinite as problem:
+        print(problem, file=sys.stderr)
+        return EXIT_FAILED
+    print(*result.eval_lines, sep="\n")
+    picture = _draw(result, folder)
+    print(f"All in {_clock(time.monotonic() - began)}.", end="\n\n")
+    print(f"checkpoint  {result.checkpoint}")
+    print(f"picture     {picture}   test images and their tokens after each stage")
+    print(f"log         {folder / LOG}", end="\n\n")
+    print("What to try next:", *(f"  {line}" for line in _next_steps(result, folder)), sep="\n")
+    if args.epochs is None and result.best_acc1 < EXPECTED_ACCURACY:
+        print(
+            f"error: {result.best_acc1:.1f}% is less than the {EXPECTED_ACCURACY:.1f}% that this "
+            "recipe should reach: please report it together with the output of `tcformer doctor`.",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _parse(argv: list[str]) -> Namespace:
+    parser = Parser(
+        "demo",
+        epilog="Needs no data and no GPU: the images are scikit-learn's (1437 to learn from, 360 "
+        f"to test on). The recipe is {CONFIG}. Exits with status 1 when the accuracy stays below "
+        f"{EXPECTED_ACCURACY:.0f} percent (not with --epochs).",
+    )
+    parser.add_argument(
+        "--output_dir",
+        "--output-dir",
+        metavar="FOLDER",
+        default="runs/demo",
+        help="folder for checkpoint, picture and log; an earlier demo in it is replaced",
+    )
+    parser.add_argument(
+        "--epochs", metavar="N", type=int, default=None, help="epochs (default: the recipe's)"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the training")
+    return parser.parse_args(argv)
+
+
+def _configuration(args: Namespace) -> TrainConfig:
+    from tcformer.training.config import check
+    from tcformer.training.options import build, load_config
+
+    cfg = build(load_config(CONFIG), where=CONFIG)
+    cfg = replace(
+        cfg,
+        output_dir=args.output_dir,
+        seed=args.seed,
+        save_every=0,
+        # One thread is enough for such small tensors, and several wait for each other at every
+        # operation: where cores are busy or capped, that costs far more than it gains.
+        threads=cfg.threads or 1,
+    )
+    if args.epochs is not None:
+        cfg = replace(cfg, epochs=args.epochs)
+    check(cfg)
+    return cfg
+
+
+def _clear(folder: Path) -> None:
+    """Make room for a new demo, and never touch anything but an earlier demo's own files."""
+    leftovers = [path for pattern in _OURS for path in folder.glob(pattern)]
+    if leftovers and not (folder / LOG).is_file():
+        raise UserError(
+            f"{folder} holds {leftovers[0].name}, which no demo wrote; name another --output_dir"
+        )
+    make_folder(folder)
+    for path in leftovers:
+        path.unlink()
+
+
+def _train(cfg: TrainConfig, folder: Path) -> RunResult:
+    """Train with a progress bar on the screen and everything else in the log."""
+    from tcformer.cli.demo_progress import show_progress
+    from tcformer.tasks.classification.run import run
+
+    with (
+        open(folder / LOG, "w", encoding="utf-8") as log,
+        show_progress(folder / "log.txt") as on_progress,
+        contextlib.redirect_stdout(log),
+    ):
+        return run(cfg, on_progress=on_progress)
+
+
+def _draw(result: RunResult, folder: Path) -> Path:
+    """tokens.png: for six test images of different digits, the image and its four stages."""
+    import torch
+
+    from tcformer.cli.show import cell_maps, load_model, network_input
+    from tcformer.data import DataSpec, build_dataset
+    from tcformer.viz import contact_sheet, token_row, write_png
+
+    model = load_model(None, result.checkpoint)
+    images = build_dataset(DataSpec(data_set="digits"), "val")
+    rows, seen = [], set()
+    for index in range(len(images)):
+        image, label = images.load(index)
+        if label in seen:
+            continue
+        seen.add(label)
+        picture = np.asarray(image)
+        write_png(folder / "digits" / f"{label}.png", picture)
+        with torch.inference_mode():
+            answer = int(model(network_input(model, picture)).argmax())
+        rows.append(
+            token_row(
+                picture,
+                cell_maps(model, picture),
+                title=f"a {images.classes[label]}, read as {images.classes[answer]}",
+                edge_colour=EDGE,
+                panel_size=192,
+            )
+        )
+        if len(rows) == ROWS:
+            break
+    write_png(folder / "tokens.png", contact_sheet(rows))
+    return folder / "tokens.png"
+
+
+def _next_steps(result: RunResult, folder: Path) -> list[str]:
+    """Commands that work as they stand; tests/cli/test_demo.py runs every one."""
+    call, weights = command(), result.checkpoint
+    digit = next(iter(sorted((folder / "digits").glob("*.png"))))
+    return [
+        f"{call} show {digit} --checkpoint {weights} --out {folder / 'digit.png'}",
+        f"{call} evaluate {CONFIG} --resume {weights}",
+        f"{call} train {CONFIG} --output_dir runs/digits",
+        f"{call} doctor",
+    ]
+
+
+def command() -> str:
+    """How to call this `tcformer` from the current folder, as short as possible."""
+    try:
+        metadata.distribution("tcformer")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        source = shlex.quote(_from_here(Path(tcformer.__file__).parents[1]))
+        return f"PYTHONPATH={source} {_python()} -m tcformer"
+    script = Path(sys.executable).with_name("tcformer")
+    if _is_on_path(script):
+        return "tcformer"
+    return shlex.quote(_from_here(script)) if script.is_file() else f"{_python()} -m tcformer"
+
+
+def _python() -> str:
+    python = Path(sys.executable)
+    return python.name if _is_on_path(python) else shlex.quote(_from_here(python))
+
+
+def _is_on_path(program: Path) -> bool:
+    found = shutil.which(program.name)
+    return found is not None and Path(found).absolute() == program.absolute()
+
+
+def _from_here(path: Path) -> str:
+    """Relative to the current folder where the path lies inside it."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} minutes"
