@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import BooleanOptionalAction, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,9 @@ from tcformer.viz import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from tcformer.models import TCFormer
 
 HELP = VERBS["show"]
 
@@ -183,7 +185,7 @@ def _seen_size(original: tuple[int, int], size: int | str | None) -> tuple[int, 
     return height, width
 
 
-def load_model(name: str | None, checkpoint: str | Path | None) -> nn.Module:
+def load_model(name: str | None, checkpoint: str | Path | None) -> TCFormer:
     """The model in evaluation mode, with the checkpoint's weights or reproducibly random ones.
 
     Args:
@@ -200,7 +202,7 @@ def load_model(name: str | None, checkpoint: str | Path | None) -> nn.Module:
     if checkpoint is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return create_model(name or DEFAULT_MODEL).eval()
+            return cast("TCFormer", create_model(name or DEFAULT_MODEL).eval())
 
     from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
     from tcformer.models.layouts import identify, to_our_layout
@@ -216,14 +218,14 @@ def load_model(name: str | None, checkpoint: str | Path | None) -> nn.Module:
         num_classes=(found and found.num_classes) or 0,
     )
     load_checkpoint(model, checkpoint)
-    return model.eval()
+    return cast("TCFormer", model.eval())
 
 
-def network_input(model: nn.Module, picture: NDArray[np.uint8]) -> Tensor:
+def network_input(model: TCFormer, picture: NDArray[np.uint8]) -> Tensor:
     """An (H, W, 3) uint8 picture as the normalised (1, C, H, W) float32 batch of this model."""
     import torch
 
-    config = model.pretrained_cfg
+    config = cast("dict[str, Any]", model.pretrained_cfg)  # timm sets it on every model
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
     pixels = torch.tensor(picture).permute(2, 0, 1)
     if model.in_chans == 1:
@@ -233,7 +235,7 @@ def network_input(model: nn.Module, picture: NDArray[np.uint8]) -> Tensor:
     return ((pixels / 255 - mean) / std)[None]
 
 
-def cell_maps(model: nn.Module, picture: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
+def cell_maps(model: TCFormer, picture: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
     """For each stage the token of each cell of one picture, (H0*W0,) integers."""
     import torch
 
