@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import calculate_drop_path_rates
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -99,7 +98,8 @@ class TCFormer(nn.Module):
         ]
         self.num_features = self.head_hidden_size = embed_dims[-1]
 
-        drop_path = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=False)
+        # On the CPU whatever the default device: a model may be created on "meta".
+        drop_path = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         with torch.device(device) if device is not None else contextlib.nullcontext():
             self.patch_embed1 = PatchEmbed(in_chans, embed_dims[0])
             for stage in range(NUM_STAGES):
