@@ -29,7 +29,7 @@ REQUIRED: dict[str, tuple[str, str | None]] = {
     "torchvision": ("0.22", None),
     "timm": ("1.0.20", "2"),
     "numpy": ("1.26", None),
-    "pillow": ("10", "13"),
+    "pillow": ("10.1", "13"),
 }
 """Package -> first version that works, first version that does not. A test compares pyproject."""
 
