@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from tcformer.errors import UserError
@@ -53,7 +53,7 @@ def decode_pil(data: bytes) -> Image.Image:
                 return to_rgb(image)
     except (UnreadableImageError, MemoryError):
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         kind = "the file is empty" if not data else "it is not an image of a known format"
         raise UnreadableImageError(kind) from None
     except Exception as error:  # PIL's plugins raise almost anything on damaged files

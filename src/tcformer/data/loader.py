@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 
 class _Corrupt(NamedTuple):
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, as in Item
     name: str
     reason: str
 
@@ -75,17 +75,17 @@ class _BatchReader(Dataset):
         named = [_Corrupt(i.index, self.dataset.describe(i.index), i.reason) for i in corrupt]
         if good:
             return _Loaded(_collate(good, len(corrupt)), named, "")
-        error = ""
+        problem = ""
         if self.refill:
-            error = (
+            problem = (
                 f"None of {len(corrupt)} images in a row can be read (the first is "
                 f"{named[0].name}: {named[0].reason}): check the data set and the disk."
             )
-        return _Loaded(None, named, error)
+        return _Loaded(None, named, problem)
 
     def _substitute(self, key: tuple[int, ...]) -> tuple[list[Item], list[Item]]:
         """The next readable image after a wholly unreadable batch: no process may go without."""
-        corrupt = []
+        corrupt: list[Item] = []
         for step in range(1, min(_REFILL_ATTEMPTS, len(self.dataset)) + 1):
             item = self.dataset[(key[0], (key[1] + step) % len(self.dataset), *key[2:])]
             if item.image is not None:
@@ -103,7 +103,7 @@ def _collate(items: list[Item], num_corrupt: int) -> Batch:
     )
 
 
-def _pass_through(loaded: _Loaded) -> _Loaded:
+def _pass_through(loaded: Any) -> Any:
     return loaded
 
 
