@@ -17,6 +17,7 @@ PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")]
 )
 IDS = [path.name for path in PAGES]
+PAGES_BY_NAME = {path.name: path.read_text() for path in PAGES}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=IDS)
 
@@ -124,6 +125,28 @@ def test_every_option_of_every_verb_is_in_its_help(verb, capsys, monkeypatch):
     # Some words beside each option: a bare name explains nothing.
     for option in re.findall(r"^\W*(--[\w-]+)", text, re.M):
         assert re.search(rf"{option}.*?(?:\s{{2,}}|\n\s+)\w+ \w+", text, re.S), option
+
+
+def test_the_zoo_table_is_what_the_command_prints():
+    import torch
+
+    from tcformer.models import VARIANTS, create_model
+    from tcformer.models.flops import geometry, published_flops
+
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) M \| ([\d.]+) \|", PAGES_BY_NAME["README.md"], re.M)
+    assert {name for name, *_ in rows} == set(VARIANTS)
+    for name, parameters, flops in rows:
+        with torch.device("meta"):
+            model = create_model(name)
+        assert parameters == f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}"
+        count = sum(published_flops(geometry(model.state_dict()), 224, 224).values())
+        assert flops == f"{count / 1e9:.2f}"
+
+
+def test_no_figure_is_ours_without_a_record():
+    # A figure enters this column together with its record; until then it says so.
+    rows = re.findall(r"^\| `tcformer\w*` \|.*\| ([^|]+) \|$", PAGES_BY_NAME["README.md"], re.M)
+    assert rows == ["not run"] * 4
 
 
 def test_the_benchmark_runs(monkeypatch, capsys):

@@ -6,12 +6,11 @@ Field names are the published option names (`--data-set` is `data_set`). Every r
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass, replace
 
-from tcformer.errors import UserError
+from tcformer.errors import UserError, nearest
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,8 +40,8 @@ _SECTIONS = {
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:
     lower = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), lower, n=1)
-    return f" (did you mean {lower[close[0]]}?)" if close else ""
+    close = nearest(name.lower(), lower)
+    return f" (did you mean {lower[close]}?)" if close else ""
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:

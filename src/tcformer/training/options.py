@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import json
 import re
@@ -19,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from tcformer.errors import UserError
+from tcformer.errors import UserError, nearest
 from tcformer.training.config import TrainConfig, check, option
 
 _ALIASES = {"dr": "decay_rate"}
@@ -121,8 +120,8 @@ def find_config(path: str | Path) -> Path:
     shipped = [
         f"configs/{p.relative_to(r).as_posix()}" for r in _shipped_roots() for p in r.rglob("*.py")
     ]
-    near = difflib.get_close_matches(path.as_posix(), shipped, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else f"; shipped are {', '.join(sorted(shipped))}."
+    near = nearest(path.as_posix(), shipped)
+    hint = f"; did you mean {near}?" if near else f"; shipped are {', '.join(sorted(shipped))}."
     raise UserError(f"the config file {path} does not exist{hint}")
 
 
@@ -176,10 +175,10 @@ def _with_known_names(argv: list[str]) -> list[str]:
 
 
 def _nearest(name: str, *, as_option: bool = False) -> str:
-    near = difflib.get_close_matches(name, [*_FIELDS], n=1, cutoff=0.5)
+    near = nearest(name, _FIELDS)
     if not near:
         return "; see tcformer train --help"
-    return f"; the nearest one is {option(near[0]) if as_option else repr(near[0])}"
+    return f"; the nearest one is {option(near) if as_option else repr(near)}"
 
 
 def _one_sentence(complaint: str, prog: str) -> str:
