@@ -137,12 +137,12 @@ class TCFormer(nn.Module):
 
     # ---- images to tokens -------------------------------------------------------------------
 
-    def forward_tokens(self, images: Tensor, *, num_stages: int = NUM_STAGES) -> list[Tokens]:
+    def forward_tokens(self, images: Tensor, *, num_stages: int | None = None) -> list[Tokens]:
         """Run the backbone.
 
         Args:
             images: (B, in_chans, Hi, Wi) float, normalised; any size, B at least 1.
-            num_stages: how many of the four stages to run.
+            num_stages: how many stages to run; all there are when left out.
 
         Returns:
             The tokens after each stage's norm: (B, N_s, C_s) with their layouts. At 224 px N is
@@ -152,6 +152,7 @@ class TCFormer(nn.Module):
             ValueError: the images are not a batch of at least one image of ``in_chans`` channels.
         """
         self._check_images(images)
+        num_stages = self._num_stages() if num_stages is None else num_stages
         outputs: list[Tokens] = []
         x, grid_size = self.patch_embed1(images)
         tokens = Tokens(x, grid_layout(x.shape[0], grid_size, x.device))

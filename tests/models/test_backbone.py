@@ -1,0 +1,234 @@
+import copy
+
+import pytest
+import torch
+
+import tcformer
+from tcformer.models import TCFormer
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return tcformer.create_model("tcformer_nano", num_classes=10).eval()
+
+
+def images(batch=2, height=64, width=64, channels=3, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, channels, (height + 7) // 8, (width + 7) // 8, generator=g)
+    fine = torch.randn(batch, channels, height, width, generator=g)
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear") + 0.1 * fine
+
+
+def assert_sound(tokens, height, width):
+    """Every stage covers the grid with tokens that each own a cell."""
+    grid = (-(-height // 4), -(-width // 4))
+    size = grid
+    for x, layout in tokens:
+        assert layout.grid_size == grid
+        assert layout.map_size == size
+        assert x.shape[1] == layout.num_tokens
+        assert x.isfinite().all()
+        for cells in layout.cell_to_token:
+            assert cells.unique().tolist() == list(range(layout.num_tokens))
+        size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(16, 16), (16, 17), (19, 160), (28, 28), (32, 32), (33, 65), (97, 50), (129, 16)],
+)
+@torch.no_grad()
+def test_any_size(model, height, width):
+    x = images(2, height, width)
+    assert_sound(model.forward_tokens(x), height, width)
+    assert model(x).shape == (2, 10)
+    strides = [tuple(m.shape[2:]) for m in model.forward_intermediates(x, intermediates_only=True)]
+    assert strides[0] == (-(-height // 4), -(-width // 4))
+
+
+@torch.no_grad()
+def test_token_counts_at_224(model):
+    counts = [t.layout.num_tokens for t in model.forward_tokens(torch.randn(1, 3, 224, 224))]
+    assert counts == [3136, 784, 196, 49]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+def test_any_number_of_channels(channels):
+    net = tcformer.create_model("tcformer_nano", in_chans=channels, num_classes=3)
+    assert net(images(2, 32, 32, channels)).shape == (2, 3)
+
+
+def test_refuses_what_is_no_batch_of_images(model):
+    with pytest.raises(ValueError, match="empty batch"):
+        model(torch.zeros(0, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"shape \(B, 3, height, width\)"):
+        model(torch.zeros(2, 1, 32, 32))
+    with pytest.raises(ValueError, match="shape"):
+        model(torch.zeros(3, 32, 32))
+    with pytest.raises(ValueError, match="without pixels"):
+        model(torch.zeros(1, 3, 0, 32))
+
+
+@torch.no_grad()
+def test_an_image_does_not_depend_on_its_batch_mates(model):
+    x = images(4)
+    others = images(4, seed=1) * 5
+    others[2] = x[2]
+    assert torch.equal(model(x)[2], model(others)[2])
+    for one, many in zip(model.forward_tokens(x[[2]]), model.forward_tokens(x), strict=True):
+        assert torch.equal(one.layout.cell_to_token[0], many.layout.cell_to_token[2])
+        torch.testing.assert_close(one.x[0], many.x[2], rtol=0, atol=1e-5)
+
+
+def letterboxed():
+    x = torch.zeros(2, 3, 96, 96)
+    x[:, :, 30:66] = images(2, 36, 96)
+    return x
+
+
+@pytest.mark.parametrize("x", [torch.full((2, 3, 96, 96), 0.7), letterboxed()], ids=["flat", "box"])
+@torch.no_grad()
+def test_flat_and_letterboxed_images_are_deterministic(model, x):
+    first, second = model.forward_tokens(x), model.forward_tokens(x)
+    assert_sound(first, 96, 96)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.layout.cell_to_token, b.layout.cell_to_token)
+
+
+@torch.no_grad()
+def test_flat_bands_do_not_swallow_the_tokens(model):
+    x = torch.zeros(1, 3, 320, 96)
+    x[:, :, 128:192] = images(1, 64, 96)
+    layout = model.forward_tokens(x)[1].layout
+    rows = layout.cell_to_token[0].view(80, 24)
+    # A fifth of the picture is photograph; without the tie-break by index every cell of the flat
+    # bands would be a peak of its own and take a centre.
+    inner_bands = torch.cat((rows[3:27], rows[53:77])).unique().numel()
+    assert inner_bands < 0.1 * layout.num_tokens
+
+
+def test_same_bits_forward_and_backward(model):
+    net = copy.deepcopy(model).train()
+    gradients = []
+    for _ in range(2):
+        net.zero_grad()
+        net(images()).square().sum().backward()
+        gradients.append([p.grad.clone() for p in net.parameters()])
+    assert all(map(torch.equal, *gradients))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(model, dtype):
+    net = copy.deepcopy(model).train()
+    x = images()
+    with torch.autocast("cpu", dtype=dtype):
+        logits = net(x)
+        loss = logits.float().square().mean()
+        tokens = net.forward_tokens(x)
+    loss.backward()
+    assert logits.dtype == dtype
+    assert all(t.layout.cell_weight.dtype == torch.float32 for t in tokens)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert (logits.float() - model(x)).abs().max() < 0.2 * model(x).std()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_clusters_are_computed_in_float32_under_autocast(model, dtype, monkeypatch):
+    seen = []
+    import tcformer.models.ctm as ctm
+
+    real = ctm.dpc_knn
+
+    def spy(x, *args, **kwargs):
+        seen.append((x.dtype, torch.is_autocast_enabled("cpu")))
+        return real(x, *args, **kwargs)
+
+    monkeypatch.setattr(ctm, "dpc_knn", spy)
+    with torch.autocast("cpu", dtype=dtype):
+        model(images())
+    assert seen == [(torch.float32, False)] * 3
+
+
+@torch.no_grad()
+def test_large_importance_scores_stay_finite(model):
+    net = copy.deepcopy(model)
+    for stage in (1, 2, 3):
+        getattr(net, f"ctm{stage}").score.weight.mul_(1e4)
+    assert net(images()).isfinite().all()
+
+
+@torch.no_grad()
+def test_the_level_of_the_scores_is_inert(model):
+    net = copy.deepcopy(model)
+    for stage in (1, 2, 3):
+        getattr(net, f"ctm{stage}").score.bias.add_(5.0)
+    torch.testing.assert_close(net(images()), model(images()), rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_float64_runs_in_float64_throughout(model):
+    net = copy.deepcopy(model).double()
+    exact = net(images().double())
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(model(images()).double(), exact, rtol=0, atol=1e-5)
+
+
+def test_options_reach_their_places():
+    net = tcformer.create_model(
+        "tcformer_nano", keep_ratio=(0.5, 0.3, 1.0), k=3, density_noise=1e-6, drop_path_rate=0.7
+    )
+    counts = [t.layout.num_tokens for t in net.forward_tokens(images(1, 32, 32))]
+    assert counts == [64, 32, 10, 10]
+    assert [net.ctm1.k, net.ctm2.density_noise] == [3, 1e-6]
+    rates = [
+        getattr(b.drop_path, "drop_prob", 0.0) for s in "1234" for b in getattr(net, f"block{s}")
+    ]
+    torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.7, 8))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"keep_ratio": 0.0}, "keep_ratio"),
+        ({"keep_ratio": (0.5, 0.5)}, "keep_ratio needs"),
+        ({"k": 0}, "k must be"),
+        ({"depths": (1, 1, 1)}, "depths needs 4"),
+        ({"num_heads": (3, 2, 5, 8)}, "do not divide"),
+        ({"global_pool": "max"}, "global_pool"),
+    ],
+)
+def test_refuses_impossible_options(option, words):
+    with pytest.raises(ValueError, match=words):
+        TCFormer(**option)
+
+
+def test_unknown_options_and_models_are_refused():
+    with pytest.raises(TypeError, match="keep_ration"):
+        tcformer.create_model("tcformer_nano", keep_ration=0.5)
+    with pytest.raises(ValueError, match="did you mean tcformer_nano"):
+        tcformer.create_model("tcformer_tiny")
+
+
+def test_initial_weights_have_the_published_spread():
+    torch.manual_seed(0)
+    net = tcformer.create_model("tcformer_light")
+    expected = {
+        "patch_embed1.proj": 0.0253,
+        "block1.0.attn.q": 0.02,
+        "block1.0.attn.sr": 0.0221,
+        "block2.0.attn.sr": 0.0313,
+        "block3.0.attn.sr": 0.0395,
+        "ctm1.conv": 0.0417,
+        "ctm2.conv": 0.0264,
+        "ctm3.conv": 0.0208,
+        "block2.0.mlp.dwconv": 0.4714,
+        "block1.0.mlp.dwconv.dwconv": 0.4714,
+        "block2.0.mlp.dwconv.skip": 0.577,
+        "head": 0.02,
+    }
+    for name, std in expected.items():
+        assert float(net.get_submodule(name).weight.detach().std()) == pytest.approx(std, rel=0.06)
+    assert float(net.ctm1.conv.skip.weight.detach().abs().max()) <= 0.125

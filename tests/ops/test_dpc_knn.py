@@ -1,0 +1,184 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcformer.ops import dpc_knn
+from tcformer.ops.dpc_knn import eager
+
+
+def features(seed, batch=2, tokens=40, channels=8, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, tokens, channels, generator=g, dtype=dtype)
+
+
+def assert_same(actual, expected):
+    assert torch.equal(actual.assignment, expected.assignment)
+    assert torch.equal(actual.centres, expected.centres)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 14), st.integers(1, 16), st.integers(1, 16))
+def test_equals_the_definition(seed, tokens, clusters, k):
+    x = features(seed, tokens=tokens)
+    assert_same(dpc_knn(x, clusters, k), dpc_knn(x, clusters, k, impl="reference"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 14), st.integers(1, 10))
+def test_equals_the_definition_with_many_equal_tokens(seed, tokens, clusters):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 2, (2, tokens, 2), generator=g).double()
+    assert_same(dpc_knn(x, clusters), dpc_knn(x, clusters, impl="reference"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 12), st.integers(1, 10))
+def test_equals_the_definition_under_a_mask(seed, tokens, clusters):
+    x = features(seed, tokens=tokens)
+    mask = torch.rand(2, tokens, generator=torch.Generator().manual_seed(seed)) < 0.6
+    mask[:, 0] = True
+    actual = dpc_knn(x, clusters, mask=mask)
+    assert_same(actual, dpc_knn(x, clusters, mask=mask, impl="reference"))
+    assert torch.equal(actual.assignment == -1, ~mask)
+
+
+def test_equals_the_definition_with_noise():
+    x = features(7, tokens=30)
+    noise = torch.rand(2, 30, dtype=torch.float64) * 0.1
+    actual = dpc_knn(x, 8, density_noise=noise)
+    assert_same(actual, dpc_knn(x, 8, density_noise=noise, impl="reference"))
+    assert not torch.equal(actual.centres, dpc_knn(x, 8).centres)
+
+
+def test_finds_clusters_that_are_there():
+    g = torch.Generator().manual_seed(0)
+    middle = torch.randn(1, 6, 16, generator=g) * 10
+    member = torch.randint(6, (1, 200), generator=g)
+    x = middle[0, member] + 0.1 * torch.randn(1, 200, 16, generator=g)
+    found = dpc_knn(x, 6).assignment
+    pairs = set(zip(found[0].tolist(), member[0].tolist(), strict=True))
+    assert len(pairs) == 6
+
+
+def test_masked_tokens_change_nothing_for_the_others():
+    x = features(8, tokens=20, dtype=torch.float32)
+    padding = torch.full((2, 10, 8), 1e3)
+    mask = torch.arange(30).expand(2, -1) < 20
+    padded = dpc_knn(torch.cat((x, padding), dim=1), 5, mask=mask)
+    plain = dpc_knn(x, 5)
+    assert torch.equal(padded.assignment[:, :20], plain.assignment)
+    assert torch.equal(padded.centres, plain.centres)
+
+
+def test_a_mask_may_leave_fewer_tokens_than_clusters():
+    mask = torch.tensor([[True, False, True, False]])
+    clusters = dpc_knn(features(9, batch=1, tokens=4), 3, mask=mask)
+    assert clusters.centres.tolist() == [[0, 2, -1]]
+    assert clusters.assignment.tolist() == [[0, -1, 1, -1]]
+
+
+@pytest.mark.parametrize("elements", [1, 7, 100, 1000])
+def test_row_blocks_do_not_matter(elements, monkeypatch):
+    x = features(10, tokens=60, dtype=torch.float32)
+    whole = dpc_knn(x, 15)
+    monkeypatch.setattr(eager, "BLOCK_ELEMENTS", elements)
+    assert_same(dpc_knn(x, 15), whole)
+
+
+def test_no_block_is_larger_than_allowed():
+    for batch, rows, columns in ((1, 65536, 65536), (256, 3136, 3136), (8, 10, 20)):
+        blocks = eager._blocks(batch, rows, columns)
+        assert max(stop - start for start, stop in blocks) * batch * columns <= max(
+            eager.BLOCK_ELEMENTS, batch * columns
+        )
+        assert [start for start, _ in blocks[1:]] == [stop for _, stop in blocks[:-1]]
+        assert blocks[-1][1] == rows
+
+
+def test_the_full_scan_finds_what_the_neighbour_lists_say():
+    x = features(11, tokens=80, dtype=torch.float32)
+    f = eager._prepare(x, None)
+    d2, neighbour = eager._nearest(f, 8)
+    rank = eager._rank(eager._sparsity(d2, 5, None, None))
+    quick = eager._separation(f, rank, d2, neighbour)
+    torch.testing.assert_close(quick, eager._separation_scan(f, rank, None), rtol=1e-6, atol=0)
+
+
+def test_an_image_does_not_depend_on_its_batch_mates():
+    x = features(12, batch=4, tokens=100, dtype=torch.float32)
+    together = dpc_knn(x, 25)
+    for b in range(4):
+        alone = dpc_knn(x[[b]], 25)
+        assert torch.equal(together.assignment[b], alone.assignment[0])
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_shifting_all_features_changes_no_cluster(shift):
+    x = features(13, tokens=50)
+    assert_same(dpc_knn(x + shift, 12), dpc_knn(x, 12))
+
+
+def test_clusters_are_never_empty_and_centres_lead_them():
+    clusters = dpc_knn(features(14, tokens=90), 30)
+    for b in range(2):
+        assert clusters.assignment[b].unique().numel() == 30
+        assert clusters.assignment[b][clusters.centres[b]].tolist() == list(range(30))
+        assert clusters.centres[b].tolist() == sorted(clusters.centres[b].tolist())
+
+
+def test_equal_tokens_are_shared_out_by_index():
+    clusters = dpc_knn(torch.ones(1, 100, 4), 10)
+    assert clusters.centres.tolist() == [list(range(10))]
+    assert clusters.assignment[0].tolist() == [*range(10), *[0] * 90]
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1.0, 1e3, 1e15])
+def test_any_scale_of_features(scale):
+    x = features(15, tokens=40)
+    expected = dpc_knn(x, 10, k=1)  # with k = 1 all densities are equal: only the order of d counts
+    assert_same(dpc_knn((x * scale).float(), 10, k=1), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    x = features(16, tokens=40).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(dpc_knn(x, 10), dpc_knn(x.float(), 10))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_never_leaves_the_range(bad):
+    x = features(17, tokens=30, dtype=torch.float32)
+    x[0, 3] = bad
+    clusters = dpc_knn(x, 8)
+    assert int(clusters.assignment.min()) >= 0
+    assert int(clusters.assignment.max()) < 8
+    assert torch.equal(clusters.assignment[1], dpc_knn(x[[1]], 8).assignment[0])
+
+
+def test_sizes_are_clamped():
+    x = features(18, tokens=3)
+    assert dpc_knn(x, 100, k=100).centres.tolist() == [[0, 1, 2]] * 2
+    assert dpc_knn(x, 0, k=0).assignment.tolist() == [[0, 0, 0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"x": torch.zeros(3, 4)}, "shape"),
+        ({"x": torch.zeros(1, 3, 4, dtype=torch.long)}, "float"),
+        ({"x": torch.zeros(1, 0, 4)}, "nothing to cluster"),
+        ({"x": torch.zeros(1, 3, 4), "mask": torch.ones(1, 2, dtype=torch.bool)}, "mask must have"),
+        ({"x": torch.zeros(1, 3, 4), "mask": torch.ones(1, 3)}, "mask must be bool"),
+        ({"x": torch.zeros(1, 3, 4), "impl": "magic"}, "no implementation 'magic'"),
+    ],
+)
+def test_refuses_what_does_not_fit(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        dpc_knn(num_clusters=2, **arguments)
+
+
+def test_nothing_is_differentiated():
+    x = features(19).requires_grad_()
+    assert not dpc_knn(x, 5).assignment.requires_grad
