@@ -23,7 +23,7 @@ def main() -> None:
     write_png(folder / "scene.png", picture)
     model = load_model("tcformer_light", None)
     row = token_row(picture, cell_maps(model, picture), title="image")
-    write_png(folder / "tokens.png", contact_sheet([row], font_size=32))
+    write_png(folder / "tokens.png", contact_sheet([row]))
     print(f"wrote {folder}/scene.png and {folder}/tokens.png")
 
 

@@ -86,7 +86,7 @@ def token_row(
     return Row(tuple(panels))
 
 
-def contact_sheet(rows: Sequence[Row], *, font_size: int = 16) -> NDArray[np.uint8]:
+def contact_sheet(rows: Sequence[Row], *, font_size: int | None = None) -> NDArray[np.uint8]:
     """Lay out rows of panels on white paper, each panel with its caption below.
 
     Panels stand in columns; a column is as wide as its widest panel, and captions that are
@@ -94,15 +94,21 @@ def contact_sheet(rows: Sequence[Row], *, font_size: int = 16) -> NDArray[np.uin
 
     Args:
         rows: what `token_row` returns, one for each image.
-        font_size: height of the captions in pixels.
+        font_size: height of the captions in pixels; by default a sixteenth of the widest panel,
+            and at least 16: large sheets are looked at from afar.
 
     Returns:
         (height, width, 3) uint8.
     """
     if not rows or not all(row.panels for row in rows):
         raise UserError("a contact sheet needs at least one row, and each row at least one panel")
+    if font_size is None:
+        widest = max(panel.picture.shape[1] for row in rows for panel in row.panels)
+        font_size = max(16, widest // 16)
     font = ImageFont.load_default(font_size)
-    line = GAP // 2 + font_size + GAP  # a caption stands nearer to its own panel than to the next
+    line = (
+        GAP // 2 + font_size + max(GAP, font_size)
+    )  # a caption stands nearer to its own panel than to the next
     # Narrow pictures still need room for "stage 1: 3136 tokens"; titles may be shortened.
     captions = [panel.caption for row in rows for panel in row.panels[1:]]
     least = max((ceil(font.getlength(caption)) for caption in captions), default=0)
