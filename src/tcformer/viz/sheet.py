@@ -106,9 +106,8 @@ def contact_sheet(rows: Sequence[Row], *, font_size: int | None = None) -> NDArr
         widest = max(panel.picture.shape[1] for row in rows for panel in row.panels)
         font_size = max(16, widest // 16)
     font = ImageFont.load_default(font_size)
-    line = (
-        GAP // 2 + font_size + max(GAP, font_size)
-    )  # a caption stands nearer to its own panel than to the next
+    # A caption stands nearer to its own panel than to the next row.
+    line = GAP // 2 + font_size + max(GAP, font_size)
     # Narrow pictures still need room for "stage 1: 3136 tokens"; titles may be shortened.
     captions = [panel.caption for row in rows for panel in row.panels[1:]]
     least = max((ceil(font.getlength(caption)) for caption in captions), default=0)
