@@ -21,7 +21,7 @@ def test_an_unreadable_image_is_skipped_in_training_and_an_error_in_evaluation(f
         damage(root / split / "a" / "00.png")
     spec = DataSpec(data_path=str(root))
     item = build_dataset(spec, "train")[0]
-    assert (item.image, item.target, item.index) == (None, -1, 0)
+    assert (item.image, item.target, item.position) == (None, -1, 0)
     assert item.reason
     with pytest.raises(UserError) as error:
         build_dataset(spec, "val")[0]

@@ -1,4 +1,5 @@
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -217,6 +218,15 @@ def test_a_worker_that_is_killed_is_a_sentence():
     loader = build_loader(Pids(), range(6, 8), batch_size=1, num_workers=1)
     with pytest.raises(UserError, match=r"A data worker died .*fewer --num_workers"):
         list(loader)
+
+
+def test_what_workers_get_can_be_pickled_for_other_start_methods(folder):
+    data = from_folder(folder({"train": {"a": 3}}), "train")
+    loader = build_loader(data, ResumableSampler(3, batch_size=3, seed=2))
+    copy = pickle.loads(pickle.dumps(loader._loader.dataset))
+    assert torch.equal(
+        copy.__getitems__(list(loader.sampler)).batch.images, next(iter(loader)).images
+    )
 
 
 def test_other_errors_keep_their_traceback():

@@ -46,9 +46,9 @@ class Source(Protocol):
 class Item(NamedTuple):
     """One sample. `image` is None, and `reason` says why, for a skipped unreadable image."""
 
-    image: Any  # (C, H, W) float32 tensor, normalised; as decoded if there is no transform
+    image: Any  # (C, H, W) float32, normalised; without a transform what the decoder returns
     target: int  # -1 where the image was unreadable
-    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks a sample for
+    position: int  # in the data set
     reason: str = ""
 
 

@@ -92,7 +92,7 @@ def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
                     raise
         raise AssertionError("no split was tried")
 
-    return _guard(attempt, root or name)
+    return _guard(attempt, f"timm:{name}" if name else str(root))
 
 
 def _guard(build: Any, where: str) -> Any:
@@ -101,7 +101,7 @@ def _guard(build: Any, where: str) -> Any:
     except Exception as error:  # readers raise almost anything: assertions, tar, HTTP, pickle
         lines = str(error).strip().splitlines()
         reason = lines[0].rstrip(".") if lines else type(error).__name__
-        raise UserError(f"timm cannot read the data set at {where}: {reason}.") from error
+        raise UserError(f"timm cannot read the data set {where}: {reason}.") from error
 
 
 class TimmSource:

@@ -51,11 +51,11 @@ class INatSource:
                     f"({image.get('file_name', image.get('id'))}): use the list as published."
                 )
         labelled = [names.get(category_of[image["id"]]) for image in images]
-        for name in labelled:
-            if name not in labels:
+        for label in labelled:
+            if label not in labels:
                 raise UserError(
-                    f"{root / wanted} has the {category} {name!r}, which does not occur in {train}:"
-                    " use lists of the same year."
+                    f"{root / wanted} has the {category} {label!r}, which does not occur in "
+                    f"{train}: use lists of the same year."
                 )
         self.root = root
         self.classes = list(labels)

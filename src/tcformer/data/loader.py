@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 
 class _Corrupt(NamedTuple):
-    index: int  # type: ignore[assignment]  # shadows tuple.index, as in Item
+    position: int
     name: str
     reason: str
 
@@ -72,7 +72,7 @@ class _BatchReader(Dataset):
                 corrupt += more
         except UserError as error:
             return _Loaded(None, [], str(error))
-        named = [_Corrupt(i.index, self.dataset.describe(i.index), i.reason) for i in corrupt]
+        named = [_Corrupt(i.position, self.dataset.describe(i.position), i.reason) for i in corrupt]
         if good:
             return _Loaded(_collate(good, len(corrupt)), named, "")
         problem = ""
@@ -98,7 +98,7 @@ def _collate(items: list[Item], num_corrupt: int) -> Batch:
     return Batch(
         images=torch.stack([i.image for i in items if i.image is not None]),
         targets=torch.tensor([i.target for i in items], dtype=torch.int64),
-        indices=torch.tensor([i.index for i in items], dtype=torch.int64),
+        indices=torch.tensor([i.position for i in items], dtype=torch.int64),
         num_corrupt=num_corrupt,
     )
 
@@ -181,9 +181,9 @@ class BatchLoader:
 
     def _note(self, corrupt: list[_Corrupt]) -> None:
         self.num_corrupt += len(corrupt)
-        for index, name, reason in corrupt:
-            if index not in self._named:
-                self._named.add(index)
+        for position, name, reason in corrupt:
+            if position not in self._named:
+                self._named.add(position)
                 self._report(f"warning: skipped the unreadable image {name}: {reason}")
 
 
