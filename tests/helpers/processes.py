@@ -70,13 +70,14 @@ class Family:
     """Processes that share one import of torch: forked from a parent that has made it already.
 
     An import costs seconds of processor time, and these tests need some twenty processes.
+    `module` is what the parent imports.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, module: str = "tcformer.training.distributed") -> None:
         self.folder = folder
         self.runs = 0
         self.parent = subprocess.Popen(
-            [sys.executable, "-c", _PARENT],
+            [sys.executable, "-c", f"import {module}" + _PARENT],
             env=clean_env(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -123,7 +124,6 @@ class Family:
 
 _PARENT = """
 import json, os, sys, time, traceback
-import tcformer.training.distributed
 
 def child(order, rank):
     for descriptor, name in (1, "out"), (2, "err"):

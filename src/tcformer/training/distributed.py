@@ -15,6 +15,8 @@ With one process nothing is set up and every function below returns its input.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import multiprocessing
 import os
 import socket
 import sys
@@ -33,6 +35,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from tcformer.errors import UserError
+from tcformer.training.devices import choose_device
 from tcformer.training.environment import LaunchEnvironment, Launcher, read_environment
 from tcformer.training.interrupt import (
     EXIT_FAILED,
@@ -86,37 +89,37 @@ def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: 
     """
     env = read_environment()
     address, port = _meeting_point(dist_url, env)
-    chosen = _choose_device(device, env)
     if env.launcher == "single":
         print("Not using distributed mode", flush=True)
-        return World(device=chosen)
+        return World(device=choose_device(device, env))
     print(f"| distributed init (rank {env.rank}): {dist_url}", flush=True)
     if env.size == 1:
-        return World(device=chosen, launcher=env.launcher)
+        return World(device=choose_device(device, env), launcher=env.launcher)
     if env.rank != 0:
         _silence_stdout()
     timeout = timedelta(minutes=timeout_minutes)
     store = _meet(address, port, env, timeout)
-    # One backend a device type: collectives on CPU tensors go over gloo even in a GPU run.
-    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend,
-        store=PrefixStore("tcformer/group", store),
-        rank=env.rank,
-        world_size=env.size,
-        timeout=timeout,
-    )
     world = World(
         rank=env.rank,
         local_rank=env.local_rank,
         size=env.size,
-        device=chosen,
-        backend="nccl" if chosen.type == "cuda" else "gloo",
         launcher=env.launcher,
         store=store,
     )
-    if chosen.type == "cuda":
-        _refuse_shared_gpus(world)
+    with guard(world):  # from here on an error is told once, however many processes meet it
+        chosen = choose_device(device, env)
+        # One backend a device type: collectives on CPU tensors go over gloo even in a GPU run.
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
+            store=PrefixStore("tcformer/group", store),
+            rank=env.rank,
+            world_size=env.size,
+            timeout=timeout,
+        )
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        world = dataclasses.replace(world, device=chosen, backend=backend)
+        if chosen.type == "cuda":
+            _refuse_shared_gpus(world)
     return world
 
 
@@ -129,6 +132,22 @@ def shutdown(world: World) -> None:
     if world.size > 1 and dist.is_initialized():
         barrier(world)
         dist.destroy_process_group()
+
+
+def leave(status: int) -> int:
+    """End a process that has peers with `status`, at once; alone, just return `status`.
+
+    To be called last, after `shutdown`. Threads of torch (gloo, DDP, autograd) outlive the group,
+    and sometimes meet an interpreter that is being taken down under them: one of 22 runs, all
+    finished in good order, died of SIGABRT at exit (torch 2.15).
+    """
+    if read_environment().size == 1:
+        return status
+    for worker in multiprocessing.active_children():
+        worker.kill()  # loader workers, which would notice only after seconds
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def all_reduce_sums(world: World, sums: torch.Tensor) -> torch.Tensor:
@@ -283,57 +302,6 @@ def _meeting_point(dist_url: str, env: LaunchEnvironment) -> tuple[str, int]:
     if parsed.scheme != "tcp" or not parsed.hostname or port is None:
         raise UserError(f"--dist_url must be env:// or tcp://HOST:PORT, got {dist_url!r}.")
     return parsed.hostname, port
-
-
-def _choose_device(wanted: str, env: LaunchEnvironment) -> torch.device:
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        raise UserError(
-            f"--device must be auto, cpu, cuda, cuda:N or mps, got {wanted!r}."
-        ) from None
-    if device.type == "cpu":
-        return torch.device("cpu")
-    if device.type == "mps" and torch.backends.mps.is_available() and env.size == 1:
-        return device
-    if device.type != "cuda":
-        raise UserError(
-            f"--device {wanted} cannot be used here with {env.size} process(es): "
-            "use --device auto or cpu."
-        )
-    if not torch.cuda.is_available():
-        raise UserError(
-            f"--device {wanted} asks for a GPU but torch sees none: use --device cpu, or see "
-            "`tcformer doctor` for the reason."
-        )
-    device = torch.device("cuda", _gpu_index(device, env))
-    torch.cuda.set_device(device)
-    return device
-
-
-def _gpu_index(device: torch.device, env: LaunchEnvironment) -> int:
-    visible = torch.cuda.device_count()
-    if env.size == 1:
-        index = device.index or 0
-    elif device.index is not None:
-        raise UserError(
-            f"--device {device} would put {env.size} processes on one GPU: use --device cuda."
-        )
-    elif env.launcher == "slurm" and visible == 1:
-        index = 0  # Slurm may bind one GPU to each task; sharing is refused after meeting
-    else:
-        index = env.local_rank
-    if index >= visible:
-        number = max(env.local_size or 0, index + 1) if env.size > 1 else index + 1
-        raise UserError(
-            f"{number} processes on this machine need {number} GPUs but torch sees {visible}: "
-            "start fewer processes, or use --device cpu."
-            if env.size > 1
-            else f"--device {device} does not exist: torch sees {visible} GPU(s)."
-        )
-    return index
 
 
 def _refuse_shared_gpus(world: World) -> None:

@@ -20,16 +20,20 @@ def main(argv: list[str], *, verb: str = "train") -> int:
 
     # Only now, when the command line is known to be right, the imports that take seconds.
     from tcformer.tasks.classification.runner import run
+    from tcformer.training.distributed import leave
+    from tcformer.training.environment import read_environment
     from tcformer.training.loop import Interrupted, NotFinite
     from tcformer.training.progress import progress_bar
 
+    status = EXIT_OK
     try:
         with progress_bar() as on_progress:
             run(cfg, on_progress=on_progress)
     except Interrupted as stop:
         print(f"{stop} Exit status {EXIT_INTERRUPTED}.")
-        return EXIT_INTERRUPTED
+        status = EXIT_INTERRUPTED
     except NotFinite as problem:
-        print(problem, file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK
+        if read_environment().rank == 0:  # all processes stop with it, one tells
+            print(problem, file=sys.stderr)
+        status = EXIT_FAILED
+    return leave(status)

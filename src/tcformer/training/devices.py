@@ -1,0 +1,66 @@
+"""Which device a process computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from tcformer.errors import UserError
+from tcformer.training.environment import LaunchEnvironment
+
+
+def choose_device(wanted: str, env: LaunchEnvironment) -> torch.device:
+    """The device `wanted` ('auto', 'cpu', 'cuda', 'cuda:N', 'mps') of one process among `env.size`.
+
+    A GPU becomes torch's current one.
+
+    Raises:
+        UserError: no such device here, or more processes than GPUs.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UserError(
+            f"--device must be auto, cpu, cuda, cuda:N or mps, got {wanted!r}."
+        ) from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type == "mps" and torch.backends.mps.is_available() and env.size == 1:
+        return device
+    if device.type != "cuda":
+        raise UserError(
+            f"--device {wanted} cannot be used here with {env.size} process(es): "
+            "use --device auto or cpu."
+        )
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"--device {wanted} asks for a GPU but torch sees none: use --device cpu, or see "
+            "`tcformer doctor` for the reason."
+        )
+    device = torch.device("cuda", _gpu_index(device, env))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _gpu_index(device: torch.device, env: LaunchEnvironment) -> int:
+    visible = torch.cuda.device_count()
+    if env.size == 1:
+        index = device.index or 0
+    elif device.index is not None:
+        raise UserError(
+            f"--device {device} would put {env.size} processes on one GPU: use --device cuda."
+        )
+    elif env.launcher == "slurm" and visible == 1:
+        index = 0  # Slurm may bind one GPU to each task; sharing is refused after meeting
+    else:
+        index = env.local_rank
+    if index >= visible:
+        number = max(env.local_size or 0, index + 1) if env.size > 1 else index + 1
+        raise UserError(
+            f"{number} processes on this machine need {number} GPUs but torch sees {visible}: "
+            "start fewer processes, or use --device cpu."
+            if env.size > 1
+            else f"--device {device} does not exist: torch sees {visible} GPU(s)."
+        )
+    return index

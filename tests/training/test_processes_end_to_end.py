@@ -1,0 +1,136 @@
+"""Whole runs in several processes: evaluation is exact, an interruption costs nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import ROOT, Family, clean_env
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+CONFIG = "configs/tcformer/tcformer_light.py"
+# With two processes: 16 images = 2 steps an epoch. 11 images to evaluate divide by nothing here.
+OPTIONS = (
+    *("--model", "tcformer_nano", "--input-size", "32", "--batch-size", "4", "--device", "cpu"),
+    *("--num_workers", "0", "--warmup-epochs", "0", "--lr", "0.01", "--no-pin-mem"),
+)
+RUN = "import sys; from tcformer.cli import main; sys.exit(main(sys.argv[1:]))"
+EVAL_LINES = ("* Acc@1 ", "Accuracy of the network on the 11 test images: ")
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    parent = Family(tmp_path_factory.mktemp("family"), "tcformer.tasks.classification.runner")
+    yield parent
+    parent.close()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    random = np.random.RandomState(0)
+    for split, counts in {"train": (8, 5, 3), "val": (4, 4, 3)}.items():
+        for label, count in enumerate(counts):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = random.randint(0, 120, (36 + i, 40, 3)) + 60 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(family, images, tmp_path_factory):
+    """The folder of a run of two epochs in two processes that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("trained")
+    ended = family.run(
+        *(RUN, 2, "train", str(ROOT / CONFIG), *OPTIONS, "--data-path", str(images)),
+        *("--epochs", "2", "--output_dir", str(folder)),
+    )
+    assert [process.status for process in ended] == [0, 0], ended[0].err
+    return folder
+
+
+def eval_lines(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith(EVAL_LINES)]
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+
+
+def test_any_number_of_processes_measures_the_same(family, images, trained):
+    printed = []
+    for size in (1, 2, 3):
+        ended = family.run(
+            *(RUN, size, "train", str(ROOT / CONFIG), *OPTIONS, "--data-path", str(images)),
+            *("--resume", str(trained / "checkpoint.pth"), "--eval"),
+        )
+        assert [process.status for process in ended] == [0] * size, ended[0].err
+        assert not any(eval_lines(process.out) for process in ended[1:]), "only rank 0 prints"
+        printed.append(eval_lines(ended[0].out))
+    assert len(printed[0]) == 2
+    assert printed[0] == printed[1] == printed[2]
+
+
+def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(family, images, trained, tmp_path):
+    options = (*OPTIONS, "--data-path", str(images), "--epochs", "2")
+    script = subprocess.Popen(
+        ["sh", "dist_train.sh", CONFIG, "2", *options, "--output_dir", str(tmp_path)],
+        cwd=ROOT,
+        env=clean_env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert script.stdout is not None
+    for line in script.stdout:
+        if line.startswith("Epoch: [0]  [0/2]"):
+            script.send_signal(signal.SIGTERM)
+            break
+    rest, err = script.communicate(timeout=120)
+    assert script.returncode == 75, rest + err
+    assert "Traceback" not in rest + err
+    assert (tmp_path / "checkpoint.pth").exists()
+    assert not (tmp_path / "log.txt").exists(), "the first epoch was not finished"
+
+    ended = family.run(
+        *(RUN, 2, "train", str(ROOT / CONFIG), *options),
+        *("--output_dir", str(tmp_path), "--resume", "auto"),
+    )
+    assert [process.status for process in ended] == [0, 0], ended[0].err
+    assert log_of(tmp_path) == log_of(trained)
+    assert len(log_of(trained)) == 2
+
+
+def test_a_mistake_is_told_once_by_the_script():
+    done = subprocess.run(
+        ["sh", "dist_train.sh", CONFIG, "2", *OPTIONS, "--no-such-option", "1"],
+        cwd=ROOT,
+        env=clean_env(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("wrong", [("--data-path", "/no/such/folder"), ("--device", "cuda")])
+def test_a_mistake_found_late_is_told_once(family, wrong):
+    if "cuda" in wrong and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    ended = family.run(RUN, 2, "train", str(ROOT / CONFIG), *OPTIONS, *wrong)
+    assert [process.status for process in ended] == [2, 2]
+    said = "".join(process.err for process in ended)
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith("error: ")
