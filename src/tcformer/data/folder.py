@@ -126,7 +126,9 @@ def _missing_split(root: Path, split: str) -> str:
             return (
                 f"The folder {root / split} is missing: rename or link {root / synonym} to {split}."
             )
-    holds = ", ".join(names[:3]) + (" and more" if len(names) > 3 else "") if names else "no folders"
+    holds = (
+        ", ".join(names[:3]) + (" and more" if len(names) > 3 else "") if names else "no folders"
+    )
     return (
         f"The folder {root / split} is missing: --data-path must be the folder that holds "
         f"{split}/, but {root} holds {holds}."
