@@ -1,6 +1,9 @@
 """tcformer_nano on scikit-learn's handwritten digits, 32 px, on a CPU.
 
-tcformer train configs/digits/tcformer_nano.py
+    tcformer train configs/digits/tcformer_nano.py
+
+The images are 8 px wide and enlarged: a shifted crop and drop path are all the noise they bear.
+The averaged weights are steadier than the last ones on a test set of only 360 images.
 """
 
 cfg = dict(
@@ -8,10 +11,12 @@ cfg = dict(
     data_set="digits",
     input_size=32,
     batch_size=64,
-    epochs=15,
+    epochs=18,
     warmup_epochs=1,
-    lr=16e-3,
-    drop_path=0.0,
+    lr=24e-3,
+    drop_path=0.05,
+    ema=True,
+    ema_decay=0.97,
     aa=None,
     color_jitter=None,
     reprob=0.0,
