@@ -69,6 +69,14 @@ def test_files_that_are_named_exist(page):
 
 
 @pages
+def test_tests_that_are_named_exist(page):
+    for name, function in re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text()):
+        path = ROOT / "tests" / name
+        assert path.exists(), f"{page.name}: {name}"
+        assert re.search(rf"^def {function}\(", path.read_text(), re.M), f"{page.name}: {function}"
+
+
+@pages
 def test_verbs_that_are_named_exist(page):
     for verb in re.findall(r"(?:^|`|\$ )tcformer ([a-z]\w*)", page.read_text(), re.M):
         assert verb in cli.VERBS, f"{page.name}: tcformer {verb}"
