@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import tcformer
 import golden
+import tcformer
 
 TOLERANCE = 5e-4
 
