@@ -1,4 +1,4 @@
-"""TCFormer (base) on ImageNet-1k, 25.6 M parameters. The paper: 82.4 % top-1, with 8 GPUs.
+"""TCFormer (base) on ImageNet-1k, 25.6 M parameters. The paper: 82.3 % top-1, with 8 GPUs.
 
 sh dist_train.sh configs/tcformer/tcformer.py 8 --data-path DATA
 """

@@ -127,9 +127,9 @@ def test_nothing_to_resume_starts_anew(tmp_path, capsys):
     assert "resume from" not in capsys.readouterr().out
 
 
-def test_missing_path_is_a_notice_as_published(capsys):
-    train(config(resume="/nowhere/x.pth", epochs=1))
-    assert "NOTICE:/nowhere/x.pth does not exist!" in capsys.readouterr().out
+def test_a_missing_path_is_an_error():
+    with pytest.raises(UserError, match=r"--resume /nowhere/x.pth does not exist.*--resume auto"):
+        train(config(resume="/nowhere/x.pth", epochs=1))
 
 
 @pytest.mark.parametrize("name", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])

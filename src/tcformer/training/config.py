@@ -31,7 +31,7 @@ class TrainConfig:
     in_chans: int = 3
     """Channels of the input: 3 (colour) or 1 (grey)."""
     drop: float = 0.0
-    """Dropout rate, 0 to 1."""
+    """Dropout after attention projections and in MLPs (timm's models: before the head), 0 to 1."""
     drop_path: float = 0.1
     """Stochastic depth rate of the last block, 0 to 1."""
     pretrained: bool = False

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tcformer.errors import UserError
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
@@ -302,8 +303,11 @@ def find_resume(cfg: TrainConfig) -> tuple[str | Path | None, dict[str, Any] | N
     if cfg.resume in ("", "auto"):
         return None, None
     if not Path(cfg.resume).is_file():
-        print(f"NOTICE:{cfg.resume} does not exist!")
-        return None, None
+        # The published script starts from scratch instead: days of training lost to a typing error.
+        raise UserError(
+            f"--resume {cfg.resume} does not exist; mend the path, or give --resume auto to go on "
+            "from whatever there is in --output_dir."
+        )
     return cfg.resume, None
 
 

@@ -213,14 +213,16 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
     if not timm.is_model(cfg.model):
         near = timm.list_models(f"*{cfg.model}*")[:3] or timm.list_models("tcformer*")
         raise UserError(f"--model {cfg.model} is not known; near are {', '.join(near)}.")
+    # The published --drop acts inside attention and MLPs; other models know it before their head.
+    drop = "proj_drop_rate" if cfg.model.startswith("tcformer") else "drop_rate"
     try:
         return timm.create_model(
             cfg.model,
             pretrained=cfg.pretrained,
             num_classes=num_classes,
             in_chans=cfg.in_chans,
-            drop_rate=cfg.drop,
             drop_path_rate=cfg.drop_path,
+            **{drop: cfg.drop},
         )
     except TypeError as error:
         raise UserError(
