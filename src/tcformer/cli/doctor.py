@@ -172,10 +172,13 @@ def fast_paths() -> list[Finding]:
     """Each implementation of each op, then the faster modes of torch: on, or off and why."""
     from tcformer.ops.choose import report
 
-    found = [
-        Finding(f"{op}: {impl}", "off" if why else "on", "off" if why else "ok", why)
-        for op, impl, why in report()
-    ]
+    found = []
+    for op, impl, why in report():
+        on = "there, slow on purpose" if impl == "reference" else "on"
+        found.append(Finding(f"{op}: {impl}", "off" if why else on, "off" if why else "ok", why))
+    if not any(impl == "triton" for _, impl, _ in report()):
+        why = "this version of tcformer brings none; its ops run as plain PyTorch"
+        found.append(Finding("Triton kernels", "off", "off", why))
     cpp = _cpp_compiler()
     found.append(
         Finding("torch.compile", "on" if cpp.status == "ok" else "off", cpp.status, cpp.why)
