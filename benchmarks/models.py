@@ -145,6 +145,7 @@ def keep(options: argparse.Namespace, rows: list[dict]) -> None:
     day = datetime.date.today().isoformat()
     kind = "gpu" if options.device.startswith("cuda") else "cpu"
     path = Path(__file__).parent / "results" / f"{day}-{options.model}-{kind}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(f"kept in {path}")
 
