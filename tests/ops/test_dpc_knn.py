@@ -78,17 +78,31 @@ def test_a_mask_may_leave_fewer_tokens_than_clusters():
     assert clusters.assignment.tolist() == [[0, -1, 1, -1]]
 
 
-@pytest.mark.parametrize("elements", [1, 7, 100, 1000])
-def test_row_blocks_do_not_matter(elements, monkeypatch):
-    x = features(10, tokens=60, dtype=torch.float32)
-    whole = dpc_knn(x, 15)
-    monkeypatch.setattr(eager, "BLOCK_ELEMENTS", elements)
-    assert_same(dpc_knn(x, 15), whole)
+@pytest.mark.parametrize("elements", [1, 7, 100, 1000, 40_000])
+def test_neither_row_blocks_nor_groups_of_images_matter(elements, monkeypatch):
+    x = features(10, batch=3, tokens=130, dtype=torch.float32)
+    whole = dpc_knn(x, 30)
+    monkeypatch.setattr(eager, "CPU_BLOCK_ELEMENTS", elements)
+    assert_same(dpc_knn(x, 30), whole)
+
+
+def test_the_path_without_data_dependent_sizes_says_the_same(monkeypatch):
+    x = features(20, batch=3, tokens=150, dtype=torch.float32)
+    mask = torch.rand(3, 150, generator=torch.Generator().manual_seed(0)) < 0.8
+    for m in (None, mask):
+        expected = dpc_knn(x, 40, mask=m)
+        assert_same(dpc_knn(x, 40, mask=m), expected)
+        centres = expected.centres
+        static = eager._cluster(x, 40, 5, m, None, 5000)
+        assert torch.equal(static[0], expected.assignment)
+        assert torch.equal(static[1], centres)
 
 
 def test_no_block_is_larger_than_allowed():
     for batch, rows, columns in ((1, 65536, 65536), (256, 3136, 3136), (8, 10, 20)):
-        blocks = eager._blocks(batch, rows, columns)
+        x = torch.empty(batch, 0, 0)
+        f = eager._Features(x, x, x, None, eager.BLOCK_ELEMENTS)
+        blocks = eager._blocks(f, rows, columns)
         assert max(stop - start for start, stop in blocks) * batch * columns <= max(
             eager.BLOCK_ELEMENTS, batch * columns
         )
@@ -96,13 +110,27 @@ def test_no_block_is_larger_than_allowed():
         assert blocks[-1][1] == rows
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.sampled_from([1, 48, 600, 1024, 2000]))
+def test_the_two_step_selection_finds_the_smallest(seed, count, columns):
+    g = torch.Generator().manual_seed(seed)
+    d2 = torch.randint(0, 50, (2, 3, columns), generator=g).float()
+    d2[:, :, columns // 2 :] += torch.rand(2, 3, columns - columns // 2, generator=g)
+    count = min(count, columns)
+    found = eager._smallest(d2, count)
+    assert all(row.unique().numel() == count for row in found.flatten(0, 1))
+    smallest = d2.sort(dim=-1).values[..., :count]
+    assert torch.equal(d2.gather(2, found).sort(dim=-1).values, smallest)
+
+
 def test_the_full_scan_finds_what_the_neighbour_lists_say():
     x = features(11, tokens=80, dtype=torch.float32)
-    f = eager._prepare(x, None)
+    f = eager._prepare(x, None, 1000)
     d2, neighbour = eager._nearest(f, 8)
     rank = eager._rank(eager._sparsity(d2, 5, None, None))
     quick = eager._separation(f, rank, d2, neighbour)
-    torch.testing.assert_close(quick, eager._separation_scan(f, rank, None), rtol=1e-6, atol=0)
+    full = eager._separation_scan(f, rank, torch.arange(80))
+    torch.testing.assert_close(quick, full, rtol=1e-6, atol=0)
 
 
 def test_an_image_does_not_depend_on_its_batch_mates():

@@ -18,7 +18,13 @@ NUM_EXTRA = 3
 """Candidates beyond k that are computed again: room for proposals in a slightly wrong order."""
 
 BLOCK_ELEMENTS = 1 << 23
-"""Entries of a distance block (32 MiB in float32), over all images of the batch together."""
+"""Entries of a distance block (32 MiB in float32), over all images that are treated together."""
+
+CPU_BLOCK_ELEMENTS = 1 << 20
+"""The same on a CPU: 4 MiB stay in its cache while several passes go over a block."""
+
+RUN = 16
+"""Columns that share a minimum in the two-step selection of the nearest candidates."""
 
 
 def dpc_knn(
@@ -29,7 +35,37 @@ def dpc_knn(
     Returns:
         assignment (B, N) int64 and centres (B, M) int64, both -1 where a mask leaves nothing.
     """
-    features = _prepare(x, mask)
+    batch, num_tokens, _ = x.shape
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or batch == 0:
+        return _cluster(x, num_clusters, k, mask, density_noise, BLOCK_ELEMENTS)
+    # As many images at a time as keep their distances in the cache, at least one.
+    images = max(1, CPU_BLOCK_ELEMENTS // num_tokens**2)
+    parts = []
+    for start in range(0, batch, images):
+        part = slice(start, start + images)
+        parts.append(
+            _cluster(
+                x[part],
+                num_clusters,
+                k,
+                None if mask is None else mask[part],
+                None if density_noise is None else density_noise[part],
+                CPU_BLOCK_ELEMENTS,
+            )
+        )
+    assignment, centres = zip(*parts, strict=True)
+    return torch.cat(assignment), torch.cat(centres)
+
+
+def _cluster(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    block_elements: int,
+) -> tuple[Tensor, Tensor]:
+    features = _prepare(x, mask, block_elements)
     neighbour_d2, neighbour = _nearest(features, k + NUM_EXTRA)
     sparsity = _sparsity(neighbour_d2, k, mask, density_noise)
     rank = _rank(sparsity)
@@ -37,53 +73,33 @@ def dpc_knn(
     # delta * rho in the log domain: exp(-sparsity) underflows for features of large scale.
     score = 0.5 * separation2.log() - sparsity
     score = torch.where(rank == 0, torch.inf, score)
-    if mask is not None:
-        score = torch.where(mask, score, -torch.inf)
-        # Behind every valid token, even one of score -inf (a duplicate of a denser token).
-        first = torch.sort((~mask).to(torch.uint8), dim=1, stable=True).indices
-        by_score = torch.sort(score.gather(1, first), dim=1, descending=True, stable=True).indices
-        by_score = first.gather(1, by_score)
-    else:
-        by_score = torch.sort(score, dim=1, descending=True, stable=True).indices
-    chosen = by_score[:, :num_clusters]
-    centres = torch.sort(chosen, dim=1).values
     if mask is None:
+        by_score = torch.sort(score, dim=1, descending=True, stable=True).indices
+        centres = torch.sort(by_score[:, :num_clusters], dim=1).values
         return _assign(features, centres, None), centres
-    chosen_valid = mask.gather(1, chosen)
+    # Masked tokens come last, even behind a score of -inf (a duplicate of a denser token).
+    masked_last = torch.sort((~mask).to(torch.uint8), dim=1, stable=True).indices
+    score = torch.where(mask, score, -torch.inf).gather(1, masked_last)
+    by_score = torch.sort(score, dim=1, descending=True, stable=True).indices
+    chosen = masked_last.gather(1, by_score)[:, :num_clusters]
     beyond = x.shape[1]
-    centres = torch.sort(torch.where(chosen_valid, chosen, beyond), dim=1).values
+    centres = torch.sort(torch.where(mask.gather(1, chosen), chosen, beyond), dim=1).values
     centre_valid = centres < beyond
     assignment = _assign(features, torch.where(centre_valid, centres, 0), centre_valid)
-    assignment = torch.where(mask, assignment, -1)
-    return assignment, torch.where(centre_valid, centres, -1)
+    return torch.where(mask, assignment, -1), torch.where(centre_valid, centres, -1)
 
 
 class _Features(NamedTuple):
     """Features (B, N, C) with what the candidate search needs."""
 
     x: Tensor
-    centred: Tensor  # x minus the image's mean: the same distances, less cancellation
-    norm2: Tensor  # (B, N) squared norms of the centred features
+    centred: Tensor  # (B, N', C): x minus the image's mean, the same distances, less cancellation
+    norm2: Tensor  # (B, N') squared norms of those; inf for what is nobody's neighbour
     mask: Tensor | None  # (B, N) bool
-
-    def image(self, b: int) -> _Features:
-        """One image alone, as a batch of one."""
-        mask = None if self.mask is None else self.mask[b : b + 1]
-        return _Features(self.x[b : b + 1], self.centred[b : b + 1], self.norm2[b : b + 1], mask)
-
-    def proposals(self, rows: Tensor, columns: Tensor, norm2: Tensor) -> Tensor:
-        """Squared distances up to rounding and a constant a row: |b|^2 - 2ab, (B, R, S)."""
-        return torch.baddbmm(norm2.unsqueeze(1), rows, columns.transpose(1, 2), alpha=-2.0)
-
-    def exact_d2(self, rows: Tensor, others: Tensor) -> Tensor:
-        """Squared distances over C from differences: (B, R) x (B, R, S) -> (B, R, S)."""
-        batch, num_rows, num_others = others.shape
-        a = _take(self.x, rows)
-        b = _take(self.x, others.reshape(batch, -1)).view(batch, num_rows, num_others, -1)
-        return (b - a.unsqueeze(2)).square().sum(dim=-1) / self.x.shape[-1]
+    block_elements: int
 
 
-def _prepare(x: Tensor, mask: Tensor | None) -> _Features:
+def _prepare(x: Tensor, mask: Tensor | None, block_elements: int) -> _Features:
     if mask is None:
         centred = x - x.mean(dim=1, keepdim=True)
     else:
@@ -91,18 +107,59 @@ def _prepare(x: Tensor, mask: Tensor | None) -> _Features:
         count = keep.sum(dim=1, keepdim=True).clamp(min=1)
         mean = torch.where(keep, x, 0.0).sum(dim=1, keepdim=True) / count
         centred = torch.where(keep, x - mean, 0.0)
-    return _Features(x, centred, centred.square().sum(dim=-1), mask)
+    norm2 = centred.square().sum(dim=-1)
+    if mask is not None:
+        norm2 = torch.where(mask, norm2, torch.inf)
+    # Full runs of columns for the two-step selection; what is added is infinitely far away.
+    padding = -x.shape[1] % RUN
+    centred = torch.nn.functional.pad(centred, (0, 0, 0, padding))
+    norm2 = torch.nn.functional.pad(norm2, (0, padding), value=torch.inf)
+    return _Features(x, centred, norm2, mask, block_elements)
+
+
+def _proposals(rows: Tensor, columns: Tensor, norm2: Tensor) -> Tensor:
+    """Squared distances up to rounding and a constant a row: |b|^2 - 2ab, (B, R, S)."""
+    return torch.baddbmm(norm2.unsqueeze(1), rows, columns.transpose(1, 2), alpha=-2.0)
+
+
+def _smallest(d2: Tensor, count: int) -> Tensor:
+    """Columns of the smallest entries of every row, in any order: (B, R, S) -> (B, R, count).
+
+    In two steps: the ``count`` smallest entries lie in the ``count`` runs with the smallest
+    minima, so only those runs are looked at closely. Three times as fast as top-k on full rows.
+    """
+    batch, num_rows, num_columns = d2.shape
+    num_runs = num_columns // RUN
+    if num_columns % RUN or num_runs < 4 * count:
+        return d2.topk(count, dim=-1, largest=False, sorted=False).indices
+    minimum = d2.view(batch, num_rows, RUN, num_runs).amin(dim=2)
+    run = minimum.topk(count, dim=-1, largest=False, sorted=False).indices
+    member = torch.arange(RUN, device=d2.device) * num_runs
+    column = (run.unsqueeze(-1) + member).flatten(2)
+    found = d2.gather(2, column).topk(count, dim=-1, largest=False, sorted=False).indices
+    return column.gather(2, found)
+
+
+def _exact_d2(x: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """Squared distances over C from differences: rows (B, R) x others (B, R, S) -> (B, R, S)."""
+    difference = _take(x, others.flatten(1)).view(*others.shape, -1)
+    difference = difference - _take(x, rows).unsqueeze(2)
+    return difference.square().sum(dim=-1) / x.shape[-1]
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
-    """Gather rows: (B, N, C) at (B, R) -> (B, R, C)."""
-    return torch.gather(x, 1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    """Rows of every image: (B, N, C) at (B, R) -> (B, R, C)."""
+    batch, num_tokens, channels = x.shape
+    image = torch.arange(batch, device=x.device).unsqueeze(1) * num_tokens
+    flat = torch.index_select(x.reshape(-1, channels), 0, (index + image).flatten())
+    return flat.view(batch, index.shape[1], channels)
 
 
-def _blocks(batch: int, num_rows: int, num_columns: int) -> list[tuple[int, int]]:
+def _blocks(features: _Features, num_rows: int, num_columns: int) -> list[tuple[int, int]]:
     # In an exported graph the batch size is a symbol that must not shape the loop.
+    batch = features.x.shape[0]
     images = batch if type(batch) is int else 1
-    size = max(1, min(num_rows, BLOCK_ELEMENTS // max(1, images * num_columns)))
+    size = max(1, min(num_rows, features.block_elements // max(1, images * num_columns)))
     return [(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
@@ -115,21 +172,19 @@ def _lexicographic(d2: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 def _nearest(features: _Features, count: int) -> tuple[Tensor, Tensor]:
     """The nearest tokens of every token (itself among them), exact distances ascending."""
-    batch, num_tokens, _ = features.x.shape
+    x, centred, norm2, mask, _ = features
+    batch, num_tokens, _ = x.shape
     count = min(count, num_tokens)
     distances, indices = [], []
-    for start, stop in _blocks(batch, num_tokens, num_tokens):
-        proposals = features.proposals(
-            features.centred[:, start:stop], features.centred, features.norm2
-        )
-        if features.mask is not None:
-            proposals = proposals.masked_fill(~features.mask.unsqueeze(1), torch.inf)
-        candidates = proposals.topk(count, dim=-1, largest=False, sorted=False).indices
-        rows = torch.arange(start, stop, device=features.x.device).expand(batch, -1)
-        d2 = features.exact_d2(rows, candidates)
-        if features.mask is not None:
-            visible = features.mask.gather(1, candidates.flatten(1)).view_as(candidates)
-            d2 = torch.where(visible, d2, torch.inf)
+    for start, stop in _blocks(features, num_tokens, centred.shape[1]):
+        proposals = _proposals(centred[:, start:stop], centred, norm2)
+        candidates = _smallest(proposals, count)
+        visible = candidates < num_tokens  # where little is visible, the padding may be proposed
+        candidates = candidates.clamp(max=num_tokens - 1)
+        if mask is not None:
+            visible &= mask.gather(1, candidates.flatten(1)).view_as(candidates)
+        rows = torch.arange(start, stop, device=x.device).expand(batch, -1)
+        d2 = torch.where(visible, _exact_d2(x, rows, candidates), torch.inf)
         d2, candidates = _lexicographic(d2, candidates)
         distances.append(d2)
         indices.append(candidates)
@@ -167,43 +222,39 @@ def _separation(features: _Features, rank: Tensor, d2: Tensor, neighbour: Tensor
     neighbour_rank = rank.gather(1, neighbour.flatten(1)).view_as(neighbour)
     denser = neighbour_rank < rank.unsqueeze(-1)
     separation = torch.where(denser, d2, torch.inf).amin(dim=-1)
-    if features.x.device.type != "cpu" or torch.compiler.is_compiling():
-        full = _separation_scan(features, rank, None)
-        return torch.where(denser.any(dim=-1), separation, full)
-    unresolved = ~denser.any(dim=-1)
-    for b in range(features.x.shape[0]):
-        rows = unresolved[b].nonzero().squeeze(1)
-        if rows.numel():
-            scan = _separation_scan(features.image(b), rank[b : b + 1], rows)
-            separation[b, rows] = scan[0]
-    return separation
+    resolved = denser.any(dim=-1)
+    batch, num_tokens = rank.shape
+    if batch == 1 and rank.device.type == "cpu" and not torch.compiler.is_compiling():
+        # How many rows are left depends on the data: no matter on a CPU.
+        rows = (~resolved[0]).nonzero().squeeze(1)
+        return separation.index_copy(1, rows, _separation_scan(features, rank, rows))
+    every = torch.arange(num_tokens, device=rank.device)
+    return torch.where(resolved, separation, _separation_scan(features, rank, every))
 
 
-def _separation_scan(features: _Features, rank: Tensor, rows: Tensor | None) -> Tensor:
-    """Scan all tokens for the nearest of smaller rank; all rows, or the given ones."""
-    batch, num_tokens, _ = features.x.shape
-    device = features.x.device
-    rows = torch.arange(num_tokens, device=device) if rows is None else rows
+def _separation_scan(features: _Features, rank: Tensor, rows: Tensor) -> Tensor:
+    """Scan all tokens for the nearest of smaller rank than the given rows (R,): (B, R)."""
+    x = features.x
+    batch, num_tokens, _ = x.shape
+    centred, norm2 = features.centred[:, :num_tokens], features.norm2[:, :num_tokens]
     count = min(1 + NUM_EXTRA, num_tokens)
-    found = []
-    for start, stop in _blocks(batch, rows.shape[0], num_tokens):
+    found = [x.new_empty(batch, 0)]
+    for start, stop in _blocks(features, rows.shape[0], num_tokens):
         block = rows[start:stop].expand(batch, -1)
-        proposals = features.proposals(
-            _take(features.centred, block), features.centred, features.norm2
-        )
-        own = rank.gather(1, block)
-        hidden = rank.unsqueeze(1) >= own.unsqueeze(-1)
-        proposals = proposals.masked_fill(hidden, torch.inf)
-        candidates = proposals.topk(count, dim=-1, largest=False, sorted=False).indices
-        d2 = features.exact_d2(block, candidates)
+        own = rank.gather(1, block).unsqueeze(-1)
+        proposals = _proposals(_take(features.centred, block), centred, norm2)
+        proposals = proposals.masked_fill(rank.unsqueeze(1) >= own, torch.inf)
+        candidates = _smallest(proposals, count)
+        d2 = _exact_d2(x, block, candidates)
         candidate_rank = rank.gather(1, candidates.flatten(1)).view_as(candidates)
-        found.append(torch.where(candidate_rank < own.unsqueeze(-1), d2, torch.inf).amin(-1))
+        found.append(torch.where(candidate_rank < own, d2, torch.inf).amin(dim=-1))
     return torch.cat(found, dim=1)
 
 
 def _assign(features: _Features, centres: Tensor, centre_valid: Tensor | None) -> Tensor:
     """The nearest centre of every token, ties to the first; centres to themselves, (B, N)."""
-    batch, num_tokens, _ = features.x.shape
+    x = features.x
+    batch, num_tokens, _ = x.shape
     num_clusters = centres.shape[1]
     centred = _take(features.centred, centres)
     norm2 = features.norm2.gather(1, centres)
@@ -211,15 +262,15 @@ def _assign(features: _Features, centres: Tensor, centre_valid: Tensor | None) -
         norm2 = torch.where(centre_valid, norm2, torch.inf)
     count = min(1 + NUM_EXTRA, num_clusters)
     found = []
-    for start, stop in _blocks(batch, num_tokens, num_clusters):
-        proposals = features.proposals(features.centred[:, start:stop], centred, norm2)
-        candidates = proposals.topk(count, dim=-1, largest=False, sorted=False).indices
-        # Among many equal centres top-k may propose any; argmin is the first of them.
+    for start, stop in _blocks(features, num_tokens, num_clusters):
+        proposals = _proposals(features.centred[:, start:stop], centred, norm2)
+        candidates = _smallest(proposals, count)
+        # Among many equal centres any may be proposed; argmin is the first of them.
         first = proposals.argmin(dim=-1, keepdim=True)
         candidates = torch.cat((first, candidates), dim=-1)
-        rows = torch.arange(start, stop, device=features.x.device).expand(batch, -1)
+        rows = torch.arange(start, stop, device=x.device).expand(batch, -1)
         others = centres.gather(1, candidates.flatten(1)).view_as(candidates)
-        d2 = features.exact_d2(rows, others)
+        d2 = _exact_d2(x, rows, others)
         if centre_valid is not None:
             real = centre_valid.gather(1, candidates.flatten(1)).view_as(candidates)
             d2 = torch.where(real, d2, torch.inf)
