@@ -99,14 +99,14 @@ def test_breaking_off_an_epoch_does_not_disturb_the_next():
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 12])
-def test_evaluation_reads_each_image_once_in_order(world):
+def test_evaluation_reads_each_image_once(world):
     data = fake("val", images=11)
     seen = []
     for rank in range(world):
-        indices = exact_eval_indices(11, world, rank)
+        indices = exact_eval_indices(11, 4, world, rank)
         for batch in build_loader(data, indices, batch_size=4):
             seen += batch.indices.tolist()
-    assert seen == list(range(11))
+    assert sorted(seen) == list(range(11))
 
 
 def damaged(folder, split, bad, count=6):

@@ -146,13 +146,21 @@ def test_no_images_are_refused():
         ResumableSampler(0, batch_size=1)
 
 
-@given(length=st.integers(0, 100), world=st.integers(1, 9))
-def test_evaluation_covers_each_image_once(length, world):
-    parts = [exact_eval_indices(length, world, r) for r in range(world)]
-    assert [i for part in parts for i in part] == list(range(length))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+@given(length=st.integers(0, 100), batch=st.integers(1, 9), world=st.integers(1, 9))
+def test_evaluation_covers_each_image_once_in_the_same_batches(length, batch, world):
+    alone = exact_eval_indices(length, batch)
+    assert alone == list(range(length))
+    batches = []
+    for rank in range(world):
+        mine = exact_eval_indices(length, batch, world, rank)
+        batches += [mine[i : i + batch] for i in range(0, len(mine), batch)]
+    assert sorted(batches) == [alone[i : i + batch] for i in range(0, length, batch)]
+
+
+def test_processes_without_a_batch_evaluate_nothing():
+    assert [exact_eval_indices(2, 1, 4, rank) for rank in range(4)] == [[0], [1], [], []]
 
 
 def test_evaluation_refuses_an_unknown_process():
     with pytest.raises(UserError, match="process 2 of 2"):
-        exact_eval_indices(5, 2, 2)
+        exact_eval_indices(5, 4, 2, 2)

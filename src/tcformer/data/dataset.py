@@ -17,6 +17,7 @@ from tcformer.data.decode import (
     require_decoder,
     to_rgb,
 )
+from tcformer.data.folder import FolderSource, refuse_different_classes
 from tcformer.data.spec import DataSpec
 from tcformer.errors import UserError
 
@@ -148,8 +149,6 @@ def _source(spec: DataSpec, split: Split) -> Source:
     if split not in ("train", "val"):
         raise UserError(f"There is no split {split!r}: use train or val.")
     if name == "IMNET":
-        from tcformer.data.folder import FolderSource
-
         return FolderSource(spec.data_path, split)
     if name in ("CIFAR", "CIFAR10"):
         from tcformer.data.cifar import cifar_source
@@ -185,22 +184,3 @@ def require_same_classes(train: ImageDataset, val: ImageDataset) -> None:
     if getattr(val.source, "numbered", False) and names == train.classes[: len(names)]:
         return
     refuse_different_classes(train.classes, names)
-
-
-def refuse_different_classes(train: list[str], val: list[str]) -> None:
-    """See `require_same_classes`; takes the lists of names."""
-    if train == val:
-        return
-    only_train = sorted(set(train) - set(val))
-    only_val = sorted(set(val) - set(train))
-    if only_train or only_val:
-        where, other, name = (
-            ("train", "val", only_train[0]) if only_train else ("val", "train", only_val[0])
-        )
-        detail = f"{name!r} is in {where} but not in {other}"
-    else:
-        detail = "their order differs"
-    raise UserError(
-        f"The training and the validation split have different classes ({len(train)} and "
-        f"{len(val)}; {detail}): give both the same, because a label is a position in the list."
-    )

@@ -36,6 +36,25 @@ class PathList:
         return os.fsdecode(self._text[start : self._end[index]].tobytes())
 
 
+def refuse_different_classes(train: list[str], val: list[str]) -> None:
+    """Raise `UserError` if the class names of two splits differ, in order or in kind."""
+    if train == val:
+        return
+    only_train = sorted(set(train) - set(val))
+    only_val = sorted(set(val) - set(train))
+    if only_train or only_val:
+        where, other, name = (
+            ("train", "val", only_train[0]) if only_train else ("val", "train", only_val[0])
+        )
+        detail = f"{name!r} is in {where} but not in {other}"
+    else:
+        detail = "their order differs"
+    raise UserError(
+        f"The training and the validation split have different classes ({len(train)} and "
+        f"{len(val)}; {detail}): give both the same, because a label is a position in the list."
+    )
+
+
 def require_folder(path: str, what: str) -> Path:
     """Return the data path as a `Path`, or say what is wrong with it.
 
@@ -102,8 +121,6 @@ class FolderSource:
         self.files = PathList(paths, labels)
         other = root / "val"
         if split == "train" and other.is_dir():
-            from tcformer.data.dataset import refuse_different_classes
-
             refuse_different_classes(self.classes, _folder_names(other))
 
     def __len__(self) -> int:

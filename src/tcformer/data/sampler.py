@@ -139,14 +139,20 @@ class ResumableSampler(Sampler):
         return len(range(self.rank, left, self.world_size))
 
 
-def exact_eval_indices(length: int, world_size: int = 1, rank: int = 0) -> range:
+def exact_eval_indices(
+    length: int, batch_size: int, world_size: int = 1, rank: int = 0
+) -> list[int]:
     """The indices that process `rank` evaluates: all processes together cover each image once.
 
-    Contiguous blocks that differ by one image at most; no padding, so a process may have one image
-    more than another, or none.
+    The images are cut into the same batches whatever the number of processes, and process r takes
+    every `world_size`-th of them from r on. So an image always meets the same batch-mates: products
+    of matrices may round differently in batches of another size, and a clustering that is nearly
+    tied could follow. Nothing is padded; a process may have one batch more than another, or none.
     """
-    if length < 0 or not 0 <= rank < world_size:
+    if length < 0 or batch_size < 1 or not 0 <= rank < world_size:
         raise UserError(
-            f"Cannot share {length} images out to process {rank} of {world_size} processes."
+            f"Cannot share {length} images in batches of {batch_size} out to process {rank} of "
+            f"{world_size} processes."
         )
-    return range(length * rank // world_size, length * (rank + 1) // world_size)
+    starts = range(rank * batch_size, length, world_size * batch_size)
+    return [i for start in starts for i in range(start, min(start + batch_size, length))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch.nn.functional as F
 from timm.layers import DropPath
@@ -29,8 +29,10 @@ class Source(NamedTuple):
     plan: TokenMap
 
 
-class GridBlock(nn.Module):
-    """Transformer block of the first stage, where a token is a cell of the grid."""
+class _Block(nn.Module):
+    """What both blocks hold: norm, attention, norm, MLP, and stochastic depth on both branches."""
+
+    mlp_class: ClassVar[type[GridMlp] | type[TokenMlp]]
 
     def __init__(
         self,
@@ -47,8 +49,14 @@ class GridBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, sr_ratio, qkv_bias, attn_drop, proj_drop)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = GridMlp(dim, int(dim * mlp_ratio), proj_drop)
+        self.mlp = self.mlp_class(dim, int(dim * mlp_ratio), proj_drop)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+
+class GridBlock(_Block):
+    """Transformer block of the first stage, where a token is a cell of the grid."""
+
+    mlp_class = GridMlp
 
     def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
         """(B, H0*W0, C) -> the same shape."""
@@ -60,7 +68,7 @@ class GridBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x), grid_size))
 
 
-class TokenBlock(nn.Module):
+class TokenBlock(_Block):
     """Transformer block on tokens of any shape.
 
     The first block of a stage takes its keys from the tokens before the merge (:class:`Source`),
@@ -69,23 +77,7 @@ class TokenBlock(nn.Module):
     Source: TCFormer (CVPR 2022), section 3.3, figure 4.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        sr_ratio: int,
-        qkv_bias: bool = True,
-        proj_drop: float = 0.0,
-        attn_drop: float = 0.0,
-        drop_path: float = 0.0,
-    ):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, num_heads, sr_ratio, qkv_bias, attn_drop, proj_drop)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = TokenMlp(dim, int(dim * mlp_ratio), proj_drop)
-        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+    mlp_class = TokenMlp
 
     def forward(self, tokens: Tokens, plan: TokenMap, source: Source | None = None) -> Tensor:
         """Return the new features (B, N, C) of the tokens.

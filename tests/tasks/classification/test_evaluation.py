@@ -12,20 +12,7 @@ from PIL import Image
 
 from tcformer.errors import UserError
 from tcformer.tasks.classification import run
-from tcformer.tasks.classification.evaluation import batch_indices, batch_starts, batch_sums
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-@pytest.mark.parametrize(("length", "batch"), [(11, 4), (12, 4), (3, 8), (1, 1)])
-def test_each_image_once_in_the_same_batches(length, batch, size):
-    alone = [tuple(range(s, min(s + batch, length))) for s in batch_starts(length, batch, 0, 1)]
-    shared = []
-    for rank in range(size):
-        mine = batch_indices(length, batch, rank, size)
-        parts = [tuple(mine[i : i + batch]) for i in range(0, len(mine), batch)]
-        assert len(parts) == len(batch_starts(length, batch, rank, size))
-        shared += parts
-    assert sorted(shared) == alone
+from tcformer.tasks.classification.evaluation import batch_sums
 
 
 def test_sums_by_hand():
@@ -86,11 +73,6 @@ def test_any_number_of_processes_prints_the_same_lines(trained, small, tmp_path)
         assert [x for x in lines if x.startswith(("* Acc", "Accuracy"))] == expected
         for rank in range(1, size):
             assert "Acc@1" not in (tmp_path / f"{size}.{rank}").read_text()
-
-
-def test_more_processes_than_images(small, tmp_path, images):
-    """Some processes have no batch at all; in one process here, by their indices."""
-    assert [batch_indices(2, 1, rank, 4) for rank in range(4)] == [[0], [1], [], []]
 
 
 def with_a_broken_image(tmp_path, images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tcformer.data import build_loader
+from tcformer.data import build_loader, exact_eval_indices
 from tcformer.errors import UserError
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World, all_reduce_sums, interrupt_reason
@@ -22,10 +23,8 @@ from tcformer.training.metrics import MetricLogger
 class Evaluator:
     """Cross entropy, top-1 and top-5 of a model on a data set.
 
-    The set is cut into the same batches whatever the number of processes, and process r takes
-    every `size`-th of them from r on. So an image always meets the same batch-mates: products of
-    matrices may round differently in batches of another size, and a clustering that is nearly
-    tied could follow. Sums are float64 and counts whole, added up over the processes once and
+    Each image counts once and meets the same batch-mates whatever the number of processes
+    (`exact_eval_indices`). Sums are float64 and counts whole, added up over the processes once and
     divided last.
     """
 
@@ -34,10 +33,11 @@ class Evaluator:
         self.world = world
         self.shared = cfg.dist_eval and world.size > 1
         rank, size = (world.rank, world.size) if self.shared else (0, 1)
-        self.steps = len(batch_starts(len(dataset), cfg.batch_size, rank, size))
+        indices = exact_eval_indices(len(dataset), cfg.batch_size, size, rank)
+        self.steps = math.ceil(len(indices) / cfg.batch_size)
         self._loader = build_loader(
             dataset,
-            batch_indices(len(dataset), cfg.batch_size, rank, size),
+            indices,
             batch_size=cfg.batch_size,
             num_workers=min(cfg.num_workers, self.steps),  # more would have nothing to do
             pin_memory=cfg.pin_mem,
@@ -111,17 +111,3 @@ def batch_sums(logits: Tensor, targets: Tensor) -> Tensor:
     hits = best == targets[:, None]
     counts = [loss, hits[:, 0].sum().double(), hits.sum().double()]
     return torch.stack([*counts, torch.tensor(float(len(targets))).double().to(loss)]).cpu()
-
-
-def batch_starts(length: int, batch_size: int, rank: int, size: int) -> range:
-    """First image of each batch that process `rank` of `size` evaluates."""
-    return range(rank * batch_size, length, size * batch_size)
-
-
-def batch_indices(length: int, batch_size: int, rank: int, size: int) -> list[int]:
-    """The images of those batches, in order."""
-    return [
-        index
-        for start in batch_starts(length, batch_size, rank, size)
-        for index in range(start, min(start + batch_size, length))
-    ]
