@@ -83,6 +83,7 @@ def test_neither_row_blocks_nor_groups_of_images_matter(elements, monkeypatch):
     x = features(10, batch=3, tokens=130, dtype=torch.float32)
     whole = dpc_knn(x, 30)
     monkeypatch.setattr(eager, "CPU_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(eager, "MIN_ROWS", 1)
     assert_same(dpc_knn(x, 30), whole)
 
 
@@ -103,9 +104,8 @@ def test_no_block_is_larger_than_allowed():
         x = torch.empty(batch, 0, 0)
         f = eager._Features(x, x, x, None, eager.BLOCK_ELEMENTS)
         blocks = eager._blocks(f, rows, columns)
-        assert max(stop - start for start, stop in blocks) * batch * columns <= max(
-            eager.BLOCK_ELEMENTS, batch * columns
-        )
+        largest = max(stop - start for start, stop in blocks)
+        assert largest <= max(eager.MIN_ROWS, eager.BLOCK_ELEMENTS // (batch * columns))
         assert [start for start, _ in blocks[1:]] == [stop for _, stop in blocks[:-1]]
         assert blocks[-1][1] == rows
 

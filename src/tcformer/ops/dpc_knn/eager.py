@@ -23,6 +23,9 @@ BLOCK_ELEMENTS = 1 << 23
 CPU_BLOCK_ELEMENTS = 1 << 20
 """The same on a CPU: 4 MiB stay in its cache while several passes go over a block."""
 
+MIN_ROWS = 128
+"""Rows of a block at least: each block reads all columns again, which must pay."""
+
 RUN = 16
 """Columns that share a minimum in the two-step selection of the nearest candidates."""
 
@@ -159,7 +162,8 @@ def _blocks(features: _Features, num_rows: int, num_columns: int) -> list[tuple[
     # In an exported graph the batch size is a symbol that must not shape the loop.
     batch = features.x.shape[0]
     images = batch if type(batch) is int else 1
-    size = max(1, min(num_rows, features.block_elements // max(1, images * num_columns)))
+    rows = max(MIN_ROWS, features.block_elements // max(1, images * num_columns))
+    size = max(1, min(num_rows, rows))
     return [(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
