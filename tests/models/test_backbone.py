@@ -81,6 +81,19 @@ def test_an_image_does_not_depend_on_its_batch_mates(model):
         torch.testing.assert_close(one.x[0], many.x[2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(50, 70), (37, 91), (96, 96)])
+@torch.no_grad()
+def test_nor_does_a_flat_image_or_a_half_flat_one(model, size):
+    x = images(4, *size)
+    x[1] = torch.tensor([0.3, -1.2, 0.8])[:, None, None]
+    x[2, :, : size[0] // 2] = -2.0
+    together = model.forward_tokens(x)
+    for b in range(4):
+        for one, many in zip(model.forward_tokens(x[[b]]), together, strict=True):
+            assert torch.equal(one.layout.cell_to_token[0], many.layout.cell_to_token[b])
+            torch.testing.assert_close(one.x[0], many.x[b], rtol=0, atol=1e-4)
+
+
 def letterboxed():
     x = torch.zeros(2, 3, 96, 96)
     x[:, :, 30:66] = images(2, 36, 96)

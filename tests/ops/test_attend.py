@@ -54,3 +54,16 @@ def test_refuses_what_does_not_fit():
         attend(q, k, v[:, :, :2])
     with pytest.raises(ValueError, match="no implementation"):
         attend(q, k, v, impl="flash")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("level", [1e4, 1e6])
+def test_any_bias_is_finite_in_half_precision(dtype, level):
+    g = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(2, 3, 7, 8, generator=g) for _ in range(3))
+    bias = (level + 10 * torch.randn(2, 7, generator=g) ** 3).requires_grad_()
+    out = attend(q.to(dtype), k.to(dtype), v.to(dtype), bias=bias)
+    expected = attend(q, k, v, bias=bias)
+    torch.testing.assert_close(out.float(), expected, rtol=0, atol=0.05)
+    out.float().square().sum().backward()
+    assert bias.grad.isfinite().all()

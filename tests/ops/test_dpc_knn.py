@@ -51,6 +51,23 @@ def test_equals_the_definition_with_noise():
     assert not torch.equal(actual.centres, dpc_knn(x, 8).centres)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 14), st.integers(1, 10))
+def test_equals_the_definition_with_a_tolerance(seed, tokens, clusters):
+    x = features(seed, tokens=tokens, channels=2)
+    actual = dpc_knn(x, clusters, tolerance=0.5)
+    assert_same(actual, dpc_knn(x, clusters, tolerance=0.5, impl="reference"))
+
+
+def test_tokens_within_the_tolerance_are_equal():
+    g = torch.Generator().manual_seed(6)
+    x = torch.randn(1, 7, 48, generator=g)[:, torch.randint(7, (200,), generator=g)]
+    expected = dpc_knn(x, 50)
+    for _ in range(5):
+        noisy = x + 1e-5 * torch.randn(x.shape, generator=g)
+        assert_same(dpc_knn(noisy, 50, tolerance=1e-3), expected)
+
+
 def test_finds_clusters_that_are_there():
     g = torch.Generator().manual_seed(0)
     middle = torch.randn(1, 6, 16, generator=g) * 10
@@ -94,7 +111,7 @@ def test_the_path_without_data_dependent_sizes_says_the_same(monkeypatch):
         expected = dpc_knn(x, 40, mask=m)
         assert_same(dpc_knn(x, 40, mask=m), expected)
         centres = expected.centres
-        static = eager._cluster(x, 40, 5, m, None, 5000)
+        static = eager._cluster(x, 40, 5, m, None, 0.0, 5000)
         assert torch.equal(static[0], expected.assignment)
         assert torch.equal(static[1], centres)
 
@@ -102,7 +119,7 @@ def test_the_path_without_data_dependent_sizes_says_the_same(monkeypatch):
 def test_no_block_is_larger_than_allowed():
     for batch, rows, columns in ((1, 65536, 65536), (256, 3136, 3136), (8, 10, 20)):
         x = torch.empty(batch, 0, 0)
-        f = eager._Features(x, x, x, None, eager.BLOCK_ELEMENTS)
+        f = eager._Features(x, x, x, None, 0.0, eager.BLOCK_ELEMENTS)
         blocks = eager._blocks(f, rows, columns)
         largest = max(stop - start for start, stop in blocks)
         assert largest <= max(eager.MIN_ROWS, eager.BLOCK_ELEMENTS // (batch * columns))
@@ -125,7 +142,7 @@ def test_the_two_step_selection_finds_the_smallest(seed, count, columns):
 
 def test_the_full_scan_finds_what_the_neighbour_lists_say():
     x = features(11, tokens=80, dtype=torch.float32)
-    f = eager._prepare(x, None, 1000)
+    f = eager._prepare(x, None, 0.0, 1000)
     d2, neighbour = eager._nearest(f, 8)
     rank = eager._rank(eager._sparsity(d2, 5, None, None))
     quick = eager._separation(f, rank, d2, neighbour)

@@ -14,6 +14,15 @@ from tcformer.tokens import Tokens
 
 __all__ = ["CTM"]
 
+SAME = 1e-3
+"""Tokens at this distance or less (features are of size 1 after the norm) count as equal.
+
+Flat parts of an image are full of tokens that are equal but for rounding, and how a product is
+rounded depends on the size of the batch. Without this the last bits would say which of them are
+centres. A matrix product in float32 cannot tell such distances from zero, nor could the published
+code: tests/models/test_backbone.py::test_nor_does_a_flat_image_or_a_half_flat_one.
+"""
+
 
 class CTM(nn.Module):
     """Clustering-based token merging.
@@ -77,7 +86,13 @@ class CTM(nn.Module):
             x = self.norm(x.to(torch.promote_types(x.dtype, self.norm.weight.dtype)))
             score = self.score(x).squeeze(-1)
             num_clusters = self.num_clusters(layout.num_tokens)
-            clusters = dpc_knn(x.detach(), num_clusters, self.k, density_noise=self._noise(x))
+            clusters = dpc_knn(
+                x.detach(),
+                num_clusters,
+                self.k,
+                density_noise=self._noise(x),
+                tolerance=SAME,
+            )
             unmerged = Tokens(x, layout)
             merged = merge_tokens(unmerged, clusters.assignment, num_clusters, log_weight=score)
             merged = merged._replace(x=merged.x.to(x.dtype))

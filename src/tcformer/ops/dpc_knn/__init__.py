@@ -35,6 +35,7 @@ def dpc_knn(
     *,
     mask: Tensor | None = None,
     density_noise: Tensor | None = None,
+    tolerance: float = 0.0,
     impl: str = "auto",
 ) -> Clusters:
     """Cluster tokens around density peaks: dense tokens that lie far from any denser one.
@@ -58,6 +59,8 @@ def dpc_knn(
             no centre.
         density_noise: (B, N) float added to the densities, to compare with the published code,
             which draws uniform noise of 1e-6 even at inference. Nothing by default.
+        tolerance: distances d up to this count as zero. Where features are results of arithmetic,
+            a little more than its rounding makes equal inputs equal tokens again.
         impl: "auto", "eager" or "reference".
 
     Returns:
@@ -90,7 +93,7 @@ def dpc_knn(
         if impl == "reference":
             from tcformer.ops.dpc_knn import reference
 
-            return Clusters(*reference.dpc_knn(x, num_clusters, k, mask, density_noise))
+            return Clusters(*reference.dpc_knn(x, num_clusters, k, mask, density_noise, tolerance))
         from tcformer.ops.dpc_knn import eager
 
-        return Clusters(*eager.dpc_knn(x, num_clusters, k, mask, density_noise))
+        return Clusters(*eager.dpc_knn(x, num_clusters, k, mask, density_noise, tolerance))

@@ -26,12 +26,20 @@ CPU_BLOCK_ELEMENTS = 1 << 20
 MIN_ROWS = 128
 """Rows of a block at least: each block reads all columns again, which must pay."""
 
+ROUNDING = 64
+"""Proposals that differ by so many units of rounding of the largest norm may be equal."""
+
 RUN = 16
 """Columns that share a minimum in the two-step selection of the nearest candidates."""
 
 
 def dpc_knn(
-    x: Tensor, num_clusters: int, k: int, mask: Tensor | None, density_noise: Tensor | None
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
 ) -> tuple[Tensor, Tensor]:
     """Cluster a (B, N, C) float32 or float64 batch.
 
@@ -40,7 +48,7 @@ def dpc_knn(
     """
     batch, num_tokens, _ = x.shape
     if x.device.type != "cpu" or torch.compiler.is_compiling() or batch == 0:
-        return _cluster(x, num_clusters, k, mask, density_noise, BLOCK_ELEMENTS)
+        return _cluster(x, num_clusters, k, mask, density_noise, tolerance, BLOCK_ELEMENTS)
     # As many images at a time as keep their distances in the cache, at least one.
     images = max(1, CPU_BLOCK_ELEMENTS // num_tokens**2)
     parts = []
@@ -53,6 +61,7 @@ def dpc_knn(
                 k,
                 None if mask is None else mask[part],
                 None if density_noise is None else density_noise[part],
+                tolerance,
                 CPU_BLOCK_ELEMENTS,
             )
         )
@@ -66,9 +75,10 @@ def _cluster(
     k: int,
     mask: Tensor | None,
     density_noise: Tensor | None,
+    tolerance: float,
     block_elements: int,
 ) -> tuple[Tensor, Tensor]:
-    features = _prepare(x, mask, block_elements)
+    features = _prepare(x, mask, tolerance, block_elements)
     neighbour_d2, neighbour = _nearest(features, k + NUM_EXTRA)
     sparsity = _sparsity(neighbour_d2, k, mask, density_noise)
     rank = _rank(sparsity)
@@ -99,10 +109,11 @@ class _Features(NamedTuple):
     centred: Tensor  # (B, N', C): x minus the image's mean, the same distances, less cancellation
     norm2: Tensor  # (B, N') squared norms of those; inf for what is nobody's neighbour
     mask: Tensor | None  # (B, N) bool
+    same_d2: float  # squared distances over C up to this one are zero
     block_elements: int
 
 
-def _prepare(x: Tensor, mask: Tensor | None, block_elements: int) -> _Features:
+def _prepare(x: Tensor, mask: Tensor | None, tolerance: float, block_elements: int) -> _Features:
     if mask is None:
         centred = x - x.mean(dim=1, keepdim=True)
     else:
@@ -117,7 +128,7 @@ def _prepare(x: Tensor, mask: Tensor | None, block_elements: int) -> _Features:
     padding = -x.shape[1] % RUN
     centred = torch.nn.functional.pad(centred, (0, 0, 0, padding))
     norm2 = torch.nn.functional.pad(norm2, (0, padding), value=torch.inf)
-    return _Features(x, centred, norm2, mask, block_elements)
+    return _Features(x, centred, norm2, mask, tolerance**2, block_elements)
 
 
 def _proposals(rows: Tensor, columns: Tensor, norm2: Tensor) -> Tensor:
@@ -143,11 +154,19 @@ def _smallest(d2: Tensor, count: int) -> Tensor:
     return column.gather(2, found)
 
 
-def _exact_d2(x: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+def _exact_d2(features: _Features, rows: Tensor, others: Tensor) -> Tensor:
     """Squared distances over C from differences: rows (B, R) x others (B, R, S) -> (B, R, S)."""
+    x = features.x
     difference = _take(x, others.flatten(1)).view(*others.shape, -1)
     difference = difference - _take(x, rows).unsqueeze(2)
-    return difference.square().sum(dim=-1) / x.shape[-1]
+    d2 = difference.square().sum(dim=-1) / x.shape[-1]
+    return d2.masked_fill(d2 <= features.same_d2, 0.0)
+
+
+def _largest(norm2: Tensor) -> Tensor:
+    """The largest finite squared norm of every image, (B, 1, 1)."""
+    finite = torch.where(torch.isfinite(norm2), norm2, 0.0)
+    return finite.amax(dim=1)[:, None, None]
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
@@ -176,7 +195,7 @@ def _lexicographic(d2: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 def _nearest(features: _Features, count: int) -> tuple[Tensor, Tensor]:
     """The nearest tokens of every token (itself among them), exact distances ascending."""
-    x, centred, norm2, mask, _ = features
+    x, centred, norm2, mask, *_ = features
     batch, num_tokens, _ = x.shape
     count = min(count, num_tokens)
     distances, indices = [], []
@@ -188,7 +207,7 @@ def _nearest(features: _Features, count: int) -> tuple[Tensor, Tensor]:
         if mask is not None:
             visible &= mask.gather(1, candidates.flatten(1)).view_as(candidates)
         rows = torch.arange(start, stop, device=x.device).expand(batch, -1)
-        d2 = torch.where(visible, _exact_d2(x, rows, candidates), torch.inf)
+        d2 = torch.where(visible, _exact_d2(features, rows, candidates), torch.inf)
         d2, candidates = _lexicographic(d2, candidates)
         distances.append(d2)
         indices.append(candidates)
@@ -249,7 +268,7 @@ def _separation_scan(features: _Features, rank: Tensor, rows: Tensor) -> Tensor:
         proposals = _proposals(_take(features.centred, block), centred, norm2)
         proposals = proposals.masked_fill(rank.unsqueeze(1) >= own, torch.inf)
         candidates = _smallest(proposals, count)
-        d2 = _exact_d2(x, block, candidates)
+        d2 = _exact_d2(features, block, candidates)
         candidate_rank = rank.gather(1, candidates.flatten(1)).view_as(candidates)
         found.append(torch.where(candidate_rank < own, d2, torch.inf).amin(dim=-1))
     return torch.cat(found, dim=1)
@@ -265,16 +284,18 @@ def _assign(features: _Features, centres: Tensor, centre_valid: Tensor | None) -
     if centre_valid is not None:
         norm2 = torch.where(centre_valid, norm2, torch.inf)
     count = min(1 + NUM_EXTRA, num_clusters)
+    slack = ROUNDING * torch.finfo(x.dtype).eps * _largest(norm2)
     found = []
     for start, stop in _blocks(features, num_tokens, num_clusters):
         proposals = _proposals(features.centred[:, start:stop], centred, norm2)
         candidates = _smallest(proposals, count)
-        # Among many equal centres any may be proposed; argmin is the first of them.
-        first = proposals.argmin(dim=-1, keepdim=True)
+        # Among many equal centres any may be proposed; the first of them is wanted.
+        near = proposals <= proposals.amin(dim=-1, keepdim=True) + slack
+        first = near.to(torch.uint8).argmax(dim=-1, keepdim=True)
         candidates = torch.cat((first, candidates), dim=-1)
         rows = torch.arange(start, stop, device=x.device).expand(batch, -1)
         others = centres.gather(1, candidates.flatten(1)).view_as(candidates)
-        d2 = _exact_d2(x, rows, others)
+        d2 = _exact_d2(features, rows, others)
         if centre_valid is not None:
             real = centre_valid.gather(1, candidates.flatten(1)).view_as(candidates)
             d2 = torch.where(real, d2, torch.inf)

@@ -9,7 +9,12 @@ from torch import Tensor
 
 
 def dpc_knn(
-    x: Tensor, num_clusters: int, k: int, mask: Tensor | None, density_noise: Tensor | None
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
 ) -> tuple[Tensor, Tensor]:
     """Cluster every image of a (B, N, C) batch; returns assignment (B, N) and centres (B, M)."""
     results = [
@@ -19,6 +24,7 @@ def dpc_knn(
             k,
             None if mask is None else mask[b],
             None if density_noise is None else density_noise[b],
+            tolerance,
         )
         for b in range(x.shape[0])
     ]
@@ -26,11 +32,17 @@ def dpc_knn(
 
 
 def _one_image(
-    x: Tensor, num_clusters: int, k: int, mask: Tensor | None, noise: Tensor | None
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    noise: Tensor | None,
+    tolerance: float,
 ) -> tuple[Tensor, Tensor]:
     num_tokens, channels = x.shape
     valid = [i for i in range(num_tokens) if mask is None or bool(mask[i])]
     d2 = {(i, j): float(((x[i] - x[j]) ** 2).sum()) / channels for i in valid for j in valid}
+    d2 = {pair: 0.0 if value <= tolerance**2 else value for pair, value in d2.items()}
 
     # Density, kept as its negative logarithm: rho = exp(-sparsity).
     sparsity = {}
