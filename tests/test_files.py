@@ -316,6 +316,15 @@ def test_truncated_at_every_tenth(tmp_path, legacy):
         one_sentence(caught)
 
 
+def test_a_download_broken_off_early_is_called_incomplete(tmp_path):
+    # In files of 4 to 66 kB torch's search for the archive's end fails with a bare EINVAL.
+    whole = saved(tmp_path / "a.pth", {"w": torch.randn(100_000)}, legacy=False).read_bytes()
+    for size in (100, 5_000, 50_000, 100_000):
+        (tmp_path / "cut.pth").write_bytes(whole[:size])
+        with pytest.raises(UserError, match="damaged or incomplete"):
+            safe_torch_load(tmp_path / "cut.pth")
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_flipped_bytes_give_a_sentence_or_a_value(tmp_path, legacy):
     content = {"model": {f"layer{i}.weight": torch.randn(3, 4) for i in range(4)}, "epoch": 3}

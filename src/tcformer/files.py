@@ -265,7 +265,8 @@ def _why_not_loaded(file: Path, error: Exception) -> str:
         )
     if "TorchScript" in text:
         return "it is a TorchScript program, not a checkpoint; save its state_dict instead"
-    if isinstance(error, OSError):
+    # EINVAL: torch looked for the end of an archive before the beginning of a file cut short.
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:
         return error.strerror or text
     if "Attempting to deserialize" in text:
         return "its tensors belong on a device that this machine lacks; use map_location='cpu'"

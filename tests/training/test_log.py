@@ -35,6 +35,13 @@ def test_a_new_run_adds_to_an_old_log(tmp_path):
     assert epochs_of(tmp_path) == [5, 0]
 
 
+def test_a_log_that_cannot_be_written_is_a_sentence(tmp_path):
+    log = RunLog(config(output_dir=str(tmp_path)), World(), first_epoch=0, resumed=False)
+    (tmp_path / "log.txt").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*log\.txt: Is a directory"):
+        log.write({"epoch": 0})
+
+
 def test_only_the_main_process_writes(tmp_path):
     folder = tmp_path / "out"
     RunLog(config(output_dir=str(folder)), World(rank=1, size=2), first_epoch=0, resumed=False)

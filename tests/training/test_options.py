@@ -176,6 +176,8 @@ def test_mistakes_are_one_sentence(words, part):
         ("cfg = dict(epochs=True)", "epochs to True"),
         ("import nothing_of_that_name", "ModuleNotFoundError"),
         ("cfg = dict(", "SyntaxError"),
+        ("raise SystemExit(3)", "SystemExit"),
+        ("cfg = {1: 2}", "sets 1, which is not an option"),
     ],
 )  # fmt: skip
 def test_mistakes_in_a_config_name_the_file(tmp_path, text, part):

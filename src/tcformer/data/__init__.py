@@ -26,6 +26,7 @@ _HOME = {
     "Batch": "loader",
     "BatchLoader": "loader",
     "build_loader": "loader",
+    "worker_death": "loader",
     "Mixer": "mixing",
     "build_mixer": "mixing",
 }

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -168,7 +169,7 @@ class BatchLoader:
             except StopIteration:
                 return
             except RuntimeError as error:
-                raise _worker_death(error) from error
+                raise worker_death(error) from error
             self._note(loaded.corrupt)
             if loaded.error:
                 raise UserError(loaded.error)
@@ -187,7 +188,11 @@ class BatchLoader:
                 self._report(f"warning: skipped the unreadable image {name}: {reason}")
 
 
-def _worker_death(error: RuntimeError) -> Exception:
+def worker_death(error: RuntimeError) -> Exception:
+    """The sentence for a loader worker that died; any other error is given back as it is.
+
+    torch raises that error from a signal handler, so it appears wherever the main process is.
+    """
     text = str(error)
     if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpect" in text):
         return UserError(
@@ -241,6 +246,9 @@ def build_loader(
         raise UserError(f"The batch size must be at least 1, but it is {batch_size}.")
     if num_workers < 0:
         raise UserError(f"--num_workers must be at least 0, but it is {num_workers}.")
+    # torch compares with this machine's cores, at every start and every iteration; the published
+    # default of ten workers is meant for a machine with GPUs, and is what people leave it at.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     loader = DataLoader(
         _BatchReader(dataset, refill=training),
         batch_size=batch_size,

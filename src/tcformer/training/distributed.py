@@ -47,6 +47,10 @@ from tcformer.training.interrupt import (
 
 T = TypeVar("T")
 
+# A process that is gone is noticed at once, by its closed connection. This is for one that is alive
+# and has more to do: its last batch of an evaluation can take minutes on a CPU.
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
 _FAILURE_KEY = "tcformer/first_failure"
 
 
@@ -82,7 +86,7 @@ def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: 
     Args:
         device: 'auto' (a GPU if there is one, else the CPU), 'cpu', 'cuda', 'cuda:N' or 'mps'.
         dist_url: 'env://' (the launcher's variables say where to meet) or 'tcp://HOST:PORT'.
-        timeout_minutes: how long to wait for the others, here and in every later collective.
+        timeout_minutes: how long to wait until all have met.
 
     Raises:
         UserError: no such device, more processes than GPUs, or the processes cannot meet.
@@ -114,7 +118,7 @@ def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: 
             store=PrefixStore("tcformer/group", store),
             rank=env.rank,
             world_size=env.size,
-            timeout=timeout,
+            timeout=_COLLECTIVE_TIMEOUT,
         )
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         world = dataclasses.replace(world, device=chosen, backend=backend)

@@ -54,10 +54,13 @@ class RunLog:
     def write(self, numbers: Mapping[str, float]) -> None:
         """Append an epoch; the order of the keys is kept."""
         if self.path is not None:
-            with self.path.open("a") as stream:
-                stream.write(json.dumps(numbers) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+            try:
+                with self.path.open("a") as stream:
+                    stream.write(json.dumps(numbers) + "\n")
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            except OSError as error:
+                raise UserError(f"cannot write {self.path}: {error.strerror}.") from error
         if self._board is not None:
             for name, value in numbers.items():
                 if name.startswith(("train_", "test_")):  # train_loss is the curve train/loss

@@ -155,8 +155,6 @@ def parallel(model: nn.Module, world: World) -> nn.Module:
     """The model, averaging gradients over the processes when there are several."""
     if world.size == 1:
         return model
-    # Depthwise weights have a dimension of one, whose stride means nothing, but DDP compares it.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     devices = [world.device] if world.device.type == "cuda" else None
     # A depthwise kernel (C, 1, 3, 3) has strides that differ in the dimension of size 1 only, where
     # they mean nothing.

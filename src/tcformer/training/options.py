@@ -71,7 +71,7 @@ def build(values: Mapping[str, Any], *, where: str = "the configuration") -> Tra
     """A `TrainConfig` from plain values, each key and type checked; `where` names their origin."""
     known = {}
     for key, value in values.items():
-        name = _ALIASES.get(key, key).replace("-", "_")
+        name = _ALIASES.get(key, str(key)).replace("-", "_")
         if name not in _FIELDS:
             raise UserError(f"{where} sets {key!r}, which is not an option{_nearest(name)}.")
         known[name] = _typed(name, value, where)
@@ -98,7 +98,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
         return values
     try:
         names = runpy.run_path(str(found))
-    except Exception as error:  # anything can go wrong in somebody's file: name the file
+    except (Exception, SystemExit) as error:  # anything can go wrong in somebody's file: name it
         raise UserError(f"{found} cannot be read: {type(error).__name__}: {error}.") from error
     merged: dict[str, Any] = {}
     for name, value in names.items():

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
+import multiprocessing
+import os
 import re
 import shutil
+import signal
+import time
 
 import pytest
 import torch
@@ -14,9 +19,11 @@ from safetensors import safe_open
 
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
-from tcformer.tasks.classification import ClassificationTask, run, task
+from tcformer.tasks.classification import ClassificationTask, evaluation, run, task
+from tcformer.training.distributed import World
 from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted, NotFinite
+from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build, load_config
 
 PUBLISHED = [
@@ -106,11 +113,41 @@ def test_resume_is_exact_with_everything_on(small, tmp_path, monkeypatch, worker
     assert (tmp_path / "whole/log.txt").read_text() == (tmp_path / "broken/log.txt").read_text()
 
 
+def test_a_worker_that_is_killed_in_the_middle_of_a_step_is_a_sentence(small):
+    def kill_one(_):
+        for worker in multiprocessing.active_children()[:1]:
+            os.kill(worker.pid, signal.SIGKILL)
+        time.sleep(2)  # torch's handler of SIGCHLD raises here, not where batches are awaited
+
+    with pytest.raises(UserError, match=r"A data worker died .*fewer --num_workers"):
+        run(small(num_workers=2), on_progress=kill_one)
+
+
+def test_ten_workers_on_a_small_machine_are_no_reason_to_warn(small, recwarn):
+    run(small(num_workers=3, epochs=1))
+    assert [w for w in recwarn if "worker" in str(w.message)] == []
+
+
 def test_interrupted_evaluation_stops(trained, capsys):
     cfg, _, folder = trained
     interrupt.request("SIGTERM")
     with pytest.raises(Interrupted, match="SIGTERM"):
         run(dataclasses.replace(cfg, eval=True, resume=str(folder / "best.pth")))
+    interrupt.clear()
+
+
+def test_a_process_of_several_stops_evaluating_at_once(trained, monkeypatch):
+    cfg, _, _ = trained
+    monkeypatch.setattr(evaluation, "all_reduce_sums", lambda world, sums: sums)
+    monkeypatch.setattr(evaluation, "interrupt_reason", lambda world: interrupt.reason)
+    both = ClassificationTask(dataclasses.replace(cfg, eval=True, batch_size=1), World(size=2))
+    batches = []
+    both.model.register_forward_hook(lambda *_: batches.append(1))
+    interrupt.request("SIGUSR1")
+    with pytest.raises(Interrupted, match="SIGUSR1"):
+        both.evaluate(both.model, MetricLogger(World()), contextlib.nullcontext)
+    assert both.evaluator.steps == 6
+    assert len(batches) == 1
     interrupt.clear()
 
 

@@ -70,8 +70,8 @@ class Evaluator:
             log.meters["loss"].update(loss / images, int(images))
             log.meters["acc1"].update(100 * top1 / images, int(images))
             log.meters["acc5"].update(100 * top5 / images, int(images))
-            if interrupt.requested and not self.shared:
-                break
+            if interrupt.requested:
+                break  # whoever else has batches left goes on, and hears of it at the end
         totals = torch.cat([sums, torch.tensor([self._loader.num_corrupt]).double()])
         if self.shared:
             totals = all_reduce_sums(self.world, totals)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tcformer.data import worker_death
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
@@ -69,6 +70,8 @@ def run(cfg: TrainConfig, *, on_progress: OnProgress | None = None) -> RunResult
             result = _run(cfg, world, on_progress)
         except (Interrupted, NotFinite) as error:
             stopped = error  # raised by every process at the same step: leave in good order
+        except RuntimeError as error:
+            raise worker_death(error) from error
         if isinstance(stopped, Interrupted):
             requeue_if_slurm(world)
         shutdown(world)
