@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(family, images, train
     script = subprocess.Popen(
         ["sh", "dist_train.sh", CONFIG, "2", *options, "--output_dir", str(tmp_path)],
         cwd=ROOT,
-        env=clean_env(),
+        env=clean_env(PYTHON=sys.executable),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -114,7 +115,7 @@ def test_a_mistake_is_told_once_by_the_script():
     done = subprocess.run(
         ["sh", "dist_train.sh", CONFIG, "2", *OPTIONS, "--no-such-option", "1"],
         cwd=ROOT,
-        env=clean_env(),
+        env=clean_env(PYTHON=sys.executable),
         capture_output=True,
         text=True,
         timeout=120,
