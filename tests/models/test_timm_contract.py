@@ -26,6 +26,11 @@ def test_all_variants_are_registered():
     assert timm.is_model("tcformer_light")
 
 
+def test_released_variants_are_listed_as_pretrained():
+    released = ["tcformer.in1k", "tcformer_large.in1k", "tcformer_light.in1k"]
+    assert timm.list_pretrained("tcformer*") == released
+
+
 @pytest.mark.parametrize("order", ["tcformer, timm", "timm, tcformer"])
 def test_either_order_of_imports_registers(order):
     code = f"import {order}; print(timm.is_model('tcformer_large'))"

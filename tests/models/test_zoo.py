@@ -44,6 +44,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
+        if self.path.startswith("/loop/"):
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+            return
         content = self.server.files.get(self.path.lstrip("/"))
         if content is None:
             self.send_error(404)
@@ -177,6 +182,11 @@ def test_name_that_does_not_resolve(tmp_path, entry):
 def test_server_without_the_file(tmp_path, server, entry):
     text = refused(tmp_path, entry, "404", base_url=server.url)
     assert says_where_to_put_it(text, tmp_path, entry)
+
+
+def test_redirects_without_an_end(tmp_path, server, entry):
+    text = refused(tmp_path, entry, "infinite loop", base_url=f"{server.url}/loop")
+    assert "\n" not in text
 
 
 def test_connection_that_breaks_off(tmp_path, server, entry, published):
@@ -396,6 +406,9 @@ def test_pretrained_from_a_file_of_ones_own(tmp_path, monkeypatch, weights):
         tcformer.create_model("tcformer_nano", pretrained=True)
     with pytest.raises(UserError, match="cannot download tcformer_light"):
         tcformer.create_model("tcformer_light", pretrained=True)
+    handed_back = timm.get_pretrained_cfg("tcformer_light")
+    with pytest.raises(UserError, match="cannot download tcformer_light"):
+        tcformer.create_model("tcformer_light", pretrained=True, pretrained_cfg=handed_back)
 
 
 def test_address_as_source_of_a_checkpoint(tmp_path, monkeypatch, server, published, weights):

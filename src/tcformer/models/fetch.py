@@ -158,7 +158,8 @@ def _cause(url: str, error: Exception) -> str:
     host = url.split("/")[2]
     reason = getattr(error, "reason", error)
     if isinstance(error, urllib.error.HTTPError):
-        return f"{host} answered {error.code} {error.reason}".rstrip()
+        said = " ".join(f"{error.reason}".split())  # urllib's own remarks have several lines
+        return f"{host} answered {error.code} {said}".rstrip()
     if isinstance(reason, socket.gaierror):
         return f"{host} cannot be found (is this machine offline?)"
     if isinstance(reason, TimeoutError):

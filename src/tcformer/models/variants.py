@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tcformer.errors import UserError, nearest
 from tcformer.models.backbone import TCFormer
+from tcformer.models.zoo import ZOO, pretrained_path
 
 __all__ = [
     "VARIANTS",
@@ -23,9 +24,9 @@ __all__ = [
 ]
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
+def _cfg(url: str = "") -> dict[str, Any]:
     return {
-        "url": "",
+        "url": url,  # only tells timm that there are weights: `_create` gets the file
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": None,
@@ -41,16 +42,16 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         "paper_name": "Not All Tokens Are Equal: Human-centric Visual Analysis via Token "
         "Clustering Transformer",
         "origin_url": "https://github.com/zengwang430521/TCFormer",
-        **kwargs,
     }
 
 
 default_cfgs = generate_default_cfgs(
     {
         "tcformer_nano.untrained": _cfg(),
-        "tcformer_light.in1k": _cfg(),
-        "tcformer.in1k": _cfg(),
-        "tcformer_large.in1k": _cfg(),
+        **{
+            f"{name}.in1k": _cfg(ZOO[name].sources[0].address)
+            for name in ("tcformer_light", "tcformer", "tcformer_large")
+        },
     }
 )
 
@@ -59,8 +60,6 @@ def _create(
     variant: str, pretrained: bool, arch: dict[str, Any], kwargs: dict[str, Any]
 ) -> nn.Module:
     if pretrained and not _names_a_source(kwargs):
-        from tcformer.models.zoo import pretrained_path
-
         # A file on disk, which timm then adapts to in_chans and num_classes as it always does.
         overlay = kwargs.get("pretrained_cfg_overlay") or {}
         kwargs["pretrained_cfg_overlay"] = {**overlay, "file": str(pretrained_path(variant))}
@@ -81,6 +80,8 @@ def _names_a_source(kwargs: dict[str, Any]) -> bool:
     if isinstance(cfg, PretrainedCfg):
         cfg = asdict(cfg)
     chosen = {**(cfg if isinstance(cfg, dict) else {}), **overlay}
+    if chosen.get("url") in [entry.sources[0].address for entry in ZOO.values()]:
+        chosen["url"] = ""  # our own entry, handed back
     return any(chosen.get(key) for key in ("source", "state_dict", "file", "url", "hf_hub_id"))
 
 

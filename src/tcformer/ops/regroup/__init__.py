@@ -51,7 +51,8 @@ def regroup(
         (B, D, C) in the dtype of x.
 
     Raises:
-        ValueError: shapes that do not belong together, or an unknown ``impl``.
+        ValueError: shapes that do not belong together, an index out of range (checked on the CPU
+            only: elsewhere it would cost a synchronisation), or an unknown ``impl``.
 
     Source: TCFormer (CVPR 2022), section 3.3; the common form is ours.
     """
@@ -94,3 +95,9 @@ def _check(x: Tensor, src: Tensor, dst: Tensor, num_dst: int, weight: Tensor | N
         )
     if num_dst < 1:
         raise ValueError(f"regroup: num_dst must be at least 1, not {num_dst}.")
+    if src.device.type != "cpu" or torch.compiler.is_compiling() or src.numel() == 0:
+        return
+    for name, index, size in (("src", src, x.shape[1]), ("dst", dst, num_dst)):
+        low, high = (int(bound) for bound in index.aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(f"regroup: {name} must lie in 0..{size - 1}, not {low}..{high}.")
