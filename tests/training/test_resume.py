@@ -50,6 +50,7 @@ KINDS = {
     "all": {"ema": True, "ema_decay": 0.9, "accum": 2, "clip_grad": 0.5, "lr_noise": (0.3, 0.9)},
     "bf16": {"amp": "bf16", "ema": True, "ema_decay": 0.9},
     "fp16": {"amp": "fp16"},
+    "steps counted in the groups": {"opt": "lookahead_lamb"},
 }
 
 
@@ -204,6 +205,8 @@ def test_other_batch_size_keeps_the_place(tmp_path, capsys):
 
 
 def test_newer_format_and_foreign_file_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"a\.safetensors is not a training .*use --finetune"):
+        ckpt.read(tmp_path / "a.safetensors")
     torch.save({"model": {}, "format": 99}, tmp_path / "new.pth")
     with pytest.raises(UserError, match="newer version"):
         ckpt.read(tmp_path / "new.pth")

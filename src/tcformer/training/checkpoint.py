@@ -45,6 +45,13 @@ from tcformer.training.optim import Ema, Precision
 from tcformer.training.options import to_json
 
 FORMAT = 1
+_NO_TRAINING_STATE = (
+    "is not a training checkpoint: it has no 'model' entry; for plain weights use --finetune, or "
+    "--resume together with --eval."
+)
+# What the configuration decides of an optimiser's groups. The rest of them is state: several of
+# timm's optimisers count their steps there.
+_CONFIGURED = ("lr", "initial_lr", "weight_decay", "betas", "eps", "momentum")
 LAST, BEST, BEST_WEIGHTS = "checkpoint.pth", "best.pth", "best.safetensors"
 
 
@@ -137,15 +144,14 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: missing, damaged, or it holds no training state.
     """
+    if Path(path).suffix == ".safetensors":
+        raise UserError(f"{path} {_NO_TRAINING_STATE}")
     return _checked(safe_torch_load(path), path)
 
 
 def _checked(content: Any, source: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise UserError(
-            f"{source} is not a training checkpoint: it has no 'model' entry; for plain weights "
-            "use --finetune, or --resume together with --eval."
-        )
+        raise UserError(f"{source} {_NO_TRAINING_STATE}")
     if int(content.get("format", 0)) > FORMAT:
         raise UserError(
             f"{source} was written by a newer version of tcformer (format {content['format']}, "
@@ -238,8 +244,8 @@ def _with_own_settings(
     """Saved moments under the current settings (rates, decay): the configuration decides those."""
     groups = []
     for theirs, ours in zip(saved["param_groups"], optimizer.param_groups, strict=True):
-        settings = {key: value for key, value in ours.items() if key != "params"}
-        groups.append({**settings, "params": theirs["params"]})
+        settings = {key: ours[key] for key in _CONFIGURED if key in ours}
+        groups.append({**ours, **theirs, **settings})
     sizes = [len(group["params"]) for group in groups]
     own = [group["params"] for group in optimizer.param_groups]
     if sizes != [len(params) for params in own]:

@@ -42,6 +42,8 @@ def dry_run(task: Task, cfg: TrainConfig, world: World, *, facts: Mapping[str, s
     _check_output(cfg)
     state = loop.build_state(task, cfg, world)
     resumes = loop.resume(state, task, dataclasses.replace(cfg, output_dir=_existing(cfg)), world)
+    if cfg.compile:
+        state.model.compile()
     model = parallel(state.model, world)
     size = cfg.batch_size if world.device.type == "cuda" else min(cfg.batch_size, _CPU_BATCH)
     saved = _one_step(task, cfg, state, model, size)

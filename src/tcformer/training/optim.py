@@ -32,7 +32,7 @@ def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torc
     from timm.optim import create_optimizer_v2, list_optimizers
 
     known = list_optimizers()
-    if cfg.opt.lower() not in known:
+    if cfg.opt.lower().removeprefix("lookahead_") not in known:
         raise UserError(
             f"--opt {cfg.opt} is not an optimiser of timm; known are {', '.join(known)}."
         )

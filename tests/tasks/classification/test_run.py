@@ -128,6 +128,14 @@ def test_ten_workers_on_a_small_machine_are_no_reason_to_warn(small, recwarn):
     assert [w for w in recwarn if "worker" in str(w.message)] == []
 
 
+@pytest.mark.parametrize("how", ["eval", "dry_run"])
+def test_compile_is_not_for_training_alone(small, monkeypatch, how):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    run(small(compile=True, **{how: True}))
+    assert len(compiled) == 1
+
+
 def test_interrupted_evaluation_stops(trained, capsys):
     cfg, _, folder = trained
     interrupt.request("SIGTERM")

@@ -120,6 +120,8 @@ def _evaluate(
     task: ClassificationTask, cfg: TrainConfig, world: World, on_progress: OnProgress | None
 ) -> RunResult:
     source = _load_for_evaluation(task, cfg, world)
+    if cfg.compile:
+        task.model.compile()
     log = MetricLogger(world, on_progress, "test")
     result = task.evaluate(task.model, log, build_precision(cfg, world.device).autocast)
     lines = task.report(result)
