@@ -165,3 +165,23 @@ def test_parser_names_the_nearest_option():
         parser.parse_args(["--shape", "three"])
     with pytest.raises(UserError, match="--shape"):  # abbreviations are not options
         parser.parse_args(["--sha", "3"])
+
+
+def test_a_missing_dependency_is_a_sentence(monkeypatch, capsys):
+    def broken(name):
+        raise ModuleNotFoundError("No module named 'tyro'", name="tyro")
+
+    monkeypatch.setattr("tcformer.cli.importlib.import_module", broken)
+    assert cli.main(["flops"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the package tyro is not installed for ")
+    assert "make demo" in said
+
+
+def test_a_missing_module_of_our_own_is_a_bug(monkeypatch):
+    def broken(name):
+        raise ModuleNotFoundError("No module named 'tcformer.x'", name="tcformer.x")
+
+    monkeypatch.setattr("tcformer.cli.importlib.import_module", broken)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["flops"])

@@ -130,7 +130,7 @@ def test_keeping_the_last_batch_gives_every_process_an_image():
     [
         ({"batch_size": 0}, "at least 1"),
         ({"batch_size": 2, "rank": 1}, "rank 1"),
-        ({"batch_size": 4, "world_size": 3}, "lower --batch-size to 3"),
+        ({"batch_size": 4, "world_size": 3}, "lower --batch-size to 2"),
         ({"batch_size": 1, "world_size": 11}, "use fewer processes"),
         ({"batch_size": 2, "repeats": 0}, "repeats"),
         ({"batch_size": 2, "epoch": -1}, "epoch -1"),

@@ -95,6 +95,11 @@ def read(words: str) -> TrainConfig:
     return parse(words.split(), prog="tcformer train", description="Train.")
 
 
+def test_more_threads_than_cores_are_refused():
+    with pytest.raises(UserError, match=r"--threads is 99999, but this machine has \d+ cores"):
+        check(TrainConfig(threads=99999))
+
+
 @pytest.mark.parametrize(("field", "words", "value"), PUBLISHED, ids=lambda v: str(v))
 def test_published_options_keep_name_and_meaning(field, words, value):
     cfg = read(words)

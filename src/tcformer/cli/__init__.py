@@ -31,6 +31,12 @@ VERBS = {
 # imported, which can take long enough for a scheduler's signal to arrive meanwhile.
 _INTERRUPTIBLE = ("train", "evaluate", "demo")
 
+# What `pip install tcformer` brings; a verb that misses one runs in the wrong environment.
+_REQUIRED = (
+    "torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "tyro",
+    "rich",
+)  # fmt: skip
+
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_SIGINT = 130
@@ -74,6 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         speak_after_main()  # one sentence, even from eight processes
         print(f"error: {problem}", file=sys.stderr)
+        return EXIT_USAGE
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package not in _REQUIRED:
+            raise
+        print(
+            f"error: the package {package} is not installed for {sys.executable}: run `make demo` "
+            "once, which sets up .venv, or `pip install .`, or set PYTHON to one that has it.",
+            file=sys.stderr,
+        )
         return EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -75,7 +75,7 @@ class ResumableSampler(Sampler):
                 f"The training set has {length} images, fewer than one batch of {batch_size} on "
                 f"each of {world_size} processes: "
                 + (
-                    f"lower --batch-size to {length // world_size} or less."
+                    f"lower --batch-size to {_even(length // world_size)} or less."
                     if length >= world_size
                     else "use fewer processes."
                 )
@@ -137,6 +137,11 @@ class ResumableSampler(Sampler):
             total = total - rest if self.drop_last else total + max(0, self.world_size - rest)
         left = max(0, total - self.start_batch * self.global_batch)
         return len(range(self.rank, left, self.world_size))
+
+
+def _even(size: int) -> int:
+    """The even batch size not above `size`, which mixup wants too; 1 stays 1."""
+    return max(1, size - size % 2)
 
 
 def exact_eval_indices(

@@ -10,6 +10,7 @@ An option is honoured or refused with a reason (`check`); none is accepted and i
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -240,6 +241,12 @@ def _check_ranges(cfg: TrainConfig) -> None:
     for name in ("drop", "drop_path", "ema_decay"):
         if not 0 <= getattr(cfg, name) <= 1:
             raise UserError(f"{option(name)} is {getattr(cfg, name)}, but 0 to 1 is meant.")
+    cores = os.cpu_count() or 1
+    if cfg.threads > cores:
+        raise UserError(
+            f"--threads is {cfg.threads}, but this machine has {cores} cores; 0 leaves torch's "
+            "choice."
+        )
     if cfg.num_classes is not None and cfg.num_classes < 1:
         raise UserError(f"--num-classes is {cfg.num_classes}, but at least 1 is meant.")
     if cfg.clip_grad is not None and cfg.clip_grad <= 0:
