@@ -185,3 +185,12 @@ def test_a_missing_module_of_our_own_is_a_bug(monkeypatch):
     monkeypatch.setattr("tcformer.cli.importlib.import_module", broken)
     with pytest.raises(ModuleNotFoundError):
         cli.main(["flops"])
+
+
+def test_tensors_get_large_pages_unless_the_caller_decided(monkeypatch):
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    cli.main(["flops", "--help"])
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    cli.main(["flops", "--help"])
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
