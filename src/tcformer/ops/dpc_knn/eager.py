@@ -178,9 +178,9 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _blocks(features: _Features, num_rows: int, num_columns: int) -> list[tuple[int, int]]:
-    # In an exported graph the batch size is a symbol that must not shape the loop.
+    # In an exported graph the batch size is a symbol that must not shape the loop: suppose eight.
     batch = features.x.shape[0]
-    images = batch if type(batch) is int else 1
+    images = batch if type(batch) is int else 8
     rows = max(MIN_ROWS, features.block_elements // max(1, images * num_columns))
     size = max(1, min(num_rows, rows))
     return [(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
