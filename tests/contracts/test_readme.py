@@ -178,7 +178,17 @@ def test_set_up_in_a_fresh_clone(tmp_path):
     assert all(command in COMMANDS for command in SET_UP)
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    # What the make around this test was told is not for the makes inside it.
+    mine = (
+        "PYTHONPATH",
+        "VIRTUAL_ENV",
+        "ARGS",
+        "MAKEFLAGS",
+        "MAKEOVERRIDES",
+        "MAKELEVEL",
+        "MFLAGS",
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in mine}
     # The suite is what runs this test: of `make test` only the set-up and a part are repeated.
     for command in ("make demo", "make test ARGS=tests/cli"):
         result = subprocess.run(
