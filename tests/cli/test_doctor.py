@@ -122,3 +122,15 @@ def test_no_compiler_is_explained(monkeypatch):
     finding = doctor._cpp_compiler()
     assert finding.status == "off"
     assert "C++ compiler" in finding.why
+
+
+def test_large_pages_are_on_or_the_reason_is_told(tmp_path, monkeypatch):
+    setting = tmp_path / "enabled"
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    assert "only Linux" in doctor.why_no_large_pages(setting)
+    setting.write_text("always madvise [never]\n")
+    assert "switched off" in doctor.why_no_large_pages(setting)
+    setting.write_text("always [madvise] never\n")
+    assert doctor.why_no_large_pages(setting) is None
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    assert "is 0" in doctor.why_no_large_pages(setting)

@@ -49,7 +49,7 @@ def test_only_the_main_process_writes(tmp_path):
 
 
 def test_tensorboard_gets_the_curves(tmp_path):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="the curves are TensorBoard's")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(config(output_dir=str(tmp_path), epochs=2, tensorboard=True))

@@ -293,7 +293,7 @@ def test_every_field_is_read_by_a_run(tmp_path, monkeypatch):
 
     Reads by the configuration itself (repr, checks, JSON) do not count.
     """
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     from tcformer.tasks.classification import runner
     from tcformer.tasks.classification.task import ClassificationTask
 

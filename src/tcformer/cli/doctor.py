@@ -187,7 +187,20 @@ def fast_paths() -> list[Finding]:
     why = None if native else "this processor has no bfloat16 arithmetic, torch would emulate it"
     status = "ok" if native else "off"
     found.append(Finding("bfloat16 on CPU", "on" if native else "off", status, why))
+    why = why_no_large_pages(Path("/sys/kernel/mm/transparent_hugepage/enabled"))
+    found.append(Finding("large pages", "off" if why else "on", "off" if why else "ok", why))
     return found
+
+
+def why_no_large_pages(setting: Path) -> str | None:
+    """Why large tensors get no large pages, or None; `setting` is Linux's file about them."""
+    if os.environ.get("THP_MEM_ALLOC_ENABLE", "0") == "0":
+        return "THP_MEM_ALLOC_ENABLE is 0 in the environment"
+    if not setting.is_file():
+        return "only Linux has them, and this system does not tell of any"
+    if "[never]" in setting.read_text():
+        return f"the kernel has them switched off ({setting} says never)"
+    return None
 
 
 def usable_cores() -> int:
