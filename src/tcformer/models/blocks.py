@@ -1,4 +1,4 @@
-"""The two transformer blocks: on the grid (stage 1) and on tokens (stages 2 to 4)."""
+"""The transformer blocks of the backbone: on the grid (stage 1) and on tokens (stages 2 to 4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tcformer.models.layers import Attention, GridMlp, TokenMlp
 from tcformer.ops import TokenMap, tokens_to_map
 from tcformer.tokens import Tokens
 
-__all__ = ["GridBlock", "Source", "TokenBlock"]
+__all__ = ["Block", "GridBlock", "Source", "TokenBlock"]
 
 
 class Source(NamedTuple):
@@ -29,8 +29,8 @@ class Source(NamedTuple):
     plan: TokenMap
 
 
-class _Block(nn.Module):
-    """What both blocks hold: norm, attention, norm, MLP, and stochastic depth on both branches."""
+class Block(nn.Module):
+    """What all blocks hold: norm, attention, norm, MLP, and stochastic depth on both branches."""
 
     mlp_class: ClassVar[type[GridMlp] | type[TokenMlp]]
 
@@ -44,16 +44,17 @@ class _Block(nn.Module):
         proj_drop: float = 0.0,
         attn_drop: float = 0.0,
         drop_path: float = 0.0,
+        norm_eps: float = 1e-6,
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, num_heads, sr_ratio, qkv_bias, attn_drop, proj_drop)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = self.mlp_class(dim, int(dim * mlp_ratio), proj_drop)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
 
-class GridBlock(_Block):
+class GridBlock(Block):
     """Transformer block of the first stage, where a token is a cell of the grid."""
 
     mlp_class = GridMlp
@@ -68,7 +69,7 @@ class GridBlock(_Block):
         return x + self.drop_path(self.mlp(self.norm2(x), grid_size))
 
 
-class TokenBlock(_Block):
+class TokenBlock(Block):
     """Transformer block on tokens of any shape.
 
     The first block of a stage takes its keys from the tokens before the merge (:class:`Source`),
