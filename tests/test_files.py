@@ -14,7 +14,13 @@ import pytest
 import torch
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, check_readable, make_folder, safe_torch_load
+from tcformer.files import (
+    atomic_write,
+    cache_folder,
+    check_readable,
+    make_folder,
+    safe_torch_load,
+)
 
 
 def one_sentence(error: pytest.ExceptionInfo) -> str:
@@ -359,3 +365,14 @@ def test_foreign_files(tmp_path):
 def test_importing_does_not_import_torch():
     code = "import sys, tcformer.files; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("TCFORMER_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "tcformer"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the XDG standard
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "tcformer"
+    monkeypatch.setenv("TCFORMER_CACHE", "~/weights")
+    assert cache_folder() == tmp_path / "home" / "weights"

@@ -172,6 +172,23 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def cache_folder() -> Path:
+    """Where downloaded weights and compiled kernels are kept.
+
+    The environment variable TCFORMER_CACHE if it is set, else `tcformer` in XDG_CACHE_HOME, else
+    `~/.cache/tcformer`. The folder need not exist.
+    """
+    if chosen := os.environ.get("TCFORMER_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base and os.path.isabs(base):
+        return Path(base) / "tcformer"
+    try:
+        return Path.home() / ".cache" / "tcformer"
+    except RuntimeError as error:
+        raise UserError("this user has no home folder; set TCFORMER_CACHE to a folder") from error
+
+
 def check_readable(path: str | os.PathLike[str]) -> Path:
     """Return `path` as a Path if it is an ordinary file that can be opened.
 

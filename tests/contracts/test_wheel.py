@@ -67,6 +67,10 @@ def test_it_holds_every_module_and_config(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "src").rglob("*.py"):
         assert path.relative_to(ROOT / "src").as_posix() in names
+    sources = [p for ending in ("cpp", "h") for p in (ROOT / "src").rglob(f"*.{ending}")]
+    assert sources
+    for path in sources:
+        assert path.relative_to(ROOT / "src").as_posix() in names
     configs = list((ROOT / "configs").rglob("*.py"))
     assert len(configs) >= 3
     for path in configs:

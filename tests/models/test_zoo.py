@@ -145,17 +145,6 @@ def test_environment_names_the_cache_and_the_mirror(
     assert path.is_file()
 
 
-def test_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.delenv("TCFORMER_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert fetching.cache_folder() == tmp_path / "tcformer"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the XDG standard
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert fetching.cache_folder() == tmp_path / "home" / ".cache" / "tcformer"
-    monkeypatch.setenv("TCFORMER_CACHE", "~/weights")
-    assert fetching.cache_folder() == tmp_path / "home" / "weights"
-
-
 def test_damaged_cache_is_fetched_anew(tmp_path, server, entry, published):
     server.files[entry.sources[0].file_name] = published
     path = pretrained_path("tiny", cache_dir=tmp_path, base_url=server.url, progress=False)

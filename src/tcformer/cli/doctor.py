@@ -137,8 +137,8 @@ def accelerators() -> list[Finding]:
 
 
 def compilers() -> list[Finding]:
-    """What torch.compile needs on a CPU and what Triton needs on a GPU."""
-    return [_cpp_compiler(), _triton()]
+    """What torch.compile and our C++ kernels need on a CPU, and what Triton needs on a GPU."""
+    return [_cpp_compiler(), _native_kernels(), _triton()]
 
 
 def launchers() -> list[Finding]:
@@ -264,6 +264,16 @@ def _cpp_compiler() -> Finding:
         why = "torch.compile on a CPU needs Python.h; install the headers (python3-dev)"
         return Finding("C++ compiler", path, "off", why)
     return Finding("C++ compiler", path)
+
+
+def _native_kernels() -> Finding:
+    if _torch() is None:
+        return Finding("native kernels", "off", "off", "torch is missing")
+    from tcformer.ops import _native
+
+    if _native.library() is None:
+        return Finding("native kernels", "off", "off", _native.reason())
+    return Finding("native kernels", str(_native.location()), "ok", _native.one_thread())
 
 
 def _triton() -> Finding:

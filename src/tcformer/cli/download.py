@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
 
 
 def _folder(chosen: str | None) -> Path:
-    from tcformer.models.fetch import cache_folder
+    from tcformer.files import cache_folder
 
     return Path(chosen).expanduser() if chosen else cache_folder()
 

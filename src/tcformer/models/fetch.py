@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, make_folder
+from tcformer.files import atomic_write, cache_folder, make_folder
 
 _TIMEOUT_SECONDS = 30
 _CHUNK = 1 << 20
@@ -28,23 +28,6 @@ class FetchError(UserError):
     def __init__(self, message: str, cause: str) -> None:
         super().__init__(message)
         self.cause = cause
-
-
-def cache_folder() -> Path:
-    """Where downloaded weights are kept.
-
-    The environment variable TCFORMER_CACHE if it is set, else `tcformer` in XDG_CACHE_HOME, else
-    `~/.cache/tcformer`. The folder need not exist.
-    """
-    if chosen := os.environ.get("TCFORMER_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base and os.path.isabs(base):
-        return Path(base) / "tcformer"
-    try:
-        return Path.home() / ".cache" / "tcformer"
-    except RuntimeError as error:
-        raise UserError("this user has no home folder; set TCFORMER_CACHE to a folder") from error
 
 
 def fetch(url: str, target: Path, *, progress: bool = False) -> None:

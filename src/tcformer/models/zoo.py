@@ -13,14 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tcformer.errors import UserError
-from tcformer.files import make_folder
-from tcformer.models.fetch import (
-    FetchError,
-    cache_folder,
-    fetch,
-    file_sha256,
-    is_web_page,
-)
+from tcformer.files import cache_folder, make_folder
+from tcformer.models.fetch import FetchError, fetch, file_sha256, is_web_page
 
 _DRIVE = "https://drive.google.com/file/d/{}/view"
 _MMPOSE = "https://download.openmmlab.com/mmpose"

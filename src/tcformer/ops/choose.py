@@ -1,11 +1,29 @@
-"""Which implementation of an op runs, and why another one does not."""
+"""Which implementation of an op runs, and why another one does not.
+
+====================  ==========================================================================
+``"native"``          C++ for CPU tensors, where a compiler is present (:mod:`tcformer.ops._native`)
+``"triton"``          Triton kernels for GPUs; on CPU tensors only under TRITON_INTERPRET=1, slowly
+``"eager"``           plain PyTorch, everywhere
+``"reference"``       the definition in loops, everywhere, slow on purpose
+====================  ==========================================================================
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["Availability", "check_impl", "report"]
+import torch
+
+from tcformer.ops import _native
+
+__all__ = ["OPS", "Availability", "check_impl", "report", "why_not"]
+
+OPS = ("regroup", "dpc_knn", "attend", "merge")
+"""The folders of this package that hold an op."""
 
 
 class Availability(NamedTuple):
@@ -16,34 +34,74 @@ class Availability(NamedTuple):
     reason: str | None
 
 
-def check_impl(op: str, impl: str, implementations: tuple[str, ...]) -> str:
+def check_impl(
+    op: str,
+    impl: str,
+    implementations: tuple[str, ...],
+    device: torch.device,
+    *,
+    unfit: Mapping[str, str | None] | None = None,
+) -> str:
     """Resolve "auto" to the fastest implementation; an explicit request is never replaced.
+
+    While a graph is exported "auto" means plain PyTorch, which other programs can read.
 
     Args:
         op: name of the op, for the message.
         impl: "auto" or one of ``implementations``.
         implementations: the names that exist, fastest first.
+        device: where the tensors are.
+        unfit: implementation -> why it cannot take these arguments (a clause), or None if it can.
 
     Raises:
-        ValueError: ``impl`` names none of them.
+        ValueError: ``impl`` names none of them, or one that cannot run here.
     """
-    if impl == "auto":
-        return implementations[0]
-    if impl not in implementations:
+    if impl != "auto" and impl not in implementations:
         names = ", ".join(("auto", *implementations))
         raise ValueError(f"{op}: there is no implementation {impl!r}; choose one of {names}.")
-    return impl
+    unfit = {} if unfit is None else unfit
+    if impl != "auto":
+        why = why_not(impl, device.type) or unfit.get(impl)
+        if why is not None:
+            raise ValueError(f"{op}: the implementation {impl!r} cannot run here: {why}.")
+        return impl
+    exporting = torch.compiler.is_exporting()
+    for name in implementations:
+        foreign = name in ("native", "triton") and (exporting or _interpreted(name, device.type))
+        if not foreign and why_not(name, device.type) is None and unfit.get(name) is None:
+            return name
+    return "eager"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def why_not(impl: str, device_type: str) -> str | None:
+    """Why an implementation cannot run on tensors of a device, as a clause; None when it can."""
+    if impl == "native":
+        if device_type != "cpu":
+            return f"native kernels are for tensors on the CPU, these are on {device_type}"
+        return _native.reason()
+    if impl == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "the triton package is not installed"
+        if device_type != "cuda" and not _interpreted(impl, device_type):
+            return "Triton kernels need a GPU; TRITON_INTERPRET=1 runs them slowly without one"
+    return None
+
+
+def _interpreted(impl: str, device_type: str) -> bool:
+    """Whether this would run in Triton's interpreter: to test kernels with, never chosen."""
+    wanted = os.environ.get("TRITON_INTERPRET") == "1"
+    return impl == "triton" and wanted and device_type == "cpu"
 
 
 def report() -> list[Availability]:
     """List every implementation of every op, with the reason where it cannot run here."""
     # By path: as attributes of `tcformer.ops` these names are the functions.
-    modules = {
-        op: importlib.import_module(f"tcformer.ops.{op}")
-        for op in ("regroup", "dpc_knn", "attend", "merge")
-    }
+    modules = {op: importlib.import_module(f"tcformer.ops.{op}") for op in OPS}
+    gpu = "cuda" if torch.cuda.is_available() else "cpu"
+    devices = {"native": "cpu", "triton": gpu}
     return [
-        Availability(op, impl, None)
+        Availability(op, impl, why_not(impl, devices.get(impl, "cpu")))
         for op, module in modules.items()
         for impl in module.IMPLEMENTATIONS
     ]

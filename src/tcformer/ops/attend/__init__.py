@@ -54,7 +54,7 @@ def attend(
         raise ValueError(
             f"attend: bias must have shape {(k.shape[0], k.shape[2])}, not {tuple(bias.shape)}."
         )
-    if check_impl("attend", impl, IMPLEMENTATIONS) == "reference":
+    if check_impl("attend", impl, IMPLEMENTATIONS, q.device) == "reference":
         from tcformer.ops.attend import reference
 
         return reference.attend(q, k, v, bias, dropout)

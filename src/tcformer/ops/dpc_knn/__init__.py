@@ -85,7 +85,7 @@ def dpc_knn(
             )
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"dpc_knn: mask must be bool, not {mask.dtype}.")
-    impl = check_impl("dpc_knn", impl, IMPLEMENTATIONS)
+    impl = check_impl("dpc_knn", impl, IMPLEMENTATIONS, x.device)
     num_clusters = max(1, min(num_clusters, x.shape[1]))
     k = max(1, min(k, x.shape[1]))
     with torch.autocast(x.device.type, enabled=False):

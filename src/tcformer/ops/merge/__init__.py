@@ -59,7 +59,7 @@ def merge_tokens(
             f"not {tuple(log_weight.shape)}."
         )
     wide = x if x.dtype == torch.float64 else x.float()
-    if check_impl("merge_tokens", impl, IMPLEMENTATIONS) == "reference":
+    if check_impl("merge_tokens", impl, IMPLEMENTATIONS, x.device) == "reference":
         from tcformer.ops.merge import reference
 
         merged, share = reference.merge(wide, assignment, num_clusters, log_weight, eps)

@@ -57,7 +57,7 @@ def regroup(
     Source: TCFormer (CVPR 2022), section 3.3; the common form is ours.
     """
     _check(x, src, dst, num_dst, weight)
-    if check_impl("regroup", impl, IMPLEMENTATIONS) == "reference":
+    if check_impl("regroup", impl, IMPLEMENTATIONS, x.device) == "reference":
         from tcformer.ops.regroup import reference
 
         return reference.regroup(x, src, dst, num_dst, weight, eps)
