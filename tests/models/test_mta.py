@@ -99,6 +99,35 @@ def test_the_released_necks(case, weights, options):
         torch.testing.assert_close(picture, data[f"{name}/out{level}"], rtol=0, atol=5e-6)
 
 
+def test_the_neck_of_a_larger_checkpoint(tmp_path):
+    data = numbers("released")
+    weights = {key.removeprefix("pose/w/"): data[key] for key in data if key.startswith("pose/w/")}
+    fork = {
+        key.replace("dwconv.skip", "dwconv.dwconv_skip")
+        if "skip" in key
+        else key.replace("mlp.dwconv.", "mlp.dwconv.dwconv."): value
+        for key, value in weights.items()
+    }
+    whole = {
+        **{f"backbone.{key}": torch.zeros(1) for key in ("norm1.weight", "norm4.bias")},
+        **{f"neck.{key}": value for key, value in weights.items()},
+        "keypoint_head.final_layer.bias": torch.zeros(133),
+    }
+    torch.save({"meta": {}, "state_dict": whole}, tmp_path / "pose.pth")
+    for source, ignored in ((weights, 0), (fork, 0), (whole, 3), (tmp_path / "pose.pth", 3)):
+        neck = MTA(**SMALL, reduction="pool")
+        report = tcformer.load_checkpoint(neck, source)
+        assert report.complete
+        assert len(report.loaded) == len(weights)
+        assert len(report.ignored) == ignored
+        for key, value in neck.state_dict().items():
+            assert torch.equal(value, weights[key]), key
+    with pytest.raises(tcformer.UserError, match=r"tensors are missing .*attn\.sr"):
+        tcformer.load_checkpoint(MTA(**SMALL, reduction="conv"), weights)
+    with pytest.raises(tcformer.UserError, match=r"unknown to the model .*lateral_convs\.3"):
+        tcformer.load_checkpoint(MTA(**SMALL, reduction="pool", start_level=1), weights)
+
+
 @pytest.mark.parametrize("mode", ["std", "fan"])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()

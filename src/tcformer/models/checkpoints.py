@@ -18,6 +18,7 @@ from tcformer.models.layouts import (
     StateDict,
     identify,
     strip_wrappers,
+    to_neck_layout,
     to_our_layout,
 )
 from tcformer.models.reading import Checkpoint, find_weights, read_checkpoint
@@ -87,8 +88,9 @@ def load_checkpoint(
 
     Accepted are the authors' files in every published wrapping (bare, under `model` or
     `state_dict`, prefixes `module.` and `backbone.`, MMPose's names and its pose checkpoints,
-    the development fork's names), this package's training checkpoints and safetensors. Nothing
-    in a file is executed. When the weights are refused the model is unchanged.
+    the development fork's names), this package's training checkpoints and safetensors. A neck
+    (:class:`~tcformer.models.MTA`) takes the `neck.*` of a file that holds more. Nothing in a
+    file is executed. When the weights are refused the model is unchanged.
 
     Args:
         model: the network; one wrapped by DistributedDataParallel, torch.compile or timm's
@@ -264,6 +266,8 @@ def _fit_names(
     plain, notes = strip_wrappers(found)
     if plain.keys() == target.keys():
         return plain, notes, []
+    if any(key.startswith("lateral_convs.") for key in target):
+        return to_neck_layout(found)
     return to_our_layout(found)
 
 

@@ -133,6 +133,33 @@ def to_our_layout(
     return ours, notes, list(others)
 
 
+def to_neck_layout(state: Mapping[str, Tensor]) -> tuple[StateDict, list[str], list[str]]:
+    """Take the neck out of the weights of a larger model, and bring its keys to ours.
+
+    Args:
+        state: tensors by key: a neck's own, or those of a model with `neck.*` among them.
+
+    Returns:
+        What `to_our_layout` returns, for the neck.
+    """
+    clean, notes = strip_wrappers(state)
+    others = [key for key in clean if not key.startswith("neck.")]
+    if len(others) < len(clean):
+        clean = {key.removeprefix("neck."): clean[key] for key in clean if key not in set(others)}
+        parts = sorted({key.split(".")[0] for key in others})
+        notes.append("prefix 'neck.' removed")
+        notes += [f"left out {', '.join(parts)} ({len(others)} tensors)"] if others else []
+    else:
+        others = []
+    ours: StateDict = {}
+    for key, value in clean.items():
+        name = key.replace(".mlp.dwconv.dwconv_skip.", ".mlp.dwconv.skip.")
+        _put(ours, name.replace(".mlp.dwconv.dwconv.", ".mlp.dwconv."), value)
+    if ours.keys() != clean.keys():
+        notes.append("names of the authors' development fork translated")
+    return ours, notes, others
+
+
 def _put(state: StateDict, key: str, value: Tensor) -> None:
     if key in state:
         raise UserError(f"the weights name the tensor '{key}' twice, under different prefixes")
