@@ -20,7 +20,7 @@ from tcformer.ops.regroup.plan import EPS, RegroupPlan, plan_both_ways, plan_reg
 
 __all__ = ["EPS", "RegroupPlan", "apply_plan", "plan_both_ways", "plan_regroup", "regroup"]
 
-IMPLEMENTATIONS = ("eager", "reference")
+IMPLEMENTATIONS = ("triton", "eager", "reference")
 
 
 def regroup(
@@ -45,7 +45,7 @@ def regroup(
         num_dst: D, number of destinations.
         weight: (B, E) float, not negative; ones when left out.
         eps: added to each destination's sum of weights.
-        impl: "auto", "eager" or "reference".
+        impl: "auto", "triton", "eager" or "reference".
 
     Returns:
         (B, D, C) in the dtype of x.
@@ -57,24 +57,37 @@ def regroup(
     Source: TCFormer (CVPR 2022), section 3.3; the common form is ours.
     """
     _check(x, src, dst, num_dst, weight)
-    if check_impl("regroup", impl, IMPLEMENTATIONS, x.device) == "reference":
+    impl = check_impl("regroup", impl, IMPLEMENTATIONS, x.device)
+    if impl == "reference":
         from tcformer.ops.regroup import reference
 
         return reference.regroup(x, src, dst, num_dst, weight, eps)
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    plan = plan_regroup(src, dst, x.shape[1], num_dst, weight=weight, eps=eps, dtype=dtype)
-    return apply_plan(x, plan)
+    plan = plan_regroup(
+        src,
+        dst,
+        x.shape[1],
+        num_dst,
+        weight=weight,
+        eps=eps,
+        dtype=torch.promote_types(x.dtype, torch.float32),
+        padded=impl == "triton",
+    )
+    return apply_plan(x, plan, impl=impl)
 
 
-def apply_plan(x: Tensor, plan: RegroupPlan) -> Tensor:
+def apply_plan(x: Tensor, plan: RegroupPlan, *, impl: str = "auto") -> Tensor:
     """Regroup (B, S, C) into (B, D, C) with a plan that was built before."""
-    from tcformer.ops.regroup import eager
-
     if x.ndim != 3 or x.shape[1] != plan.num_src:
         raise ValueError(
             f"regroup: this plan takes features of shape (B, {plan.num_src}, C), "
             f"but x has shape {tuple(x.shape)}."
         )
+    if check_impl("regroup", impl, IMPLEMENTATIONS, x.device) == "triton":
+        from tcformer.ops.regroup import triton
+
+        return triton.regroup(x, plan)
+    from tcformer.ops.regroup import eager
+
     return eager.regroup(x, plan)
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tcformer.ops.choose import check_impl
+
 EPS = 1e-6
 """What the published model adds to every denominator (numerics ledger, N1)."""
 
@@ -20,7 +22,8 @@ EPS = 1e-6
 class GatherSum(NamedTuple):
     """Rows of a sparse matrix in compressed form, all images of the batch one after the other.
 
-    Row r sums ``weight[e] * x[column[e]]`` over ``row_start[r] <= e < row_start[r+1]``.
+    Row r sums ``weight[e] * x[column[e]]`` over ``row_start[r] <= e < row_start[r+1]``. A padded
+    plan has unused entries from ``row_start[rows]`` on, which only the Triton kernels leave alone.
 
     Attributes:
         row_start: (rows+1,) int32.
@@ -58,6 +61,7 @@ def plan_regroup(
     weight: Tensor | None = None,
     eps: float = EPS,
     dtype: torch.dtype = torch.float32,
+    padded: bool | None = None,
 ) -> RegroupPlan:
     """Build the plan that takes weighted means from sources to destinations.
 
@@ -69,9 +73,12 @@ def plan_regroup(
         weight: (B, E) float, treated as a constant; ones when left out.
         eps: added to every destination's sum of weights.
         dtype: of the normalised weights, float32 or float64.
+        padded: merge equal entries without shortening the arrays, so that no size depends on the
+            data and no device has to be waited for; by default where Triton kernels will run.
     """
-    ahead = _sorted_entries(dst, src, num_dst, num_src, weight, dtype)
-    back = _sorted_entries(src, dst, num_src, num_dst, weight, dtype)
+    padded = _suits_padding(src.device) if padded is None else padded
+    ahead = _sorted_entries(dst, src, num_dst, num_src, weight, dtype, padded)
+    back = _sorted_entries(src, dst, num_src, num_dst, weight, dtype, padded)
     total = _row_sums(ahead) + eps
     return RegroupPlan(num_src, num_dst, _by_row(ahead, total), _by_column(back, total))
 
@@ -84,10 +91,12 @@ def plan_both_ways(
     *,
     eps: float = EPS,
     dtype: torch.dtype = torch.float32,
+    padded: bool | None = None,
 ) -> tuple[RegroupPlan, RegroupPlan]:
     """Build the unweighted plans a->b and b->a at the cost of one: they share their sorting."""
-    to_b = _sorted_entries(b, a, num_b, num_a, None, dtype)
-    to_a = _sorted_entries(a, b, num_a, num_b, None, dtype)
+    padded = _suits_padding(a.device) if padded is None else padded
+    to_b = _sorted_entries(b, a, num_b, num_a, None, dtype, padded)
+    to_a = _sorted_entries(a, b, num_a, num_b, None, dtype, padded)
     total_b, total_a = _row_sums(to_b) + eps, _row_sums(to_a) + eps
     return (
         RegroupPlan(num_a, num_b, _by_row(to_b, total_b), _by_column(to_a, total_b)),
@@ -95,11 +104,16 @@ def plan_both_ways(
     )
 
 
+def _suits_padding(device: torch.device) -> bool:
+    return check_impl("regroup", "auto", ("triton", "eager"), device) == "triton"
+
+
 class _Entries(NamedTuple):
     row: Tensor  # (E,) int64, ascending
     row_start: Tensor  # (rows+1,) int32
     column: Tensor  # (E,) int32
     value: Tensor  # (E,) raw weight or count
+    sums: Tensor | None  # (rows,) of the values, where they are known already
 
 
 def _sorted_entries(
@@ -109,34 +123,71 @@ def _sorted_entries(
     num_columns: int,
     weight: Tensor | None,
     dtype: torch.dtype,
+    padded: bool,
 ) -> _Entries:
     batch = row.shape[0]
     image = torch.arange(batch, device=row.device)[:, None]
     # One integer holds (image, row, column), so a single sort orders all three.
     key = ((image * num_rows + row) * num_columns + column).flatten()
+    if padded and type(batch) is int and batch * num_rows * num_columns < 2**31:
+        key = key.int()  # a radix sort of half as many digits
     if weight is None:
         key = torch.sort(key).values
         value = None
     else:
         key, order = torch.sort(key, stable=True)
         value = weight.detach().flatten()[order].to(dtype)
+    bounds = torch.arange(batch * num_rows + 1, device=row.device)
+    if value is None and padded:
+        return _merged_in_place(key, bounds, num_rows, num_columns, dtype)
     if value is None and row.device.type == "cpu" and not torch.compiler.is_compiling():
-        # Merging equal entries needs a data-dependent size: free on a CPU, a host
-        # synchronisation on a GPU and a graph break under compilation, so only here.
+        # Merging equal entries to a shorter array needs a data-dependent size: free on a CPU, a
+        # host synchronisation on a GPU and a graph break under compilation, so only here.
         key, count = torch.unique_consecutive(key, return_counts=True)
         value = count.to(dtype)
     elif value is None:
         value = torch.ones_like(key, dtype=dtype)
+    flat_row, flat_column = _coordinates(key, num_rows, num_columns)
+    row_start = torch.searchsorted(flat_row, bounds, out_int32=True)
+    return _Entries(flat_row, row_start, flat_column, value, None)
+
+
+def _coordinates(key: Tensor, num_rows: int, num_columns: int) -> tuple[Tensor, Tensor]:
+    """Row and column of every key, counted through all images: int64 and int32."""
+    key = key.long()
     flat_row = torch.div(key, num_columns, rounding_mode="floor")
     flat_image = torch.div(flat_row, num_rows, rounding_mode="floor")
-    flat_column = flat_image * num_columns + key % num_columns
-    bounds = torch.arange(batch * num_rows + 1, device=row.device)
-    row_start = torch.searchsorted(flat_row, bounds, out_int32=True)
-    return _Entries(flat_row, row_start, flat_column.int(), value)
+    return flat_row, (flat_image * num_columns + key % num_columns).int()
+
+
+def _merged_in_place(
+    key: Tensor, bounds: Tensor, num_rows: int, num_columns: int, dtype: torch.dtype
+) -> _Entries:
+    """Merge equal sorted keys at the front of arrays of unchanged length; the rest counts zero."""
+    size = key.shape[0]
+    flat_row = torch.div(key.long(), num_columns, rounding_mode="floor")
+    first_of_row = torch.searchsorted(flat_row, bounds)
+    head = torch.nn.functional.pad(key[1:] != key[:-1], (1, 0), value=True)[:size]
+    heads = torch.nn.functional.pad(head.cumsum(0), (1, 0))  # heads before each entry
+    # Where every run starts. What is no head goes to a slot behind that nobody reads.
+    slot = torch.where(head, heads[:-1], size + 1)
+    entry = torch.arange(size, device=key.device)
+    start = torch.full((size + 2,), size, device=key.device).scatter(0, slot, entry)[: size + 1]
+    run = start[:-1].clamp(max=max(size - 1, 0))
+    row, column = _coordinates(key[run], num_rows, num_columns)
+    return _Entries(
+        row,
+        heads[first_of_row].int(),
+        column,
+        (start[1:] - start[:-1]).to(dtype),
+        (first_of_row[1:] - first_of_row[:-1]).to(dtype),
+    )
 
 
 def _row_sums(entries: _Entries) -> Tensor:
     """Sum of the raw weights of every row, (rows,)."""
+    if entries.sums is not None:
+        return entries.sums
     ones = entries.value.new_ones(1, 1)
     zeros = torch.zeros_like(entries.column)
     return gather_sum(ones, GatherSum(entries.row_start, zeros, entries.value)).squeeze(1)

@@ -1,0 +1,147 @@
+import pytest
+import torch
+
+from tcformer.ops import regroup
+from tcformer.ops.regroup import apply_plan, plan_both_ways, plan_regroup
+from tcformer.ops.regroup import triton as kernels
+
+
+def case(device, batch=2, sources=5, destinations=4, entries=11, channels=3, dtype=torch.float64):
+    g = torch.Generator().manual_seed(batch + sources + destinations + entries + channels)
+    x = torch.randn(batch, sources, channels, generator=g, dtype=dtype)
+    src = torch.randint(sources, (batch, entries), generator=g)
+    dst = torch.randint(destinations, (batch, entries), generator=g)
+    weight = torch.rand(batch, entries, generator=g, dtype=dtype)
+    return x.to(device), src.to(device), dst.to(device), destinations, weight.to(device)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("sources", "destinations", "entries", "channels"),
+    [
+        (5, 4, 11, 3),  # rows left over in the only block of rows
+        (1, 1, 1, 1),
+        (3, 200, 40, 17),  # most destinations empty, more than one block of rows
+        (9, 2, 300, 70),  # long rows, in several chunks
+        (2, 3, 0, 5),  # no entry at all
+        (6, 7, 60, 320),  # several blocks of channels
+    ],
+)
+def test_equals_the_definition(device, sources, destinations, entries, channels, weighted):
+    x, src, dst, num_dst, weight = case(device, 2, sources, destinations, entries, channels)
+    weight = weight if weighted else None
+    arguments = (x, src, dst, num_dst)
+    actual = regroup(*arguments, weight=weight, impl="triton")
+    torch.testing.assert_close(
+        actual, regroup(*arguments, weight=weight, impl="eager"), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_equals_the_loops(device):
+    x, src, dst, num_dst, weight = case(device)
+    expected = regroup(x, src, dst, num_dst, weight=weight, impl="reference")
+    actual = regroup(x, src, dst, num_dst, weight=weight, impl="triton")
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_gradient(device, padded):
+    x, src, dst, num_dst, _ = case(device)
+    plan = plan_regroup(src, dst, 5, num_dst, dtype=torch.float64, padded=padded)
+    torch.autograd.gradcheck(lambda x: apply_plan(x, plan, impl="triton"), x.requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sums_in_float32_and_rounds_once(device, dtype):
+    x, src, dst, num_dst, _ = case(device, entries=400, channels=20, dtype=torch.float32)
+    x = x.to(dtype)
+    exact = regroup(x.double(), src, dst, num_dst, impl="eager")
+    out = regroup(x, src, dst, num_dst, impl="triton")
+    assert out.dtype == dtype
+    # One unit, not a half: the interpreter truncates to bfloat16.
+    assert (out - exact).abs().max() <= (torch.finfo(dtype).eps + 2**-22) * exact.abs().max()
+
+
+def test_a_padded_plan_holds_the_entries_of_a_short_one(device):
+    _, src, dst, num_dst, _ = case(device, batch=3, entries=60)
+    short = plan_both_ways(src.cpu(), dst.cpu(), 5, num_dst, padded=False)
+    for ours, theirs in zip(plan_both_ways(src, dst, 5, num_dst, padded=True), short, strict=True):
+        for padded, exact in zip(ours[2:], theirs[2:], strict=True):
+            used = exact.column.shape[0]
+            assert padded.column.shape == (3 * 60,)
+            assert used < 3 * 60
+            assert torch.equal(padded.row_start.cpu(), exact.row_start)
+            assert torch.equal(padded.column[:used].cpu(), exact.column)
+            assert torch.equal(padded.weight[:used].cpu(), exact.weight)
+
+
+def test_the_unused_end_of_a_plan_is_never_read(device):
+    x, src, dst, num_dst, _ = case(device, entries=60, dtype=torch.float32)
+    plan = plan_regroup(src, dst, 5, num_dst, padded=True)
+    used = int(plan.forward.row_start[-1])
+    spoilt = plan.forward._replace(
+        column=plan.forward.column.index_fill(0, torch.arange(used, 120, device=device), 2**30),
+        weight=plan.forward.weight.index_fill(
+            0, torch.arange(used, 120, device=device), float("nan")
+        ),
+    )
+    out = apply_plan(x, plan._replace(forward=spoilt), impl="triton")
+    assert torch.equal(out, apply_plan(x, plan, impl="triton"))
+
+
+def test_images_do_not_see_each_other(device):
+    x, src, dst, num_dst, _ = case(device, batch=3, entries=200, channels=40, dtype=torch.float32)
+    together = regroup(x, src, dst, num_dst, impl="triton")
+    for b in range(3):
+        alone = regroup(x[[b]], src[[b]], dst[[b]], num_dst, impl="triton")
+        assert torch.equal(together[b], alone[0])
+
+
+def test_a_row_does_not_depend_on_the_size_of_the_tile(device, monkeypatch):
+    x, src, dst, num_dst, _ = case(device, entries=200, channels=40, dtype=torch.float32)
+    expected = regroup(x, src, dst, num_dst, impl="triton")
+    for rows in (1, 4):
+        monkeypatch.setattr(kernels, "tile", lambda channels, rows=rows: (rows, 64))
+        assert torch.equal(regroup(x, src, dst, num_dst, impl="triton"), expected)
+
+
+def test_strided_input_and_no_gradient(device):
+    x, src, dst, num_dst, _ = case(device, dtype=torch.float32)
+    wide = torch.stack((x, x + 1), dim=-1)[..., 0]
+    with torch.no_grad():
+        out = regroup(wide, src, dst, num_dst, impl="triton")
+    torch.testing.assert_close(out, regroup(x, src, dst, num_dst, impl="eager"))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 64, 65, 128, 320, 512, 640, 1024, 2048])
+def test_tiles_are_powers_of_two_and_waste_little(channels):
+    rows, width = kernels.tile(channels)
+    assert rows * width >= 2048
+    assert rows & (rows - 1) == width & (width - 1) == 0
+    assert width <= 64 or -(-channels // width) * width <= 1.25 * channels
+
+
+def test_registration(device):
+    x, src, dst, num_dst, _ = case(device, dtype=torch.float32)
+    plan = plan_regroup(src, dst, 5, num_dst, padded=True)
+    flat = x.flatten(0, 1).requires_grad_()
+    arguments = (flat, list(plan.forward), list(plan.backward))
+    torch.library.opcheck(kernels.gather_sum, arguments)
+
+
+def test_one_graph(device):
+    x, src, dst, num_dst, _ = case(device, dtype=torch.float32)
+
+    def whole(x, src, dst):
+        plan = plan_regroup(src, dst, 5, num_dst, padded=True)
+        return apply_plan(x, plan, impl="triton")
+
+    expected = whole(x, src, dst)
+    compiled = torch.compile(whole, backend="aot_eager", fullgraph=True)
+    x.requires_grad_()
+    out = compiled(x, src, dst)
+    assert torch.equal(out, expected)
+    out.sum().backward()
+    ones = torch.ones_like(expected)
+    (grad,) = torch.autograd.grad(whole(x, src, dst), x, ones)
+    assert torch.equal(x.grad, grad)
