@@ -25,7 +25,7 @@ help:
 	@echo 'make test-slow  the tests that `make test` leaves out'
 	@echo 'make check      lint, format, types, import contracts, spelling'
 	@echo 'make format     let ruff put right what it can'
-	@echo 'make bench      our model beside a PVTv2 of the same size, on this machine'
+	@echo 'make bench      our models beside PVTv2s of the same size; ARGS="--help" for more'
 	@echo 'make docs       write the generated pages, check links and names in all of them'
 	@echo 'make lock       resolve requirements.lock anew'
 	@echo 'make clean      remove what the other targets made, .venv included'
@@ -51,7 +51,7 @@ format: $(READY)
 	@$(WITH) -m ruff format .
 
 bench: $(READY)
-	@$(WITH) benchmarks/models.py $(ARGS)
+	@$(WITH) -m tcformer bench $(ARGS)
 
 docs: $(READY)
 	@$(WITH) docs/make.py

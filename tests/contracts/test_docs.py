@@ -5,7 +5,6 @@ import dataclasses
 import importlib
 import re
 import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -155,12 +154,3 @@ def test_no_figure_is_ours_without_a_record():
     # A figure enters this column together with its record; until then it says so.
     rows = re.findall(r"^\| `tcformer\w*` \|.*\| ([^|]+) \|$", PAGES_BY_NAME["README.md"], re.M)
     assert rows == ["not run"] * 4
-
-
-def test_the_benchmark_runs(monkeypatch, capsys):
-    sizes = "--model tcformer_light --size 32 --batch 1 --rounds 2 --device cpu"
-    monkeypatch.setattr(sys, "argv", ["models.py", *sizes.split()])
-    runpy.run_path(str(ROOT / "benchmarks" / "models.py"), run_name="__main__")
-    text = capsys.readouterr().out
-    assert len(re.findall(r"\d+\.\d\d times as long", text)) == 2
-    assert "torch" in text

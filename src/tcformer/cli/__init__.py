@@ -23,6 +23,7 @@ VERBS = {
     "convert": "turn checkpoints into safetensors and back",
     "download": "fetch, verify and cache the weights the authors published",
     "flops": "count parameters and operations of a model",
+    "bench": "time models and ops side by side, and keep a record of it",
     "doctor": "say what this machine has and which fast paths are on",
 }
 """Every verb with its line in `tcformer --help`. A test holds each module to the same line."""

@@ -1,0 +1,193 @@
+"""What a figure depends on: the machine, the versions, the commit, the settings, the load."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tcformer
+
+SETTINGS = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_LAUNCH_BLOCKING",
+    "DNNL_",
+    "GLIBC_TUNABLES",
+    "GOMP_",
+    "KMP_",
+    "LD_PRELOAD",
+    "MALLOC_",
+    "MKL_",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_",
+    "ONEDNN_",
+    "PYTORCH_",
+    "TCFORMER_",
+    "THP_MEM_ALLOC_ENABLE",
+    "TORCH_",
+    "TORCHINDUCTOR_",
+    "TRITON_",
+)
+"""Environment variables (or their beginnings) that change how fast torch is."""
+
+BUSY = 0.3
+"""Load average a core from which the machine counts as busy."""
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Processor, its vector units, cores, memory, and the accelerator if that is what is timed."""
+    found: dict[str, Any] = {
+        "processor": processor_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": usable_cores(),
+        "memory_gib": round(total_memory() / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        found["gpu"] = card.name
+        found["gpu_capability"] = f"{card.major}.{card.minor}"
+        found["gpu_memory_gib"] = round(card.total_memory / 2**30, 1)
+    return found
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of everything that computes; None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("tcformer", "torch", "torchvision", "timm", "triton", "numpy", "pillow"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    found["tcformer"] = tcformer.__version__
+    found["torch"] = torch.__version__  # with its build, such as +cu132
+    found["cuda"] = torch.version.cuda
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    found["cudnn"] = None if cudnn is None else str(cudnn)
+    found["compiler"] = compiler()
+    return found
+
+
+def compiler() -> str | None:
+    """The first line in which the C++ compiler tells its version."""
+    for name in (os.environ.get("CXX", "").split(" ")[0], "g++", "clang++"):
+        if name and shutil.which(name):
+            try:
+                told = subprocess.run(
+                    [name, "--version"], capture_output=True, text=True, timeout=20, check=True
+                )
+            except (OSError, subprocess.SubprocessError):
+                continue
+            return _without_paths(told.stdout.splitlines()[0]) if told.stdout else name
+    return None
+
+
+def provenance() -> dict[str, Any]:
+    """The commit of the sources that run, and whether they were changed since; None if unknown."""
+    here = Path(__file__)
+    if _git(here, "ls-files", "--error-unmatch", here.name) is None:
+        return {"commit": None, "changed": None}  # an installed copy, or a folder without git
+    commit = _git(here, "rev-parse", "--short=12", "HEAD")
+    # A record that was just written does not make the sources other ones.
+    changed = _git(here, "status", "--porcelain", "--", ":/src", ":/configs", ":/pyproject.toml")
+    return {"commit": commit, "changed": None if changed is None else bool(changed)}
+
+
+def _git(file: Path, *words: str) -> str | None:
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(file.parent), *words], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() if told.returncode == 0 else None
+
+
+def settings(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What was chosen and changes the speed: variables, torch's threads and precision switches."""
+    found: dict[str, Any] = {
+        name: _without_paths(value)
+        for name, value in sorted(environment.items())
+        if name.startswith(SETTINGS)
+    }
+    found["torch threads"] = torch.get_num_threads()
+    found["float32 matmul precision"] = torch.get_float32_matmul_precision()
+    found["transparent huge pages"] = _large_pages()
+    return found
+
+
+def _without_paths(value: str) -> str:
+    """Paths tell of somebody's machine and explain nothing: keep their last part."""
+    return " ".join(Path(word).name if word.startswith("/") else word for word in value.split(" "))
+
+
+def _large_pages() -> str | None:
+    try:
+        text = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:
+        return None
+    return text.partition("[")[2].partition("]")[0] or None
+
+
+def load_average() -> float | None:
+    """How many processes wanted to run in the last minute; None where the system does not tell."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
+
+
+def busy_warning(load: float | None, cores: int) -> str | None:
+    """One sentence when others are using the machine, else None."""
+    if load is None or load <= BUSY * cores:
+        return None
+    return (
+        f"warning: the load average is {load:.2f} on {cores} core(s), so something else is running "
+        "or was a moment ago: read ratios only, or wait and run this again."
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; fewer than the machine has inside a container or a job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def total_memory() -> int:
+    """Bytes of memory that this process may use, a container's limit included."""
+    total = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    limit = Path("/sys/fs/cgroup/memory.max")
+    try:
+        text = limit.read_text().strip()
+    except OSError:
+        return total
+    return min(int(text), total) if text.isdigit() else total
+
+
+def has_compiler() -> str | None:
+    """Why `torch.compile` cannot work on this CPU, or None."""
+    if compiler() is None:
+        return "torch.compile on a CPU needs a C++ compiler, and neither $CXX nor g++ is there"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        return "torch.compile on a CPU needs Python.h; install the headers (python3-dev)"
+    return None

@@ -1,0 +1,149 @@
+"""Networks side by side: one case is a mode, a batch size and an image size."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tcformer.bench import inputs, memory, phases, timing
+from tcformer.bench.contenders import Contender, Ready, Setting, prepare
+
+# Bytes a pixel of the batch, generous: what is plainly too large is not even tried.
+_BYTES_A_PIXEL = {"inference": 1_500, "training": 8_000}
+_LIVE_DISTANCES = 5  # matrices of N x N that the published style holds at once
+
+
+def expected_memory(contender: Contender, setting: Setting) -> int:
+    """Bytes beyond the weights that a case may need, roughly."""
+    pixels = setting.batch * setting.size**2
+    need = _BYTES_A_PIXEL[setting.mode] * pixels
+    if "published" in contender.traits:
+        tokens = math.ceil(setting.size / 4) ** 2
+        need += _LIVE_DISTANCES * 4 * setting.batch * tokens**2
+    return need
+
+
+def compare(
+    contenders: Sequence[Contender],
+    baseline: str,
+    setting: Setting,
+    *,
+    rounds: int = 10,
+    warmup: int = 2,
+    folder: Path | None = None,
+    with_phases: bool = False,
+    turn: float | None = None,
+    budget: float = math.inf,
+) -> dict[str, Any]:
+    """Time some networks in turns.
+
+    A contender that cannot be built or does not fit is left out and named with the reason; without
+    the baseline there are no ratios.
+
+    Returns:
+        A row of the record: the setting, `baseline`, `models` (label -> seconds, images a second,
+        ratio, memory, compile time, phases) and `skipped` (label -> one sentence).
+    """
+    torch._dynamo.reset()  # else a long sweep meets the limit of recompilations and runs eagerly
+    pictures = inputs.batches(setting.batch, setting.size, folder=folder, device=setting.device)
+    ready: dict[str, Ready] = {}
+    skipped: dict[str, str] = {}
+    peaks: dict[str, memory.Peak | None] = {}
+    for contender in contenders:
+        made = _make(contender, setting, pictures, warmup)
+        if isinstance(made, str):
+            skipped[contender.label] = made
+        else:
+            ready[contender.label], peaks[contender.label] = made
+    times = timing.interleaved(
+        {label: one.step for label, one in ready.items()},
+        device=setting.device,
+        rounds=rounds,
+        warmup=0,
+        turn=turn,
+        budget=budget,
+    )
+    ratios = timing.ratios(times, baseline) if baseline in times else {}
+    rows = {}
+    for label, seconds in times.items():
+        contender = next(c for c in contenders if c.label == label)
+        rows[label] = _row(seconds, setting, peaks[label], ready[label].compile_seconds)
+        rows[label]["ratio"] = ratios.get(label)
+        if with_phases and setting.mode == "inference" and not contender.traits:
+            one = ready[label]
+            rows[label]["phases"] = phases.phase_times(
+                one.model, one.step, device=setting.device, rounds=max(3, min(rounds, 10))
+            )
+    row = dataclasses.asdict(setting) | {"device": setting.device.type}
+    row |= {"baseline": baseline, "models": rows, "skipped": skipped}
+    row |= {"rounds": max(map(len, times.values()), default=0)}
+    ready.clear()
+    _clean(setting.device)
+    return row
+
+
+def _make(
+    contender: Contender, setting: Setting, pictures: list[torch.Tensor], warmup: int
+) -> tuple[Ready, memory.Peak | None] | str:
+    """Build, warm up and watch the memory of one contender; or why that is not possible."""
+    need, there = expected_memory(contender, setting), memory.free(setting.device)
+    if need > memory.SHARE * there:
+        return f"would need about {_gib(need)} and {_gib(there)} are free"
+    try:
+        one = prepare(contender, setting, pictures)
+        for call in range(max(1, warmup)):
+            one.step(call)
+        timing.synchronise(setting.device)
+        return one, memory.peak(setting.device, lambda: one.step(0))
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        _clean(setting.device)
+        return f"ran out of memory ({_gib(there)} were free)"
+
+
+def _row(
+    seconds: list[float],
+    setting: Setting,
+    peak: memory.Peak | None,
+    compile_seconds: float | None,
+) -> dict[str, Any]:
+    found = timing.spread(seconds)
+    return {
+        "seconds": found,
+        "images_per_second": setting.batch / found["median"],
+        "peak_extra_bytes": None if peak is None else peak.extra,
+        "peak_bytes": None if peak is None else peak.total,
+        "compile_seconds": compile_seconds,
+    }
+
+
+def _clean(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def sweep(
+    groups: Sequence[tuple[list[Contender], str]],
+    settings: Sequence[Setting],
+    *,
+    report: Callable[[dict[str, Any]], None],
+    **options: Any,
+) -> Iterator[dict[str, Any]]:
+    """`compare` for every group at every setting; each row is reported as soon as it is there."""
+    for contenders, baseline in groups:
+        for setting in settings:
+            row = compare(contenders, baseline, setting, **options)
+            report(row)
+            yield row

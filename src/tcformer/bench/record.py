@@ -1,0 +1,104 @@
+"""Records: one JSON file a run, with everything that its figures depend on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tcformer.bench import machine
+from tcformer.errors import UserError
+from tcformer.files import atomic_write, check_readable
+
+FORM = 1
+"""Version of the records' form."""
+
+
+def default_folder() -> Path:
+    """`benchmarks/results` of the source tree this package runs from, else of the current one."""
+    tree = Path(__file__).resolve().parents[3]
+    if (tree / "benchmarks" / "results").is_dir() and (tree / "pyproject.toml").is_file():
+        return tree / "benchmarks" / "results"
+    return Path("benchmarks", "results")
+
+
+def begin(arguments: Sequence[str], device: torch.device) -> dict[str, Any]:
+    """What is known before anything is measured; the load above all, which measuring changes."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "form": FORM,
+        "command": command(arguments),
+        "date": now.date().isoformat(),
+        "time": now.strftime("%H:%M UTC"),
+        **machine.provenance(),
+        "machine": machine.machine(device),
+        "versions": machine.versions(),
+        "settings": machine.settings(),
+        "load_average_at_start": machine.load_average(),
+    }
+
+
+def command(arguments: Sequence[str]) -> str:
+    """The command as it can be given again; of absolute paths only the last part is kept."""
+    words = [Path(word).name if word.startswith(("/", "~")) else word for word in arguments]
+    return shlex.join(["tcformer", "bench", *words])
+
+
+def keep(record: dict[str, Any], kind: str, target: Path | None = None) -> Path:
+    """Write a record and return its place.
+
+    Args:
+        record: what `begin` gave, with the figures.
+        kind: what was measured, for the name of the file: DATE-KIND-cpu.json.
+        target: a folder that exists or a file ending in .json; `default_folder()` if left out.
+            In a folder an earlier record of the same name is kept and the new one is numbered.
+
+    Raises:
+        UserError: the folder is missing or nothing can be written there.
+    """
+    target = default_folder() if target is None else target
+    if target.suffix != ".json":
+        if not target.is_dir():
+            raise UserError(
+                f"the record is not kept: there is no folder {target}; "
+                "create it, or name another place with --output."
+            )
+        device = "gpu" if record["machine"]["device"] == "cuda" else record["machine"]["device"]
+        target = _free_name(target, f"{record['date']}-{kind}-{device}")
+    text = json.dumps(record, indent=1) + "\n"
+    try:
+        atomic_write(target, lambda stream: stream.write(text.encode()))
+    except UserError as error:
+        raise UserError(f"the record is not kept: {error}.") from error
+    return target
+
+
+def _free_name(folder: Path, stem: str) -> Path:
+    path, number = folder / f"{stem}.json", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.json"
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a record back.
+
+    Raises:
+        UserError: no such file, or it is no record of `tcformer bench`.
+    """
+    check_readable(path)
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a JSON file; name a record of `tcformer bench`.") from error
+    if not isinstance(record, dict) or record.get("form") != FORM:
+        raise UserError(
+            f"{path} is not a record of this `tcformer bench`; records have form {FORM}."
+        )
+    return record

@@ -1,0 +1,98 @@
+"""Figures as text: ratios first, then milliseconds, then the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tcformer.bench.phases import PHASES
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns of equal width: the first to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def header(record: Mapping[str, Any]) -> list[str]:
+    """Machine, versions and commit."""
+    machine, versions = record["machine"], record["versions"]
+    place = machine.get("gpu") or f"{machine['processor']} ({machine['capability']})"
+    commit = record["commit"] or "unknown commit"
+    changed = ", sources changed since" if record["changed"] else ""
+    return [
+        f"{place}, {machine['cores']} cores, {record['settings']['torch threads']} threads, "
+        f"torch {versions['torch']}, timm {versions['timm']}, {commit}{changed}"
+    ]
+
+
+def models(row: Mapping[str, Any]) -> list[str]:
+    """One case of the comparison of networks."""
+    layout = ", channels last" if row["channels_last"] else ""
+    lines = [
+        f"{row['mode']}, batch {row['batch']}, {row['size']} px, {row['dtype']}{layout}: "
+        f"time relative to {row['baseline']}, {row['rounds']} rounds"
+    ]
+    table = [["", "ratio", "quartiles", "ms", "images/s", "extra memory"]]
+    compiled = any(one["compile_seconds"] is not None for one in row["models"].values())
+    if compiled:
+        table[0].append("compiled in")
+    # Ours first, the baseline last.
+    order = sorted(row["models"], key=lambda label: label == row["baseline"])
+    for label in order:
+        one = row["models"][label]
+        cells = [
+            f"  {label}",
+            *_ratio(one["ratio"], label == row["baseline"]),
+            _ms(one["seconds"]["median"]),
+        ]
+        cells += [f"{one['images_per_second']:.1f}", size(one["peak_extra_bytes"])]
+        if compiled:
+            seconds = one["compile_seconds"]
+            cells.append("" if seconds is None else f"{seconds:.0f} s")
+        table.append(cells)
+    if row["models"]:
+        lines += columns(table)
+    lines += [f"  {label}: left out, it {why}" for label, why in row["skipped"].items()]
+    return lines + _phases(row)
+
+
+def _phases(row: Mapping[str, Any]) -> list[str]:
+    timed = {label: one["phases"] for label, one in row["models"].items() if one.get("phases")}
+    if not timed:
+        return []
+    table = [["  ms by phase", *timed]]
+    for phase in PHASES:
+        if any(phase in phases for phases in timed.values()):
+            cells = [_ms(phases[phase]) if phase in phases else "-" for phases in timed.values()]
+            table.append([f"  {phase}", *cells])
+    return columns(table)
+
+
+def _ratio(ratio: Mapping[str, float] | None, is_baseline: bool) -> list[str]:
+    if ratio is None:
+        return ["1" if is_baseline else "-", ""]
+    return [f"{ratio['median']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}"]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f}" if seconds >= 1e-2 else f"{seconds * 1e3:.3f}"
+
+
+def size(count: float | None) -> str:
+    """Bytes as people read them; a dash where nobody told."""
+    if count is None:
+        return "-"
+    if count >= 2**30:
+        return f"{count / 2**30:.2f} GiB"
+    return f"{count / 2**20:.0f} MiB"
+
+
+def joined(blocks: Iterable[Sequence[str]]) -> str:
+    """Blocks of lines with an empty line between them."""
+    return "\n\n".join("\n".join(block) for block in blocks)

@@ -1,0 +1,119 @@
+"""Turns: A B C A B C, so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+Step = Callable[[int], object]
+"""One unit of work; the number says which of the rotating inputs to take."""
+
+LEAST_ROUNDS = 5
+"""Quartiles of fewer say nothing."""
+
+FEWEST_ROUNDS = 3
+"""Where a time budget ends a measurement early, it still has so many rounds."""
+
+GPU_CALLS = 20
+"""Calls between two events on a GPU, unless one call is long."""
+
+TURN = {"cpu": 0.05, "cuda": 0.2}
+"""Seconds that a turn should last at least, for clocks and caches to settle."""
+
+MOST_CALLS = 1000
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and minimum, as a record keeps them."""
+    low, middle, high = quartiles(values)
+    return {"median": middle, "low": low, "high": high, "min": min(values)}
+
+
+def ratios(times: Mapping[str, Sequence[float]], baseline: str) -> dict[str, dict[str, float]]:
+    """Each contender's time over the baseline's, taken round by round."""
+    below = times[baseline]
+    return {
+        name: spread([a / b for a, b in zip(own, below, strict=True)])
+        for name, own in times.items()
+        if name != baseline
+    }
+
+
+def interleaved(
+    steps: Mapping[str, Step],
+    *,
+    device: torch.device,
+    rounds: int,
+    warmup: int = 2,
+    turn: float | None = None,
+    budget: float = math.inf,
+) -> dict[str, list[float]]:
+    """Let every step run in every round, one after the other; seconds a call, round by round.
+
+    All steps make the same number of calls a turn and see the same inputs in a round.
+
+    Args:
+        steps: name -> what to call.
+        device: whose clock counts.
+        rounds: turns of each.
+        warmup: calls of each beforehand, besides one that is timed to fix the calls a turn.
+        turn: seconds that a turn should last at least; by device when left out.
+        budget: seconds after which no further round begins (three are made in any case).
+    """
+    if not steps:
+        return {}
+    for step in steps.values():
+        for call in range(warmup):
+            step(call)
+    once = [elapsed(step, 0, 1, device) for step in steps.values()]
+    turn = TURN.get(device.type, 0.05) if turn is None else turn
+    calls = min(MOST_CALLS, max(1, math.ceil(turn / max(min(once), 1e-7))))
+    if device.type == "cuda" and max(once) * GPU_CALLS < 4 * max(turn, 0.05):
+        calls = max(calls, GPU_CALLS)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    begin = time.perf_counter()
+    for number in range(rounds):
+        if number >= min(FEWEST_ROUNDS, rounds) and time.perf_counter() - begin > budget:
+            break
+        for name, step in steps.items():
+            times[name].append(elapsed(step, number, calls, device) / calls)
+    return times
+
+
+def elapsed(step: Step, first: int, calls: int, device: torch.device) -> float:
+    """Seconds of `calls` calls, the device's work included."""
+    if device.type == "cuda":
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
+        for call in range(calls):
+            step(first + call)
+        stop.record()
+        stop.synchronize()
+        return float(start.elapsed_time(stop)) / 1e3
+    synchronise(device)
+    begin = time.perf_counter()
+    for call in range(calls):
+        step(first + call)
+    synchronise(device)
+    return time.perf_counter() - begin
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

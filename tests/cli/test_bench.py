@@ -1,0 +1,136 @@
+"""`tcformer bench`: what is printed, what is kept, what is refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tcformer import cli
+from tcformer.bench import machine, record
+from tcformer.ops import selfcheck
+
+QUICK = ["bench", "--quick", "--device", "cpu", "--size", "32", "--mode", "inference"]
+
+
+@pytest.fixture(autouse=True)
+def _threads_stay():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_figures_and_record(tmp_path, capsys):
+    arguments = [*QUICK, "--threads", "1", "--phases", "--output", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "tcformer_nano" in out
+    assert "CTM 1" in out
+    # The ratio is the first figure of a line.
+    line = next(line for line in out.splitlines() if line.startswith("  tcformer_nano"))
+    ratio = float(line.split()[1])
+    (file,) = tmp_path.glob("*.json")
+    kept = json.loads(file.read_text())
+    (row,) = kept["rows"]
+    assert row["models"]["tcformer_nano"]["ratio"]["median"] == pytest.approx(ratio, abs=0.006)
+    assert kept["machine"]["cores"] == machine.usable_cores()
+    assert kept["versions"]["torch"] == torch.__version__
+    assert kept["settings"]["torch threads"] == 1
+    assert kept["settings"]["THP_MEM_ALLOC_ENABLE"] in ("0", "1")
+    assert kept["command"].startswith("tcformer bench --quick")
+    assert {"commit", "changed", "load_average_at_start", "date"} <= set(kept)
+    assert record.read(file) == kept
+
+
+def test_a_record_tells_nothing_of_places_and_hosts(tmp_path, capsys, monkeypatch):
+    import socket
+
+    monkeypatch.setenv("LD_PRELOAD", "/somewhere/private/libfast.so")
+    assert cli.main([*QUICK, "--output", str(tmp_path / "kept.json")]) == 0
+    text = (tmp_path / "kept.json").read_text()
+    assert "libfast.so" in text
+    assert "/somewhere" not in text
+    assert str(tmp_path) not in text
+    assert socket.gethostname() not in text
+
+
+def test_a_trial_run_keeps_no_record_unless_told_to(capsys, monkeypatch):
+    monkeypatch.setattr(record, "keep", lambda *args: pytest.fail("kept"))
+    assert cli.main(QUICK) == 0
+    assert "record:" not in capsys.readouterr().out
+
+
+def test_a_missing_folder_is_a_sentence_and_the_figures_are_printed(tmp_path, capsys):
+    assert cli.main([*QUICK, "--output", str(tmp_path / "nowhere")]) == 1
+    told = capsys.readouterr()
+    assert "tcformer_nano" in told.out
+    assert told.err.splitlines()[-1].startswith("error: the record is not kept: there is no folder")
+
+
+def test_a_second_record_of_a_day_does_not_replace_the_first(tmp_path):
+    kept = {"date": "2026-01-02", "machine": {"device": "cuda"}, "form": record.FORM}
+    first = record.keep(kept, "models", tmp_path)
+    second = record.keep(kept, "models", tmp_path)
+    assert first.name == "2026-01-02-models-gpu.json"
+    assert second.name == "2026-01-02-models-gpu-2.json"
+
+
+def test_no_speed_up_is_printed_when_an_op_is_wrong(monkeypatch, capsys, tmp_path):
+    from tcformer.ops.attend import eager
+
+    right = eager.attend
+    monkeypatch.setattr(eager, "attend", lambda *args: right(*args) * 1.01)
+    assert cli.main([*QUICK, "--output", str(tmp_path / "kept.json")]) == 1
+    told = capsys.readouterr()
+    assert "attend (eager) disagrees with its reference" in told.err
+    line = next(line for line in told.out.splitlines() if line.startswith("  tcformer_nano"))
+    assert line.split()[1] == "-"
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert kept["rows"][0]["models"]["tcformer_nano"]["ratio"] is None
+    assert kept["self_check"][0]["impl"] == "eager"
+
+
+def test_a_busy_machine_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "load_average", lambda: 100.0)
+    assert cli.main(QUICK) == 0
+    assert "load average is 100.00" in capsys.readouterr().err
+    assert machine.busy_warning(0.1, 2) is None
+    assert machine.busy_warning(None, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--rounds", "0"], "--rounds must be at least 5"),
+        (["--quick", "--rounds", "0"], "--rounds must be at least 1"),
+        (["--batch", "0"], "--batch must be at least 1"),
+        (["--size", "224", "-1"], "--size must be at least 1"),
+        (["--budget", "0"], "--budget must be more than 0"),
+        (["--warmup", "-1"], "--warmup must be at least 0"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--models", "tcformer_lihgt"], "did you mean tcformer_light"),
+        (["--against", "pvt_v2_b22"], "did you mean pvt_v2_b"),
+        (["--models", "tcformer+graph", "--device", "cpu"], "CUDA graphs need --device cuda"),
+        (["--dtype", "half"], "argument --dtype"),
+        (["--images", "nowhere"], "nowhere is not a folder"),
+        (["--modle", "x"], "did you mean --mode"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, says, capsys, monkeypatch):
+    monkeypatch.setattr(selfcheck, "failures", lambda device: [])
+    monkeypatch.setattr(machine, "load_average", lambda: 0.0)
+    assert cli.main(["bench", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert says in error
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys, tcformer.cli as c; assert c.main(['bench', '--help']) == 0;"
+        "print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "False", result.stderr

@@ -1,0 +1,81 @@
+"""The cases that tests and `tcformer bench` share, and the check that is made with them."""
+
+import importlib
+import types
+
+import pytest
+import torch
+
+from tcformer.ops import selfcheck
+from tcformer.ops.choose import OPS
+
+
+@pytest.mark.parametrize(("op", "impl"), sorted(selfcheck.implementations()))
+def test_every_implementation_that_can_run_here_agrees(op, impl):
+    assert selfcheck.check(op, impl).problem is None
+
+
+def test_every_op_has_cases():
+    assert {case.op for case in selfcheck.CASES} >= set(OPS)
+
+
+def test_an_op_without_cases_would_not_pass(monkeypatch):
+    monkeypatch.setattr(selfcheck, "CASES", ())
+    assert "no case" in selfcheck.check("dpc_knn", "eager").problem
+
+
+@pytest.mark.parametrize(
+    ("op", "function"),
+    [("dpc_knn", "dpc_knn"), ("regroup", "regroup"), ("merge", "merge"), ("attend", "attend")],
+)
+def test_a_wrong_result_is_found(op, function, monkeypatch):
+    module = importlib.import_module(f"tcformer.ops.{op}.eager")
+    monkeypatch.setattr(module, function, slightly_wrong(getattr(module, function)))
+    found = selfcheck.check(op, "eager")
+    assert found.problem
+    assert "\n" not in found.problem
+    assert [(one.op, one.impl) for one in selfcheck.failures() if one.impl == "eager"] == [
+        (op, "eager")
+    ]
+
+
+def slightly_wrong(function):
+    """One label moved by one, or one value in a thousand."""
+
+    def wrong(*args, **kwargs):
+        out = function(*args, **kwargs)
+        first, *rest = out if isinstance(out, tuple) else (out,)
+        if first.is_floating_point():
+            first = first * 1.001
+        else:
+            first = first.clone()
+            first[0, -1] = (first[0, -1] + 1) % 2
+        return (first, *rest) if isinstance(out, tuple) else first
+
+    return wrong
+
+
+def test_not_a_number_is_found(monkeypatch):
+    from tcformer.ops.attend import eager
+
+    monkeypatch.setattr(eager, "attend", lambda q, k, v, bias, dropout: q * v.sum() * torch.nan)
+    assert selfcheck.check("attend", "eager").problem
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(RuntimeError("no kernel\nimage"), "RuntimeError: no kernel"), (ValueError("no"), "declines")],
+)
+def test_one_that_cannot_even_start(error, says, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(selfcheck, "_op", lambda name: types.SimpleNamespace(attend=attend))
+    real = importlib.import_module("tcformer.ops.attend").attend
+
+    def attend(*args, impl, **kwargs):
+        return real(*args, impl=impl, **kwargs) if impl == "reference" else fail()
+
+    problem = selfcheck.check("attend", "eager").problem
+    assert says in problem
+    assert "\n" not in problem
