@@ -1,8 +1,8 @@
 """TCFormer: the Token Clustering Transformer for today's PyTorch.
 
-Importing this package registers ``tcformer_nano``, ``tcformer_light``, ``tcformer`` and
-``tcformer_large`` with timm. It imports neither torch nor timm itself: both are loaded when a
-name below is first used.
+Importing this package registers ``tcformer_nano``, ``tcformer_light``, ``tcformer``,
+``tcformer_large`` and the sizes of ``tcformerv2_*`` with timm. It imports neither torch nor timm
+itself: both are loaded when a name below is first used.
 """
 
 from __future__ import annotations

@@ -29,6 +29,9 @@ class Layout(NamedTuple):
         map_size: (H, W), the size at which these tokens are laid out as a picture.
         cell_weight: (B, H0*W0) float32, the share of a cell in its token (sums to one in a token);
             all ones before the first merge.
+        part_grids: the grids (nh, nw) of parts of the image for which cutting the sequence of
+            tokens into nh*nw equal runs gives the parts; finest first. More than the whole image
+            only after a merge inside parts (Local CTM), and then the order of tokens has a meaning.
     """
 
     cell_to_token: Tensor
@@ -36,6 +39,7 @@ class Layout(NamedTuple):
     grid_size: tuple[int, int]
     map_size: tuple[int, int]
     cell_weight: Tensor
+    part_grids: tuple[tuple[int, int], ...] = ((1, 1),)
 
     @property
     def is_grid(self) -> bool:

@@ -30,9 +30,13 @@ def training_losses() -> list[float]:
     return json.loads((FOLDER / "training_losses.json").read_text())["float32"]
 
 
-def fill(model: nn.Module) -> nn.Module:
-    """Give a model the weights that its key names stand for."""
+def fill(model: nn.Module, mode: str = "") -> nn.Module:
+    """Give a model the weights that its key names stand for.
+
+    The values of V2 were recorded with two other scales, "std" and "fan".
+    """
     state = {}
+    norm = 0.02 if mode else 0.1
     for key, value in model.state_dict().items():
         shape = tuple(value.shape)
         normal = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
@@ -41,7 +45,9 @@ def fill(model: nn.Module) -> nn.Module:
         elif "score.weight" in key:
             normal = 0.2 * normal
         elif len(shape) == 1:
-            normal = 1 + 0.1 * normal
+            normal = 1 + norm * normal
+        elif mode == "std":
+            normal = 0.02 * normal
         else:
             normal = normal / np.sqrt(np.prod(shape[1:]))
         state[key] = torch.tensor(normal, dtype=torch.float32)

@@ -7,10 +7,10 @@ import tcformer
 from tcformer.models import TCFormer
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=["tcformer_nano", "tcformerv2_nano"])
+def model(request):
     torch.manual_seed(0)
-    return tcformer.create_model("tcformer_nano", num_classes=10).eval()
+    return tcformer.create_model(request.param, num_classes=10).eval()
 
 
 def images(batch=2, height=64, width=64, channels=3, seed=0):
@@ -111,7 +111,9 @@ def test_flat_and_letterboxed_images_are_deterministic(model, x):
 
 
 @torch.no_grad()
-def test_flat_bands_do_not_swallow_the_tokens(model):
+def test_flat_bands_do_not_swallow_the_tokens():
+    torch.manual_seed(0)
+    model = tcformer.create_model("tcformer_nano").eval()
     x = torch.zeros(1, 3, 320, 96)
     x[:, :, 128:192] = images(1, 64, 96)
     layout = model.forward_tokens(x)[1].layout
@@ -153,13 +155,13 @@ def test_clusters_are_computed_in_float32_under_autocast(model, dtype, monkeypat
     seen = []
     import tcformer.models.ctm as ctm
 
-    real = ctm.dpc_knn
+    real = ctm.cluster_parts
 
     def spy(x, *args, **kwargs):
         seen.append((x.dtype, torch.is_autocast_enabled("cpu")))
         return real(x, *args, **kwargs)
 
-    monkeypatch.setattr(ctm, "dpc_knn", spy)
+    monkeypatch.setattr(ctm, "cluster_parts", spy)
     with torch.autocast("cpu", dtype=dtype):
         model(images())
     assert seen == [(torch.float32, False)] * 3
@@ -195,7 +197,7 @@ def test_options_reach_their_places():
     )
     counts = [t.layout.num_tokens for t in net.forward_tokens(images(1, 32, 32))]
     assert counts == [64, 32, 10, 10]
-    assert [net.ctm1.k, net.ctm2.density_noise] == [3, 1e-6]
+    assert [net.ctm1.rule.k, net.ctm2.density_noise] == [3, 1e-6]
     rates = [
         getattr(b.drop_path, "drop_prob", 0.0) for s in "1234" for b in getattr(net, f"block{s}")
     ]

@@ -4,11 +4,11 @@ import torch
 import tcformer
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=["tcformer_nano", "tcformerv2_nano"])
+def model(request):
     torch.manual_seed(0)
     torch._dynamo.reset()
-    return tcformer.create_model("tcformer_nano", num_classes=10).eval()
+    return tcformer.create_model(request.param, num_classes=10).eval()
 
 
 X = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -29,6 +29,7 @@ def test_compile_makes_one_graph_forward(model):
     torch.testing.assert_close(compiled(X), model(X), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", ["tcformer_nano"], indirect=True)
 def test_compile_makes_one_graph_backward(model):
     model.train()
     model(X).square().sum().backward()

@@ -12,10 +12,10 @@ import tcformer
 from tcformer.models import VARIANTS
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=["tcformer_nano", "tcformerv2_nano"])
+def model(request):
     torch.manual_seed(0)
-    return timm.create_model("tcformer_nano", num_classes=7).eval()
+    return timm.create_model(request.param, num_classes=7).eval()
 
 
 X = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -49,13 +49,14 @@ def test_features_only_gives_a_pyramid(name):
     with torch.device("meta"):
         net = timm.create_model(name, features_only=True)
     assert net.feature_info.reduction() == [4, 8, 16, 32]
-    channels = {"tcformer_nano": [32, 64, 160, 256]}.get(name, [64, 128, 320, 512])
+    channels = [32, 64, 160, 256] if name.endswith("nano") else [64, 128, 320, 512]
     assert net.feature_info.channels() == channels
 
 
 @torch.no_grad()
 def test_features_are_the_maps_of_the_tokens(model):
-    net = timm.create_model("tcformer_nano", features_only=True).eval()
+    name = model.pretrained_cfg["architecture"]
+    net = timm.create_model(name, features_only=True).eval()
     missing = net.load_state_dict(
         {f"model.{k}": v for k, v in model.state_dict().items() if not k.startswith("head")},
         strict=False,
@@ -166,7 +167,7 @@ def test_weights_adapt_to_channels_and_classes(model, channels, tmp_path):
     file = tmp_path / "nano.safetensors"
     tcformer.save_weights(model, file)
     net = timm.create_model(
-        "tcformer_nano",
+        model.pretrained_cfg["architecture"],
         pretrained=True,
         pretrained_cfg_overlay={"file": str(file), "num_classes": 7},
         in_chans=channels,

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     from tcformer.models.flops import executed_flops, geometry, published_flops
 
     model = create_model(options.model)
-    parts = published_flops(geometry(model.state_dict()), height, width)
+    parts = published_flops(geometry(model), height, width)
     clustering = sum(count for part, count in parts.items() if part.startswith("cluster"))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{options.model}, one image of {height} x {width} pixels, by the published accounting:")

@@ -39,8 +39,13 @@ class TCFormer(nn.Module):
         qkv_bias: whether queries, keys and values have a bias.
         depths: blocks in the four stages.
         sr_ratios: reduction of the key maps.
-        keep_ratio: share of the tokens that each of the three merges leaves; one number or three.
+        keep_ratio: share of the tokens that each of the three merges leaves, one number or three;
+            0.25 when left out.
         k: neighbours in the density estimate of the clustering, the token itself included.
+        num_clusters: tokens that the merges leave, instead of a share; one number or three.
+        part_grids: for each of the three merges the grid of parts inside which tokens are
+            clustered (Local CTM): an integer or (rows, columns). Each divides the one before.
+            None, as in V1, clusters over the whole image.
         drop_rate: dropout before the head.
         proj_drop_rate: dropout after attention projections and inside MLPs.
         attn_drop_rate: dropout of attention weights.
@@ -63,8 +68,10 @@ class TCFormer(nn.Module):
         qkv_bias: bool = True,
         depths: Sequence[int] = (3, 4, 6, 3),
         sr_ratios: Sequence[int] = (8, 4, 2, 1),
-        keep_ratio: float | Sequence[float] = 0.25,
+        keep_ratio: float | Sequence[float] | None = None,
         k: int = 5,
+        num_clusters: int | Sequence[int] | None = None,
+        part_grids: Sequence[int | Sequence[int]] | None = None,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -84,9 +91,15 @@ class TCFormer(nn.Module):
         ):
             if len(value) != NUM_STAGES:
                 raise ValueError(f"TCFormer: {name} needs {NUM_STAGES} values, not {list(value)}.")
-        ratios = [keep_ratio] * 3 if isinstance(keep_ratio, (int, float)) else list(keep_ratio)
-        if len(ratios) != NUM_STAGES - 1:
-            raise ValueError(f"TCFormer: keep_ratio needs one value or three, not {ratios}.")
+        if keep_ratio is not None and num_clusters is not None:
+            raise ValueError(
+                "TCFormer: keep_ratio and num_clusters both say how many tokens are left; give one."
+            )
+        ratios = _per_merge("keep_ratio", 0.25 if keep_ratio is None else keep_ratio)
+        counts = _per_merge("num_clusters", num_clusters)
+        grids = _per_merge("part_grids", part_grids)
+        squares = [(grid, grid) if isinstance(grid, int) else grid for grid in grids]
+        nest = [] if part_grids is None else squares
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.global_pool = global_pool
@@ -110,6 +123,8 @@ class TCFormer(nn.Module):
                         ratios[stage - 1],
                         k,
                         density_noise,
+                        counts[stage - 1],
+                        nest[stage - 1 :],
                     )
                     self.add_module(f"ctm{stage}", ctm)
                 first = sum(depths[:stage])
@@ -317,6 +332,14 @@ class TCFormer(nn.Module):
 def _check_pool(global_pool: str) -> None:
     if global_pool not in ("avg", ""):
         raise ValueError(f"global_pool must be 'avg' or '' (none), not {global_pool!r}.")
+
+
+def _per_merge(name: str, value: Any) -> list[Any]:
+    """One value for all three merges, or three."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * (NUM_STAGES - 1)
+    if len(values) != NUM_STAGES - 1:
+        raise ValueError(f"TCFormer: {name} needs one value or three, not {values}.")
+    return values
 
 
 def _linear_head(num_features: int, num_classes: int) -> nn.Module:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from tcformer.models.blocks import Source
 from tcformer.models.layers import TokenConv
-from tcformer.ops import TokenMap, dpc_knn, merge_tokens, plan_token_map
-from tcformer.tokens import Tokens
+from tcformer.ops import TokenMap, cluster_parts, merge_tokens, plan_token_map
+from tcformer.ops.parts import Nest, cut, nest_of, usable_nest
+from tcformer.tokens import Layout, Tokens
 
-__all__ = ["CTM"]
+__all__ = ["CTM", "MergeRule"]
 
 SAME = 1e-3
 """Tokens at this distance or less (features are of size 1 after the norm) count as equal.
@@ -24,6 +27,50 @@ code: tests/models/test_backbone.py::test_nor_does_a_flat_image_or_a_half_flat_o
 """
 
 
+@dataclass(frozen=True)
+class MergeRule:
+    """What a merge does, apart from its parameters.
+
+    Attributes:
+        keep_ratio: share of the tokens that are left, in (0, 1].
+        k: neighbours in the density estimate, the token itself included.
+        num_clusters: how many tokens are left, instead of a share; no more than there are.
+        nest: the grid (rows, columns) of parts inside which tokens are clustered, then those of
+            later merges, down to (1, 1). Where an image is too small for one the next is taken.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    keep_ratio: float = 0.25
+    k: int = 5
+    num_clusters: int | None = None
+    nest: Nest = ((1, 1),)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.keep_ratio <= 1.0:
+            raise ValueError(f"keep_ratio must lie in (0, 1], not {self.keep_ratio}.")
+        if type(self.k) is not int or self.k < 1:
+            raise ValueError(f"k must be an integer from 1 (the token itself), not {self.k!r}.")
+        count = self.num_clusters
+        if count is not None and (type(count) is not int or count < 1):
+            raise ValueError(f"num_clusters must be an integer from 1, not {count!r}.")
+
+    def num_kept(self, num_tokens: int) -> int:
+        """How many tokens are left of ``num_tokens``, before rounding down to equal parts."""
+        if self.num_clusters is not None:
+            return min(self.num_clusters, num_tokens)
+        # 0.55 * 100 is a little more than 55: such a trifle makes no cluster.
+        return max(math.ceil(num_tokens * self.keep_ratio - 1e-9), 1)
+
+    def plan(self, layout: Layout) -> tuple[Nest, int, int]:
+        """For these tokens: the usable part grids, the number of parts, the clusters of each."""
+        num_kept = self.num_kept(layout.num_tokens)
+        nest = usable_nest(layout, self.nest, num_kept)
+        num_parts = nest[0][0] * nest[0][1]
+        return nest, num_parts, num_kept // num_parts
+
+
 class CTM(nn.Module):
     """Clustering-based token merging.
 
@@ -31,15 +78,21 @@ class CTM(nn.Module):
     merged into one token by importance. The un-merged tokens live on as the keys of the next
     stage's first block.
 
+    With part grids (Local CTM, V2) tokens are grouped inside parts of the image only, which costs
+    time and memory in proportion to the image instead of its square. No parameter is added.
+
     Args:
         in_dim: channels of the stage before.
         out_dim: channels of the stage after.
         keep_ratio: share of the tokens that are left, in (0, 1].
         k: neighbours in the density estimate.
+        num_clusters: how many tokens are left, instead of a share; no more than there are.
+        part_grids: the grid (rows, columns) of parts of this merge, then those of later ones.
+            Each divides the one before. On an image too small for a grid the next one is taken.
         density_noise: amplitude of the uniform noise on densities that the published code draws
             (1e-6); 0, deterministic, unless you want to compare with it statistically.
 
-    Source: TCFormer (CVPR 2022), section 3.2.
+    Source: TCFormer (CVPR 2022), section 3.2; Local CTM: TCFormerV2 (TPAMI 2024).
     """
 
     def __init__(
@@ -49,22 +102,15 @@ class CTM(nn.Module):
         keep_ratio: float = 0.25,
         k: int = 5,
         density_noise: float = 0.0,
+        num_clusters: int | None = None,
+        part_grids: Sequence[Sequence[int]] = (),
     ):
         super().__init__()
-        if not 0.0 < keep_ratio <= 1.0:
-            raise ValueError(f"keep_ratio must lie in (0, 1], not {keep_ratio}.")
-        if k < 1:
-            raise ValueError(f"k must be at least 1 (the token itself), not {k}.")
-        self.keep_ratio = keep_ratio
-        self.k = k
+        self.rule = MergeRule(keep_ratio, k, num_clusters, nest_of(part_grids))
         self.density_noise = density_noise
         self.conv = TokenConv(in_dim, out_dim, stride=2)
         self.norm = nn.LayerNorm(out_dim, eps=1e-5)
         self.score = nn.Linear(out_dim, 1)
-
-    def num_clusters(self, num_tokens: int) -> int:
-        """How many tokens are left of ``num_tokens``."""
-        return max(math.ceil(num_tokens * self.keep_ratio), 1)
 
     def forward(self, tokens: Tokens, plan: TokenMap) -> tuple[Tokens, Source]:
         """Merge tokens.
@@ -74,7 +120,8 @@ class CTM(nn.Module):
             plan: between these tokens and their stage's map.
 
         Returns:
-            M merged tokens (B, M, Cout), and the N un-merged ones as a :class:`Source`.
+            M merged tokens (B, M, Cout), and the N un-merged ones as a :class:`Source`. With P
+            parts M is a multiple of P, rounded down, and the tokens of a part follow each other.
         """
         layout = tokens.layout
         height, width = layout.map_size
@@ -85,17 +132,19 @@ class CTM(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = self.norm(x.to(torch.promote_types(x.dtype, self.norm.weight.dtype)))
             score = self.score(x).squeeze(-1)
-            num_clusters = self.num_clusters(layout.num_tokens)
-            clusters = dpc_knn(
+            nest, num_parts, share = self.rule.plan(layout)
+            clusters = cluster_parts(
                 x.detach(),
-                num_clusters,
-                self.k,
+                cut(layout, nest),
+                share,
+                self.rule.k,
                 density_noise=self._noise(x),
                 tolerance=SAME,
             )
             unmerged = Tokens(x, layout)
-            merged = merge_tokens(unmerged, clusters.assignment, num_clusters, log_weight=score)
-            merged = merged._replace(x=merged.x.to(x.dtype))
+            count = num_parts * share
+            merged = merge_tokens(unmerged, clusters.assignment, count, log_weight=score)
+        merged = Tokens(merged.x.to(x.dtype), merged.layout._replace(part_grids=nest))
         return merged, Source(unmerged, score, source_plan)
 
     def _noise(self, x: Tensor) -> Tensor | None:

@@ -12,6 +12,9 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
+from tcformer.models.ctm import CTM, MergeRule
+from tcformer.tokens import grid_layout
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -25,18 +28,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of a classifier that its published parameter names and shapes reveal."""
+    """The sizes of a classifier, and how it merges its tokens."""
 
     in_chans: int
     stages: tuple[Stage, ...]
     classes: int
+    merges: tuple[MergeRule, ...]
 
 
-def geometry(parameters: Mapping[str, Tensor]) -> Geometry:
-    """Read the sizes from a state dict in the published layout.
+def geometry(network: nn.Module | Mapping[str, Tensor]) -> Geometry:
+    """Read the sizes of a network, or of a state dict in the published layout.
 
-    Weights, unlike constructor arguments, are there for every way in which a model can be made.
+    A state dict tells nothing of the merges: it is taken for one of V1, which clusters over the
+    whole image and keeps a quarter.
     """
+    parameters = network.state_dict() if isinstance(network, nn.Module) else network
     stem = parameters["patch_embed1.proj.weight"]
     stages = []
     number = 1
@@ -54,10 +60,13 @@ def geometry(parameters: Mapping[str, Tensor]) -> Geometry:
         )
         number += 1
     head = parameters.get("head.weight")
-    return Geometry(stem.shape[1], tuple(stages), 0 if head is None else len(head))
+    merges = [MergeRule()] * (len(stages) - 1)
+    if isinstance(network, nn.Module):
+        merges = [module.rule for module in network.modules() if isinstance(module, CTM)]
+    return Geometry(stem.shape[1], tuple(stages), 0 if head is None else len(head), tuple(merges))
 
 
-def published_flops(sizes: Geometry, height: int, width: int, *, k: int = 5) -> dict[str, int]:
+def published_flops(sizes: Geometry, height: int, width: int) -> dict[str, int]:
     """Multiply-adds of one image by the rules behind the published GFLOPs, part by part.
 
     The rules are kept as they are, also where they are generous: a bias or a LayerNorm costs
@@ -68,7 +77,6 @@ def published_flops(sizes: Geometry, height: int, width: int, *, k: int = 5) -> 
         sizes: of the network, see `geometry`.
         height: of the image, in pixels.
         width: of the image, in pixels.
-        k: neighbours in the density estimate.
 
     Returns:
         Part of the network -> multiply-adds, in the order of execution. The parts "cluster*" are
@@ -76,14 +84,18 @@ def published_flops(sizes: Geometry, height: int, width: int, *, k: int = 5) -> 
     """
     rows, columns = ceil(height / 4), ceil(width / 4)
     tokens = cells = rows * columns
+    layout = grid_layout(1, (rows, columns), torch.device("meta"))
     channels = sizes.stages[0].channels
     parts = {"stem": _conv(49 * sizes.in_chans, channels, cells) + _norm(cells, channels)}
     for number, stage in enumerate(sizes.stages, start=1):
         before = tokens
         if number > 1:
-            rows, columns, tokens = ceil(rows / 2), ceil(columns / 2), max(ceil(tokens / 4), 1)
+            merge = sizes.merges[number - 2]
+            nest, image_parts, share = merge.plan(layout)
+            rows, columns, tokens = ceil(rows / 2), ceil(columns / 2), image_parts * share
+            layout = layout._replace(num_tokens=tokens, map_size=(rows, columns), part_grids=nest)
             parts[f"ctm{number - 1}"] = _ctm(channels, stage, cells, before, rows * columns)
-            parts[f"cluster{number - 1}"] = _cluster(before, stage.channels, k)
+            parts[f"cluster{number - 1}"] = _cluster(before, stage.channels, merge.k, image_parts)
             channels = stage.channels
         grid = (cells, tokens, rows, columns)
         parts[f"block{number}"] = sum(
@@ -142,8 +154,9 @@ def _ctm(channels: int, stage: Stage, cells: int, tokens: int, pixels: int) -> i
     )
 
 
-def _cluster(tokens: int, channels: int, k: int) -> int:
-    return tokens * (tokens * channels + k + tokens + channels)
+def _cluster(tokens: int, channels: int, k: int, image_parts: int) -> int:
+    pairs = tokens * tokens // image_parts  # inside parts only
+    return pairs * channels + pairs + tokens * (k + channels)
 
 
 def _block(

@@ -21,10 +21,14 @@ __all__ = [
     "tcformer_large",
     "tcformer_light",
     "tcformer_nano",
+    "tcformerv2_base",
+    "tcformerv2_large",
+    "tcformerv2_light",
+    "tcformerv2_nano",
 ]
 
 
-def _cfg(url: str = "") -> dict[str, Any]:
+def _cfg(url: str = "", **other: Any) -> dict[str, Any]:
     return {
         "url": url,  # only tells timm that there are weights: `_create` gets the file
         "num_classes": 1000,
@@ -42,7 +46,14 @@ def _cfg(url: str = "") -> dict[str, Any]:
         "paper_name": "Not All Tokens Are Equal: Human-centric Visual Analysis via Token "
         "Clustering Transformer",
         "origin_url": "https://github.com/zengwang430521/TCFormer",
+        **other,
     }
+
+
+_V2_PAPER = {
+    "paper_ids": "arXiv:2407.11321",
+    "paper_name": "TCFormer: Visual Recognition via Token Clustering Transformer",
+}
 
 
 default_cfgs = generate_default_cfgs(
@@ -52,6 +63,10 @@ default_cfgs = generate_default_cfgs(
             f"{name}.in1k": _cfg(ZOO[name].sources[0].address)
             for name in ("tcformer_light", "tcformer", "tcformer_large")
         },
+        **{
+            f"tcformerv2_{size}.untrained": _cfg(**_V2_PAPER)
+            for size in ("nano", "light", "base", "large")
+        },
     }
 )
 
@@ -60,6 +75,13 @@ def _create(
     variant: str, pretrained: bool, arch: dict[str, Any], kwargs: dict[str, Any]
 ) -> nn.Module:
     if pretrained and not _names_a_source(kwargs):
+        if variant in V2:
+            v1 = V1[V2.index(variant)]
+            start = f"; a training may start from those of {v1}, which fit" if v1 in ZOO else ""
+            raise UserError(
+                f"there are no released weights for {variant}: those of TCFormerV2 were never "
+                f"published{start}."
+            )
         # A file on disk, which timm then adapts to in_chans and num_classes as it always does.
         overlay = kwargs.get("pretrained_cfg_overlay") or {}
         kwargs["pretrained_cfg_overlay"] = {**overlay, "file": str(pretrained_path(variant))}
@@ -91,33 +113,66 @@ def _filter(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor
     return published_layout(state_dict)
 
 
+_NANO = {"embed_dims": (32, 64, 160, 256), "depths": (2, 2, 2, 2)}
+_LIGHT = {"depths": (2, 2, 2, 2)}
+_BASE = {"depths": (3, 4, 6, 3)}
+_LARGE = {"depths": (3, 8, 27, 3)}
+_LOCAL = {"part_grids": ((4, 4), (2, 2), (1, 1))}
+
+
 @register_model
 def tcformer_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Our smallest variant (the widths of PVTv2-B0), for demonstrations and small images."""
-    arch = {"embed_dims": (32, 64, 160, 256), "depths": (2, 2, 2, 2)}
-    return _create("tcformer_nano", pretrained, arch, kwargs)
+    return _create("tcformer_nano", pretrained, _NANO, kwargs)
 
 
 @register_model
 def tcformer_light(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TCFormer-Light: 14.2 M parameters, 3.8 GFLOPs at 224 px (published accounting)."""
-    return _create("tcformer_light", pretrained, {"depths": (2, 2, 2, 2)}, kwargs)
+    return _create("tcformer_light", pretrained, _LIGHT, kwargs)
 
 
 @register_model
 def tcformer(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TCFormer: 25.6 M parameters, 5.8 GFLOPs at 224 px (published accounting)."""
-    return _create("tcformer", pretrained, {"depths": (3, 4, 6, 3)}, kwargs)
+    return _create("tcformer", pretrained, _BASE, kwargs)
 
 
 @register_model
 def tcformer_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TCFormer-Large: 62.8 M parameters, 12.1 GFLOPs at 224 px (published accounting)."""
-    return _create("tcformer_large", pretrained, {"depths": (3, 8, 27, 3)}, kwargs)
+    return _create("tcformer_large", pretrained, _LARGE, kwargs)
 
 
-VARIANTS = ("tcformer_nano", "tcformer_light", "tcformer", "tcformer_large")
-"""Every named model, smallest first."""
+@register_model
+def tcformerv2_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Our smallest variant with Local CTM."""
+    return _create("tcformerv2_nano", pretrained, {**_NANO, **_LOCAL}, kwargs)
+
+
+@register_model
+def tcformerv2_light(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TCFormerV2-Light (Local CTM): 14.2 M parameters, 2.5 GFLOPs at 224 px."""
+    return _create("tcformerv2_light", pretrained, {**_LIGHT, **_LOCAL}, kwargs)
+
+
+@register_model
+def tcformerv2_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TCFormerV2 (Local CTM): 25.6 M parameters, 4.5 GFLOPs at 224 px."""
+    return _create("tcformerv2_base", pretrained, {**_BASE, **_LOCAL}, kwargs)
+
+
+@register_model
+def tcformerv2_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """TCFormerV2-Large (Local CTM): 62.8 M parameters, 10.8 GFLOPs at 224 px."""
+    return _create("tcformerv2_large", pretrained, {**_LARGE, **_LOCAL}, kwargs)
+
+
+V1 = ("tcformer_nano", "tcformer_light", "tcformer", "tcformer_large")
+V2 = ("tcformerv2_nano", "tcformerv2_light", "tcformerv2_base", "tcformerv2_large")
+
+VARIANTS = (*V1, *V2)
+"""Every named model, smallest first, those of V2 after those of V1."""
 
 
 def create_model(name: str = "tcformer", **kwargs: Any) -> nn.Module:

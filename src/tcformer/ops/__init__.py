@@ -7,6 +7,7 @@ public function that checks its arguments and chooses.
 from tcformer.ops.attend import attend
 from tcformer.ops.dpc_knn import Clusters, dpc_knn
 from tcformer.ops.merge import merge_tokens
+from tcformer.ops.parts import Parts, cluster_parts
 from tcformer.ops.regroup import regroup
 from tcformer.ops.token_map import (
     TokenMap,
@@ -18,8 +19,10 @@ from tcformer.ops.token_map import (
 
 __all__ = [
     "Clusters",
+    "Parts",
     "TokenMap",
     "attend",
+    "cluster_parts",
     "dpc_knn",
     "map_to_tokens",
     "merge_tokens",

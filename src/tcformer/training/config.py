@@ -24,7 +24,7 @@ class TrainConfig:
 
     # Model
     model: str = "tcformer"
-    """tcformer_nano, tcformer_light, tcformer, tcformer_large, or any name timm knows."""
+    """tcformer, tcformer_nano, _light, _large; tcformerv2_nano, _light, _base, _large; timm's."""
     num_classes: int | None = None
     """Number of classes; None takes it from the data."""
     input_size: int = 224
