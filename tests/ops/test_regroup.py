@@ -3,8 +3,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcformer.ops import regroup
+from tcformer.ops import _native, regroup
 from tcformer.ops.regroup import apply_plan, plan_both_ways, plan_regroup
+
+needs_native = pytest.mark.skipif(
+    _native.library() is None, reason=f"no native kernels: {_native.reason()}"
+)
 
 
 def case(seed, batch=2, sources=5, destinations=4, entries=11, channels=3, dtype=torch.float64):
@@ -103,3 +107,113 @@ def test_a_plan_refuses_other_features():
     _, src, dst, num_dst, _ = case(6)
     with pytest.raises(ValueError, match="takes features of shape"):
         apply_plan(torch.zeros(2, 4, 3), plan_regroup(src, dst, 5, num_dst))
+
+
+@needs_native
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 3),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(0, 30),
+    st.integers(0, 70),
+    st.booleans(),
+)
+def test_native_is_the_eager_one(seed, batch, sources, destinations, entries, channels, weighted):
+    args = case(seed, batch, sources, destinations, entries, channels, torch.float32)
+    x, src, dst, num_dst, weight = args
+    weight = weight if weighted else None
+    x.requires_grad_()
+    expected = regroup(x, src, dst, num_dst, weight=weight, impl="eager")
+    actual = regroup(x, src, dst, num_dst, weight=weight, impl="native")
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
+    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(seed))
+    (expected_grad,) = torch.autograd.grad(expected, x, grad)
+    (actual_grad,) = torch.autograd.grad(actual, x, grad)
+    torch.testing.assert_close(actual_grad, expected_grad, rtol=1e-6, atol=1e-6)
+
+
+@needs_native
+def test_native_plans_are_the_eager_ones():
+    _, src, dst, num_dst, _ = case(7, batch=3, sources=40, destinations=30, entries=200)
+    for made, expected in zip(
+        plan_both_ways(src, dst, 40, num_dst, impl="native"),
+        plan_both_ways(src, dst, 40, num_dst, impl="eager"),
+        strict=True,
+    ):
+        assert made[:2] == expected[:2]
+        for sparse, wanted in zip(made[2:], expected[2:], strict=True):
+            for values, others in zip(sparse, wanted, strict=True):
+                assert values.dtype == others.dtype
+                assert torch.equal(values, others)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_native_takes_narrow_features(dtype):
+    x, src, dst, num_dst, _ = case(8, entries=60, channels=133, dtype=torch.float32)
+    x = x.to(dtype)
+    out = regroup(x, src, dst, num_dst, impl="native")
+    assert out.dtype == dtype
+    exact = regroup(x.double(), src, dst, num_dst, impl="eager")
+    assert (out.double() - exact).abs().max() <= torch.finfo(dtype).eps * exact.abs().max()
+
+
+@needs_native
+def test_native_results_do_not_depend_on_threads_or_the_batch():
+    x, src, dst, _, weight = case(9, 4, 300, 200, 900, 50, torch.float32)
+    before = torch.get_num_threads()
+    try:
+        outs = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            outs.append(regroup(x, src, dst, 200, weight=weight, impl="native"))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*outs)
+    one = regroup(x[2:3], src[2:3], dst[2:3], 200, weight=weight[2:3], impl="native")
+    assert torch.equal(one[0], outs[0][2])
+
+
+@needs_native
+def test_native_refuses_what_it_cannot_do():
+    x, src, dst, num_dst, _ = case(10)
+    with pytest.raises(ValueError, match="its weights are float32"):
+        regroup(x, src, dst, num_dst, impl="native")
+    with pytest.raises(ValueError, match="out of range"):
+        plan_regroup(src, dst + 1, 5, num_dst, impl="native")
+    with pytest.raises(ValueError, match="out of range"):
+        plan_regroup(src - 1, dst, 5, num_dst, impl="native")
+
+
+@needs_native
+def test_native_ops_are_registered_as_they_should_be():
+    x, src, dst, num_dst, weight = case(11, dtype=torch.float32)
+    made = plan_regroup(src, dst, 5, num_dst, impl="native")
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(
+        torch.ops.tcformer.gather_sum.default, (x.flatten(0, 1), *made.forward), test_utils=tests
+    )
+    torch.library.opcheck(
+        torch.ops.tcformer.regroup_plan.default,
+        (src, dst, weight, 5, num_dst, 1e-6, True),
+        test_utils=tests,
+    )
+
+
+@needs_native
+def test_native_is_one_graph_when_compiled():
+    x, src, dst, num_dst, weight = case(12, dtype=torch.float32)
+    x.requires_grad_()
+
+    def both(x):
+        ahead, back = plan_both_ways(src, dst, 5, num_dst, impl="native")
+        weighted = regroup(x, src, dst, num_dst, weight=weight, impl="native")
+        return apply_plan(apply_plan(x, ahead), back).sum() + weighted.square().sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    (expected,) = torch.autograd.grad(both(x), x)
+    (actual,) = torch.autograd.grad(compiled(x), x)
+    torch.testing.assert_close(actual, expected)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from tcformer.ops import regroup
-from tcformer.ops.regroup import apply_plan, plan_both_ways, plan_regroup
+from tcformer.ops.regroup import apply_plan
+from tcformer.ops.regroup.plan import plan_both_ways, plan_regroup
 from tcformer.ops.regroup import triton as kernels
 
 

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from tcformer.ops.choose import check_impl
-from tcformer.ops.regroup.plan import EPS, RegroupPlan, plan_both_ways, plan_regroup
+from tcformer.ops.regroup import native, plan
+from tcformer.ops.regroup.plan import EPS, RegroupPlan
 
 __all__ = ["EPS", "RegroupPlan", "apply_plan", "plan_both_ways", "plan_regroup", "regroup"]
 
-IMPLEMENTATIONS = ("triton", "eager", "reference")
+IMPLEMENTATIONS = ("native", "triton", "eager", "reference")
 
 
 def regroup(
@@ -45,34 +46,85 @@ def regroup(
         num_dst: D, number of destinations.
         weight: (B, E) float, not negative; ones when left out.
         eps: added to each destination's sum of weights.
-        impl: "auto", "triton", "eager" or "reference".
+        impl: "auto", "native" (C++, CPU), "triton", "eager" or "reference".
 
     Returns:
         (B, D, C) in the dtype of x.
 
     Raises:
         ValueError: shapes that do not belong together, an index out of range (checked on the CPU
-            only: elsewhere it would cost a synchronisation), or an unknown ``impl``.
+            only: elsewhere it would cost a synchronisation), an unknown ``impl`` or one that
+            cannot run here.
 
     Source: TCFormer (CVPR 2022), section 3.3; the common form is ours.
     """
     _check(x, src, dst, num_dst, weight)
-    impl = check_impl("regroup", impl, IMPLEMENTATIONS, x.device)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    unfit = {"native": native.unfit_plan(dtype)}
+    impl = check_impl("regroup", impl, IMPLEMENTATIONS, x.device, unfit=unfit)
     if impl == "reference":
         from tcformer.ops.regroup import reference
 
         return reference.regroup(x, src, dst, num_dst, weight, eps)
-    plan = plan_regroup(
-        src,
-        dst,
-        x.shape[1],
-        num_dst,
-        weight=weight,
-        eps=eps,
-        dtype=torch.promote_types(x.dtype, torch.float32),
-        padded=impl == "triton",
+    made = plan_regroup(
+        src, dst, x.shape[1], num_dst, weight=weight, eps=eps, dtype=dtype, impl=impl
     )
-    return apply_plan(x, plan, impl=impl)
+    return apply_plan(x, made, impl=impl)
+
+
+def plan_regroup(
+    src: Tensor,
+    dst: Tensor,
+    num_src: int,
+    num_dst: int,
+    *,
+    weight: Tensor | None = None,
+    eps: float = EPS,
+    dtype: torch.dtype = torch.float32,
+    impl: str = "auto",
+) -> RegroupPlan:
+    """Build the plan that takes weighted means from sources to destinations.
+
+    Args:
+        src: (B, E) integer, the source of every entry.
+        dst: (B, E) integer, its destination.
+        num_src: S, number of sources.
+        num_dst: D, number of destinations.
+        weight: (B, E) float, treated as a constant; ones when left out.
+        eps: added to every destination's sum of weights.
+        dtype: of the normalised weights, float32 or float64.
+        impl: which implementation will apply the plan: "auto", "native", "triton" or "eager".
+    """
+    impl = _check_plan(impl, src.device, dtype)
+    if impl == "native":
+        return native.plan_regroup(src, dst, num_src, num_dst, weight=weight, eps=eps)
+    padded = True if impl == "triton" else None
+    return plan.plan_regroup(
+        src, dst, num_src, num_dst, weight=weight, eps=eps, dtype=dtype, padded=padded
+    )
+
+
+def plan_both_ways(
+    a: Tensor,
+    b: Tensor,
+    num_a: int,
+    num_b: int,
+    *,
+    eps: float = EPS,
+    dtype: torch.dtype = torch.float32,
+    impl: str = "auto",
+) -> tuple[RegroupPlan, RegroupPlan]:
+    """Build the unweighted plans a->b and b->a at the cost of one: they share their sorting."""
+    impl = _check_plan(impl, a.device, dtype)
+    if impl == "native":
+        return native.plan_both_ways(a, b, num_a, num_b, eps=eps)
+    padded = True if impl == "triton" else None
+    return plan.plan_both_ways(a, b, num_a, num_b, eps=eps, dtype=dtype, padded=padded)
+
+
+def _check_plan(impl: str, device: torch.device, dtype: torch.dtype) -> str:
+    unfit = {"native": native.unfit_plan(dtype)}
+    return check_impl("regroup", impl, IMPLEMENTATIONS[:-1], device, unfit=unfit)
 
 
 def apply_plan(x: Tensor, plan: RegroupPlan, *, impl: str = "auto") -> Tensor:
@@ -82,7 +134,11 @@ def apply_plan(x: Tensor, plan: RegroupPlan, *, impl: str = "auto") -> Tensor:
             f"regroup: this plan takes features of shape (B, {plan.num_src}, C), "
             f"but x has shape {tuple(x.shape)}."
         )
-    if check_impl("regroup", impl, IMPLEMENTATIONS, x.device) == "triton":
+    unfit = {"native": native.unfit(x, plan)}
+    impl = check_impl("regroup", impl, IMPLEMENTATIONS[:-1], x.device, unfit=unfit)
+    if impl == "native":
+        return native.regroup(x, plan)
+    if impl == "triton":
         from tcformer.ops.regroup import triton
 
         return triton.regroup(x, plan)

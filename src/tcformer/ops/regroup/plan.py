@@ -63,18 +63,10 @@ def plan_regroup(
     dtype: torch.dtype = torch.float32,
     padded: bool | None = None,
 ) -> RegroupPlan:
-    """Build the plan that takes weighted means from sources to destinations.
+    """Build the plan in plain PyTorch; the arguments are those of `regroup.plan_regroup`.
 
-    Args:
-        src: (B, E) integer, the source of every entry.
-        dst: (B, E) integer, its destination.
-        num_src: S, number of sources.
-        num_dst: D, number of destinations.
-        weight: (B, E) float, treated as a constant; ones when left out.
-        eps: added to every destination's sum of weights.
-        dtype: of the normalised weights, float32 or float64.
-        padded: merge equal entries without shortening the arrays, so that no size depends on the
-            data and no device has to be waited for; by default where Triton kernels will run.
+    With ``padded``, equal entries are merged without shortening the arrays, so that no size
+    depends on the data and no device has to be waited for; the default where Triton will run.
     """
     padded = _suits_padding(src.device) if padded is None else padded
     ahead = _sorted_entries(dst, src, num_dst, num_src, weight, dtype, padded)
@@ -93,7 +85,7 @@ def plan_both_ways(
     dtype: torch.dtype = torch.float32,
     padded: bool | None = None,
 ) -> tuple[RegroupPlan, RegroupPlan]:
-    """Build the unweighted plans a->b and b->a at the cost of one: they share their sorting."""
+    """Build the unweighted plans a->b and b->a in plain PyTorch, with one sorting for both."""
     padded = _suits_padding(a.device) if padded is None else padded
     to_b = _sorted_entries(b, a, num_b, num_a, None, dtype, padded)
     to_a = _sorted_entries(a, b, num_a, num_b, None, dtype, padded)
