@@ -288,6 +288,28 @@ def test_help_shows_options_defaults_units_and_needs_no_torch():
     assert "images per update; scaled by" in flat
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--keep-ratio 0.5 --lr 1", {"keep_ratio": (0.5,)}),
+        ("--keep-ratio 0.5 0.25 1", {"keep_ratio": (0.5, 0.25, 1.0)}),
+        ("--num_clusters 100 50 20 --k 3", {"num_clusters": (100, 50, 20), "k": 3}),
+        ("--part-grids 4x4 2x2 1x1", {"part_grids": ("4x4", "2x2", "1x1")}),
+    ],
+)
+def test_how_tokens_are_merged_is_an_option(words, expected):
+    cfg = parse(["--model", "tcformerv2_nano", *words.split()], prog="x", description="")
+    assert {name: getattr(cfg, name) for name in expected} == expected
+    assert build(json.loads(json.dumps(to_json(cfg)))) == cfg
+
+
+@pytest.mark.parametrize("words", ["--keep-ratio half", "--num-clusters 2.5", "--k many"])
+def test_numbers_that_are_none_are_one_sentence(words):
+    with pytest.raises(UserError, match=words.split()[0]) as error:
+        parse(words.split(), prog="x", description="")
+    assert "\n" not in str(error.value)
+
+
 def test_every_field_is_read_by_a_run(tmp_path, monkeypatch):
     """An option that no code reads is a test failure.
 

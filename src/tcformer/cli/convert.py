@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -66,6 +67,7 @@ def convert(
     if os.path.lexists(target) and not force:
         raise UserError(f"{target} exists already; add --force to replace it")
     from tcformer.models.layouts import identify, to_our_layout
+    from tcformer.models.merging import recorded_merging
     from tcformer.models.reading import read_checkpoint
 
     checkpoint = read_checkpoint(source, ema=ema)
@@ -79,6 +81,8 @@ def convert(
     if others:  # a pose model: nothing may be lost, so its neck and head come along
         state, notes, _ = to_our_layout(checkpoint.state_dict, keep_other_parts=True)
     metadata: dict[str, object] = {"model": architecture.name} if architecture.name else {}
+    if merging := recorded_merging(checkpoint):
+        metadata["merging"] = json.dumps(merging)
     if checkpoint.epoch is not None:
         metadata["epoch"] = checkpoint.epoch
     _write(state, target, to, metadata)

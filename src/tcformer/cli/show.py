@@ -206,8 +206,12 @@ def load_model(name: str | None, checkpoint: str | Path | None) -> TCFormer:
 
     from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
     from tcformer.models.layouts import identify, to_our_layout
+    from tcformer.models.merging import recorded_merging
 
-    state, _, _ = to_our_layout(read_checkpoint(checkpoint).state_dict)
+    file = read_checkpoint(checkpoint)
+    state, _, _ = to_our_layout(file.state_dict)
+    # A model that is asked for by name merges as that one does, whatever the weights are used to.
+    merging = {} if name else recorded_merging(file)
     found = identify(state)
     channels = found.in_chans if found else 3
     if channels not in (1, 3):
@@ -216,6 +220,7 @@ def load_model(name: str | None, checkpoint: str | Path | None) -> TCFormer:
         name or (found and found.name) or DEFAULT_MODEL,
         in_chans=channels,
         num_classes=(found and found.num_classes) or 0,
+        **merging,
     )
     load_checkpoint(model, checkpoint)
     return cast("TCFormer", model.eval())

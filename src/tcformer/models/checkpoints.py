@@ -174,8 +174,8 @@ def save_weights(
 ) -> None:
     """Write the weights of `model` as safetensors, atomically.
 
-    The file says which variant, how many classes and image channels it is for, and which
-    version wrote it; `metadata` adds to that (values become strings).
+    The file says which variant, how many classes and image channels it is for, how the network
+    merges tokens and which version wrote it; `metadata` adds to that (values become strings).
 
     Args:
         model: a network, or tensors by key. Wrappers and their prefixes are taken off.
@@ -188,6 +188,7 @@ def save_weights(
     from safetensors.torch import save
 
     from tcformer import __version__
+    from tcformer.models.merging import merging_note, name_with
 
     found = model.state_dict() if isinstance(model, nn.Module) else find_weights(model, "the dict")
     state, _ = strip_wrappers(found)
@@ -198,7 +199,11 @@ def save_weights(
         if architecture.num_classes is not None:
             header["num_classes"] = str(architecture.num_classes)
         header["in_chans"] = str(architecture.in_chans)
+    if isinstance(model, nn.Module):
+        header |= merging_note(model)
     header |= {str(key): str(value) for key, value in (metadata or {}).items()}
+    if "model" in header and "merging" in header:
+        header["model"] = name_with(header["model"], header["merging"])
     # safetensors refuses tensors that share memory or have holes; copies do neither.
     tensors = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)

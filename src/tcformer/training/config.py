@@ -35,6 +35,14 @@ class TrainConfig:
     """Dropout after attention projections and in MLPs (timm's models: before the head), 0 to 1."""
     drop_path: float = 0.1
     """Stochastic depth rate of the last block, 0 to 1."""
+    keep_ratio: tuple[float, ...] | None = None
+    """Share of the tokens that each merge leaves, above 0 to 1, one or three; None is 0.25."""
+    num_clusters: tuple[int, ...] | None = None
+    """Number of tokens that each merge leaves, one or three, instead of --keep-ratio."""
+    k: int | None = None
+    """Nearest neighbours in the clustering's density, the token itself included; None is 5."""
+    part_grids: tuple[str, ...] | None = None
+    """Parts inside which each merge clusters, such as 4x4 2x2 1x1; None is the model's own."""
     pretrained: bool = False
     """Start from the published ImageNet weights of the model."""
     finetune: str = ""

@@ -121,7 +121,8 @@ def find_config(path: str | Path) -> Path:
         f"configs/{p.relative_to(r).as_posix()}" for r in _shipped_roots() for p in r.rglob("*.py")
     ]
     near = nearest(path.as_posix(), shipped)
-    hint = f"; did you mean {near}?" if near else f"; shipped are {', '.join(sorted(shipped))}."
+    folders = sorted({name.rpartition("/")[0] for name in shipped})
+    hint = f"; did you mean {near}?" if near else f"; those shipped are in {', '.join(folders)}."
     raise UserError(f"the config file {path} does not exist{hint}")
 
 

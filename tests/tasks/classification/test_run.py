@@ -56,6 +56,16 @@ def test_evaluation_repeats_the_result_of_the_training(trained, capsys):
     assert "number of params: " in out
 
 
+def test_weights_that_were_trained_to_merge_otherwise_are_noticed(trained, capsys):
+    cfg, _, folder = trained
+    again = dataclasses.replace(cfg, eval=True, output_dir="")
+    for source in ("best.pth", "best.safetensors"):
+        run(dataclasses.replace(again, resume=str(folder / source)))
+        assert "trained to merge" not in capsys.readouterr().out
+        run(dataclasses.replace(again, resume=str(folder / source), keep_ratio=(0.5,)))
+        assert "trained to merge tokens in another way" in capsys.readouterr().out
+
+
 def test_only_val_is_needed_to_evaluate(trained, small, tmp_path, images):
     _, result, folder = trained
     (tmp_path / "val").symlink_to(images / "val")

@@ -7,8 +7,14 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
+from tcformer.errors import UserError
 from tcformer.tasks.classification import ClassificationTask
-from tcformer.tasks.classification.task import data_spec, mix_spec, transform_spec
+from tcformer.tasks.classification.task import (
+    build_model,
+    data_spec,
+    mix_spec,
+    transform_spec,
+)
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World
 from tcformer.training.options import build
@@ -92,6 +98,40 @@ def test_options_reach_the_model(small):
     rates = {m.drop_prob for m in task.model.modules() if type(m).__name__ == "DropPath"}
     assert max(rates) == pytest.approx(0.2)
     assert 0.3 in {m.p for m in task.model.modules() if isinstance(m, nn.Dropout)}
+
+
+def test_options_of_the_merges_reach_the_model(small):
+    options = {"keep_ratio": (0.5,), "k": 3, "part_grids": ("2x2", "1", "1")}
+    task = ClassificationTask(small(model="tcformerv2_nano", **options), World())
+    rules = [task.model.get_submodule(f"ctm{i}").rule for i in (1, 2, 3)]
+    assert [(r.keep_ratio, r.k, r.nest[0]) for r in rules] == [
+        (0.5, 3, (2, 2)), (0.5, 3, (1, 1)), (0.5, 3, (1, 1)),
+    ]  # fmt: skip
+    counts = [t.layout.num_tokens for t in task.model.forward_tokens(torch.zeros(1, 3, 32, 32))]
+    assert counts == [64, 32, 16, 8]
+    task = ClassificationTask(small(num_clusters=(20, 10, 5)), World())
+    counts = [t.layout.num_tokens for t in task.model.forward_tokens(torch.zeros(1, 3, 32, 32))]
+    assert counts == [64, 20, 10, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keep_ratio": (1.5,)}, "--model tcformer_nano cannot be built .*keep_ratio must lie in"),
+        ({"keep_ratio": (0.5,), "num_clusters": (3,)}, "keep_ratio and num_clusters both say"),
+        ({"k": 0}, "k must be an integer from 1"),
+        ({"num_clusters": (0,)}, "num_clusters must be an integer from 1"),
+        ({"part_grids": ("4x4", "3x3", "1x1")}, "3x3 does not divide the one before it, 4x4"),
+        ({"part_grids": ("0", "0", "0")}, "two positive integers"),
+        ({"part_grids": ("4 by 4",)}, "--part-grids is given '4 by 4'"),
+        ({"model": "resnet18", "k": 3}, "--k is about the merging of tokens, and resnet18"),
+        ({"model": "tcformerv2_nano", "pretrained": True}, "no released weights for tcformerv2_"),
+    ],
+)
+def test_impossible_merges_are_one_sentence(small, changes, words):
+    with pytest.raises(UserError, match=words) as error:
+        build_model(small(**changes), 2)
+    assert "\n" not in str(error.value)
 
 
 def test_flip_is_off_for_digits():

@@ -12,6 +12,7 @@ from tcformer.data import worker_death
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
+from tcformer.models.merging import merging_of, recorded_merging
 from tcformer.tasks.classification.task import ClassificationTask
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.config import TrainConfig, check
@@ -144,6 +145,13 @@ def _load_for_evaluation(task: ClassificationTask, cfg: TrainConfig, world: Worl
         return ""
     weights = read_checkpoint(source, ema=cfg.ema and _has_average(source))
     say(world, f"resume from{source}")
+    if recorded_merging(weights) != merging_of(task.model):
+        say(
+            world,
+            f"NOTICE: for all that {source} says, it was trained to merge tokens in another way "
+            "(--model, --keep-ratio, --num-clusters, --k, --part-grids); if so, this measures a "
+            "model that was not trained.",
+        )
     task.load_weights(task.model, weights.state_dict, source)
     return source
 

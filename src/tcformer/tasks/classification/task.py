@@ -27,6 +27,7 @@ from tcformer.data import (
 from tcformer.data.dataset import ImageDataset, require_same_classes
 from tcformer.errors import UserError
 from tcformer.models.checkpoints import load_checkpoint, save_weights
+from tcformer.models.merging import merge_options, merging_note
 from tcformer.tasks.classification.evaluation import Evaluator
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World, all_reduce_sums
@@ -155,8 +156,9 @@ class ClassificationTask:
             )
 
     def save_weights(self, state_dict: Mapping[str, Tensor], path: Path) -> None:
-        """As safetensors, with the class names in the header."""
-        save_weights(state_dict, path, {"classes": "\n".join(self.classes)})
+        """As safetensors, with the class names and the way of merging in the header."""
+        classes = {"classes": "\n".join(self.classes)}
+        save_weights(state_dict, path, {**merging_note(self.model), **classes})
 
     def fake_batch(self, size: int) -> TrainBatch:
         """Noise with labels, mixed like a real batch."""
@@ -215,6 +217,7 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
         raise UserError(f"--model {cfg.model} is not known; near are {', '.join(near)}.")
     # The published --drop acts inside attention and MLPs; other models know it before their head.
     drop = "proj_drop_rate" if cfg.model.startswith("tcformer") else "drop_rate"
+    merging = merge_options(cfg.model, cfg.keep_ratio, cfg.k, cfg.num_clusters, cfg.part_grids)
     try:
         return timm.create_model(
             cfg.model,
@@ -223,10 +226,13 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
             in_chans=cfg.in_chans,
             drop_path_rate=cfg.drop_path,
             **{drop: cfg.drop},
+            **merging,
         )
-    except TypeError as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f"--model {cfg.model} cannot be built with these options: {error}."
+            f"--model {cfg.model} cannot be built with these options: {str(error).rstrip('.')}."
         ) from error
 
 

@@ -1,0 +1,134 @@
+"""Options of the merges as people give them, and their note in a file of weights."""
+
+import argparse
+import json
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+
+import tcformer
+from tcformer.errors import UserError
+from tcformer.models.checkpoints import read_checkpoint, save_weights
+from tcformer.models.merging import merge_options, merging_of, recorded_merging
+
+LOCAL = {"part_grids": [[4, 4], [2, 2], [1, 1]]}
+
+
+def nano(name="tcformer_nano", **options):
+    with torch.device("meta"):
+        return tcformer.create_model(name, num_classes=2, **options)
+
+
+def test_options_become_arguments_of_the_network():
+    options = merge_options("tcformer", (0.5,), 7, None, ("4x4", "2x4", "1"))
+    assert options == {
+        "k": 7,
+        "keep_ratio": [0.5, 0.5, 0.5],
+        "part_grids": [(4, 4), (2, 4), (1, 1)],
+    }
+    options["part_grids"][1] = (2, 2)
+    model = nano(**options)
+    assert [model.get_submodule(f"ctm{i}").rule.nest[0] for i in (1, 2, 3)] == [
+        (4, 4), (2, 2), (1, 1),
+    ]  # fmt: skip
+    assert merge_options("resnet18") == {}
+    assert nano(**merge_options("tcformer", num_clusters=(9, 4, 2))).ctm3.rule.num_clusters == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"keep_ratio": (0.5, 0.5)}, "--keep-ratio takes one value, or one for each"),
+        ({"num_clusters": ()}, "--num-clusters takes one value"),
+        ({"part_grids": ("4x4x4",)}, "--part-grids is given '4x4x4'"),
+        ({"part_grids": ("four", "2", "1")}, "--part-grids is given 'four'"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        merge_options("tcformer", **options)
+    with pytest.raises(UserError, match="about the merging of tokens, and resnet18 merges none"):
+        merge_options("resnet18", k=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {}),
+        ({"part_grids": 1}, {}),
+        ({"k": 3, "keep_ratio": 0.5}, {"k": 3, "keep_ratio": [0.5] * 3}),
+        ({"num_clusters": 8}, {"num_clusters": [8] * 3}),
+        ({"part_grids": (4, 2, 1)}, LOCAL),
+    ],
+)
+def test_merging_makes_a_network_that_does_the_same(options, expected):
+    assert merging_of(nano(**options)) == expected
+    assert merging_of(nano(**expected)) == expected
+    assert merging_of(timm.create_model("resnet10t")) == {}
+
+
+def test_a_file_says_how_its_network_merges(tmp_path):
+    path = tmp_path / "w.safetensors"
+    for name, options, model, merging in (
+        ("tcformer_nano", {}, "tcformer_nano", {}),
+        ("tcformerv2_nano", {}, "tcformerv2_nano", LOCAL),
+        ("tcformerv2_nano", {"k": 4}, "tcformerv2_nano", {"k": 4, **LOCAL}),
+        ("tcformer_nano", {"num_clusters": 7}, "tcformer_nano", {"num_clusters": [7] * 3}),
+    ):
+        save_weights(tcformer.create_model(name, num_classes=2, **options), path)
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["model"] == model
+            assert ("merging" in file.metadata()) == bool(merging)
+        assert recorded_merging(read_checkpoint(path)) == merging
+
+
+def test_so_do_the_options_of_a_run(tmp_path):
+    weights = {"head.weight": torch.zeros(1)}
+    published = argparse.Namespace(model="tcformer_light", drop=0.1)
+    for number, (args, merging) in enumerate(
+        (
+            ({"model": "tcformerv2_nano", "k": 6}, {"k": 6, **LOCAL}),
+            ({"model": "tcformer", "keep_ratio": [0.5], "part_grids": None},
+             {"keep_ratio": [0.5] * 3}),
+            ({"model": "resnet18"}, {}),
+            (published, {}),
+            (None, {}),
+        )
+    ):  # fmt: skip
+        path = tmp_path / f"{number}.pth"
+        torch.save({"model": weights, "args": args}, path)
+        assert recorded_merging(read_checkpoint(path)) == merging
+
+
+@pytest.mark.parametrize(
+    "note", ["no json", "3", '{"k": 0}', '{"part_grids": [3, 2, 1]}', '{"pretrained": true}']
+)
+def test_a_damaged_note_is_one_sentence(note, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights({"head.weight": torch.zeros(1)}, path, {"merging": note})
+    with pytest.raises(UserError, match="is damaged: it says of the merging"):
+        recorded_merging(read_checkpoint(path))
+
+
+def test_converting_keeps_the_note(tmp_path, capsys):
+    from tcformer.cli import main
+
+    source, target = tmp_path / "a.pth", tmp_path / "b.safetensors"
+    state = tcformer.create_model("tcformerv2_nano", num_classes=2).state_dict()
+    torch.save({"model": state, "args": {"model": "tcformerv2_nano"}}, source)
+    assert main(["convert", str(source), str(target)]) == 0
+    with safe_open(target, "pt") as file:
+        assert json.loads(file.metadata()["merging"]) == LOCAL
+        assert file.metadata()["model"] == "tcformerv2_nano"
+
+
+def test_show_draws_the_network_that_the_file_is_for(tmp_path):
+    from tcformer.cli.show import load_model
+
+    path = tmp_path / "w.safetensors"
+    save_weights(tcformer.create_model("tcformerv2_nano", num_classes=2, k=4), path)
+    assert merging_of(load_model(None, path)) == {"k": 4, **LOCAL}
+    assert merging_of(load_model("tcformer_nano", path)) == {}
+    assert merging_of(load_model("tcformerv2_nano", None)) == LOCAL
