@@ -46,7 +46,11 @@ def merge_options(
     Raises:
         UserError: the network merges no tokens, or the values cannot be read.
     """
-    several = {"keep_ratio": keep_ratio, "num_clusters": num_clusters, "part_grids": part_grids}
+    several: dict[str, Sequence[Any] | None] = {
+        "keep_ratio": keep_ratio,
+        "num_clusters": num_clusters,
+        "part_grids": part_grids,
+    }
     options: dict[str, Any] = {} if k is None else {"k": k}
     for name, values in several.items():
         if values is None:
