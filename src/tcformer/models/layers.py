@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.ops import TokenMap, attend, map_to_tokens, tokens_to_map
+from tcformer.ops import TokenMap, attend, map_to_tokens, token_conv, tokens_to_map
 from tcformer.tokens import Tokens
 
-__all__ = ["Attention", "GridMlp", "PatchEmbed", "TokenConv", "TokenMlp", "init_weights"]
+__all__ = [
+    "Attention",
+    "DepthwiseTokenConv",
+    "GridMlp",
+    "PatchEmbed",
+    "TokenConv",
+    "TokenMlp",
+    "init_weights",
+]
 
 
 def init_weights(module: nn.Module) -> None:
@@ -54,7 +61,7 @@ class PatchEmbed(nn.Module):
 
 
 class TokenConv(nn.Conv2d):
-    """A convolution on tokens: ``skip(x) + map_to_tokens(conv(tokens_to_map(x)))``.
+    """A convolution on tokens: ``skip(x) + map_to_tokens(conv3x3(tokens_to_map(x)))``.
 
     The way over the map mixes neighbours but blurs what shares a pixel; the skip, a 1x1
     convolution without bias, keeps every token's own detail.
@@ -62,12 +69,9 @@ class TokenConv(nn.Conv2d):
     Source: TCFormer (CVPR 2022), section 3.3.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int = 1, depthwise: bool = False
-    ):
-        groups = in_channels if depthwise else 1
-        super().__init__(in_channels, out_channels, 3, stride=stride, padding=1, groups=groups)
-        self.skip = nn.Conv1d(in_channels, out_channels, 1, groups=groups, bias=False)
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1):
+        super().__init__(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.skip = nn.Conv1d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, tokens: Tokens, to_map: TokenMap, to_tokens: TokenMap) -> Tensor:  # type: ignore[override]
         """Convolve (B, N, Cin) tokens to (B, N, Cout).
@@ -80,11 +84,21 @@ class TokenConv(nn.Conv2d):
         """
         picture = self._conv_forward(tokens_to_map(tokens, plan=to_map), self.weight, self.bias)
         mixed = map_to_tokens(picture, tokens.layout, plan=to_tokens)
-        weight = self.skip.weight.squeeze(-1)
-        if self.groups == 1:
-            return F.linear(tokens.x, weight) + mixed
-        # A depthwise 1x1 convolution is one factor a channel; Conv1d would be 20 times slower.
-        return torch.addcmul(mixed, tokens.x, weight.squeeze(-1).to(tokens.x.dtype))
+        return F.linear(tokens.x, self.skip.weight.squeeze(-1)) + mixed
+
+
+class DepthwiseTokenConv(nn.Conv2d):
+    """The same without mixing channels, of stride 1, followed by GELU: inside the token MLP."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+        self.skip = nn.Conv1d(channels, channels, 1, groups=channels, bias=False)
+
+    def forward(self, x: Tensor, plan: TokenMap) -> Tensor:  # type: ignore[override]
+        """Convolve (B, N, C) tokens; ``plan`` is between them and their map."""
+        assert self.bias is not None
+        skip = self.skip.weight.flatten()
+        return token_conv(x, plan, self.weight, self.bias, skip, gelu=True)
 
 
 class Attention(nn.Module):
@@ -155,48 +169,44 @@ class Attention(nn.Module):
         return self.proj_drop(self.proj(x))
 
 
-class _DepthwiseConv(nn.Module):
+class _GridConv(nn.Module):
     """Holds the grid MLP's convolution under the doubled name it has in the published files."""
 
-    def __init__(self, dim: int):
+    def __init__(self, channels: int):
         super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
-        batch, _, channels = x.shape
-        picture = self.dwconv(x.view(batch, *grid_size, channels).permute(0, 3, 1, 2))
-        return picture.permute(0, 2, 3, 1).flatten(1, 2)
+        assert self.dwconv.bias is not None
+        plan = TokenMap(grid_size, None, None)
+        return token_conv(x, plan, self.dwconv.weight, self.dwconv.bias, gelu=True)
 
 
 class GridMlp(nn.Module):
-    """MLP of the first stage: its depthwise 3x3 convolution runs on the grid itself."""
+    """MLP of the first stage: its depthwise 3x3 convolution and GELU run on the grid itself."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.dwconv = _DepthwiseConv(hidden)
-        self.act = nn.GELU()
+        self.dwconv = _GridConv(hidden)
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
         """(B, H0*W0, C) -> the same shape."""
-        x = self.drop(self.act(self.dwconv(self.fc1(x), grid_size)))
-        return self.drop(self.fc2(x))
+        return self.drop(self.fc2(self.drop(self.dwconv(self.fc1(x), grid_size))))
 
 
 class TokenMlp(nn.Module):
-    """MLP of the dynamic stages: its depthwise 3x3 convolution runs on tokens."""
+    """MLP of the dynamic stages: its depthwise 3x3 convolution and GELU run on tokens."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.dwconv = TokenConv(hidden, hidden, depthwise=True)
-        self.act = nn.GELU()
+        self.dwconv = DepthwiseTokenConv(hidden)
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, tokens: Tokens, plan: TokenMap) -> Tensor:
         """(B, N, C) features of the tokens -> the same shape."""
-        x = self.dwconv(tokens._replace(x=self.fc1(tokens.x)), plan, plan)
-        return self.drop(self.fc2(self.drop(self.act(x))))
+        return self.drop(self.fc2(self.drop(self.dwconv(self.fc1(tokens.x), plan))))

@@ -9,6 +9,7 @@ from tcformer.ops.dpc_knn import Clusters, dpc_knn
 from tcformer.ops.merge import merge_tokens
 from tcformer.ops.parts import Parts, cluster_parts
 from tcformer.ops.regroup import regroup
+from tcformer.ops.token_conv import token_conv
 from tcformer.ops.token_map import (
     TokenMap,
     map_to_tokens,
@@ -28,6 +29,7 @@ __all__ = [
     "merge_tokens",
     "plan_token_map",
     "regroup",
+    "token_conv",
     "tokens_to_map",
     "tokens_to_tokens",
 ]

@@ -22,7 +22,7 @@ from tcformer.ops import _native
 
 __all__ = ["OPS", "Availability", "check_impl", "report", "why_not"]
 
-OPS = ("regroup", "dpc_knn", "attend", "merge")
+OPS = ("regroup", "dpc_knn", "attend", "merge", "token_conv")
 """The folders of this package that hold an op."""
 
 

@@ -17,7 +17,8 @@ class TokenMap(NamedTuple):
     """How the tokens of a layout and a map of a given size share cells, ready for use.
 
     Constant within a stage: build it once, use it in every block. Both plans are None where
-    tokens and pixels are the same thing, which makes the conversions plain reshapes.
+    tokens and pixels are the same thing, which makes the conversions plain reshapes. The
+    transpose of one has the rows and columns of the other; only the weights differ.
 
     Attributes:
         map_size: (H, W) of the map.

@@ -3,8 +3,8 @@ import torch
 
 from tcformer.ops import regroup
 from tcformer.ops.regroup import apply_plan
-from tcformer.ops.regroup.plan import plan_both_ways, plan_regroup
 from tcformer.ops.regroup import triton as kernels
+from tcformer.ops.regroup.plan import plan_both_ways, plan_regroup
 
 
 def case(device, batch=2, sources=5, destinations=4, entries=11, channels=3, dtype=torch.float64):

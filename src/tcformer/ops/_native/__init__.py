@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,22 +57,26 @@ def one_thread() -> str | None:
     return "one thread, as torch brings no OpenMP runtime that they could share"
 
 
-def run(function: str, *arguments: Tensor | int | float | None) -> None:
+def run(function: str, *arguments: Tensor | Sequence[Tensor] | int | float | None) -> None:
     """Call a kernel on tensors and numbers, with torch's number of threads as last argument.
 
     Args:
         function: name of a C function of the library, which returns nothing.
-        arguments: dense CPU tensors become pointers (None a null pointer), whole numbers
-            ``int64_t``, other numbers ``double``. The caller vouches for dtypes and sizes.
+        arguments: dense CPU tensors become pointers (None a null pointer), lists of them arrays
+            of pointers, whole numbers ``int64_t``, other numbers ``double``. The caller vouches
+            for dtypes and sizes.
     """
     loaded = library()
     assert loaded is not None, "check library() before calling a kernel"
-    values: list[ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double] = []
+    values: list[Any] = []
     for argument in arguments:
         if argument is None:
             values.append(ctypes.c_void_p(None))
         elif isinstance(argument, Tensor):
             values.append(ctypes.c_void_p(argument.data_ptr()))
+        elif isinstance(argument, Sequence):
+            pointers = [tensor.data_ptr() for tensor in argument]
+            values.append((ctypes.c_void_p * len(pointers))(*pointers))
         elif isinstance(argument, int):
             values.append(ctypes.c_int64(argument))
         else:

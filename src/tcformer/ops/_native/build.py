@@ -132,7 +132,7 @@ def _key(sources: list[Path], compiler: list[str]) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"the compiler {compiler[0]} does not run: {error}") from error
     digest = hashlib.sha256()
-    for path in [HERE / "simd.h", *sources]:
+    for path in [*sorted(HERE.parent.glob("*/*.h")), *sources]:
         digest.update(path.read_bytes())
     for text in (version, *compiler, *COMMON, platform.machine(), sys.platform, _processor()):
         digest.update(text.encode() + b"\0")

@@ -1,0 +1,183 @@
+"""Token convolution in C++: one pass for the whole chain, in slabs of channels that fit the cache.
+
+The map, the convolved map and the sum before GELU never reach main memory; the backward pass
+computes them again from x, so that nothing but x is kept. Sums of weight gradients have a fixed
+order: the same bits whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
+
+from tcformer.ops import _native
+from tcformer.ops.token_map import TokenMap
+
+_OPS = torch.library.Library("tcformer", "FRAGMENT")
+_ARGUMENTS = "Tensor x, Tensor weight, Tensor bias, Tensor? skip, Tensor[] plan"
+_SIZES = "SymInt height, SymInt width, bool gelu"
+_OPS.define(f"token_conv({_ARGUMENTS}, {_SIZES}) -> Tensor")
+_OPS.define(
+    f"token_conv_backward({_ARGUMENTS}, Tensor grad, {_SIZES})"
+    " -> (Tensor x, Tensor weight, Tensor bias, Tensor skip)"
+)
+
+
+def unfit(x: Tensor, plan: TokenMap) -> str | None:
+    """Why the kernel cannot take these tokens, as a clause; None when it can."""
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        return f"it takes tokens in float32 or bfloat16, not {x.dtype}"
+    for part in (plan.to_map, plan.to_tokens):
+        if part is not None and part.forward.weight.dtype != torch.float32:
+            return f"its weights are float32, and those of the plan {part.forward.weight.dtype}"
+    return None
+
+
+def token_conv(
+    x: Tensor, plan: TokenMap, weight: Tensor, bias: Tensor, skip: Tensor | None, gelu: bool
+) -> Tensor:
+    """Arguments as those of :func:`tcformer.ops.token_conv`; weights are used in float32."""
+    lists = plan_tensors(plan)
+    tensors = (
+        x.contiguous(),
+        weight.float().contiguous(),
+        bias.float().contiguous(),
+        None if skip is None else skip.float().contiguous(),
+    )
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        out: Tensor = _TokenConv.apply(*tensors, plan.map_size, gelu, *lists)
+    else:
+        out = torch.ops.tcformer.token_conv(*tensors, lists, *plan.map_size, gelu)
+    return out
+
+
+def plan_tensors(plan: TokenMap) -> list[Tensor]:
+    """What the kernel reads of a plan: both directions share their index structure."""
+    if plan.to_map is None or plan.to_tokens is None:
+        return []
+    pixels, tokens = plan.to_map.forward, plan.to_tokens.forward
+    weights = (pixels, plan.to_map.backward, plan.to_tokens.backward, tokens)
+    return [*pixels[:2], *tokens[:2], *(rows.weight for rows in weights)]
+
+
+class _TokenConv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        skip: Tensor | None,
+        map_size: tuple[int, int],
+        gelu: bool,
+        *plan: Tensor,
+    ) -> Tensor:
+        out: Tensor = torch.ops.tcformer.token_conv(
+            x, weight, bias, skip, list(plan), *map_size, gelu
+        )
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, bias, skip, ctx.map_size, ctx.gelu, *plan = inputs
+        ctx.save_for_backward(x, weight, bias, skip, *plan)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, skip, *plan = ctx.saved_tensors
+        grads = torch.ops.tcformer.token_conv_backward(
+            x, weight, bias, skip, plan, grad.contiguous(), *ctx.map_size, ctx.gelu
+        )
+        grad_skip = None if skip is None else grads[3]
+        return *grads[:3], grad_skip, None, None, *(None for _ in plan)
+
+
+# ---- the ops that a compiled graph sees -----------------------------------------------------
+
+
+def _name(function: str, x: Tensor) -> str:
+    return f"tcf_{function}_" + ("bf16" if x.dtype == torch.bfloat16 else "f32")
+
+
+@torch.library.impl(_OPS, "token_conv", "CPU")
+def _token_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None,
+    plan: list[Tensor],
+    height: int,
+    width: int,
+    gelu: bool,
+) -> Tensor:
+    out = torch.empty_like(x)
+    sizes = (*x.shape, height, width, int(gelu))
+    _native.run(_name("token_conv", x), x, weight, bias, skip, plan or None, out, *sizes)
+    return out
+
+
+@torch.library.impl(_OPS, "token_conv_backward", "CPU")
+def _token_conv_backward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None,
+    plan: list[Tensor],
+    grad: Tensor,
+    height: int,
+    width: int,
+    gelu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grads = _shapes_backward(x, weight, bias, skip, plan, grad, height, width, gelu)
+    *others, grad_skip = grads
+    sizes = (*x.shape, height, width, int(gelu))
+    _native.run(
+        _name("token_conv_back", x),
+        *(x, weight, bias, skip, plan or None, grad),
+        *(*others, None if skip is None else grad_skip),
+        *sizes,
+    )
+    return grads
+
+
+def _shape(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None,
+    plan: list[Tensor],
+    height: int,
+    width: int,
+    gelu: bool,
+) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _shapes_backward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None,
+    plan: list[Tensor],
+    grad: Tensor,
+    height: int,
+    width: int,
+    gelu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    empty = bias.new_empty(0) if skip is None else torch.empty_like(skip)
+    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias), empty
+
+
+def _flop(*shapes: Any, out_val: Tensor, **others: Any) -> int:
+    """What torch's counter says of the convolution: two for each of nine multiply-adds a pixel."""
+    height, width = shapes[-3:-1]
+    return int(2 * 9 * out_val.shape[0] * out_val.shape[2] * height * width)
+
+
+torch.library.register_fake("tcformer::token_conv", _shape, lib=_OPS)
+torch.library.register_fake("tcformer::token_conv_backward", _shapes_backward, lib=_OPS)
+register_flop_formula(torch.ops.tcformer.token_conv, get_raw=True)(_flop)

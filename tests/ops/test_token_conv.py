@@ -1,0 +1,241 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tcformer.ops import _native, plan_token_map, token_conv
+from tcformer.ops.token_conv import native
+from tcformer.ops.token_map import TokenMap
+from tcformer.tokens import Layout
+
+needs_native = pytest.mark.skipif(
+    _native.library() is None, reason=f"no native kernels: {_native.reason()}"
+)
+IMPLS = ["eager", pytest.param("native", marks=needs_native)]
+
+
+def case(channels=5, grid=(6, 8), map_size=(3, 4), num_tokens=7, batch=2, dtype=torch.float64):
+    """x, plan, weight, bias, skip; no tokens (num_tokens 0) means the grid itself."""
+    g = torch.Generator().manual_seed(channels)
+
+    def random(*shape):
+        return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype)
+
+    if num_tokens:
+        cells = torch.randint(num_tokens, (batch, grid[0] * grid[1]), generator=g)
+        cells[:, :num_tokens] = torch.arange(num_tokens)
+        layout = Layout(cells, num_tokens, grid, map_size, torch.ones(cells.shape))
+        plan = plan_token_map(layout, dtype=dtype)
+    else:
+        plan, num_tokens = TokenMap(grid, None, None), grid[0] * grid[1]
+    return (
+        random(batch, num_tokens, channels),
+        plan,
+        random(channels, 1, 3, 3),
+        random(channels),
+        random(channels),
+    )
+
+
+SHAPES = [
+    {},
+    {"num_tokens": 0},
+    {"channels": 33, "map_size": (5, 2)},
+    {"channels": 130, "grid": (1, 1), "map_size": (1, 1), "num_tokens": 1},
+    {"channels": 64, "grid": (7, 1), "num_tokens": 0, "batch": 1},
+    {"channels": 70, "grid": (19, 21), "map_size": (19, 21), "num_tokens": 300},
+    {"channels": 16, "grid": (70, 66), "num_tokens": 0},  # several bands
+    {"channels": 17, "grid": (64, 66), "map_size": (64, 66), "num_tokens": 90, "batch": 1},
+]
+
+
+def gradients(function, tensors, grad):
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype))]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("with_skip", [False, True])
+@pytest.mark.parametrize("shape", SHAPES[:5])
+def test_equals_the_definition(shape, with_skip, gelu, impl):
+    dtype = torch.float64 if impl == "eager" else torch.float32
+    x, plan, weight, bias, skip = case(**shape)
+    skip = skip if with_skip else None
+    expected = token_conv(x, plan, weight, bias, skip, gelu=gelu, impl="reference")
+    plan = case(**shape, dtype=dtype)[1]
+    narrow = [None if t is None else t.to(dtype) for t in (x, weight, bias, skip)]
+    actual = token_conv(narrow[0], plan, *narrow[1:], gelu=gelu, impl=impl)
+    assert actual.dtype == dtype
+    limit = 1e-12 if dtype == torch.float64 else 3e-6
+    torch.testing.assert_close(actual.double(), expected, rtol=limit, atol=limit)
+
+
+@pytest.mark.parametrize("num_tokens", [0, 7])
+def test_gradient(num_tokens):
+    x, plan, weight, bias, skip = case(3, num_tokens=num_tokens)
+    tensors = [t.requires_grad_() for t in (x, weight, bias, skip)]
+    assert torch.autograd.gradcheck(
+        lambda x, *rest: token_conv(x, plan, *rest, gelu=True, impl="eager"), tensors
+    )
+
+
+@needs_native
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("with_skip", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_native_gradients_are_those_of_float64(shape, with_skip, gelu):
+    x, plan, *weights = case(**shape)
+    weights = weights if with_skip else weights[:2]
+    narrow_plan = case(**shape, dtype=torch.float32)[1]
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+    def run(impl, dtype, plan):
+        tensors = [t.to(dtype) for t in (x, *weights)]
+        return gradients(
+            lambda x, *rest: token_conv(x, plan, *rest, gelu=gelu, impl=impl), tensors, grad
+        )
+
+    exact = run("eager", torch.float64, plan)
+    for ours, plain, wanted in zip(
+        run("native", torch.float32, narrow_plan),
+        run("eager", torch.float32, narrow_plan),
+        exact,
+        strict=True,
+    ):
+        budget = 2 * (plain - wanted).abs().max() + 4e-7 * wanted.abs().max()
+        assert (ours - wanted).abs().max() <= budget
+
+
+@needs_native
+@pytest.mark.parametrize("num_tokens", [0, 7])
+def test_native_bfloat16_loses_no_more_than_its_input(num_tokens):
+    x, plan, *weights = case(40, num_tokens=num_tokens, dtype=torch.float32)
+    x = x.bfloat16().float()
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+
+    def run(x, *rest):
+        return token_conv(x, plan, *rest, gelu=True, impl="native")
+
+    wide = gradients(run, [x, *weights], grad)
+    narrow = gradients(lambda x, *rest: run(x.bfloat16(), *rest), [x, *weights], grad)
+    assert run(x.bfloat16(), *weights).dtype == torch.bfloat16
+    assert run(x.bfloat16(), *[t.bfloat16() for t in weights]).dtype == torch.bfloat16
+    for ours, exact in zip(narrow, wide, strict=True):
+        assert (ours - exact).abs().max() <= 2**-8 * exact.abs().max()
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [SHAPES[5], SHAPES[6]])
+def test_native_results_do_not_depend_on_threads_or_the_batch(shape):
+    x, plan, *weights = case(**shape, dtype=torch.float32)
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+    def run(x, plan, grad):
+        return gradients(
+            lambda x, *rest: token_conv(x, plan, *rest, gelu=True, impl="native"),
+            [x, *weights],
+            grad,
+        )
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = run(x, plan, grad)
+        torch.set_num_threads(2)
+        for ours, theirs in zip(run(x, plan, grad), one, strict=True):
+            assert torch.equal(ours, theirs)
+    finally:
+        torch.set_num_threads(before)
+    # The second image alone, with a plan of its own.
+    alone = plan
+    if plan.to_map is not None:
+        g = torch.Generator().manual_seed(x.shape[2])
+        cells = torch.randint(x.shape[1], (2, 19 * 21), generator=g)
+        cells[:, : x.shape[1]] = torch.arange(x.shape[1])
+        ones = torch.ones(1, 19 * 21)
+        alone = plan_token_map(Layout(cells[1:], x.shape[1], (19, 21), (19, 21), ones))
+    for ours, theirs in zip(run(x[1:], alone, grad[1:])[:2], one[:2], strict=True):
+        assert torch.equal(ours[0], theirs[1])
+
+
+@needs_native
+def test_a_kernel_writes_everything(monkeypatch):
+    real = torch.empty_like
+
+    def poisoned(x, **options):
+        return real(x, **options).fill_(float("nan"))
+
+    monkeypatch.setattr(torch, "empty_like", poisoned)
+    for shape in SHAPES:
+        x, plan, *weights = case(**shape, dtype=torch.float32)
+        for result in gradients(
+            lambda x, *rest, plan=plan: token_conv(x, plan, *rest, gelu=True, impl="native"),
+            [x, *weights],
+            torch.ones(x.shape),
+        ):
+            assert result.isfinite().all()
+
+
+@needs_native
+@pytest.mark.parametrize("num_tokens", [0, 7])
+def test_native_ops_are_registered_as_they_should_be(num_tokens):
+    x, plan, weight, bias, skip = case(num_tokens=num_tokens, dtype=torch.float32)
+    lists = native.plan_tensors(plan)
+    tests = ("test_schema", "test_faketensor")
+    ahead = (x, weight, bias, skip, lists, *plan.map_size, True)
+    back = (x, weight, bias, skip, lists, x, *plan.map_size, True)
+    torch.library.opcheck(torch.ops.tcformer.token_conv.default, ahead, test_utils=tests)
+    torch.library.opcheck(torch.ops.tcformer.token_conv_backward.default, back, test_utils=tests)
+
+
+@needs_native
+def test_native_is_one_graph_when_compiled():
+    x, plan, *weights = case(dtype=torch.float32)
+    torch._dynamo.reset()
+    compiled = torch.compile(token_conv, fullgraph=True, backend="aot_eager")
+    results = [
+        gradients(
+            lambda x, *rest, f=function: f(x, plan, *rest, gelu=True, impl="native"),
+            [x, *weights],
+            torch.ones(x.shape),
+        )
+        for function in (token_conv, compiled)
+    ]
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": torch.zeros(2, 5)}, "x must be float of shape"),
+        ({"x": torch.zeros(2, 6, 5)}, "the plan is for 7 tokens, but x has 6"),
+        ({"x": torch.zeros(3, 7, 5)}, "another batch than the 3"),
+        ({"weight": torch.zeros(5, 3, 3)}, "weight must have shape"),
+        ({"bias": torch.zeros(4)}, "bias must have shape"),
+        ({"skip": torch.zeros(4)}, "skip must have shape"),
+        ({"impl": "cuda"}, "choose one of auto, native, eager, reference"),
+    ],
+)
+def test_refuses_what_does_not_fit(change, words):
+    names = ("x", "plan", "weight", "bias", "skip")
+    with pytest.raises(ValueError, match=words):
+        token_conv(**{**dict(zip(names, case(), strict=True)), **change})
+
+
+@needs_native
+def test_native_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="it takes tokens in float32 or bfloat16"):
+        token_conv(*case(), impl="native")
+
+
+@needs_native
+@pytest.mark.parametrize("num_tokens", [0, 7])
+def test_native_is_counted_like_the_convolution_it_is(num_tokens):
+    counts = []
+    for impl in ("native", "eager"):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            token_conv(*case(num_tokens=num_tokens, dtype=torch.float32), impl=impl)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
