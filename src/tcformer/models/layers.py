@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.ops import TokenMap, attend, map_to_tokens, token_conv, tokens_to_map
+from tcformer.ops import TokenMap, attend, linear, map_to_tokens, token_conv, tokens_to_map
 from tcformer.tokens import Tokens
 
 __all__ = [
@@ -40,6 +39,14 @@ def init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=math.sqrt(2.0 * module.groups / fan_out))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` through :func:`tcformer.ops.linear`: the same parameters and numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., N, Cin) -> (..., N, Cout)."""
+        return linear(x, self.weight, self.bias)
 
 
 class PatchEmbed(nn.Module):
@@ -84,7 +91,7 @@ class TokenConv(nn.Conv2d):
         """
         picture = self._conv_forward(tokens_to_map(tokens, plan=to_map), self.weight, self.bias)
         mixed = map_to_tokens(picture, tokens.layout, plan=to_tokens)
-        return F.linear(tokens.x, self.skip.weight.squeeze(-1)) + mixed
+        return linear(tokens.x, self.skip.weight.squeeze(-1)) + mixed
 
 
 class DepthwiseTokenConv(nn.Conv2d):
@@ -128,9 +135,9 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.sr_ratio = sr_ratio
         self.attn_drop = attn_drop
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim, bias=qkv_bias)
+        self.kv = Linear(dim, 2 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         if sr_ratio > 1:
             self.sr = nn.Conv2d(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
@@ -155,7 +162,7 @@ class Attention(nn.Module):
         patches = picture[:, :, : rows * h, : columns * w].permute(0, 2, 3, 1)
         patches = patches.reshape(batch, rows, h, columns, w, channels).transpose(2, 3)
         weight = self.sr.weight[:, :, :h, :w].permute(0, 2, 3, 1).flatten(1)
-        return self.norm(F.linear(patches.reshape(batch, rows * columns, -1), weight, self.sr.bias))
+        return self.norm(linear(patches.reshape(batch, rows * columns, -1), weight, self.sr.bias))
 
     def forward(self, x: Tensor, keys: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attend from (B, N, C) to (B, Nk, C) with a bias (B, Nk) on the keys."""
@@ -187,9 +194,9 @@ class GridMlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.dwconv = _GridConv(hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
@@ -202,9 +209,9 @@ class TokenMlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.dwconv = DepthwiseTokenConv(hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, tokens: Tokens, plan: TokenMap) -> Tensor:

@@ -6,6 +6,7 @@ public function that checks its arguments and chooses.
 
 from tcformer.ops.attend import attend
 from tcformer.ops.dpc_knn import Clusters, dpc_knn
+from tcformer.ops.linear import linear
 from tcformer.ops.merge import merge_tokens
 from tcformer.ops.parts import Parts, cluster_parts
 from tcformer.ops.regroup import regroup
@@ -25,6 +26,7 @@ __all__ = [
     "attend",
     "cluster_parts",
     "dpc_knn",
+    "linear",
     "map_to_tokens",
     "merge_tokens",
     "plan_token_map",

@@ -1,0 +1,68 @@
+"""Linear layers: the same numbers as ``torch.nn.functional.linear``, faster on many processors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tcformer.ops.choose import check_impl
+
+__all__ = ["linear"]
+
+IMPLEMENTATIONS = ("onednn", "eager", "reference")
+
+MIN_ROWS = 2
+"""oneDNN multiplies a single row by another routine, so one image alone would give other bits."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str = "auto") -> Tensor:
+    """``x @ weight.T + bias``, differentiable.
+
+    PyTorch hands float32 products on a CPU to MKL, which has no AVX-512 path for processors that
+    are not Intel's; oneDNN, which PyTorch also carries, has one and is twice as fast there. It
+    gives every row the same bits however many rows there are.
+
+    Args:
+        x: (..., N, Cin) float; which implementation runs depends on N but never on the batch.
+        weight: (Cout, Cin), dtype of x (outside autocast).
+        bias: (Cout,), or None.
+        impl: "auto", "onednn" (CPU, float32), "eager" or "reference".
+
+    Returns:
+        (..., N, Cout) in the dtype of x; under autocast in autocast's.
+
+    Raises:
+        ValueError: an unknown ``impl``, or an explicit one that cannot run on these tensors.
+    """
+    if impl == "auto":
+        from tcformer.ops.linear import onednn
+
+        impl = "onednn" if _serves(x, weight) and onednn.reason() is None else "eager"
+    check_impl("linear", impl, IMPLEMENTATIONS)
+    if impl == "reference":
+        from tcformer.ops.linear import reference
+
+        return reference.linear(x, weight, bias)
+    if impl == "onednn":
+        from tcformer.ops.linear import onednn
+
+        why = onednn.reason()
+        if why is None and not _serves(x, weight):
+            why = f"it takes float32 on the CPU outside autocast, with {MIN_ROWS} rows or more"
+        if why is not None:
+            raise ValueError(f"linear: implementation 'onednn' cannot run here: {why}.")
+        return onednn.linear(x, weight, bias)
+    from tcformer.ops.linear import eager
+
+    return eager.linear(x, weight, bias)
+
+
+def _serves(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.ndim >= 2
+        and x.shape[-2] >= MIN_ROWS
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_exporting()
+    )

@@ -1,0 +1,90 @@
+"""A linear layer through oneDNN, which PyTorch carries but uses for float32 only when compiling."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def reason() -> str | None:
+    """Why oneDNN cannot serve linear layers on this machine; None when it can."""
+    return _reason()
+
+
+@cache
+def _reason() -> str | None:
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"it pays on x86-64 processors only, and this one is {platform.machine()}"
+    if not torch.backends.mkldnn.is_available():
+        return "this PyTorch was built without oneDNN"
+    try:
+        # Not a public function of PyTorch: see whether it is there and means what it meant.
+        x, weight, bias = torch.eye(2, 3), torch.arange(12.0).view(4, 3), torch.ones(4)
+        agrees = torch.equal(_product(x, weight, bias), x @ weight.T + bias)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        return f"this PyTorch offers it differently ({type(error).__name__})"
+    return None if agrees else "this PyTorch's function of that name does something else"
+
+
+@torch.library.custom_op("tcformer::onednn_linear", mutates_args=())
+def _opaque(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # For compiled graphs: Inductor takes PyTorch's function itself for constant weights only.
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+@_opaque.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.compiler.is_compiling():
+        out: Tensor = _opaque(x, weight, bias)
+    else:
+        out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+class _Linear(torch.autograd.Function):
+    """Three products: the output, and the gradients of input and weight."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        # Plain products where somebody differentiates twice: these have a gradient of their own.
+        product = _plain_product if torch.is_grad_enabled() else _product
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = product(rows, weight.t(), None).view(x.shape)
+        if ctx.needs_input_grad[1]:
+            grad_weight = product(rows.t(), x.reshape(-1, x.shape[-1]).t(), None)
+        if ctx.needs_input_grad[2]:
+            grad_bias = rows.sum(dim=0)
+        return grad_x, grad_weight, grad_bias
+
+
+def _plain_product(x: Tensor, weight: Tensor, bias: None) -> Tensor:
+    return x @ weight.t()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(..., N, Cin) float32 on the CPU -> (..., N, Cout)."""
+    if torch.is_grad_enabled():
+        out: Tensor = _Linear.apply(x, weight, bias)
+        return out
+    return _product(x, weight, bias)
