@@ -3,6 +3,7 @@
 ====================  ==========================================================================
 ``"native"``          C++ for CPU tensors, where a compiler is present (:mod:`tcformer.ops._native`)
 ``"triton"``          Triton kernels for GPUs; on CPU tensors only under TRITON_INTERPRET=1, slowly
+``"onednn"``          the library of that name inside PyTorch, for float32 on x86-64 processors
 ``"eager"``           plain PyTorch, everywhere
 ``"reference"``       the definition in loops, everywhere, slow on purpose
 ====================  ==========================================================================
@@ -22,7 +23,7 @@ from tcformer.ops import _native
 
 __all__ = ["OPS", "Availability", "check_impl", "report", "why_not"]
 
-OPS = ("regroup", "dpc_knn", "attend", "merge", "token_conv")
+OPS = ("regroup", "dpc_knn", "attend", "merge", "token_conv", "linear")
 """The folders of this package that hold an op."""
 
 
@@ -80,6 +81,10 @@ def why_not(impl: str, device_type: str) -> str | None:
         if device_type != "cpu":
             return f"native kernels are for tensors on the CPU, these are on {device_type}"
         return _native.reason()
+    if impl == "onednn":
+        from tcformer.ops.linear import onednn
+
+        return onednn.reason()
     if impl == "triton":
         if importlib.util.find_spec("triton") is None:
             return "the triton package is not installed"

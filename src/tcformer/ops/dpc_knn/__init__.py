@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import NamedTuple
 
 import torch
@@ -61,7 +62,7 @@ def dpc_knn(
             which draws uniform noise of 1e-6 even at inference. Nothing by default.
         tolerance: distances d up to this count as zero. Where features are results of arithmetic,
             a little more than its rounding makes equal inputs equal tokens again.
-        impl: "auto", "eager" or "reference".
+        impl: "auto", "native" (C++, where it could be compiled), "eager" or "reference".
 
     Returns:
         :class:`Clusters`.
@@ -85,15 +86,17 @@ def dpc_knn(
             )
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"dpc_knn: mask must be bool, not {mask.dtype}.")
-    impl = check_impl("dpc_knn", impl, IMPLEMENTATIONS, x.device)
+    x = x if x.dtype == torch.float64 else x.float()
+    unfit = {"native": "it computes in float32, these features are float64"}
+    impl = check_impl(
+        "dpc_knn",
+        impl,
+        IMPLEMENTATIONS,
+        x.device,
+        unfit=unfit if x.dtype == torch.float64 else None,
+    )
     num_clusters = max(1, min(num_clusters, x.shape[1]))
     k = max(1, min(k, x.shape[1]))
+    run = importlib.import_module(f"tcformer.ops.dpc_knn.{impl}").dpc_knn
     with torch.autocast(x.device.type, enabled=False):
-        x = x if x.dtype == torch.float64 else x.float()
-        if impl == "reference":
-            from tcformer.ops.dpc_knn import reference
-
-            return Clusters(*reference.dpc_knn(x, num_clusters, k, mask, density_noise, tolerance))
-        from tcformer.ops.dpc_knn import eager
-
-        return Clusters(*eager.dpc_knn(x, num_clusters, k, mask, density_noise, tolerance))
+        return Clusters(*run(x, num_clusters, k, mask, density_noise, tolerance))

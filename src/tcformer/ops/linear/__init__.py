@@ -34,35 +34,34 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
     Raises:
         ValueError: an unknown ``impl``, or an explicit one that cannot run on these tensors.
     """
-    if impl == "auto":
+    unfit = {"onednn": _unfit(x, weight)}
+    impl = check_impl("linear", impl, IMPLEMENTATIONS, x.device, unfit=unfit)
+    if impl == "onednn":
         from tcformer.ops.linear import onednn
 
-        impl = "onednn" if _serves(x, weight) and onednn.reason() is None else "eager"
-    check_impl("linear", impl, IMPLEMENTATIONS)
+        return onednn.linear(x, weight, bias)
     if impl == "reference":
         from tcformer.ops.linear import reference
 
         return reference.linear(x, weight, bias)
-    if impl == "onednn":
-        from tcformer.ops.linear import onednn
-
-        why = onednn.reason()
-        if why is None and not _serves(x, weight):
-            why = f"it takes float32 on the CPU outside autocast, with {MIN_ROWS} rows or more"
-        if why is not None:
-            raise ValueError(f"linear: implementation 'onednn' cannot run here: {why}.")
-        return onednn.linear(x, weight, bias)
     from tcformer.ops.linear import eager
 
     return eager.linear(x, weight, bias)
 
 
-def _serves(x: Tensor, weight: Tensor) -> bool:
-    return (
+def _unfit(x: Tensor, weight: Tensor) -> str | None:
+    """Why oneDNN cannot take these tensors, as a clause; None when it can."""
+    if not (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.ndim >= 2
         and x.shape[-2] >= MIN_ROWS
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_exporting()
-    )
+    ):
+        return (
+            f"it takes {MIN_ROWS} rows or more of float32 on the CPU, outside autocast and export"
+        )
+    from tcformer.ops.linear import onednn
+
+    return onednn.reason()

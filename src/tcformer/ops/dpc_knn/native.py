@@ -1,0 +1,87 @@
+"""DPC-KNN by the C++ kernel in ``native.cpp``: half the products, nothing of size N x N."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tcformer.ops import _native
+
+
+def dpc_knn(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """Cluster a (B, N, C) float32 batch on the CPU; the caller has checked the arguments.
+
+    Returns:
+        assignment (B, N) int64 and centres (B, M) int64, both -1 where a mask leaves nothing.
+    """
+    if torch.compiler.is_compiling() or type(x) is not Tensor:  # traced, or a stand-in for one
+        assignment, centres = _opaque(x, num_clusters, k, mask, density_noise, tolerance)
+        return assignment, centres
+    return _run(x, num_clusters, k, mask, density_noise, tolerance)
+
+
+def _run(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    batch, num_tokens, channels = x.shape
+    assignment = torch.empty(batch, num_tokens, dtype=torch.int64)
+    centres = torch.empty(batch, num_clusters, dtype=torch.int64)
+    failed = torch.zeros(1, dtype=torch.int64)
+    _native.run(
+        "tcf_dpc_knn",
+        x.contiguous(),
+        batch,
+        num_tokens,
+        channels,
+        num_clusters,
+        k,
+        None if mask is None else mask.contiguous(),
+        None if density_noise is None else density_noise.float().contiguous(),
+        float(tolerance),
+        assignment,
+        centres,
+        failed,
+    )
+    if failed.item():
+        raise MemoryError(
+            f"dpc_knn: not enough memory to cluster {num_tokens} tokens of {channels} channels."
+        )
+    return assignment, centres
+
+
+@torch.library.custom_op("tcformer::dpc_knn_native", mutates_args=())
+def _opaque(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    return _run(x, num_clusters, k, mask, density_noise, tolerance)
+
+
+@_opaque.register_fake
+def _(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    batch, num_tokens, _ = x.shape
+    assignment = x.new_empty(batch, num_tokens, dtype=torch.int64)
+    return assignment, x.new_empty(batch, num_clusters, dtype=torch.int64)
