@@ -118,6 +118,18 @@ def _attend(
     return run
 
 
+def _linear(
+    rows: int, inputs: int, outputs: int
+) -> Callable[[str, torch.dtype, torch.device], list[Tensor]]:
+    def run(impl: str, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        sizes = ((2, rows, inputs), (outputs, inputs), (outputs,))
+        made = [_normal(i, *shape).to(device, dtype) for i, shape in enumerate(sizes)]
+        x, weight, bias = (one.requires_grad_() for one in made)
+        return _with_gradients(_op("linear").linear(x, weight, bias, impl=impl), [x, weight, bias])
+
+    return run
+
+
 def _equal_in_groups() -> Tensor:
     """Forty tokens of five kinds: ties everywhere, which indices must break."""
     return _normal(5, 5, 8)[_whole(6, 5, 2, 40)]
@@ -137,6 +149,8 @@ CASES = (
     Case("merge", "strong scores", _merge(5.0)),
     Case("attend", "no bias", _attend(20, 7, biased=False)),
     Case("attend", "a bias on the keys", _attend(20, 7, biased=True)),
+    Case("linear", "even sizes", _linear(32, 64, 48)),
+    Case("linear", "odd sizes", _linear(5, 7, 3)),
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from tcformer.ops.choose import check_impl
 
 __all__ = ["Clusters", "dpc_knn"]
 
-IMPLEMENTATIONS = ("eager", "reference")
+IMPLEMENTATIONS = ("native", "eager", "reference")
 
 
 class Clusters(NamedTuple):
@@ -97,6 +96,16 @@ def dpc_knn(
     )
     num_clusters = max(1, min(num_clusters, x.shape[1]))
     k = max(1, min(k, x.shape[1]))
-    run = importlib.import_module(f"tcformer.ops.dpc_knn.{impl}").dpc_knn
+    arguments = (x, num_clusters, k, mask, density_noise, tolerance)
     with torch.autocast(x.device.type, enabled=False):
-        return Clusters(*run(x, num_clusters, k, mask, density_noise, tolerance))
+        if impl == "native":
+            from tcformer.ops.dpc_knn import native
+
+            return Clusters(*native.dpc_knn(*arguments))
+        if impl == "reference":
+            from tcformer.ops.dpc_knn import reference
+
+            return Clusters(*reference.dpc_knn(*arguments))
+        from tcformer.ops.dpc_knn import eager
+
+        return Clusters(*eager.dpc_knn(*arguments))

@@ -1,0 +1,103 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tcformer.ops import linear
+from tcformer.ops.linear import onednn
+
+needs_onednn = pytest.mark.skipif(onednn.reason() is not None, reason=f"oneDNN: {onednn.reason()}")
+
+
+def normal(seed, *shape, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("impl", ["eager", pytest.param("onednn", marks=needs_onednn)])
+@pytest.mark.parametrize("shape", [(2, 3), (1, 7, 16), (2, 50, 33), (2, 3, 4, 8)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_equals_the_definition(impl, shape, with_bias):
+    x, weight = normal(0, *shape), normal(1, 11, shape[-1])
+    bias = normal(2, 11) if with_bias else None
+    expected = linear(x, weight, bias, impl="reference")
+    torch.testing.assert_close(linear(x, weight, bias, impl=impl), expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_gradients():
+    x, weight, bias = (
+        t.requires_grad_() for t in (normal(0, 3, 20, 16), normal(1, 24, 16), normal(2, 24))
+    )
+    grad = normal(3, 3, 20, 24)
+    ours = torch.autograd.grad(linear(x, weight, bias, impl="onednn"), (x, weight, bias), grad)
+    wide = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
+    theirs = torch.autograd.grad(F.linear(*wide), wide, grad.double())
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_only_the_gradients_that_are_wanted():
+    x, weight = normal(0, 4, 8), normal(1, 3, 8).requires_grad_()
+    linear(x, weight, impl="onednn").sum().backward()
+    assert x.grad is None
+    torch.testing.assert_close(weight.grad, x.sum(0).expand(3, -1))
+
+
+@needs_onednn
+def test_second_derivatives():
+    x, weight = normal(0, 4, 6).requires_grad_(), normal(1, 5, 6).requires_grad_()
+
+    def penalty(impl):
+        out = linear(x, weight, impl=impl)
+        (slope,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), weight)[0]
+
+    torch.testing.assert_close(penalty("onednn"), penalty("eager"), rtol=1e-4, atol=1e-3)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"), [(2, 512, 64), (49, 64, 96), (196, 320, 160), (784, 128, 64)]
+)
+def test_a_row_does_not_depend_on_the_others(rows, inputs, outputs):
+    x, weight, bias = normal(0, 5, rows, inputs), normal(1, outputs, inputs), normal(2, outputs)
+    whole = linear(x, weight, bias, impl="onednn")
+    for count in (1, 2, 3):
+        assert torch.equal(linear(x[:count], weight, bias, impl="onednn"), whole[:count])
+
+
+@needs_onednn
+def test_takes_strided_input():
+    x, weight = normal(0, 6, 5, 4).transpose(0, 2), normal(1, 3, 6)
+    expected = F.linear(x, weight)
+    torch.testing.assert_close(linear(x, weight, impl="onednn"), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_auto_never_depends_on_the_batch_and_respects_dtypes():
+    weight = normal(1, 3, 8)
+    for x in (normal(0, 1, 8), normal(0, 7, 1, 8), normal(0, 0, 4, 8), normal(0, 8)):
+        torch.testing.assert_close(linear(x, weight), F.linear(x, weight))
+    wide = normal(0, 4, 8, dtype=torch.float64)
+    assert torch.equal(linear(wide, weight.double()), F.linear(wide, weight.double()))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(normal(0, 4, 8), weight).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_says_why_an_implementation_cannot_run(rows):
+    with pytest.raises(ValueError, match="linear: there is no implementation 'blas'"):
+        linear(normal(0, rows, 8), normal(1, 3, 8), impl="blas")
+    with pytest.raises(ValueError, match="linear: the implementation 'onednn' cannot run here: "):
+        linear(normal(0, rows, 8).double(), normal(1, 3, 8).double(), impl="onednn")
+
+
+@needs_onednn
+def test_compiles_into_one_graph():
+    x, weight, bias = normal(0, 2, 6, 8), normal(1, 4, 8), normal(2, 4)
+    weight.requires_grad_()
+    step = torch.compile(lambda x: linear(x, weight, bias).sum(), fullgraph=True)
+    step(x).backward()
+    compiled, weight.grad = weight.grad, None
+    linear(x, weight, bias).sum().backward()
+    torch.testing.assert_close(compiled, weight.grad)
+    torch.library.opcheck(torch.ops.tcformer.onednn_linear.default, (x, weight.detach(), bias))
