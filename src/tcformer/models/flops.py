@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tcformer.models.ctm import CTM, MergeRule
+from tcformer.ops.choose import plain_pytorch
 from tcformer.tokens import grid_layout
 
 
@@ -121,7 +122,8 @@ def executed_flops(model: nn.Module, height: int, width: int) -> int:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # The counter sees PyTorch's operators only, not the compiled kernels behind some ops.
+        with plain_pytorch(), torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(image)
     finally:
         model.train(training)

@@ -11,17 +11,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 
 from tcformer.ops import _native
 
-__all__ = ["OPS", "Availability", "check_impl", "report", "why_not"]
+__all__ = ["OPS", "Availability", "check_impl", "plain_pytorch", "report", "why_not"]
 
 OPS = ("regroup", "dpc_knn", "attend", "merge", "token_conv", "linear")
 """The folders of this package that hold an op."""
@@ -66,12 +67,28 @@ def check_impl(
         if why is not None:
             raise ValueError(f"{op}: the implementation {impl!r} cannot run here: {why}.")
         return impl
+    if _plain:
+        return "eager"
     exporting = torch.compiler.is_exporting()
     for name in implementations:
         foreign = name in ("native", "triton") and (exporting or _interpreted(name, device.type))
         if not foreign and why_not(name, device.type) is None and unfit.get(name) is None:
             return name
     return "eager"
+
+
+_plain = False
+
+
+@contextlib.contextmanager
+def plain_pytorch() -> Iterator[None]:
+    """Within, "auto" means plain PyTorch everywhere: for tools that watch its operators run."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
