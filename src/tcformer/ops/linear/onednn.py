@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def reason() -> str | None:
-    """Why oneDNN cannot serve linear layers on this machine; None when it can."""
-    return _reason()
+    """Why oneDNN cannot serve linear layers on this machine, as a clause; None when it can."""
+    why: str | None = _reason()
+    return why
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _reason() -> str | None:
+    return _probe()
 
 
 @cache
-def _reason() -> str | None:
+def _probe() -> str | None:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return f"it pays on x86-64 processors only, and this one is {platform.machine()}"
     if not torch.backends.mkldnn.is_available():
