@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tcformer.ops.choose import OPS, why_not
+from tcformer.ops.token_map import plan_token_map
 from tcformer.tokens import Tokens, grid_layout
 
 __all__ = ["CASES", "Case", "Check", "check", "failures", "implementations"]
@@ -130,6 +131,27 @@ def _linear(
     return run
 
 
+def _token_conv(
+    channels: int, *, grid: bool
+) -> Callable[[str, torch.dtype, torch.device], list[Tensor]]:
+    def run(impl: str, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        layout = grid_layout(2, (8, 12), device)
+        if not grid:
+            cells = _whole(8, 24, 2, 96).to(device)
+            layout = layout._replace(cell_to_token=cells, num_tokens=24, map_size=(4, 6))
+        plan = plan_token_map(layout, dtype=dtype)
+        sizes = ((2, layout.num_tokens, channels), (channels, 1, 3, 3), (channels,), (channels,))
+        made = [_normal(i, *shape).to(device, dtype) for i, shape in enumerate(sizes)]
+        x, weight, bias, skip = (one.requires_grad_() for one in made)
+        inputs = [x, weight, bias] if grid else [x, weight, bias, skip]
+        out = _op("token_conv").token_conv(
+            x, plan, weight, bias, None if grid else skip, gelu=True, impl=impl
+        )
+        return _with_gradients(out, inputs)
+
+    return run
+
+
 def _equal_in_groups() -> Tensor:
     """Forty tokens of five kinds: ties everywhere, which indices must break."""
     return _normal(5, 5, 8)[_whole(6, 5, 2, 40)]
@@ -149,6 +171,8 @@ CASES = (
     Case("merge", "strong scores", _merge(5.0)),
     Case("attend", "no bias", _attend(20, 7, biased=False)),
     Case("attend", "a bias on the keys", _attend(20, 7, biased=True)),
+    Case("token_conv", "tokens", _token_conv(20, grid=False)),
+    Case("token_conv", "the grid", _token_conv(7, grid=True)),
     Case("linear", "even sizes", _linear(32, 64, 48)),
     Case("linear", "odd sizes", _linear(5, 7, 3)),
 )
