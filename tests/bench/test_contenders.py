@@ -24,6 +24,7 @@ def test_traits():
         ("swin_tny_patch4_window7_224", "did you mean swin_tiny_patch4_window7_224"),
         ("tcformer+compiel", r"\+compile"),
         ("resnet50+published", "tcformer_light"),
+        ("tcformerv2_base+published", r"exists for tcformer_nano, .*tcformer_large only"),
         ("xyzzy", "neither here nor in timm"),
     ],
 )
@@ -60,6 +61,7 @@ def test_default_pairs():
             "pvt_v2_b2+compile",
         ),
         (["tcformer+published"], None, ["tcformer+published", "pvt_v2_b2"], "pvt_v2_b2"),
+        (["tcformerv2_base"], None, ["tcformerv2_base", "pvt_v2_b2"], "pvt_v2_b2"),
     ],
 )
 def test_the_baseline(names, against, expected, base):

@@ -1,5 +1,8 @@
 """Local CTM in the network: counts, order of tokens, options, and what V1's weights are to it."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -126,3 +129,27 @@ def test_there_are_no_pretrained_weights(name, hint):
     with pytest.raises(ValueError, match=f"no released weights for tcformerv2_{name}.*{hint}") as e:
         timm.create_model(f"tcformerv2_{name}", pretrained=True)
     assert "\n" not in str(e.value)
+
+
+PEAK = """
+import resource, sys, torch, tcformer
+side = int(sys.argv[1])
+model = tcformer.create_model("tcformerv2_nano", num_classes=10).eval()
+with torch.inference_mode():
+    model(torch.randn(1, 3, 64, 64))  # what is loaded and built once
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model(torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
+def test_memory_grows_with_the_pixels():
+    def peak(side):
+        command = [sys.executable, "-c", PEAK, str(side)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(found.stdout) / side**2
+
+    # Distances of every cell to every other would make it 16 times as much a pixel.
+    assert peak(1024) < 1.5 * peak(512)

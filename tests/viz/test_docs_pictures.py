@@ -19,10 +19,11 @@ def pixels(path):
 def test_the_script_makes_the_committed_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["make_pictures.py", str(tmp_path)])
     runpy.run_path(str(DOCS / "make_pictures.py"), run_name="__main__")
-    made, committed = (pixels(folder / "tokens.png") for folder in (tmp_path, DOCS / "images"))
-    assert made.shape == committed.shape
-    # Captions and near ties of the clustering may come out otherwise on another machine.
-    assert (np.abs(made - committed).max(-1) > 8).mean() < 0.1
+    for name in ("tokens.png", "v1_v2.png"):
+        made, committed = (pixels(folder / name) for folder in (tmp_path, DOCS / "images"))
+        assert made.shape == committed.shape
+        # Captions and near ties of the clustering may come out otherwise on another machine.
+        assert (np.abs(made - committed).max(-1) > 8).mean() < 0.1
 
 
 def test_the_committed_scene_is_the_one_that_the_script_draws():
@@ -32,5 +33,5 @@ def test_the_committed_scene_is_the_one_that_the_script_draws():
 
 def test_committed_pictures_are_small():
     files = sorted((DOCS / "images").glob("*.png"))
-    assert [file.name for file in files] == ["scene.png", "tokens.png"]
+    assert [file.name for file in files] == ["scene.png", "tokens.png", "v1_v2.png"]
     assert all(file.stat().st_size < 200_000 for file in files)

@@ -20,6 +20,7 @@ from tcformer.bench.machine import has_compiler
 from tcformer.bench.timing import synchronise
 from tcformer.errors import UserError, nearest
 from tcformer.models import VARIANTS
+from tcformer.models.variants import V1
 
 RIVALS = ("pvt_v2_b2", "pvt_v2_b1", "swin_tiny_patch4_window7_224", "resnet50")
 """timm's models of the same class, which the documentation compares with."""
@@ -29,6 +30,10 @@ PARTNERS = {
     "tcformer_light": "pvt_v2_b1",
     "tcformer": "pvt_v2_b2",
     "tcformer_large": "pvt_v2_b4",
+    "tcformerv2_nano": "pvt_v2_b0",
+    "tcformerv2_light": "pvt_v2_b1",
+    "tcformerv2_base": "pvt_v2_b2",
+    "tcformerv2_large": "pvt_v2_b4",
 }
 """Ours -> the PVTv2 with the same widths and depths."""
 
@@ -108,9 +113,9 @@ def parse(text: str) -> Contender:
         hint = f"did you mean {guess}?" if guess else "`tcformer bench --help` names some."
         raise UserError(f"there is no model {name!r}, neither here nor in timm; {hint}")
     contender = Contender(name, tuple(dict.fromkeys(traits)))
-    if "published" in traits and name not in VARIANTS:
+    if "published" in traits and name not in V1:  # V2 was never published
         raise UserError(
-            f"{text}: +published exists for {', '.join(VARIANTS)} only: it is the way in which "
+            f"{text}: +published exists for {', '.join(V1)} only: it is the way in which "
             "TCFormer was first written."
         )
     return contender
