@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from tcformer.ops import dpc_knn
 from tcformer.ops.dpc_knn import eager
+from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
 
 
 def features(seed, batch=2, tokens=40, channels=8, dtype=torch.float64):
@@ -144,7 +145,7 @@ def test_the_full_scan_finds_what_the_neighbour_lists_say():
     x = features(11, tokens=80, dtype=torch.float32)
     f = eager._prepare(x, None, 0.0, 1000)
     d2, neighbour = eager._nearest(f, 8)
-    rank = eager._rank(eager._sparsity(d2, 5, None, None))
+    rank = rank_of(sparsity_of(d2, 5, None, None))
     quick = eager._separation(f, rank, d2, neighbour)
     full = eager._separation_scan(f, rank, torch.arange(80))
     torch.testing.assert_close(quick, full, rtol=1e-6, atol=0)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tcformer.ops.dpc_knn.peaks import choose_centres, rank_of, sparsity_of
+
 NUM_EXTRA = 3
 """Candidates beyond k that are computed again: room for proposals in a slightly wrong order."""
 
@@ -80,24 +82,12 @@ def _cluster(
 ) -> tuple[Tensor, Tensor]:
     features = _prepare(x, mask, tolerance, block_elements)
     neighbour_d2, neighbour = _nearest(features, k + NUM_EXTRA)
-    sparsity = _sparsity(neighbour_d2, k, mask, density_noise)
-    rank = _rank(sparsity)
+    sparsity = sparsity_of(neighbour_d2, k, mask, density_noise)
+    rank = rank_of(sparsity)
     separation2 = _separation(features, rank, neighbour_d2, neighbour)
-    # delta * rho in the log domain: exp(-sparsity) underflows for features of large scale.
-    score = 0.5 * separation2.log() - sparsity
-    score = torch.where(rank == 0, torch.inf, score)
-    if mask is None:
-        by_score = torch.sort(score, dim=1, descending=True, stable=True).indices
-        centres = torch.sort(by_score[:, :num_clusters], dim=1).values
+    centres, centre_valid = choose_centres(separation2, sparsity, rank, num_clusters, mask)
+    if mask is None or centre_valid is None:
         return _assign(features, centres, None), centres
-    # Masked tokens come last, even behind a score of -inf (a duplicate of a denser token).
-    masked_last = torch.sort((~mask).to(torch.uint8), dim=1, stable=True).indices
-    score = torch.where(mask, score, -torch.inf).gather(1, masked_last)
-    by_score = torch.sort(score, dim=1, descending=True, stable=True).indices
-    chosen = masked_last.gather(1, by_score)[:, :num_clusters]
-    beyond = x.shape[1]
-    centres = torch.sort(torch.where(mask.gather(1, chosen), chosen, beyond), dim=1).values
-    centre_valid = centres < beyond
     assignment = _assign(features, torch.where(centre_valid, centres, 0), centre_valid)
     return torch.where(mask, assignment, -1), torch.where(centre_valid, centres, -1)
 
@@ -212,28 +202,6 @@ def _nearest(features: _Features, count: int) -> tuple[Tensor, Tensor]:
         distances.append(d2)
         indices.append(candidates)
     return torch.cat(distances, dim=1), torch.cat(indices, dim=1)
-
-
-def _sparsity(d2: Tensor, k: int, mask: Tensor | None, noise: Tensor | None) -> Tensor:
-    """Minus the logarithm of the density: the mean of the k smallest squared distances, (B, N)."""
-    nearest = d2[..., :k]
-    if mask is None:
-        sparsity = nearest.mean(dim=-1)
-    else:
-        finite = torch.isfinite(nearest)
-        sparsity = torch.where(finite, nearest, 0.0).sum(-1) / finite.sum(-1).clamp(min=1)
-        sparsity = torch.where(mask, sparsity, torch.inf)
-    if noise is not None:
-        noisy = -(torch.exp(-sparsity) + noise).log()
-        sparsity = noisy if mask is None else torch.where(mask, noisy, torch.inf)
-    return sparsity
-
-
-def _rank(sparsity: Tensor) -> Tensor:
-    """Place of every token in the order (denser first, then index), (B, N) int64."""
-    order = torch.sort(sparsity, dim=1, stable=True).indices
-    places = torch.arange(sparsity.shape[1], device=sparsity.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places)
 
 
 def _separation(features: _Features, rank: Tensor, d2: Tensor, neighbour: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ def launch_gather_sum(x: Tensor, rows: GatherSum) -> Tensor:
 # runs eagerly, and the same registration holds under the interpreter, which a wrapped kernel
 # cannot enter. Neither breaks the graph. The backward direction comes along as an argument.
 @torch.library.custom_op(
-    "tcformer::triton_gather_sum",
+    "tcformer::gather_sum_triton",
     mutates_args=(),
     schema="(Tensor x, Tensor[] rows, Tensor[] back) -> Tensor",
 )

@@ -1,0 +1,70 @@
+"""From distances to cluster centres: the part of DPC-KNN that is cheap and must be one everywhere.
+
+Densities are compared on a logarithmic scale, minus log rho = "sparsity": exp(-sparsity)
+underflows for features of large scale.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sparsity_of(d2: Tensor, k: int, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+    """Minus the logarithm of the density: the mean of the k smallest squared distances, (B, N).
+
+    Args:
+        d2: (B, N, L) squared distances to the L >= k nearest, ascending; inf beyond those there.
+        k: neighbours that count.
+        mask: (B, N) bool, the tokens that take part.
+        noise: (B, N) float added to the densities.
+    """
+    nearest = d2[..., :k]
+    if mask is None:
+        sparsity = nearest.mean(dim=-1)
+    else:
+        finite = torch.isfinite(nearest)
+        sparsity = torch.where(finite, nearest, 0.0).sum(-1) / finite.sum(-1).clamp(min=1)
+        sparsity = torch.where(mask, sparsity, torch.inf)
+    if noise is not None:
+        noisy = -(torch.exp(-sparsity) + noise).log()
+        sparsity = noisy if mask is None else torch.where(mask, noisy, torch.inf)
+    return sparsity
+
+
+def rank_of(sparsity: Tensor) -> Tensor:
+    """Place of every token in the order (denser first, then index), (B, N) int64."""
+    order = torch.sort(sparsity, dim=1, stable=True).indices
+    places = torch.arange(sparsity.shape[1], device=sparsity.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def choose_centres(
+    separation2: Tensor, sparsity: Tensor, rank: Tensor, num_clusters: int, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The tokens of largest delta * rho, in token order.
+
+    Args:
+        separation2: (B, N) squared distance to the nearest token of smaller rank.
+        sparsity: (B, N) from :func:`sparsity_of`.
+        rank: (B, N) from :func:`rank_of`; whoever has rank 0 is a centre.
+        num_clusters: M.
+        mask: (B, N) bool, or None.
+
+    Returns:
+        centres (B, M) int64 ascending; with a mask also which of them exist, (B, M) bool, while
+        the others are N.
+    """
+    score = 0.5 * separation2.log() - sparsity
+    score = torch.where(rank == 0, torch.inf, score)
+    if mask is None:
+        by_score = torch.sort(score, dim=1, descending=True, stable=True).indices
+        return torch.sort(by_score[:, :num_clusters], dim=1).values, None
+    # Masked tokens come last, even behind a score of -inf (a duplicate of a denser token).
+    masked_last = torch.sort((~mask).to(torch.uint8), dim=1, stable=True).indices
+    score = torch.where(mask, score, -torch.inf).gather(1, masked_last)
+    by_score = torch.sort(score, dim=1, descending=True, stable=True).indices
+    chosen = masked_last.gather(1, by_score)[:, :num_clusters]
+    beyond = rank.shape[1]
+    centres = torch.sort(torch.where(mask.gather(1, chosen), chosen, beyond), dim=1).values
+    return centres, centres < beyond

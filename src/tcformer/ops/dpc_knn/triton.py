@@ -1,0 +1,357 @@
+"""DPC-KNN on a GPU: streaming Triton kernels, nothing of size N x N, no wait for the host.
+
+Three questions are asked with the same two kernels (:mod:`.triton_kernels`): which tokens are
+nearest to each, which denser one is nearest, and which centre is. Products of float16 features
+propose a few answers; float32 differences decide among them; a bound on all others proves the
+decision or has it made anew from every float32 distance. So rounding to float16 costs nothing but
+repeats (1 to 2 % of the rows on photographs), and the result is that of float32.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from tcformer.ops.dpc_knn.peaks import choose_centres, rank_of, sparsity_of
+from tcformer.ops.dpc_knn.triton_kernels import (
+    closest_kernel,
+    compact_kernel,
+    prepare_kernel,
+    scan_kernel,
+)
+
+NUM_EXTRA = 3
+"""Candidates beyond those asked for: the more, the farther away is what was not kept."""
+
+MAX_K = 29
+"""With NUM_EXTRA the longest list of neighbours that a row keeps in registers, 32."""
+
+
+class Tiles(NamedTuple):
+    """Sizes of a program's tiles, powers of two; they change speed and never the result."""
+
+    rows: int
+    columns: int
+    channels: int
+    warps: int
+    stages: int
+
+
+def tiles_for(channels: int) -> Tiles:
+    """Tiles of the search: features of up to 128 channels stay on the chip, wider ones stream."""
+    if channels <= 128:
+        return Tiles(64, 64, max(16, triton.next_power_of_2(channels)), 4, 3)
+    return Tiles(64, 64, 64, 4, 3)
+
+
+SCAN = Tiles(16, 64, 4, 4, 2)
+"""Tiles of the repeat, which few rows need: small, so that few programs are idle."""
+
+
+class _Features(NamedTuple):
+    x: Tensor  # (B, N, C) float32, zero where masked
+    half: Tensor  # (B, N, C) float16, scaled and centred
+    norm: Tensor  # (B, N) float32, lower bound of the squared norms of `half`; inf where masked
+    moved: Tensor  # (B, N) float32, how far rounding moved each
+    largest: Tensor  # (B,) float32
+    most_moved: Tensor  # (B,) float32
+    same_d2: float
+
+
+class _Columns(NamedTuple):
+    """What is searched."""
+
+    half: Tensor  # (B, M, C) float16
+    norm: Tensor  # (B, M) float32
+    token: Tensor | None  # (B, M) int32, or None where column m is token m; -1 is nobody
+
+
+class _Found(NamedTuple):
+    d2: Tensor  # (B, N, L) float32, ascending
+    index: Tensor  # (B, N, L) int32, columns
+    radius: Tensor  # (B, N) float32, no column beside these is nearer than this
+
+
+class _Rows(NamedTuple):
+    """Some tokens of every image: the first ``count`` entries of each row of ``token``."""
+
+    token: Tensor  # (B, N) int32
+    count: Tensor  # (B,) int32
+
+
+def dpc_knn(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """Cluster a (B, N, C) float32 batch; the caller has checked the arguments.
+
+    Returns:
+        assignment (B, N) int64 and centres (B, M) int64, both -1 where a mask leaves nothing.
+    """
+    assignment, centres = dpc_knn_op(x, num_clusters, k, mask, density_noise, tolerance)
+    return assignment, centres
+
+
+@torch.library.custom_op(
+    "tcformer::dpc_knn_triton",
+    mutates_args=(),
+    schema="(Tensor x, SymInt num_clusters, SymInt k, Tensor? mask, Tensor? density_noise, "
+    "float tolerance) -> (Tensor, Tensor)",
+)
+def dpc_knn_op(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """One opaque node for compilers: its kernels are launched as they are, nothing waits."""
+    batch, num_tokens, _ = x.shape
+    if batch == 0:
+        return x.new_empty(0, num_tokens, dtype=torch.int64), x.new_empty(
+            0, num_clusters, dtype=torch.int64
+        )
+    with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
+        return _cluster(x, num_clusters, k, mask, density_noise, tolerance)
+
+
+@dpc_knn_op.register_fake
+def _(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    batch, num_tokens, _ = x.shape
+    assignment = x.new_empty(batch, num_tokens, dtype=torch.int64)
+    return assignment, x.new_empty(batch, num_clusters, dtype=torch.int64)
+
+
+def _cluster(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    features = prepare(x, mask, tolerance)
+    everyone = _Columns(features.half, features.norm, None)
+    near = nearest(features, everyone, k, mask)
+    sparsity = sparsity_of(near.d2, k, mask, density_noise)
+    rank = rank_of(sparsity)
+    separation2 = separation_of(features, everyone, near, rank.int(), mask)
+    centres, valid = choose_centres(separation2, sparsity, rank, num_clusters, mask)
+    label = assign(features, centres, valid, mask)
+    if mask is None or valid is None:
+        labels = torch.arange(num_clusters, device=x.device).expand_as(centres)
+        return label.scatter(1, centres, labels), centres
+    # Centres that do not exist are sent to a token behind the last.
+    label = torch.nn.functional.pad(label, (0, 1))
+    labels = torch.arange(num_clusters, device=x.device).expand_as(centres)
+    label = label.scatter(1, centres, labels)[:, :-1]
+    return torch.where(mask, label, -1), torch.where(valid, centres, -1)
+
+
+def prepare(x: Tensor, mask: Tensor | None, tolerance: float) -> _Features:
+    """Round the features to float16, scaled and centred per image; distances stay the same."""
+    if mask is None:
+        x = x.contiguous()
+        mean = x.mean(dim=1)
+    else:
+        mask = mask.contiguous()
+        keep = mask.unsqueeze(-1)
+        x = torch.where(keep, x, 0.0).contiguous()
+        mean = x.sum(dim=1) / keep.sum(dim=1).clamp(min=1)
+    batch, num_tokens, channels = x.shape
+    largest = torch.linalg.vector_norm(x, ord=torch.inf, dim=(1, 2))
+    half = x.new_empty(batch, num_tokens, channels, dtype=torch.float16)
+    norm = x.new_empty(batch, num_tokens)
+    moved = x.new_empty(batch, num_tokens)
+    blocks = triton.cdiv(num_tokens, 32)
+    prepare_kernel[(blocks * batch,)](
+        x,
+        mean,
+        largest,
+        x if mask is None else mask,
+        half,
+        norm,
+        moved,
+        num_tokens,
+        channels,
+        blocks,
+        # Products of float16 are exact in float32; a unit of rounding for each of their sums.
+        (channels + 64) * 2.0**-23,
+        MASKED=mask is not None,
+        ROWS=32,
+        CHANNELS=max(16, min(128, triton.next_power_of_2(channels))),
+        num_warps=4,
+    )
+    return _Features(x, half, norm, moved, largest, moved.amax(dim=1), tolerance**2)
+
+
+def closest(
+    features: _Features,
+    columns: _Columns,
+    size: int,
+    *,
+    rank: Tensor | None = None,
+    rows: _Rows | None = None,
+) -> _Found:
+    """The ``size`` nearest columns of every row by float32 distance, among those proposed.
+
+    With ``rank`` (B, N) int32 only columns of smaller rank; with ``rows`` only for these rows,
+    and what is returned for others is undefined.
+    """
+    x = features.x
+    batch, num_tokens, channels = x.shape
+    num_columns = columns.norm.shape[1]
+    size = triton.next_power_of_2(size)
+    found = _Found(
+        x.new_empty(batch, num_tokens, size),
+        x.new_empty(batch, num_tokens, size, dtype=torch.int32),
+        x.new_empty(batch, num_tokens),
+    )
+    tiles = tiles_for(channels)
+    blocks = triton.cdiv(num_tokens, tiles.rows)
+    closest_kernel[(blocks * batch,)](
+        x,
+        features.half,
+        features.norm,
+        features.moved,
+        columns.half,
+        columns.norm,
+        x if columns.token is None else columns.token,
+        features.largest,
+        features.most_moved,
+        x if rank is None else rank,
+        x if rows is None else rows.token,
+        x if rows is None else rows.count,
+        *found,
+        num_tokens,
+        num_columns,
+        channels,
+        blocks,
+        features.same_d2,
+        (channels + 16) * 2.0**-22,
+        CHOSEN=columns.token is not None,
+        RANKED=rank is not None,
+        LISTED=rows is not None,
+        LIST=size,
+        TILE_BITS=(triton.cdiv(num_columns, tiles.columns) - 1).bit_length(),
+        ROWS=tiles.rows,
+        COLUMNS=tiles.columns,
+        CHANNELS=tiles.channels,
+        RESIDENT=channels <= tiles.channels,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+    return found
+
+
+def scan(
+    features: _Features,
+    columns: _Columns,
+    rows: _Rows,
+    found: _Found,
+    *,
+    rank: Tensor | None = None,
+) -> None:
+    """Overwrite what was found for these rows by what float32 distances to all columns say."""
+    x = features.x
+    batch, num_tokens, channels = x.shape
+    blocks = triton.cdiv(num_tokens, SCAN.rows)
+    scan_kernel[(blocks * batch,)](
+        x,
+        features.norm,
+        x if columns.token is None else columns.token,
+        x if rank is None else rank,
+        rows.token,
+        rows.count,
+        *found,
+        num_tokens,
+        columns.norm.shape[1],
+        channels,
+        blocks,
+        features.same_d2,
+        CHOSEN=columns.token is not None,
+        RANKED=rank is not None,
+        LIST=found.d2.shape[2],
+        ROWS=SCAN.rows,
+        COLUMNS=SCAN.columns,
+        num_warps=SCAN.warps,
+        num_stages=SCAN.stages,
+    )
+
+
+def compact(flag: Tensor) -> _Rows:
+    """List the tokens with a flag, (B, N) bool."""
+    batch, num_tokens = flag.shape
+    rows = _Rows(
+        torch.zeros_like(flag, dtype=torch.int32),
+        flag.new_empty(batch, dtype=torch.int32),
+    )
+    compact_kernel[(batch,)](
+        flag.contiguous().view(torch.uint8), *rows, num_tokens, SIZE=1024, num_warps=4
+    )
+    return rows
+
+
+def nearest(features: _Features, everyone: _Columns, k: int, mask: Tensor | None) -> _Found:
+    """The nearest tokens of every token, itself among them; the first k for certain."""
+    near = closest(features, everyone, k + NUM_EXTRA)
+    doubtful = ~(near.d2[..., k - 1] <= near.radius)
+    if mask is not None:
+        doubtful &= mask
+    scan(features, everyone, compact(doubtful), near)
+    return near
+
+
+def separation_of(
+    features: _Features, everyone: _Columns, near: _Found, rank: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Squared distance over C to the nearest token of smaller rank, (B, N); inf for rank 0."""
+    neighbour_rank = rank.gather(1, near.index.flatten(1).long()).view_as(near.index)
+    denser = (neighbour_rank < rank.unsqueeze(-1)) & near.d2.isfinite()
+    separation2 = torch.where(denser, near.d2, torch.inf).amin(dim=-1)
+    # Nobody outside the list is nearer than its radius. All others look further.
+    unresolved = ~(separation2 <= near.radius) & (rank > 0)
+    if mask is not None:
+        unresolved &= mask
+    further = compact(unresolved)
+    found = closest(features, everyone, 1 + NUM_EXTRA, rank=rank, rows=further)
+    doubtful = unresolved & ~(found.d2[..., 0] <= found.radius)
+    scan(features, everyone, compact(doubtful), found, rank=rank)
+    return torch.where(unresolved, found.d2[..., 0], separation2)
+
+
+def assign(
+    features: _Features, centres: Tensor, valid: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """The nearest centre of every token, ties to the first, (B, N) int64."""
+    channels = features.x.shape[2]
+    token = centres if valid is None else torch.where(valid, centres, 0)
+    half = features.half.gather(1, token.unsqueeze(-1).expand(-1, -1, channels))
+    norm = features.norm.gather(1, token)
+    if valid is not None:
+        norm = torch.where(valid, norm, torch.inf)
+        token = torch.where(valid, token, -1)
+    columns = _Columns(half, norm, token.int())
+    found = closest(features, columns, 1 + NUM_EXTRA)
+    # A tie beyond the list could have a lower number, so this must be strict.
+    doubtful = ~(found.d2[..., 0] < found.radius)
+    if mask is not None:
+        doubtful &= mask
+    scan(features, columns, compact(doubtful), found)
+    return found.index[..., 0].long()
