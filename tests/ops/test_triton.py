@@ -1,20 +1,38 @@
-"""The Triton kernels without a GPU: logic in the interpreter, machine code for sm_90."""
+"""The Triton kernels without a GPU: logic in the interpreter, machine code for sm_90.
+
+Fake tensors that claim to be on a GPU run through the same code as real ones there: what would
+have to wait for the device (the value of a tensor, a size that depends on data) cannot be had of
+them, and the launches that they reach are those that a GPU would see.
+"""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import sm90
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tcformer
+from tcformer.ops import dpc_knn, regroup
+from tcformer.ops.regroup import apply_plan, plan_both_ways
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.name for path in (ROOT / "tests" / "ops" / "kernels").glob("test_*.py"))
 
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs the triton package")
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="needs the triton package"),
+    pytest.mark.skipif(
+        os.environ.get("TRITON_INTERPRET") == "1", reason="kernels are interpreted, not compiled"
+    ),
+]
 
 
-@needs_triton
 @pytest.mark.parametrize("name", FILES)
 def test_the_kernels_in_the_interpreter(name):
     # In a process of its own: see tests/ops/kernels/conftest.py.
@@ -25,12 +43,7 @@ def test_the_kernels_in_the_interpreter(name):
     }
     done = subprocess.run(
         [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
             f"tests/ops/kernels/{name}",
         ],
         cwd=ROOT,
@@ -41,3 +54,128 @@ def test_the_kernels_in_the_interpreter(name):
     )
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout
+
+
+@pytest.fixture
+def launches(monkeypatch, tmp_path):
+    """The launches that a test reaches; its tensors are fake, its GPU a pretence."""
+    from tcformer.ops.dpc_knn import triton as dpc_knn_kernels
+    from tcformer.ops.regroup import triton as regroup_kernels
+
+    # Opaque operators would end at their fake implementations.
+    monkeypatch.setattr(dpc_knn_kernels, "dpc_knn_op", dpc_knn_kernels._cluster)
+    monkeypatch.setattr(
+        regroup_kernels,
+        "gather_sum",
+        lambda x, rows, back: regroup_kernels.launch_gather_sum(
+            x, regroup_kernels.GatherSum(*rows)
+        ),
+    )
+    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    with FakeTensorMode(), sm90.recorded() as made:
+        yield made
+
+
+def fake(*shape, dtype=torch.float32):
+    return torch.empty(*shape, dtype=dtype, device="cuda")
+
+
+def check_machine_code(launches, folder):
+    for launch in launches:
+        made = sm90.compiled(launch, folder)
+        text = f"{launch.name} {dict(launch.constants)}: {made.registers} registers"
+        assert made.shared <= sm90.SHARED_MEMORY, text
+        assert made.spilled <= 64, text  # bytes a thread; none in the variants of the models
+        assert ("wgmma" in made.ptx) == (launch.name == "closest_kernel"), text
+        assert not re.search(r"\b(atom|red)\.", made.ptx), text
+
+
+def test_clustering_waits_for_nothing_and_compiles(launches, tmp_path):
+    clusters = dpc_knn(fake(256, 3136, 128), 784, tolerance=1e-3)
+    assert clusters.assignment.shape == (256, 3136)
+    assert clusters.centres.shape == (256, 784)
+    names = {launch.name: launch for launch in launches}
+    assert set(names) == {"prepare_kernel", "closest_kernel", "scan_kernel", "compact_kernel"}
+    assert sum(launches.values()) == 11
+    check_machine_code(names.values(), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("batch", "tokens", "channels", "clusters", "k", "masked"),
+    [
+        (256, 3136, 128, 784, 5, False),
+        (256, 784, 320, 196, 5, False),
+        (256, 196, 512, 49, 5, True),
+        (1, 65536, 128, 16384, 5, False),
+        (3, 101, 1, 7, 29, False),
+        (2, 50, 24, 9, 12, True),
+    ],
+)
+def test_every_variant_compiles(launches, tmp_path, batch, tokens, channels, clusters, k, masked):
+    mask = fake(batch, tokens, dtype=torch.bool) if masked else None
+    dpc_knn(fake(batch, tokens, channels), clusters, k, mask=mask)
+    check_machine_code(launches, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype"),
+    [
+        (128, torch.bfloat16),
+        *(
+            pytest.param(channels, dtype, marks=pytest.mark.slow)
+            for channels in (1, 30, 320, 1024)
+            for dtype in (torch.bfloat16, torch.float16, torch.float32)
+        ),
+    ],
+)
+def test_regrouping_waits_for_nothing_and_compiles(launches, tmp_path, channels, dtype):
+    cells, pixels = fake(8, 3136, dtype=torch.int64), fake(8, 3136, dtype=torch.int64)
+    for plan in plan_both_ways(cells, pixels, 784, 784):
+        out = apply_plan(fake(8, 784, channels, dtype=dtype), plan)
+        assert out.shape == (8, 784, channels)
+        assert out.dtype == dtype
+    regroup(fake(8, 784, channels, dtype=dtype), cells, pixels, 784, weight=fake(8, 3136))
+    check_machine_code(launches, tmp_path)
+
+
+class Operators(TorchDispatchMode):
+    """The names of all operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_model_waits_for_nothing():
+    model = tcformer.create_model("tcformer_nano").eval()
+    real = model.state_dict()
+    with FakeTensorMode():
+        state = {name: fake(*t.shape, dtype=t.dtype) for name, t in real.items()}
+        with Operators() as seen:
+            out = torch.func.functional_call(model, state, (fake(2, 3, 64, 64),))
+    assert out.device.type == "cuda"
+    assert "tcformer.dpc_knn_triton.default" in seen.names
+    assert "tcformer.gather_sum_triton.default" in seen.names
+    # A copy to the host would wait, and so would these, whose results are of unknown size.
+    for name in ("nonzero", "unique", "_local_scalar_dense", "masked_select", "repeat_interleave"):
+        assert not [operator for operator in seen.names if name in operator]
+
+
+@pytest.mark.slow
+def test_a_model_is_one_graph():
+    model = tcformer.create_model("tcformer_nano").eval()
+    real = model.state_dict()
+
+    def run(images, state):
+        return torch.func.functional_call(model, state, (images,))
+
+    with FakeTensorMode():
+        state = {name: fake(*t.shape, dtype=t.dtype) for name, t in real.items()}
+        compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+        assert compiled(fake(2, 3, 64, 64), state).shape == (2, 1000)

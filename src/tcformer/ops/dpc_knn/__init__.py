@@ -11,7 +11,10 @@ from tcformer.ops.choose import check_impl
 
 __all__ = ["Clusters", "dpc_knn"]
 
-IMPLEMENTATIONS = ("native", "eager", "reference")
+IMPLEMENTATIONS = ("native", "triton", "eager", "reference")
+
+TRITON_MAX_K = 29
+"""The longest list of neighbours that the Triton kernels keep on the chip, less a reserve."""
 
 
 class Clusters(NamedTuple):
@@ -61,7 +64,8 @@ def dpc_knn(
             which draws uniform noise of 1e-6 even at inference. Nothing by default.
         tolerance: distances d up to this count as zero. Where features are results of arithmetic,
             a little more than its rounding makes equal inputs equal tokens again.
-        impl: "auto", "native" (C++, where it could be compiled), "eager" or "reference".
+        impl: "auto", "native" (C++, where it could be compiled), "triton" (on a GPU, k up to 29),
+            "eager" or "reference".
 
     Returns:
         :class:`Clusters`.
@@ -86,22 +90,19 @@ def dpc_knn(
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"dpc_knn: mask must be bool, not {mask.dtype}.")
     x = x if x.dtype == torch.float64 else x.float()
-    unfit = {"native": "it computes in float32, these features are float64"}
-    impl = check_impl(
-        "dpc_knn",
-        impl,
-        IMPLEMENTATIONS,
-        x.device,
-        unfit=unfit if x.dtype == torch.float64 else None,
-    )
     num_clusters = max(1, min(num_clusters, x.shape[1]))
     k = max(1, min(k, x.shape[1]))
+    impl = check_impl("dpc_knn", impl, IMPLEMENTATIONS, x.device, unfit=_unfit(x, k))
     arguments = (x, num_clusters, k, mask, density_noise, tolerance)
     with torch.autocast(x.device.type, enabled=False):
         if impl == "native":
             from tcformer.ops.dpc_knn import native
 
             return Clusters(*native.dpc_knn(*arguments))
+        if impl == "triton":
+            from tcformer.ops.dpc_knn import triton
+
+            return Clusters(*triton.dpc_knn(*arguments))
         if impl == "reference":
             from tcformer.ops.dpc_knn import reference
 
@@ -109,3 +110,13 @@ def dpc_knn(
         from tcformer.ops.dpc_knn import eager
 
         return Clusters(*eager.dpc_knn(*arguments))
+
+
+def _unfit(x: Tensor, k: int) -> dict[str, str | None]:
+    """Why an implementation cannot take these arguments."""
+    if x.dtype == torch.float64:
+        reason = "it computes in float32, these features are float64"
+        return dict.fromkeys(("native", "triton"), reason)
+    if k > TRITON_MAX_K:
+        return {"triton": f"its lists hold {TRITON_MAX_K} neighbours, not k={k}"}
+    return {}

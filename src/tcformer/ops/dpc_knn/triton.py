@@ -27,9 +27,6 @@ from tcformer.ops.dpc_knn.triton_kernels import (
 NUM_EXTRA = 3
 """Candidates beyond those asked for: the more, the farther away is what was not kept."""
 
-MAX_K = 29
-"""With NUM_EXTRA the longest list of neighbours that a row keeps in registers, 32."""
-
 
 class Tiles(NamedTuple):
     """Sizes of a program's tiles, powers of two; they change speed and never the result."""
@@ -72,15 +69,15 @@ class _Columns(NamedTuple):
 
 class _Found(NamedTuple):
     d2: Tensor  # (B, N, L) float32, ascending
-    index: Tensor  # (B, N, L) int32, columns
+    column: Tensor  # (B, N, L) int32
     radius: Tensor  # (B, N) float32, no column beside these is nearer than this
 
 
 class _Rows(NamedTuple):
-    """Some tokens of every image: the first ``count`` entries of each row of ``token``."""
+    """Some tokens of every image: the first ``number`` entries of each row of ``token``."""
 
     token: Tensor  # (B, N) int32
-    count: Tensor  # (B,) int32
+    number: Tensor  # (B,) int32
 
 
 def dpc_knn(
@@ -237,7 +234,7 @@ def closest(
         features.most_moved,
         x if rank is None else rank,
         x if rows is None else rows.token,
-        x if rows is None else rows.count,
+        x if rows is None else rows.number,
         *found,
         num_tokens,
         num_columns,
@@ -278,7 +275,7 @@ def scan(
         x if columns.token is None else columns.token,
         x if rank is None else rank,
         rows.token,
-        rows.count,
+        rows.number,
         *found,
         num_tokens,
         columns.norm.shape[1],
@@ -322,7 +319,7 @@ def separation_of(
     features: _Features, everyone: _Columns, near: _Found, rank: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Squared distance over C to the nearest token of smaller rank, (B, N); inf for rank 0."""
-    neighbour_rank = rank.gather(1, near.index.flatten(1).long()).view_as(near.index)
+    neighbour_rank = rank.gather(1, near.column.flatten(1).long()).view_as(near.column)
     denser = (neighbour_rank < rank.unsqueeze(-1)) & near.d2.isfinite()
     separation2 = torch.where(denser, near.d2, torch.inf).amin(dim=-1)
     # Nobody outside the list is nearer than its radius. All others look further.
@@ -354,4 +351,4 @@ def assign(
     if mask is not None:
         doubtful &= mask
     scan(features, columns, compact(doubtful), found)
-    return found.index[..., 0].long()
+    return found.column[..., 0].long()

@@ -81,13 +81,6 @@ def prepare_kernel(
 
 
 @triton.jit
-def _add_squares(d2: tl.tensor, a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """d2 + (a - b)^2, rounded the same way in every kernel."""
-    difference = a - b
-    return tl.fma(difference, difference, d2)
-
-
-@triton.jit
 def _four(
     x_ptr: tl.tensor, at: tl.tensor, there: tl.tensor, A: tl.constexpr, B: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
@@ -110,7 +103,11 @@ def _distances(
     B: tl.constexpr,
     SHARED: tl.constexpr,  # whether all rows have the same others
 ) -> tl.tensor:
-    """Squared distances over C from float32 differences, channel by channel: (A, B)."""
+    """Squared distances over C from float32 differences: (A, B).
+
+    Channel by channel with one rounding each, so that a pair's distance has the same bits in every
+    kernel and for every shape of tile.
+    """
     d2 = tl.zeros((A, B), tl.float32)
     for first in range(0, channels, 4):
         channel = first + tl.arange(0, 4)
@@ -122,10 +119,10 @@ def _distances(
             b0, b1, b2, b3 = _four(x_ptr, at, inside, 1, B)
         else:
             b0, b1, b2, b3 = _four(x_ptr, at, inside, A, B)
-        d2 = _add_squares(d2, a0, b0)
-        d2 = _add_squares(d2, a1, b1)
-        d2 = _add_squares(d2, a2, b2)
-        d2 = _add_squares(d2, a3, b3)
+        d2 = tl.fma(a0 - b0, a0 - b0, d2)
+        d2 = tl.fma(a1 - b1, a1 - b1, d2)
+        d2 = tl.fma(a2 - b2, a2 - b2, d2)
+        d2 = tl.fma(a3 - b3, a3 - b3, d2)
     # Added to zeros because a count of one arrives as a constant, which cannot be converted.
     d2 = tl.div_rn(d2, tl.zeros((A, B), tl.float32) + channels)
     return tl.where(d2 <= same_d2, 0.0, d2)

@@ -1,0 +1,292 @@
+import pytest
+import torch
+
+from tcformer.ops import dpc_knn
+from tcformer.ops.dpc_knn import triton as kernels
+from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Several tiles even where there are few tokens."""
+    use_tiles(monkeypatch, kernels.Tiles(32, 16, 16, 4, 2), kernels.Tiles(32, 32, 4, 4, 2))
+
+
+def use_tiles(monkeypatch, tiles, scan):
+    monkeypatch.setattr(kernels, "tiles_for", lambda channels: tiles)
+    monkeypatch.setattr(kernels, "SCAN", scan)
+
+
+def features(device, seed, batch=2, tokens=40, channels=8):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, tokens, channels, generator=g).to(device)
+
+
+def assert_same(actual, expected):
+    assert torch.equal(actual.assignment, expected.assignment.to(actual.assignment.device))
+    assert torch.equal(actual.centres, expected.centres.to(actual.centres.device))
+
+
+def exact_d2(x, tolerance=0.0):
+    """All squared distances over C, rounded once."""
+    d2 = (x.double().unsqueeze(1) - x.double().unsqueeze(2)).square().mean(-1)
+    return torch.where(d2 <= tolerance**2, 0.0, d2)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "channels", "clusters", "k"),
+    [
+        (1, 8, 1, 5),
+        (3, 3, 2, 5),  # fewer tokens than neighbours
+        (16, 8, 4, 1),
+        (17, 1, 5, 5),  # one channel, one token beyond a tile
+        (40, 20, 40, 3),  # every token a centre
+        (50, 40, 1, 8),  # features wider than a resident tile
+        (70, 16, 33, 5),
+    ],
+)
+def test_equals_the_definition(device, small_tiles, tokens, channels, clusters, k):
+    x = features(device, tokens, tokens=tokens, channels=channels)
+    impl = "reference" if tokens < 50 else "eager"
+    expected = dpc_knn(x.double(), clusters, k, impl=impl)
+    assert_same(dpc_knn(x, clusters, k, impl="triton"), expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_tokens(device, small_tiles, seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 2, (2, 45, 4), generator=g).float().to(device)
+    assert_same(dpc_knn(x, 12, impl="triton"), dpc_knn(x, 12, impl="reference"))
+
+
+def test_a_constant_image(device, small_tiles):
+    clusters = dpc_knn(torch.ones(1, 100, 4, device=device), 10, impl="triton")
+    assert clusters.centres.tolist() == [list(range(10))]
+    assert clusters.assignment[0].tolist() == [*range(10), *[0] * 90]
+    zeros = dpc_knn(torch.zeros(1, 100, 4, device=device), 10, impl="triton")
+    assert_same(zeros, clusters)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_under_a_mask(device, small_tiles, seed):
+    x = features(device, seed, tokens=36)
+    mask = torch.rand(2, 36, generator=torch.Generator().manual_seed(seed)) < 0.2 + 0.2 * seed
+    mask[:, seed] = True
+    mask = mask.to(device)
+    x = x.masked_fill(~mask.unsqueeze(-1), [float("nan"), 1e30, float("inf"), 7.0][seed])
+    clean = torch.where(mask.unsqueeze(-1), x, 0.0)
+    expected = dpc_knn(clean.double(), 15, mask=mask, impl="reference")
+    assert_same(dpc_knn(x, 15, mask=mask, impl="triton"), expected)
+
+
+def test_noise_and_tolerance(device, small_tiles):
+    x = features(device, 7, tokens=40, channels=2)
+    noise = torch.rand(2, 40, generator=torch.Generator().manual_seed(0)).to(device) * 0.1
+    plain = dpc_knn(x, 8, impl="triton")
+    for options in ({"density_noise": noise}, {"tolerance": 0.3}):
+        actual = dpc_knn(x, 8, **options, impl="triton")
+        assert_same(actual, dpc_knn(x, 8, **options, impl="reference"))
+        assert not torch.equal(actual.assignment, plain.assignment)
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-18, 1e3, 1e15])
+def test_any_scale_of_features(device, small_tiles, scale):
+    x = features(device, 15, batch=1)
+    scale = 2.0 ** round(torch.tensor(scale).log2().item())
+    # With k = 1 all densities are equal, so only the order of distances counts; where their
+    # squares leave the range of float32, float64 says what that order is.
+    actual = dpc_knn(x * scale, 10, k=1, impl="triton")
+    if scale > 1e-19:
+        assert_same(actual, dpc_knn((x * scale).double(), 10, k=1, impl="eager"))
+    assert 0 <= int(actual.assignment.min()) <= int(actual.assignment.max()) < 10
+
+
+def test_no_tile_size_shows_in_any_number(device, monkeypatch):
+    # Nearly equal tokens as well: there rounding decides, and it must be the same rounding.
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(1, 20, 9, generator=g)[:, torch.randint(20, (50,), generator=g)]
+    x = (x + 100 + 1e-4 * torch.randn(1, 50, 9, generator=g)).to(device)
+    expected = None
+    for sizes in ((16, 16, 16), (64, 64, 32), (32, 16, 32)):
+        tiles = kernels.Tiles(*sizes, 4, 2)
+        use_tiles(monkeypatch, tiles, tiles)
+        f = kernels.prepare(x, None, 0.0)
+        near = kernels.nearest(f, kernels._Columns(f.half, f.norm, None), 5, None)
+        actual = (near.d2[..., :5].clone(), *dpc_knn(x, 15, impl="triton"))
+        expected = actual if expected is None else expected
+        for ours, theirs in zip(actual, expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def smooth_features(device):
+    """Like those of a network: neighbours are similar, parts are flat, lengths are normalised."""
+    g = torch.Generator().manual_seed(4)
+    coarse = torch.randn(1, 8, 5, 5, generator=g)
+    smooth = torch.nn.functional.interpolate(coarse, (9, 9), mode="bilinear").flatten(2).mT
+    smooth[:, 40:60] = smooth[:, :1]
+    return torch.nn.functional.layer_norm(smooth, (8,)).contiguous().to(device)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.3])
+def test_nor_does_the_precision_of_the_proposals(device, small_tiles, monkeypatch, tolerance):
+    x = smooth_features(device)
+    expected = dpc_knn(x, 20, tolerance=tolerance, impl="triton")
+    real, scanned = kernels.prepare, []
+
+    def hardly_any(*arguments):
+        f = real(*arguments)
+        return f._replace(moved=f.moved + 1e6, most_moved=f.most_moved + 1e6)
+
+    def compact(flag, real=kernels.compact):
+        scanned.append(flag.double().mean())
+        return real(flag)
+
+    monkeypatch.setattr(kernels, "prepare", hardly_any)
+    monkeypatch.setattr(kernels, "compact", compact)
+    assert_same(dpc_knn(x, 20, tolerance=tolerance, impl="triton"), expected)
+    # So nearly all was done again: neighbours (all but equal tokens), centres (all).
+    assert scanned[0] > 0.2 + (tolerance == 0.0) * 0.4
+    assert scanned[-1] == 1.0
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_the_bound_is_one(device, small_tiles, shift):
+    x = features(device, 11, tokens=100, channels=24) + shift
+    x[:, 50:] = x[:, :50] + 0.01 * x[:, 50:]  # pairs that half precision hardly tells apart
+    f = kernels.prepare(x, None, 0.0)
+    found = kernels.closest(f, kernels._Columns(f.half, f.norm, None), 8)
+    d2 = exact_d2(x)
+    outside = d2.scatter(2, found.column.long(), torch.inf).amin(dim=-1)
+    assert (found.radius <= outside * (1 + 1e-6)).all()
+    # It is of use as well: it proves nearly all rows, and the lists are nearly what they claim.
+    fifth = d2.sort(dim=-1).values[..., 4]
+    assert (fifth <= found.radius).double().mean() > 0.8
+    torch.testing.assert_close(found.d2[..., 0], torch.zeros(2, 100, device=device))
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.5])
+def test_neighbours_are_the_nearest_in_order(device, small_tiles, tolerance):
+    x = features(device, 12, batch=1, tokens=70, channels=4)
+    f = kernels.prepare(x, None, tolerance)
+    everyone = kernels._Columns(f.half, f.norm, None)
+    near, scanned = kernels.nearest(f, everyone, 5, None), _scanned(f, everyone)
+    values, order = exact_d2(x, tolerance).sort(dim=-1, stable=True)
+    for found in (near, scanned):
+        torch.testing.assert_close(found.d2[..., :5], values[..., :5].float(), rtol=1e-5, atol=0)
+    # Among equal distances the scan finds the first; proposals need only find as near ones.
+    assert torch.equal(scanned.column.long(), order[..., :8])
+    assert torch.equal(near.column[..., :5], scanned.column[..., :5]) or tolerance > 0.0
+
+
+def _scanned(f, columns):
+    found = kernels._Found(
+        f.x.new_empty(*f.x.shape[:2], 8),
+        f.x.new_empty(*f.x.shape[:2], 8, dtype=torch.int32),
+        f.x.new_empty(f.x.shape[:2]),
+    )
+    everyone = torch.ones(f.x.shape[:2], dtype=torch.bool, device=f.x.device)
+    kernels.scan(f, columns, kernels.compact(everyone), found)
+    return found
+
+
+def test_scanning_says_the_same_to_the_last_bit(device, small_tiles):
+    x = features(device, 13, batch=1, tokens=70, channels=21)
+    f = kernels.prepare(x, None, 0.0)
+    everyone = kernels._Columns(f.half, f.norm, None)
+    near, scanned = kernels.nearest(f, everyone, 5, None), _scanned(f, everyone)
+    assert torch.equal(near.d2[..., :5], scanned.d2[..., :5])
+    assert torch.equal(near.column[..., :5], scanned.column[..., :5])
+
+
+def test_separation_is_the_distance_to_the_nearest_denser_token(device, small_tiles):
+    x = features(device, 14, tokens=90, channels=6)
+    f = kernels.prepare(x, None, 0.0)
+    everyone = kernels._Columns(f.half, f.norm, None)
+    near = kernels.nearest(f, everyone, 2, None)
+    rank = rank_of(sparsity_of(near.d2, 2, None, None))
+    actual = kernels.separation_of(f, everyone, near, rank.int(), None)
+    denser = rank.unsqueeze(1) < rank.unsqueeze(2)
+    expected = torch.where(denser, exact_d2(x), torch.inf).amin(dim=-1)
+    torch.testing.assert_close(actual, expected.float(), rtol=1e-5, atol=0)
+    in_list = denser.gather(2, near.column.long()).any(dim=-1)
+    assert not in_list.all()  # so the second search was needed
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_compact_lists_what_is_flagged(device, share):
+    flag = torch.rand(3, 2500, generator=torch.Generator().manual_seed(1)) < share
+    rows = kernels.compact(flag.to(device))
+    for b in range(3):
+        expected = flag[b].nonzero().squeeze(1).int()
+        assert int(rows.number[b]) == len(expected)
+        assert torch.equal(rows.token[b, : len(expected)].cpu(), expected)
+
+
+def test_an_image_does_not_depend_on_its_batch_mates(device, small_tiles):
+    x = features(device, 16, batch=3, tokens=40)
+    x[1] *= 1e4
+    x[2, :30] = 3.0
+    together = dpc_knn(x, 20, impl="triton")
+    for b in range(3):
+        alone = dpc_knn(x[[b]], 20, impl="triton")
+        assert torch.equal(together.assignment[b], alone.assignment[0])
+        assert torch.equal(together.centres[b], alone.centres[0])
+
+
+def test_permuting_tokens_permutes_the_partition(device, small_tiles):
+    x = features(device, 17, batch=1, tokens=60)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(2)).to(device)
+    plain, permuted = dpc_knn(x, 20, impl="triton"), dpc_knn(x[:, order], 20, impl="triton")
+    together = plain.assignment[0, order][:, None] == plain.assignment[0, order]
+    assert torch.equal(together, permuted.assignment[0][:, None] == permuted.assignment[0])
+    assert torch.equal(order[permuted.centres[0]].sort().values, plain.centres[0])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e38])
+def test_what_is_not_finite_never_leaves_the_range(device, small_tiles, bad):
+    x = features(device, 18, tokens=30)
+    x[0, 3] = bad
+    clusters = dpc_knn(x, 8, impl="triton")
+    assert int(clusters.assignment.min()) >= 0
+    assert int(clusters.assignment.max()) < 8
+    alone = dpc_knn(x[[1]], 8, impl="triton")
+    assert torch.equal(clusters.assignment[1], alone.assignment[0])
+
+
+def test_the_tiles_of_the_models(device):
+    for channels in (32, 200):
+        x = features(device, channels, batch=1, tokens=70, channels=channels)
+        expected = dpc_knn(x.double(), 20, impl="eager")
+        assert_same(dpc_knn(x, 20, impl="triton"), expected)
+
+
+def test_refusals(device):
+    x = features(device, 1, tokens=64)
+    with pytest.raises(ValueError, match="these features are float64"):
+        dpc_knn(x.double(), 4, impl="triton")
+    with pytest.raises(ValueError, match="hold 29 neighbours, not k=30"):
+        dpc_knn(x, 4, k=30, impl="triton")
+    assert_same(dpc_knn(x, 4, k=29, impl="triton"), dpc_knn(x.double(), 4, k=29, impl="eager"))
+
+
+def test_registration(device, small_tiles):
+    x = features(device, 19, tokens=20)
+    mask = torch.arange(20, device=device).expand(2, -1) < 15
+    torch.library.opcheck(kernels.dpc_knn_op, (x, 5, 3, mask, torch.rand_like(x[..., 0]), 0.1))
+
+
+def test_one_graph(device, small_tiles):
+    def whole(x):
+        assignment, centres = dpc_knn(x * 2, 5, impl="triton")
+        return assignment + 1, centres
+
+    x = features(device, 20, tokens=20)
+    compiled = torch.compile(whole, backend="aot_eager", fullgraph=True)
+    for ours, theirs in zip(compiled(x), whole(x), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_no_batch(device):
+    clusters = dpc_knn(torch.zeros(0, 5, 4, device=device), 2, impl="triton")
+    assert clusters.assignment.shape == (0, 5)
+    assert clusters.centres.shape == (0, 2)
