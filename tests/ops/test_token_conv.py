@@ -211,7 +211,8 @@ def test_native_is_one_graph_when_compiled():
     [
         ({"x": torch.zeros(2, 5)}, "x must be float of shape"),
         ({"x": torch.zeros(2, 6, 5)}, "the plan is for 7 tokens, but x has 6"),
-        ({"x": torch.zeros(3, 7, 5)}, "another batch than the 3"),
+        ({"x": torch.zeros(3, 7, 5)}, "the plan is for 2 images, but x has 3"),
+        ({"overwrite_from": 0}, "cannot be overwritten where gradients"),
         ({"weight": torch.zeros(5, 3, 3)}, "weight must have shape"),
         ({"bias": torch.zeros(4)}, "bias must have shape"),
         ({"skip": torch.zeros(4)}, "skip must have shape"),
@@ -237,5 +238,32 @@ def test_native_is_counted_like_the_convolution_it_is(num_tokens):
     for impl in ("native", "eager"):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             token_conv(*case(num_tokens=num_tokens, dtype=torch.float32), impl=impl)
+            token_conv(
+                *case(num_tokens=num_tokens, dtype=torch.float32), impl=impl, overwrite_from=0
+            )
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pieces_of_a_batch_give_the_same(shape, gelu, impl):
+    x, plan, *weights = case(**{**shape, "batch": 3}, dtype=torch.float32)
+    whole = token_conv(x, plan, *weights, gelu=gelu, impl=impl)
+    for first, last in ((0, 1), (1, 3), (0, 3)):
+        piece = x[first:last].clone()
+        out = token_conv(piece, plan, *weights, gelu=gelu, overwrite_from=first, impl=impl)
+        if impl == "native":
+            assert out.data_ptr() == piece.data_ptr()
+            assert torch.equal(out, whole[first:last])
+        torch.testing.assert_close(out, whole[first:last], rtol=1e-6, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("first", [-1, 2])
+def test_pieces_outside_the_batch_are_refused(first):
+    x, *others = case()
+    with pytest.raises(ValueError, match=f"2 images, which do not include 1 from number {first}"):
+        token_conv(x[:1], *others, overwrite_from=first)

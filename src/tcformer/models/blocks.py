@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from tcformer.models.layers import Attention, GridMlp, TokenMlp
+from tcformer.models.layers import Attention
+from tcformer.models.mlp import GridMlp, TokenMlp
 from tcformer.ops import TokenMap, tokens_to_map
 from tcformer.tokens import Tokens
 

@@ -1,4 +1,4 @@
-"""The layers of TCFormer that are not blocks: stem, token convolution, attention, MLPs.
+"""The layers of TCFormer that are neither blocks nor MLPs: stem, token convolution, attention.
 
 Attribute names are those of the published state dict, so that the authors' files load as they are.
 """
@@ -9,18 +9,10 @@ import math
 
 from torch import Tensor, nn
 
-from tcformer.ops import TokenMap, attend, linear, map_to_tokens, token_conv, tokens_to_map
+from tcformer.ops import TokenMap, attend, linear, map_to_tokens, tokens_to_map
 from tcformer.tokens import Tokens
 
-__all__ = [
-    "Attention",
-    "DepthwiseTokenConv",
-    "GridMlp",
-    "PatchEmbed",
-    "TokenConv",
-    "TokenMlp",
-    "init_weights",
-]
+__all__ = ["Attention", "Linear", "PatchEmbed", "TokenConv", "init_weights"]
 
 
 def init_weights(module: nn.Module) -> None:
@@ -94,20 +86,6 @@ class TokenConv(nn.Conv2d):
         return linear(tokens.x, self.skip.weight.squeeze(-1)) + mixed
 
 
-class DepthwiseTokenConv(nn.Conv2d):
-    """The same without mixing channels, of stride 1, followed by GELU: inside the token MLP."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, padding=1, groups=channels)
-        self.skip = nn.Conv1d(channels, channels, 1, groups=channels, bias=False)
-
-    def forward(self, x: Tensor, plan: TokenMap) -> Tensor:  # type: ignore[override]
-        """Convolve (B, N, C) tokens; ``plan`` is between them and their map."""
-        assert self.bias is not None
-        skip = self.skip.weight.flatten()
-        return token_conv(x, plan, self.weight, self.bias, skip, gelu=True)
-
-
 class Attention(nn.Module):
     """Multi-head attention over keys that were reduced on a map, with an importance bias.
 
@@ -174,46 +152,3 @@ class Attention(nn.Module):
         x = attend(q, k, v, bias=bias, dropout=dropout)
         x = x.transpose(1, 2).reshape(batch, num_queries, dim)
         return self.proj_drop(self.proj(x))
-
-
-class _GridConv(nn.Module):
-    """Holds the grid MLP's convolution under the doubled name it has in the published files."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-
-    def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
-        assert self.dwconv.bias is not None
-        plan = TokenMap(grid_size, None, None)
-        return token_conv(x, plan, self.dwconv.weight, self.dwconv.bias, gelu=True)
-
-
-class GridMlp(nn.Module):
-    """MLP of the first stage: its depthwise 3x3 convolution and GELU run on the grid itself."""
-
-    def __init__(self, dim: int, hidden: int, drop: float = 0.0):
-        super().__init__()
-        self.fc1 = Linear(dim, hidden)
-        self.dwconv = _GridConv(hidden)
-        self.fc2 = Linear(hidden, dim)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
-        """(B, H0*W0, C) -> the same shape."""
-        return self.drop(self.fc2(self.drop(self.dwconv(self.fc1(x), grid_size))))
-
-
-class TokenMlp(nn.Module):
-    """MLP of the dynamic stages: its depthwise 3x3 convolution and GELU run on tokens."""
-
-    def __init__(self, dim: int, hidden: int, drop: float = 0.0):
-        super().__init__()
-        self.fc1 = Linear(dim, hidden)
-        self.dwconv = DepthwiseTokenConv(hidden)
-        self.fc2 = Linear(hidden, dim)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, tokens: Tokens, plan: TokenMap) -> Tensor:
-        """(B, N, C) features of the tokens -> the same shape."""
-        return self.drop(self.fc2(self.drop(self.dwconv(self.fc1(tokens.x), plan))))

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcformer.models.blocks import Block
-from tcformer.models.layers import TokenMlp, init_weights
+from tcformer.models.layers import init_weights
+from tcformer.models.mlp import TokenMlp
 from tcformer.ops import TokenMap, plan_token_map, tokens_to_map, tokens_to_tokens
 from tcformer.ops.regroup import plan_regroup
 from tcformer.tokens import Layout, Tokens, pixel_of_cell

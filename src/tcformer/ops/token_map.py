@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tcformer.ops.regroup import RegroupPlan, apply_plan, plan_both_ways, regroup
+from tcformer.ops.regroup import RegroupPlan, apply_plan, part_of_plan, plan_both_ways, regroup
 from tcformer.tokens import Layout, Tokens, pixel_of_cell
 
 __all__ = ["TokenMap", "map_to_tokens", "plan_token_map", "tokens_to_map", "tokens_to_tokens"]
@@ -44,6 +44,14 @@ def plan_token_map(
     wide = torch.promote_types(dtype, torch.float32)
     plans = plan_both_ways(cells, pixels, layout.num_tokens, num_pixels, dtype=wide)
     return TokenMap(map_size, *plans)
+
+
+def part_of_token_map(plan: TokenMap, first: int, count: int) -> TokenMap:
+    """The plan for ``count`` images of the batch, from number ``first`` on. Not for compilation."""
+    if plan.to_map is None or plan.to_tokens is None:
+        return plan
+    ways = (part_of_plan(way, first, count) for way in (plan.to_map, plan.to_tokens))
+    return TokenMap(plan.map_size, *ways)
 
 
 def tokens_to_map(

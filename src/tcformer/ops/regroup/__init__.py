@@ -17,9 +17,17 @@ from torch import Tensor
 
 from tcformer.ops.choose import check_impl
 from tcformer.ops.regroup import native, plan
-from tcformer.ops.regroup.plan import EPS, RegroupPlan
+from tcformer.ops.regroup.plan import EPS, RegroupPlan, part_of_plan
 
-__all__ = ["EPS", "RegroupPlan", "apply_plan", "plan_both_ways", "plan_regroup", "regroup"]
+__all__ = [
+    "EPS",
+    "RegroupPlan",
+    "apply_plan",
+    "part_of_plan",
+    "plan_both_ways",
+    "plan_regroup",
+    "regroup",
+]
 
 IMPLEMENTATIONS = ("native", "triton", "eager", "reference")
 

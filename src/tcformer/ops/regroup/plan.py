@@ -100,6 +100,24 @@ def _suits_padding(device: torch.device) -> bool:
     return check_impl("regroup", "auto", ("triton", "eager"), device) == "triton"
 
 
+def part_of_plan(plan: RegroupPlan, first: int, count: int) -> RegroupPlan:
+    """The plan for ``count`` images of the batch, from number ``first`` on. Not for compilation."""
+
+    def part(way: GatherSum, rows: int, columns: int) -> GatherSum:
+        starts = way.row_start[first * rows : (first + count) * rows + 1]
+        begin, end = int(starts[0]), int(starts[-1])
+        column = way.column[begin:end] - first * columns
+        return GatherSum(starts - begin, column, way.weight[begin:end])
+
+    sources, destinations = plan.num_src, plan.num_dst
+    return RegroupPlan(
+        sources,
+        destinations,
+        part(plan.forward, destinations, sources),
+        part(plan.backward, sources, destinations),
+    )
+
+
 class _Entries(NamedTuple):
     row: Tensor  # (E,) int64, ascending
     row_start: Tensor  # (rows+1,) int32

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tcformer.ops.choose import check_impl
 from tcformer.ops.token_conv import native
-from tcformer.ops.token_map import TokenMap
+from tcformer.ops.token_map import TokenMap, part_of_token_map
 
 __all__ = ["token_conv"]
 
@@ -22,6 +22,7 @@ def token_conv(
     skip: Tensor | None = None,
     *,
     gelu: bool = False,
+    overwrite_from: int | None = None,
     impl: str = "auto",
 ) -> Tensor:
     """Convolve tokens on their map, channel by channel, and optionally apply GELU.
@@ -37,6 +38,9 @@ def token_conv(
         bias: (C,) float.
         skip: (C,) float, the share of every token's own value; none when left out.
         gelu: apply the exact GELU to the result.
+        overwrite_from: x holds b images of the plan's batch, from this one on, and its memory may
+            be taken for the result: to go through a batch in pieces that fit a cache, without a
+            gradient.
         impl: "auto", "native" (C++, CPU; float32 arithmetic for float32 and bfloat16), "eager" or
             "reference".
 
@@ -49,11 +53,13 @@ def token_conv(
 
     Source: TCFormer (CVPR 2022), section 3.3.
     """
-    _check(x, plan, weight, bias, skip)
+    _check(x, plan, weight, bias, skip, overwrite_from)
     unfit = {"native": native.unfit(x, plan)}
     impl = check_impl("token_conv", impl, IMPLEMENTATIONS, x.device, unfit=unfit)
     if impl == "native":
-        return native.token_conv(x, plan, weight, bias, skip, gelu)
+        return native.token_conv(x, plan, weight, bias, skip, gelu, overwrite_from)
+    if overwrite_from is not None:
+        plan = part_of_token_map(plan, overwrite_from, x.shape[0])
     if impl == "reference":
         from tcformer.ops.token_conv import reference
 
@@ -63,7 +69,14 @@ def token_conv(
     return eager.token_conv(x, plan, weight, bias, skip, gelu)
 
 
-def _check(x: Tensor, plan: TokenMap, weight: Tensor, bias: Tensor, skip: Tensor | None) -> None:
+def _check(
+    x: Tensor,
+    plan: TokenMap,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None,
+    overwrite_from: int | None,
+) -> None:
     if x.ndim != 3 or not x.is_floating_point():
         raise ValueError(
             f"token_conv: x must be float of shape (B, N, C), not {x.dtype} {tuple(x.shape)}."
@@ -82,7 +95,15 @@ def _check(x: Tensor, plan: TokenMap, weight: Tensor, bias: Tensor, skip: Tensor
     expected = height * width if plan.to_map is None else plan.to_map.num_src
     if tokens != expected:
         raise ValueError(f"token_conv: the plan is for {expected} tokens, but x has {tokens}.")
+    if overwrite_from is not None and torch.is_grad_enabled():
+        raise ValueError("token_conv: x cannot be overwritten where gradients are recorded.")
     if plan.to_map is None or plan.to_tokens is None or torch.compiler.is_compiling():
         return
-    if plan.to_map.forward.row_start.shape[0] != batch * height * width + 1:
-        raise ValueError(f"token_conv: the plan is for another batch than the {batch} of x.")
+    planned = (plan.to_map.forward.row_start.shape[0] - 1) // (height * width)
+    if overwrite_from is None and planned != batch:
+        raise ValueError(f"token_conv: the plan is for {planned} images, but x has {batch}.")
+    if overwrite_from is not None and not 0 <= overwrite_from <= planned - batch:
+        raise ValueError(
+            f"token_conv: the plan is for {planned} images, which do not include {batch} from "
+            f"number {overwrite_from} on."
+        )

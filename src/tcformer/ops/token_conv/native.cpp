@@ -24,6 +24,7 @@ struct Plan {  // all null where token n is pixel n
 struct Sizes {
     int64_t images, tokens, channels, height, width;
     bool gelu;
+    int64_t first;  // which image of the plan's batch is the first one of x
 };
 
 template <class T>
@@ -83,17 +84,18 @@ struct Slab {
     }
 };
 
+// Columns count from `first`, which is where x begins.
 template <int V, class T>
 void gather(const Slab<V>& slab, const Rows& rows, int64_t row, const T* x, int64_t stride,
-            vf (&sum)[V]) {
+            int64_t first, vf (&sum)[V]) {
     for (int v = 0; v < V; ++v) sum[v] = vf{};
     for (int32_t e = rows.start[row]; e < rows.start[row + 1]; ++e) {
-        const T* from = x + rows.column[e] * stride;
+        const T* from = x + (rows.column[e] - first) * stride;
         for (int v = 0; v < V; ++v) sum[v] += rows.weight[e] * slab.get(from, v);
     }
 }
 
-// The same from scratch memory, where every channel exists; columns count from `first`.
+// The same from scratch memory, where every channel exists.
 template <int V>
 void gather_near(const Rows& rows, int64_t row, const float* x, int64_t first, vf (&sum)[V]) {
     for (int v = 0; v < V; ++v) sum[v] = vf{};
@@ -200,13 +202,14 @@ void correlate(const float* grad, const float* map, int64_t rows, int64_t width,
 template <int V, class T>
 void lay_out(const Layer<T>& layer, const Slab<V>& slab, int64_t image, float* map) {
     const Sizes& size = layer.size;
-    const int64_t height = size.height, width = size.width, pixel = image * height * width;
+    const int64_t height = size.height, width = size.width;
+    const int64_t pixel = (size.first + image) * height * width;
     clear_frame<V>(map, height, width);
     for (int64_t y = 0; y < height; ++y)
         for (int64_t x = 0; x < width; ++x) {
             vf sum[V];
             gather<V>(slab, layer.plan.to_map, pixel + y * width + x, layer.x + slab.channel,
-                      size.channels, sum);
+                      size.channels, size.first * size.tokens, sum);
             float* to = map + ((y + 1) * (width + 2) + x + 1) * slab.S;
             for (int v = 0; v < V; ++v) store(to + v * VL, sum[v]);
         }
@@ -228,10 +231,12 @@ void tokens_forward(const Layer<T>& layer, T* out, int64_t image, int64_t number
     convolve<V>(map, height, width, taps, bias, [&](int64_t y, int64_t x, int v, vf value) {
         store(mixed + (y * width + x) * S + v * VL, value);
     });
-    for (int64_t n = image * size.tokens; n < (image + 1) * size.tokens; ++n) {
+    const int64_t planned = size.first + image;  // this image in the plan
+    for (int64_t n = 0; n < size.tokens; ++n) {
         vf sum[V];
-        gather_near<V>(layer.plan.to_tokens, n, mixed, image * pixels, sum);
-        const int64_t at = n * size.channels + slab.channel;
+        gather_near<V>(layer.plan.to_tokens, planned * size.tokens + n, mixed, planned * pixels,
+                       sum);
+        const int64_t at = (image * size.tokens + n) * size.channels + slab.channel;
         for (int v = 0; v < V; ++v) {
             const vf z = sum[v] + load(skip + v * VL) * slab.get(layer.x + at, v);
             slab.put(out + at, v, size.gelu ? gelu(z) : z);
@@ -347,6 +352,33 @@ void grid_forward(const Layer<T>& layer, T* out, int64_t image, int64_t top, int
     });
 }
 
+// The same for a whole image, the result taking the place of x: of every band the lines that the
+// next one needs are kept before they are written over.
+template <int V, class T>
+void grid_in_place(const Layer<T>& layer, T* x, int64_t image, int64_t step, int64_t number) {
+    const Sizes& size = layer.size;
+    const Slab<V> slab(number, size.channels);
+    constexpr int64_t S = V * VL;
+    const int64_t width = size.width, line = (width + 2) * S;
+    float taps[9 * S], bias[S], skip[S];
+    slab.taps_of(layer.weight, taps);
+    slab.of_channels(layer.bias, bias);
+    slab.of_channels(layer.skip, skip);
+    float* map = scratch(0, (step + 2) * line);
+    copy_rows<V>(layer.x, slab, size, image, -1, 1, map);
+    for (int64_t top = 0; top < size.height; top += step) {
+        const int64_t rows = top + step < size.height ? step : size.height - top;
+        copy_rows<V>(layer.x, slab, size, image, top + 1, top + rows + 1, map + 2 * line);
+        T* to = x + ((image * size.height + top) * width) * size.channels + slab.channel;
+        convolve<V>(map, rows, width, taps, bias, [&](int64_t y, int64_t c, int v, vf z) {
+            if (layer.skip)
+                z += load(skip + v * VL) * load(map + (y + 1) * line + (c + 1) * S + v * VL);
+            slab.put(to + (y * width + c) * size.channels, v, size.gelu ? gelu(z) : z);
+        });
+        std::memmove(map, map + rows * line, 2 * line * sizeof(float));
+    }
+}
+
 template <int V, class T>
 void grid_backward(const Layer<T>& layer, const T* grad, T* grad_x, float* sums, int64_t image,
                    int64_t top, int64_t bottom, int64_t number) {
@@ -424,6 +456,15 @@ void run_forward(const Layer<T>& layer, T* out, int64_t threads) {
 }
 
 template <int V, class T>
+void run_in_place(const Layer<T>& layer, T* x, int64_t threads) {
+    const Sizes& size = layer.size;
+    const int64_t step = band(layer, V), slabs = (size.channels + V * VL - 1) / (V * VL);
+    parallel_for(size.images * slabs, threads, [&](int64_t task) {
+        grid_in_place<V>(layer, x, task / slabs, step, task % slabs);
+    });
+}
+
+template <int V, class T>
 void run_backward(const Layer<T>& layer, const T* grad, T* grad_x, float* grad_weight,
                   float* grad_bias, float* grad_skip, int64_t threads) {
     const Sizes& size = layer.size;
@@ -460,9 +501,9 @@ void run_backward(const Layer<T>& layer, const T* grad, T* grad_x, float* grad_w
 template <class T>
 Layer<T> layer_of(const T* x, const float* weight, const float* bias, const float* skip,
                   const void* const* plan, int64_t images, int64_t tokens, int64_t channels,
-                  int64_t height, int64_t width, int64_t gelu) {
+                  int64_t height, int64_t width, int64_t gelu, int64_t first) {
     Layer<T> layer = {x, weight, bias, skip,
-                      {images, tokens, channels, height, width, gelu != 0}, {}};
+                      {images, tokens, channels, height, width, gelu != 0, first}, {}};
     // In turns rows that are pixels and rows that are tokens.
     Rows* rows[4] = {&layer.plan.to_map, &layer.plan.to_map_back, &layer.plan.to_tokens_back,
                      &layer.plan.to_tokens};
@@ -475,6 +516,8 @@ Layer<T> layer_of(const T* x, const float* weight, const float* bias, const floa
 
 template <class T>
 void forward(const Layer<T>& layer, T* out, int64_t threads) {
+    // Slabs of 2 where a task is a whole image: more tasks of less each.
+    if (out == layer.x && !layer.plan.to_map.start) return run_in_place<2>(layer, out, threads);
     const int vectors = width_of_slab(layer);
     if (vectors == 4) return run_forward<4>(layer, out, threads);
     if (vectors == 2) return run_forward<2>(layer, out, threads);
@@ -495,9 +538,10 @@ void backward(const Layer<T>& layer, const T* grad, T* grad_x, float* grad_weigh
     void tcf_token_conv_##SUFFIX(const T* x, const float* weight, const float* bias,              \
                                  const float* skip, const void* const* plan, T* out,              \
                                  int64_t images, int64_t tokens, int64_t channels,                \
-                                 int64_t height, int64_t width, int64_t gelu, int64_t threads) {  \
+                                 int64_t height, int64_t width, int64_t gelu, int64_t first,      \
+                                 int64_t threads) {                                               \
         forward(layer_of(x, weight, bias, skip, plan, images, tokens, channels, height, width,    \
-                         gelu),                                                                   \
+                         gelu, first),                                                            \
                 out, threads);                                                                    \
     }                                                                                             \
     void tcf_token_conv_back_##SUFFIX(                                                            \
@@ -506,7 +550,7 @@ void backward(const Layer<T>& layer, const T* grad, T* grad_x, float* grad_weigh
         float* grad_skip, int64_t images, int64_t tokens, int64_t channels, int64_t height,       \
         int64_t width, int64_t gelu, int64_t threads) {                                           \
         backward(layer_of(x, weight, bias, skip, plan, images, tokens, channels, height, width,   \
-                          gelu),                                                                  \
+                          gelu, 0),                                                               \
                  grad, grad_x, grad_weight, grad_bias, grad_skip, threads);                       \
     }
 
@@ -515,7 +559,7 @@ extern "C" {
 // x, out, grad, grad_x (images, tokens, channels); weight (channels, 9); bias, skip (channels),
 // skip null for none. plan: eight pointers, start and column of the rows that are pixels, the same
 // of the rows that are tokens, the weights of to_map, of its transpose, of the transpose of
-// to_tokens, of to_tokens; or null where token n is pixel n.
+// to_tokens, of to_tokens; or null where token n is pixel n. out may be x.
 TCF_TOKEN_CONV(f32, float)
 TCF_TOKEN_CONV(bf16, bf16)
 }

@@ -21,6 +21,7 @@ _OPS = torch.library.Library("tcformer", "FRAGMENT")
 _ARGUMENTS = "Tensor x, Tensor weight, Tensor bias, Tensor? skip, Tensor[] plan"
 _SIZES = "SymInt height, SymInt width, bool gelu"
 _OPS.define(f"token_conv({_ARGUMENTS}, {_SIZES}) -> Tensor")
+_OPS.define(f"token_conv_(Tensor(a!) {_ARGUMENTS[7:]}, {_SIZES}, SymInt first) -> ()")
 _OPS.define(
     f"token_conv_backward({_ARGUMENTS}, Tensor grad, {_SIZES})"
     " -> (Tensor x, Tensor weight, Tensor bias, Tensor skip)"
@@ -38,9 +39,18 @@ def unfit(x: Tensor, plan: TokenMap) -> str | None:
 
 
 def token_conv(
-    x: Tensor, plan: TokenMap, weight: Tensor, bias: Tensor, skip: Tensor | None, gelu: bool
+    x: Tensor,
+    plan: TokenMap,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None,
+    gelu: bool,
+    first: int | None,
 ) -> Tensor:
-    """Arguments as those of :func:`tcformer.ops.token_conv`; weights are used in float32."""
+    """Arguments as those of :func:`tcformer.ops.token_conv`; weights are used in float32.
+
+    With ``first``, x holds images from that one on and is overwritten.
+    """
     lists = plan_tensors(plan)
     tensors = (
         x.contiguous(),
@@ -48,6 +58,9 @@ def token_conv(
         bias.float().contiguous(),
         None if skip is None else skip.float().contiguous(),
     )
+    if first is not None:
+        torch.ops.tcformer.token_conv_(*tensors, lists, *plan.map_size, gelu, first)
+        return tensors[0]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         out: Tensor = _TokenConv.apply(*tensors, plan.map_size, gelu, *lists)
     else:
@@ -115,9 +128,25 @@ def _token_conv(
     gelu: bool,
 ) -> Tensor:
     out = torch.empty_like(x)
-    sizes = (*x.shape, height, width, int(gelu))
+    sizes = (*x.shape, height, width, int(gelu), 0)
     _native.run(_name("token_conv", x), x, weight, bias, skip, plan or None, out, *sizes)
     return out
+
+
+@torch.library.impl(_OPS, "token_conv_", "CPU")
+def _token_conv_in_place(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None,
+    plan: list[Tensor],
+    height: int,
+    width: int,
+    gelu: bool,
+    first: int,
+) -> None:
+    sizes = (*x.shape, height, width, int(gelu), first)
+    _native.run(_name("token_conv", x), x, weight, bias, skip, plan or None, x, *sizes)
 
 
 @torch.library.impl(_OPS, "token_conv_backward", "CPU")
@@ -172,12 +201,15 @@ def _shapes_backward(
     return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias), empty
 
 
-def _flop(*shapes: Any, out_val: Tensor, **others: Any) -> int:
+def _flop(x: Tensor, *arguments: Any, **others: Any) -> int:
     """What torch's counter says of the convolution: two for each of nine multiply-adds a pixel."""
-    height, width = shapes[-3:-1]
-    return int(2 * 9 * out_val.shape[0] * out_val.shape[2] * height * width)
+    height, width = arguments[4:6]
+    return int(2 * 9 * x.shape[0] * x.shape[2] * height * width)
 
 
 torch.library.register_fake("tcformer::token_conv", _shape, lib=_OPS)
 torch.library.register_fake("tcformer::token_conv_backward", _shapes_backward, lib=_OPS)
-register_flop_formula(torch.ops.tcformer.token_conv, get_raw=True)(_flop)
+torch.library.register_fake("tcformer::token_conv_", lambda *arguments: None, lib=_OPS)
+register_flop_formula(
+    [torch.ops.tcformer.token_conv, torch.ops.tcformer.token_conv_], get_raw=True
+)(_flop)

@@ -1,0 +1,64 @@
+"""Going through a batch in pieces changes memory and time, nothing else."""
+
+import pytest
+import torch
+
+from tcformer.models import mlp
+from tcformer.models.mlp import GridMlp, TokenMlp
+from tcformer.ops import plan_token_map
+from tcformer.tokens import Layout, Tokens
+
+
+def calls(monkeypatch, which, piece=1):
+    """The MLP, a function that runs it on three images, and how many each call of fc1 saw."""
+    monkeypatch.setattr(mlp, "PIECE", piece)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
+    g = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    if which == "grid":
+        net, x = GridMlp(8, 40, drop=0.5), torch.randn(3, 30, 8, generator=g)
+        run = lambda: net(x, (5, 6))  # noqa: E731
+    else:
+        cells = torch.randint(7, (3, 30), generator=g)
+        cells[:, :7] = torch.arange(7)
+        layout = Layout(cells, 7, (5, 6), (3, 3), torch.ones(3, 30))
+        net, x = TokenMlp(8, 40, drop=0.5), torch.randn(3, 7, 8, generator=g)
+        plan = plan_token_map(layout)
+        run = lambda: net(Tokens(x, layout), plan)  # noqa: E731
+    seen = []
+    real = net.fc1.forward
+    net.fc1.forward = lambda part: seen.append(part.shape[0]) or real(part)
+    return net.eval(), run, seen
+
+
+@pytest.mark.parametrize("which", ["grid", "tokens"])
+def test_pieces_give_what_the_whole_gives(monkeypatch, which):
+    _, run, seen = calls(monkeypatch, which)
+    with torch.no_grad():
+        pieces = run()
+    assert seen == [1, 1, 1]
+    whole = run()
+    assert seen[3:] == [3]
+    assert whole.requires_grad
+    torch.testing.assert_close(pieces, whole.detach(), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_piece_takes_as_many_images_as_fit(monkeypatch):
+    _, run, seen = calls(monkeypatch, "grid", piece=2 * 30 * 40 * 4)
+    run()
+    assert seen == [2, 1]
+
+
+@torch.no_grad()
+def test_hooks_and_dropout_see_whole_batches(monkeypatch):
+    net, run, seen = calls(monkeypatch, "tokens")
+    handle = net.fc2.register_forward_hook(lambda *args: None)
+    run()
+    handle.remove()
+    net.train()
+    run()
+    assert seen == [3, 3]
+    net.drop.p = 0.0
+    run()
+    assert seen[2:] == [1, 1, 1]
