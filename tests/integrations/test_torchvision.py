@@ -5,6 +5,7 @@ import torch
 from one_step import train_one_step
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads
 
 import tcformer
 from tcformer.integrations.torchvision import (
@@ -50,7 +51,8 @@ def build(name, features):
     if name == "mask":
         return mask_rcnn(features, 3, **FEW, **SIZES)
     if name == "keypoint":
-        return keypoint_rcnn(features, 3, 3, keypoint_layers=(32,), **FEW, **SIZES)
+        head = KeypointRCNNHeads(features.out_channels, (512,))
+        return keypoint_rcnn(features, 3, 3, keypoint_head=head, **FEW, **SIZES)
     return retinanet(features, 3, **SIZES)
 
 
@@ -163,6 +165,12 @@ def test_a_backbone_of_ones_own():
             lambda: mask_rcnn(small(), 2, rpn_anchor_generator=AnchorGenerator(((8,), (16,)))),
             "has sizes for 2 levels, but the pyramid has 5",
         ),
+        (
+            lambda: mask_rcnn(small(), 2, min_sizes=64),
+            "no option 'min_sizes'; did you mean min_size",
+        ),
+        (lambda: keypoint_rcnn(small(), keypoint_layers=(8,)), "no option 'keypoint_layers'"),
+        (lambda: retinanet(small(), 2, score_tresh=0.1), "did you mean score_thresh"),
     ],
 )
 def test_what_does_not_fit(call, words):

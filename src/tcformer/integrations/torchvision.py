@@ -7,15 +7,17 @@ list of detections.
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models.detection import KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
+from tcformer.errors import nearest
 from tcformer.models import MTA, TCFormer, create_model
 
 __all__ = ["TokenPyramid", "anchors", "keypoint_rcnn", "mask_rcnn", "pyramid", "retinanet"]
@@ -208,6 +210,7 @@ def retinanet(
     Raises:
         ValueError: settings that do not belong together.
     """
+    _check_options(RetinaNet, options)
     neck = {"start_level": 1, "num_outs": 5, "add_extra_convs": "on_input"}
     features = _features(backbone, pretrained, neck)
     generator = options.setdefault("anchor_generator", anchors(features, anchor_scale, 3))
@@ -216,13 +219,14 @@ def retinanet(
 
 
 def _region_detector(
-    detector: Callable[..., Any],
+    detector: type[nn.Module],
     backbone: Backbone | TokenPyramid,
     num_classes: int,
     pretrained: bool,
     anchor_scale: float,
     options: dict[str, Any],
 ) -> Any:
+    _check_options(detector, options)
     features = _features(backbone, pretrained, {})
     generator = options.setdefault("rpn_anchor_generator", anchors(features, anchor_scale))
     _check_levels(features, "rpn_anchor_generator", generator)
@@ -243,6 +247,21 @@ def _features(
             "pretrained belongs to a backbone given by name; give it to `pyramid` instead."
         )
     return backbone
+
+
+def _check_options(detector: type[nn.Module], options: dict[str, Any]) -> None:
+    """Refuse what torchvision would swallow: its detectors ignore options they do not know."""
+    known = {
+        name
+        for owner in (detector, GeneralizedRCNNTransform)
+        for name, parameter in inspect.signature(owner).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    } - {"backbone", "num_classes"}
+    for name in options:
+        if name not in known:
+            guess = nearest(name, known)
+            hint = f"; did you mean {guess}?" if guess else "."
+            raise ValueError(f"{detector.__name__} has no option {name!r}{hint}")
 
 
 def _check_levels(features: TokenPyramid, name: str, generator: Any) -> None:
