@@ -72,7 +72,10 @@ class Contender:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all contenders of a comparison have in common."""
+    """What all contenders of a comparison have in common.
+
+    `backend` is that of `torch.compile`: "eager" only traces, for a quick trial.
+    """
 
     device: torch.device
     mode: str = "inference"
@@ -80,6 +83,7 @@ class Setting:
     size: int = 224
     dtype: str = "float32"
     channels_last: bool = False
+    backend: str = "inductor"
 
     def __str__(self) -> str:
         layout = ", channels last" if self.channels_last else ""
@@ -204,7 +208,7 @@ def prepare(contender: Contender, setting: Setting, inputs: list[Tensor]) -> Rea
     run: Callable[..., Any] = model
     compiled = "compile" in contender.traits
     if compiled:
-        run = torch.compile(model, dynamic=False)
+        run = torch.compile(model, dynamic=False, backend=setting.backend)
     if setting.mode == "inference":
         step = _inference(run, setting, inputs)
     else:

@@ -7,6 +7,7 @@ scales, and the faint noise of a sensor over everything.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ SHAPES = 14
 TEXTURES = (0.0, 0.0, 6.0, 20.0, 45.0)
 
 
+@functools.lru_cache(maxsize=32)
 def picture(seed: int, side: int) -> NDArray[np.uint8]:
     """Draw one picture, (side, side, 3)."""
     draw = np.random.default_rng(seed)
@@ -47,7 +49,9 @@ def picture(seed: int, side: int) -> NDArray[np.uint8]:
         texture = float(draw.choice(TEXTURES))
         canvas[mask] = draw.uniform(10, 245, 3) + texture * np.roll(grain, side // 3, 0)[mask]
     canvas += draw.normal(0, SENSOR_NOISE, canvas.shape)
-    return canvas.clip(0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = canvas.clip(0, 255).astype(np.uint8)
+    pixels.flags.writeable = False  # the next caller gets the same array
+    return pixels
 
 
 def _shape(draw: np.random.Generator, side: int) -> Image.Image:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.tokens import pixel_of_cell
+from tcformer.tokens import Layout, pixel_of_cell
 
 EPS = 1e-6
 NOISE = 1e-6
@@ -73,11 +73,11 @@ class PublishedStyle(nn.Module):
         before = state._replace(x=x)
         clusters = max(-(-x.shape[1] // 4), 1)
         with torch.no_grad():
-            label = _cluster(x, clusters, self.noise)
+            label = cluster(x, clusters, self.noise)
         return _merge(before, label, clusters, score.exp(), size), before, score
 
 
-def _cluster(x: Tensor, clusters: int, noise: float) -> Tensor:
+def cluster(x: Tensor, clusters: int, noise: float = NOISE) -> Tensor:
     """DPC-KNN through full matrices, (B, N, C) -> (B, N)."""
     distance = torch.cdist(x, x) / x.shape[-1] ** 0.5
     nearest = distance.topk(NEIGHBOURS, dim=-1, largest=False).values
@@ -117,7 +117,7 @@ def _pixels(state: _State, size: tuple[int, int]) -> Tensor:
     return pixel_of_cell(state.grid, size, state.token.device).expand_as(state.token)
 
 
-def _through_cells(x: Tensor, source: Tensor, target: Tensor, count: int) -> Tensor:
+def through_cells(x: Tensor, source: Tensor, target: Tensor, count: int) -> Tensor:
     """Means of (B, S, C) over the cells of every target, by a matrix that is built for this."""
     batch, sources, channels = x.shape
     ones = torch.ones_like(source, dtype=torch.float32)
@@ -139,6 +139,15 @@ def _through_cells(x: Tensor, source: Tensor, target: Tensor, count: int) -> Ten
     return out.view(batch, count, channels).to(x.dtype)
 
 
+def directions(layout: Layout, to_map: bool) -> tuple[Tensor, Tensor, int]:
+    """The source and target of every cell and the number of targets, for `through_cells`."""
+    token = layout.cell_to_token
+    pixel = pixel_of_cell(layout.grid_size, layout.map_size, token.device).expand_as(token)
+    if to_map:
+        return token, pixel, layout.map_size[0] * layout.map_size[1]
+    return pixel, token, layout.num_tokens
+
+
 def _coalesced(place: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
     # Saying False aloud is what keeps torch from warning about it.
     return torch.sparse_coo_tensor(place, value, shape, check_invariants=False).coalesce()
@@ -148,7 +157,7 @@ def _to_map(state: _State, x: Tensor, size: tuple[int, int]) -> Tensor:
     """Tokens to a picture (B, C, H, W)."""
     count = size[0] * size[1]
     if x.shape[1] != state.token.shape[1] or x.shape[1] != count:
-        x = _through_cells(x, state.token, _pixels(state, size), count)
+        x = through_cells(x, state.token, _pixels(state, size), count)
     return x.permute(0, 2, 1).reshape(x.shape[0], -1, *size).contiguous()
 
 
@@ -158,7 +167,7 @@ def _to_tokens(state: _State, picture: Tensor, count: int) -> Tensor:
     x = picture.flatten(2).permute(0, 2, 1).contiguous()
     if count == state.token.shape[1] == x.shape[1]:
         return x
-    return _through_cells(x, _pixels(state, size), state.token, count)
+    return through_cells(x, _pixels(state, size), state.token, count)
 
 
 def _token_conv(conv: Any, state: _State, size: tuple[int, int]) -> Tensor:

@@ -74,6 +74,50 @@ def _phases(row: Mapping[str, Any]) -> list[str]:
     return columns(table)
 
 
+def op(row: Mapping[str, Any], ceilings: Mapping[str, float]) -> list[str]:
+    """One case of an op: implementations side by side."""
+    rows = row["implementations"]
+    lines = [f"{row['op']}, {row['place']}: time relative to eager, {row['rounds']} rounds"]
+    table = [["", "ratio", "quartiles", "ms", "GFLOP/s", "of torch.mm", "extra memory"]]
+    for impl, one in rows.items():
+        speed = one["flops_per_second"]
+        cells = [f"  {impl}", *_ratio(one["ratio"], impl == "eager"), _ms(one["seconds"]["median"])]
+        if speed is None:
+            cells += ["", ""]
+        else:
+            cells += [f"{speed / 1e9:.1f}", f"{100 * speed / ceilings['float32']:.0f} %"]
+        table.append([*cells, size(one["peak_extra_bytes"])])
+    if rows:
+        lines += columns(table)
+    return lines + [f"  {impl}: left out, {why}" for impl, why in row["skipped"].items()]
+
+
+def ceilings(found: Mapping[str, float]) -> list[str]:
+    """What a matrix product and a copy reach here."""
+    return [
+        f"ceilings here: torch.mm {found['float32'] / 1e9:.0f} GFLOP/s in float32, "
+        f"{found['bf16'] / 1e9:.0f} in bfloat16; copy {found['copy'] / 1e9:.1f} GB/s "
+        "(read and written)"
+    ]
+
+
+def pipeline(row: Mapping[str, Any]) -> list[str]:
+    """Images a second of each decoder."""
+    lines = [
+        f"input pipeline, one process: {row['files']} files of {row['mean_bytes'] / 1e3:.0f} kB on "
+        f"average, training transform to {row['size']} px, {row['rounds']} rounds"
+    ]
+    table = [["  images/s", "decode", "quartiles", "decode and transform", "quartiles"]]
+    for decoder, one in row["decoders"].items():
+        cells = [f"  {decoder}"]
+        for kind in ("decode", "decode_and_transform"):
+            found = one[kind]
+            cells += [f"{found['median']:.0f}", f"{found['low']:.0f} to {found['high']:.0f}"]
+        table.append(cells)
+    lines += columns(table)
+    return lines + [f"  {decoder}: left out, {why}" for decoder, why in row["missing"].items()]
+
+
 def _ratio(ratio: Mapping[str, float] | None, is_baseline: bool) -> list[str]:
     if ratio is None:
         return ["1" if is_baseline else "-", ""]

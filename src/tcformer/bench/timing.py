@@ -19,7 +19,9 @@ FEWEST_ROUNDS = 3
 """Where a time budget ends a measurement early, it still has so many rounds."""
 
 GPU_CALLS = 20
-"""Calls between two events on a GPU, unless one call is long."""
+"""Calls between two events on a GPU, unless a round of so many would be long."""
+
+LONG_ROUND = 8.0
 
 TURN = {"cpu": 0.05, "cuda": 0.2}
 """Seconds that a turn should last at least, for clocks and caches to settle."""
@@ -68,8 +70,8 @@ def interleaved(
         steps: name -> what to call.
         device: whose clock counts.
         rounds: turns of each.
-        warmup: calls of each beforehand, besides one that is timed to fix the calls a turn.
-        turn: seconds that a turn should last at least; by device when left out.
+        warmup: calls of each beforehand, besides one that tells how many calls fill a turn.
+        turn: seconds that a turn should last at least; by device when left out, one call if 0.
         budget: seconds after which no further round begins (three are made in any case).
     """
     if not steps:
@@ -77,11 +79,8 @@ def interleaved(
     for step in steps.values():
         for call in range(warmup):
             step(call)
-    once = [elapsed(step, 0, 1, device) for step in steps.values()]
     turn = TURN.get(device.type, 0.05) if turn is None else turn
-    calls = min(MOST_CALLS, max(1, math.ceil(turn / max(min(once), 1e-7))))
-    if device.type == "cuda" and max(once) * GPU_CALLS < 4 * max(turn, 0.05):
-        calls = max(calls, GPU_CALLS)
+    calls = 1 if turn <= 0 else _calls(steps, turn, device)
     times: dict[str, list[float]] = {name: [] for name in steps}
     begin = time.perf_counter()
     for number in range(rounds):
@@ -90,6 +89,15 @@ def interleaved(
         for name, step in steps.items():
             times[name].append(elapsed(step, number, calls, device) / calls)
     return times
+
+
+def _calls(steps: Mapping[str, Step], turn: float, device: torch.device) -> int:
+    """Calls a turn: enough for the fastest, not too many for the slowest."""
+    once = [elapsed(step, 0, 1, device) for step in steps.values()]
+    calls = min(MOST_CALLS, max(1, math.ceil(turn / max(min(once), 1e-7))))
+    if device.type == "cuda" and sum(once) * GPU_CALLS < LONG_ROUND:
+        calls = max(calls, GPU_CALLS)
+    return calls
 
 
 def elapsed(step: Step, first: int, calls: int, device: torch.device) -> float:
