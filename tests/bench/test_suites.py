@@ -166,7 +166,8 @@ def test_the_logic_of_the_cpu_suite():
         ("tcformer_nano", "pvt_v2_b0"), ("tcformer_nano", "pvt_v2_b0"), (1, 2), 64, 96, (32, 64),
         rounds=2, seconds=5.0, turn=0.0, compiled=False,
     )  # fmt: skip
-    parts, results = run(suite_cpu.Suite(CPU, scale))
+    names = ("base", "training", "large", "bf16", "published", "curve")
+    parts, results = run(suite_cpu.Suite(CPU, scale), names)
     assert [r.state for r in results] == ["done"] * len(parts)
     entries = suites.verdicts(parts, results)
     memory = [e for e in entries if e["figure"] == "large_gb"]

@@ -26,7 +26,13 @@ def test_an_op_without_cases_would_not_pass(monkeypatch):
 
 @pytest.mark.parametrize(
     ("op", "function"),
-    [("dpc_knn", "dpc_knn"), ("regroup", "regroup"), ("merge", "merge"), ("attend", "attend")],
+    [
+        ("dpc_knn", "dpc_knn"),
+        ("regroup", "regroup"),
+        ("merge", "merge"),
+        ("attend", "attend"),
+        ("token_conv", "token_conv"),
+    ],
 )
 def test_a_wrong_result_is_found(op, function, monkeypatch):
     module = importlib.import_module(f"tcformer.ops.{op}.eager")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +42,6 @@ def peak(device: torch.device, step: Callable[[], object]) -> Peak | None:
         return Peak(highest - before, highest)
     if device.type != "cpu":
         return None
-    gc.collect()
     _return_free_memory()
     before_cpu = _resident("VmRSS")
     if before_cpu is None or not _forget_peak():

@@ -56,7 +56,9 @@ def compare(
         A row of the record: the setting, `baseline`, `models` (label -> seconds, images a second,
         ratio, memory, compile time, phases) and `skipped` (label -> one sentence).
     """
-    torch._dynamo.reset()  # else a long sweep meets the limit of recompilations and runs eagerly
+    if any("compile" in contender.traits for contender in contenders):
+        # Else a long sweep meets the limit of recompilations and runs eagerly, without a word.
+        torch._dynamo.reset()
     pictures = inputs.batches(setting.batch, setting.size, folder=folder, device=setting.device)
     ready: dict[str, Ready] = {}
     skipped: dict[str, str] = {}
@@ -169,8 +171,9 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _clean(device: torch.device) -> None:
-    gc.collect()
+    """Free what compiled models hold in circles. Half a second: only where memory is short."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -24,7 +24,7 @@ from tcformer.ops.token_map import TokenMap, plan_token_map
 from tcformer.tokens import Layout, Tokens
 
 NETWORK = "tcformer_light"
-NAMES = ("dpc_knn", "regroup", "merge", "attend")
+NAMES = ("dpc_knn", "regroup", "token_conv", "merge", "attend")
 BASELINE = "eager"
 DIRECTIONS = ("forward", "forward+backward")
 
@@ -98,6 +98,8 @@ def cases(
     for boundary in found:
         if "regroup" in names:
             yield from _regroup(boundary, direction, with_published)
+        if "token_conv" in names:
+            yield _token_conv(boundary, direction)
         if "attend" in names:
             yield _attend(boundary, direction)
 
@@ -233,6 +235,28 @@ def _published_regroup(
     source, target, count = published.directions(layout, towards == "tokens to map")
     call = published.through_cells
     return lambda: _forward(lambda: call(x, source, target, count), (x,), direction)
+
+
+def _token_conv(boundary: Boundary, direction: str) -> Case:
+    from tcformer.ops import token_conv
+
+    layout, channels = boundary.merged, _hidden_width(boundary)
+    device, batch = layout.cell_to_token.device, layout.cell_to_token.shape[0]
+    plan = plan_token_map(layout)
+    shapes = ((batch, layout.num_tokens, channels), (channels, 1, 3, 3), (channels,), (channels,))
+    made = [torch.randn(*shape, device=device, requires_grad=True) for shape in shapes]
+    x, weight, bias, skip = made
+
+    def make(impl: str) -> Callable[[], object]:
+        def call() -> Tensor:
+            return token_conv(x, plan, weight, bias, skip, gelu=True, impl=impl)
+
+        return lambda: _forward(call, made, direction)
+
+    place = f"stage {boundary.number + 1}: {layout.num_tokens} tokens, {channels} channels"
+    cells = layout.cell_to_token.shape[1]
+    pairs = batch * cells * (layout.num_tokens + layout.map_size[0] * layout.map_size[1])
+    return _case("token_conv", place, make, device=device, pairs=pairs)
 
 
 def _attend(boundary: Boundary, direction: str) -> Case:

@@ -38,6 +38,7 @@ TOO_NEW = {"pillow": "RandAugment of the recipe asks for posterize(bits=0), whic
 EXTRAS = {
     "scikit-learn": ("sklearn", "demo", "the digits data set, so `tcformer demo`"),
     "tensorboard": ("tensorboard", "train", "TensorBoard event files"),
+    "matplotlib": ("matplotlib", "bench", "`tcformer bench --plot`"),
     "gdown": ("gdown", "weights", "`tcformer download` from the authors' Google Drive"),
 }
 
