@@ -24,7 +24,7 @@ from tcformer.ops.token_map import TokenMap, plan_token_map
 from tcformer.tokens import Layout, Tokens
 
 NETWORK = "tcformer_light"
-NAMES = ("dpc_knn", "regroup", "token_conv", "merge", "attend")
+NAMES = ("dpc_knn", "regroup", "token_conv", "merge", "attend", "linear")
 BASELINE = "eager"
 DIRECTIONS = ("forward", "forward+backward")
 
@@ -102,6 +102,8 @@ def cases(
             yield _token_conv(boundary, direction)
         if "attend" in names:
             yield _attend(boundary, direction)
+        if "linear" in names:
+            yield _linear(boundary, direction)
 
 
 def available(op: str, device: torch.device, pairs: float) -> tuple[list[str], dict[str, str]]:
@@ -257,6 +259,23 @@ def _token_conv(boundary: Boundary, direction: str) -> Case:
     cells = layout.cell_to_token.shape[1]
     pairs = batch * cells * (layout.num_tokens + layout.map_size[0] * layout.map_size[1])
     return _case("token_conv", place, make, device=device, pairs=pairs)
+
+
+def _linear(boundary: Boundary, direction: str) -> Case:
+    from tcformer.ops import linear
+
+    batch, _, channels = boundary.unmerged.x.shape
+    device, tokens = boundary.unmerged.x.device, boundary.merged.num_tokens
+    hidden = _hidden_width(boundary)
+    shapes = ((batch, tokens, channels), (hidden, channels), (hidden,))
+    made = [torch.randn(*shape, device=device, requires_grad=True) for shape in shapes]
+
+    def make(impl: str) -> Callable[[], object]:
+        return lambda: _forward(lambda: linear(*made, impl=impl), made, direction)
+
+    place = f"stage {boundary.number + 1}: {tokens} tokens, {channels} to {hidden} channels"
+    flops = 2.0 * batch * tokens * channels * hidden * (1 if direction == "forward" else 3)
+    return _case("linear", place, make, device=device, pairs=batch * tokens * hidden, flops=flops)
 
 
 def _attend(boundary: Boundary, direction: str) -> Case:

@@ -63,18 +63,27 @@ class PublishedStyle(nn.Module):
                 keys, bias = (before, score) if number == 0 else (state, None)
                 state = state._replace(x=_token_block(block, state, keys, bias))
             state = state._replace(x=getattr(model, f"norm{stage}")(state.x))
-        logits: Tensor = model.head(state.x.mean(dim=1))
+        logits: Tensor = _linear(model.head, state.x.mean(dim=1))
         return logits
 
     def _merge_stage(self, ctm: Any, state: _State) -> tuple[_State, _State, Tensor]:
         size = ((state.size[0] + 1) // 2, (state.size[1] + 1) // 2)
         x = ctm.norm(_token_conv(ctm.conv, state, size))
-        score = ctm.score(x)
+        score = _linear(ctm.score, x)
         before = state._replace(x=x)
         clusters = max(-(-x.shape[1] // 4), 1)
         with torch.no_grad():
             label = cluster(x, clusters, self.noise)
         return _merge(before, label, clusters, score.exp(), size), before, score
+
+
+def _linear(module: Any, x: Tensor) -> Tensor:
+    """Torch's own, whatever our linear layers have become."""
+    return F.linear(x, module.weight, module.bias)
+
+
+def _depthwise(conv: Any, picture: Tensor) -> Tensor:
+    return F.conv2d(picture, conv.weight, conv.bias, padding=1, groups=conv.groups)
 
 
 def cluster(x: Tensor, clusters: int, noise: float = NOISE) -> Tensor:
@@ -173,7 +182,7 @@ def _to_tokens(state: _State, picture: Tensor, count: int) -> Tensor:
 def _token_conv(conv: Any, state: _State, size: tuple[int, int]) -> Tensor:
     picture = _to_map(state, state.x, state.size)
     picture = F.conv2d(picture, conv.weight, conv.bias, conv.stride, conv.padding, 1, conv.groups)
-    skip = conv.skip(state.x.permute(0, 2, 1)).permute(0, 2, 1)
+    skip = F.conv1d(state.x.permute(0, 2, 1), conv.skip.weight, groups=conv.groups).permute(0, 2, 1)
     mixed: Tensor = skip + _to_tokens(state, picture, state.x.shape[1])
     return mixed
 
@@ -181,15 +190,14 @@ def _token_conv(conv: Any, state: _State, size: tuple[int, int]) -> Tensor:
 def _attention(attn: Any, x: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
     batch, count, channels = x.shape
     heads, width = attn.num_heads, channels // attn.num_heads
-    q = attn.q(x).reshape(batch, count, heads, width).permute(0, 2, 1, 3)
-    kv = attn.kv(keys).reshape(batch, -1, 2, heads, width).permute(2, 0, 3, 1, 4)
+    q = _linear(attn.q, x).reshape(batch, count, heads, width).permute(0, 2, 1, 3)
+    kv = _linear(attn.kv, keys).reshape(batch, -1, 2, heads, width).permute(2, 0, 3, 1, 4)
     weights = (q * width**-0.5) @ kv[0].transpose(-2, -1)
     if bias is not None:
         weights = weights + bias[:, None, None, :]
     weights = weights.softmax(dim=-1)
     out = (weights @ kv[1]).transpose(1, 2).reshape(batch, count, channels)
-    projected: Tensor = attn.proj(out)
-    return projected
+    return _linear(attn.proj, out)
 
 
 def _reduced(attn: Any, picture: Tensor) -> Tensor:
@@ -203,9 +211,9 @@ def _grid_block(block: Any, state: _State) -> Tensor:
     if block.attn.sr_ratio > 1:
         keys = _reduced(block.attn, _to_map(state, normed, grid))
     x = x + block.drop_path(_attention(block.attn, normed, keys, None))
-    hidden = _to_map(state, block.mlp.fc1(block.norm2(x)), grid)
-    hidden = block.mlp.dwconv.dwconv(hidden).flatten(2).permute(0, 2, 1)
-    out: Tensor = x + block.drop_path(block.mlp.fc2(F.gelu(hidden)))
+    hidden = _to_map(state, _linear(block.mlp.fc1, block.norm2(x)), grid)
+    hidden = _depthwise(block.mlp.dwconv.dwconv, hidden).flatten(2).permute(0, 2, 1)
+    out: Tensor = x + block.drop_path(_linear(block.mlp.fc2, F.gelu(hidden)))
     return out
 
 
@@ -224,7 +232,7 @@ def _token_block(block: Any, state: _State, source: _State, score: Tensor | None
             bias = F.avg_pool2d(both[:, -1:], window).flatten(1)
         keys = _reduced(attn, picture)
     x = state.x + block.drop_path(_attention(attn, normed, keys, bias))
-    hidden = state._replace(x=block.mlp.fc1(block.norm2(x)))
+    hidden = state._replace(x=_linear(block.mlp.fc1, block.norm2(x)))
     hidden_x = F.gelu(_token_conv(block.mlp.dwconv, hidden, state.size))
-    out: Tensor = x + block.drop_path(block.mlp.fc2(hidden_x))
+    out: Tensor = x + block.drop_path(_linear(block.mlp.fc2, hidden_x))
     return out
