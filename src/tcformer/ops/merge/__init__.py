@@ -11,7 +11,7 @@ from tcformer.tokens import Layout, Tokens
 
 __all__ = ["merge_tokens"]
 
-IMPLEMENTATIONS = ("eager", "reference")
+IMPLEMENTATIONS = ("triton", "eager", "reference")
 
 
 def merge_tokens(
@@ -35,7 +35,7 @@ def merge_tokens(
         num_clusters: M.
         log_weight: (B, N) float, the importance score s; zeros (a plain mean) when left out.
         eps: added to every sum of weights.
-        impl: "auto", "eager" or "reference".
+        impl: "auto", "triton" (on a GPU), "eager" or "reference".
 
     Returns:
         M tokens on a map of half the height and width (rounded up), in float32 or better.
@@ -59,10 +59,16 @@ def merge_tokens(
             f"not {tuple(log_weight.shape)}."
         )
     wide = x if x.dtype == torch.float64 else x.float()
-    if check_impl("merge_tokens", impl, IMPLEMENTATIONS, x.device) == "reference":
+    impl = check_impl("merge_tokens", impl, IMPLEMENTATIONS, x.device)
+    if impl == "reference":
         from tcformer.ops.merge import reference
 
         merged, share = reference.merge(wide, assignment, num_clusters, log_weight, eps)
+    elif impl == "triton":
+        from tcformer.ops.merge import triton
+
+        with torch.autocast(x.device.type, enabled=False):
+            merged, share = triton.merge(wide, assignment, num_clusters, log_weight, eps)
     else:
         from tcformer.ops.merge import eager
 

@@ -1,4 +1,4 @@
-"""Merging in plain PyTorch: one sorted segment sum, safe for importance scores of any size."""
+"""Merging in plain PyTorch: one sorted segment sum."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tcformer.ops.merge.weights import relative_weights
 from tcformer.ops.regroup.plan import GatherSum, gather_sum
-
-MAX_EXPONENT = 80.0
-"""exp(80) * 1e-6 is still finite in float32; a cluster of scores below -80 merges to zero."""
 
 
 class _ClusterSum(torch.autograd.Function):
@@ -49,21 +47,13 @@ def _pick(x: Tensor, index: Tensor) -> Tensor:
 def merge(
     x: Tensor, assignment: Tensor, num_clusters: int, log_weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Merge (B, N, C) into (B, M, C); also the share (B, N) of every token in its cluster.
-
-    Weights are taken relative to the largest of their cluster, exp(s - s*), and eps is scaled
-    alike: the same numbers as exp(s), without its overflow beyond s = 88.
-    """
-    score = log_weight.to(x.dtype)
-    peak = torch.full_like(score[:, :1], -torch.inf).expand(-1, num_clusters)
-    peak = peak.scatter_reduce(1, assignment, score.detach(), reduce="amax")
-    peak = torch.where(torch.isfinite(peak), peak, 0.0)
-    weight = torch.exp(score - peak.gather(1, assignment))
+    """Merge (B, N, C) into (B, M, C); also the share (B, N) of every token in its cluster."""
+    weight, floor = relative_weights(log_weight.to(x.dtype), assignment, num_clusters, eps)
     wide = torch.cat((weight.unsqueeze(-1) * x, weight.unsqueeze(-1)), dim=-1)
     if torch.compiler.is_exporting():  # an exported graph is for inference: no gradient to define
         summed = _cluster_sum(wide, assignment, num_clusters)
     else:
         summed = _ClusterSum.apply(wide, assignment, num_clusters)
-    total = summed[..., -1] + eps * torch.exp((-peak).clamp(max=MAX_EXPONENT))
+    total = summed[..., -1] + floor
     share = weight / total.gather(1, assignment)
     return summed[..., :-1] / total.unsqueeze(-1), share

@@ -4,7 +4,7 @@ A program owns a few rows and a slab of channels, sums in float32 (float64 for f
 once: no atomics, and each row's order of summation is fixed by its own entries alone, so neither
 its neighbours nor the batch move a bit. Most rows have one to four entries, which all rows of a
 program take together; what is left of the rare long ones (a token that covers half the picture)
-is summed in chunks. With ``TRITON_INTERPRET=1`` the same code runs on CPU tensors.
+is summed in chunks, one row after the other. With ``TRITON_INTERPRET=1`` the same code runs on CPU tensors.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from tcformer.ops.regroup.plan import GatherSum, RegroupPlan
 
-SHORT = 4
-"""Entries that all rows of a program take in step; the mean is 2 to 4 after coalescing."""
+SHORT = 16
+"""Entries that all rows of a program take in step, four at a time; most rows have fewer."""
 
 CHUNK = 32
 """Entries of a long row that are gathered at a time."""
@@ -75,41 +75,45 @@ def gather_sum_kernel(
     start = tl.load(row_start_ptr + row, mask=exists, other=0)
     stop = tl.load(row_start_ptr + row + 1, mask=exists, other=0)
 
+    length = stop - start
     total = tl.zeros((ROWS, CHANNELS), dtype)
-    for step in tl.static_range(SHORT):
-        total += _weighted(
-            x_ptr,
-            column_ptr,
-            weight_ptr,
-            start + step,
-            start + step < stop,
-            channel,
-            inside,
-            channels,
-            WIDE,
-        )
+    for first in range(0, tl.minimum(tl.max(length, axis=0), SHORT), 4):
+        for step in tl.static_range(4):
+            entry = start + first + step
+            total += _weighted(
+                x_ptr,
+                column_ptr,
+                weight_ptr,
+                entry,
+                entry < stop,
+                channel,
+                inside,
+                channels,
+                WIDE,
+            )
 
-    if tl.max(stop - start, axis=0) > SHORT:
-        for i in range(ROWS):
-            mine = tl.arange(0, ROWS) == i
-            begin = tl.sum(tl.where(mine, start, 0), axis=0) + SHORT
-            end = tl.sum(tl.where(mine, stop, 0), axis=0)
-            rest = tl.zeros((CHANNELS,), dtype)
-            for chunk in range(begin, end, CHUNK):
-                entry = chunk + tl.arange(0, CHUNK)
-                values = _weighted(
-                    x_ptr,
-                    column_ptr,
-                    weight_ptr,
-                    entry,
-                    entry < end,
-                    channel,
-                    inside,
-                    channels,
-                    WIDE,
-                )
-                rest += tl.sum(values, axis=0)
-            total += tl.where(mine[:, None], rest[None, :], 0.0)
+    long = (length > SHORT).to(tl.int32)
+    for _ in range(tl.sum(long, axis=0)):
+        mine = tl.arange(0, ROWS) == tl.argmax(long, axis=0)
+        long = tl.where(mine, 0, long)
+        begin = tl.sum(tl.where(mine, start, 0), axis=0) + SHORT
+        end = tl.sum(tl.where(mine, stop, 0), axis=0)
+        rest = tl.zeros((CHANNELS,), dtype)
+        for chunk in range(begin, end, CHUNK):
+            part = chunk + tl.arange(0, CHUNK)
+            values = _weighted(
+                x_ptr,
+                column_ptr,
+                weight_ptr,
+                part,
+                part < end,
+                channel,
+                inside,
+                channels,
+                WIDE,
+            )
+            rest += tl.sum(values, axis=0)
+        total += tl.where(mine[:, None], rest[None, :], 0.0)
 
     target = row.to(tl.int64)[:, None] * channels + channel[None, :]
     tl.store(out_ptr + target, total, mask=exists[:, None] & inside[None, :])
