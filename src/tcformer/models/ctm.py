@@ -78,8 +78,8 @@ class CTM(nn.Module):
     merged into one token by importance. The un-merged tokens live on as the keys of the next
     stage's first block.
 
-    With part grids (Local CTM, V2) tokens are grouped inside parts of the image only, which costs
-    time and memory in proportion to the image instead of its square. No parameter is added.
+    With part grids (Local CTM, V2) tokens are grouped inside P parts of the image only, which
+    leaves one P-th of the distances. No parameter is added.
 
     Args:
         in_dim: channels of the stage before.
