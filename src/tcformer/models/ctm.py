@@ -48,8 +48,9 @@ class MergeRule:
     nest: Nest = ((1, 1),)
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.keep_ratio <= 1.0:
-            raise ValueError(f"keep_ratio must lie in (0, 1], not {self.keep_ratio}.")
+        ratio = self.keep_ratio
+        if type(ratio) not in (int, float) or not 0.0 < ratio <= 1.0:
+            raise ValueError(f"keep_ratio must lie in (0, 1], not {ratio!r}.")
         if type(self.k) is not int or self.k < 1:
             raise ValueError(f"k must be an integer from 1 (the token itself), not {self.k!r}.")
         count = self.num_clusters

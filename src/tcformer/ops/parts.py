@@ -58,11 +58,12 @@ def nest_of(part_grids: Sequence[Sequence[int]]) -> Nest:
     """
     nest: list[Grid] = []
     for grid in [*part_grids, WHOLE]:
-        if len(grid) != 2 or not all(type(side) is int and side >= 1 for side in grid):
+        sides = tuple(grid) if isinstance(grid, (list, tuple)) else ()
+        if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
             raise ValueError(
                 f"a part grid is two positive integers, rows and columns, not {grid!r}."
             )
-        rows, columns = grid
+        rows, columns = sides
         if nest and (nest[-1][0] % rows or nest[-1][1] % columns):
             before = "x".join(map(str, nest[-1]))
             raise ValueError(
