@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tcformer.ops import attend
+from tcformer.ops.attend import eager
 
 
 def case(dtype=torch.float64):
@@ -67,3 +68,18 @@ def test_any_bias_is_finite_in_half_precision(dtype, level):
     torch.testing.assert_close(out.float(), expected, rtol=0, atol=0.05)
     out.float().square().sum().backward()
     assert bias.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("keys", [49, 56, 1])
+def test_the_mask_of_a_gpu_is_aligned_and_never_written_out(keys):
+    g = torch.Generator().manual_seed(3)
+    q, k, v = torch.randn(2, 3, 7, 8, generator=g), *torch.randn(2, 2, 3, keys, 8, generator=g)
+    bias = torch.randn(2, keys, generator=g).requires_grad_()
+    mask = eager._aligned(bias, q)
+    assert mask.shape == (2, 3, 7, keys)
+    assert mask.stride() == ((keys + 7) // 8 * 8, 0, 0, 1)
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    expected = attend(q, k, v, bias=bias, impl="reference")
+    torch.testing.assert_close(out, expected)
+    (grad,) = torch.autograd.grad(out.square().sum(), bias)
+    torch.testing.assert_close(grad, torch.autograd.grad(expected.square().sum(), bias)[0])

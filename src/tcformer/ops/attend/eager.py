@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+ALIGNMENT = 8
+"""Of the mask's strides, counted in elements."""
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """Let SDPA choose its kernel; the bias becomes an additive mask, the same for every query."""
@@ -15,5 +18,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float)
             # Only differences count in a softmax; the values may be beyond half precision.
             bias = bias - bias.detach().amax(dim=-1, keepdim=True)
             bias = bias.clamp(min=torch.finfo(q.dtype).min)
-        mask = bias.to(q.dtype)[:, None, None, :].expand(-1, -1, q.shape[2], -1)
+        bias = bias.to(q.dtype)
+        mask = (
+            _aligned(bias, q) if q.is_cuda else bias[:, None, None].expand(-1, -1, q.shape[2], -1)
+        )
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+def _aligned(bias: Tensor, q: Tensor) -> Tensor:
+    """The mask (B, heads, Nq, Nk) as the memory-efficient kernel takes it, without a copy of it.
+
+    That kernel wants every stride but the last to be a multiple of 8 and else SDPA pads the mask
+    itself, which writes it out for all queries. So the few values are padded, not the mask.
+    """
+    num_keys = bias.shape[1]
+    padded = torch.nn.functional.pad(bias, (0, -num_keys % ALIGNMENT))[:, :num_keys]
+    return padded[:, None, None].expand(-1, q.shape[1], q.shape[2], -1)
