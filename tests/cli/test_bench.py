@@ -115,6 +115,17 @@ def test_a_busy_machine_is_named(monkeypatch, capsys):
         (["--dtype", "half"], "argument --dtype"),
         (["--images", "nowhere"], "nowhere is not a folder"),
         (["--modle", "x"], "did you mean --mode"),
+        (["--ops", "--suite", "cpu"], "--ops and --suite are two runs"),
+        (["--ops", "dpc_kn"], "did you mean dpc_knn"),
+        (["--ops", "--dtype", "bf16"], "--dtype has no effect on --ops"),
+        (["--plot", "r.json", "--rounds", "5"], "--rounds has no effect on --plot"),
+        (["--plot", "nowhere.json"], "no such file"),
+        (["--part", "large"], "--part has no effect on comparing models"),
+        (["--suite", "gpu", "--device", "cpu"], "needs a GPU"),
+        (["--suite", "cpu", "--part", "larg"], "did you mean 'large'"),
+        (["--data", "nowhere", "--device", "cpu"], "nowhere is not a folder"),
+        (["--data", "--size", "32", "64"], "takes one value of --size"),
+        (["--models", "resnet50"], "name a second model"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, says, capsys, monkeypatch):
@@ -134,3 +145,95 @@ def test_help_needs_no_torch():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1] == "False", result.stderr
+
+
+def test_ops(capsys, tmp_path):
+    arguments = ["--ops", "attend", "--quick", "--device", "cpu", "--size", "32", "--batch", "1"]
+    assert cli.main(["bench", *arguments, "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "ceilings here: torch.mm" in out
+    assert "attend, stage 4" in out
+    assert "forward+backward, batch 1, 32 px" in out
+    (file,) = tmp_path.glob("*-ops-cpu.json")
+    kept = json.loads(file.read_text())
+    assert {row["op"] for row in kept["rows"]} == {"attend"}
+    assert {row["direction"] for row in kept["rows"]} == {"forward", "forward+backward"}
+
+
+def test_no_ratio_of_a_wrong_implementation(monkeypatch, capsys):
+    bad = selfcheck.Check("attend", "reference", "the sum of its weights is 2")
+    monkeypatch.setattr(selfcheck, "failures", lambda device: [bad])
+    arguments = ["--ops", "attend", "merge", "--quick", "--device", "cpu", "--mode", "inference"]
+    assert cli.main(["bench", *arguments, "--size", "32"]) == 1
+    told = capsys.readouterr()
+    assert "attend (reference) disagrees" in told.err
+    lines = [line.split() for line in told.out.splitlines() if line.startswith("  reference")]
+    assert [line[1] for line in lines].count("-") == 3  # attend, three stages
+    assert any(line[1] != "-" for line in lines)  # merge is fine
+
+
+def test_the_input_pipeline(capsys, monkeypatch):
+    from tcformer.bench import pipeline
+
+    monkeypatch.setattr(pipeline, "NUM_DRAWN", 2)
+    monkeypatch.setattr(pipeline, "DRAWN_SIZE", (64, 48))
+    assert cli.main(["bench", "--data", "--quick", "--device", "cpu", "--size", "32"]) == 0
+    out = capsys.readouterr().out
+    assert "decode and transform" in out
+    assert "a training step of tcformer_nano" in out
+    assert "feeds it" in out or "feed it" in out
+
+
+def test_a_part_of_the_gpu_suite_without_a_gpu(capsys, tmp_path):
+    place = tmp_path / "kept.json"
+    arguments = ["--suite", "gpu", "--quick", "--device", "cpu", "--part", "large"]
+    assert cli.main(["bench", *arguments, "--output", str(place)]) == 0
+    out = capsys.readouterr().out
+    assert "== large: done" in out
+    assert "<= 12.00" in out
+    assert "not run on a GPU" in out
+    kept = json.loads(place.read_text())
+    assert [part["name"] for part in kept["parts"]] == ["large"]
+    assert kept["verdicts"][0]["figure"] == "large_ms"
+    assert kept["note"].startswith("not run on a GPU")
+
+
+def test_a_suite_judges_nothing_while_an_op_is_wrong(monkeypatch, capsys):
+    bad = selfcheck.Check("attend", "eager", "the sum of its weights is 2")
+    monkeypatch.setattr(selfcheck, "failures", lambda device: [bad])
+    arguments = ["--suite", "cpu", "--quick", "--device", "cpu", "--part", "large"]
+    assert cli.main(["bench", *arguments]) == 1
+    out = capsys.readouterr().out
+    assert out.count("refused") == 2
+    line = next(line for line in out.splitlines() if line.startswith("  tcformer_nano"))
+    assert line.split()[1] == "-"
+
+
+def test_a_picture_of_a_record(capsys, tmp_path):
+    pytest.importorskip("matplotlib", reason="drawing is an extra")
+    sizes = ["--size", "32", "48", "--batch", "1", "--mode", "inference", "--quick"]
+    record_file, picture = tmp_path / "kept.json", tmp_path / "picture.svg"
+    assert cli.main(["bench", *sizes, "--device", "cpu", "--output", str(record_file)]) == 0
+    assert cli.main(["bench", "--plot", str(record_file), "--output", str(picture)]) == 0
+    assert "drawn: inference, batch 1, float32, cpu" in capsys.readouterr().out
+    assert picture.read_text().count("<svg") == 1
+
+
+def test_sweeps():
+    from tcformer.bench import run
+    from tcformer.cli.bench import parse
+
+    device = torch.device("cpu")
+    settings = run._settings(parse(["--sweep", "resolution", "--mode", "inference"]), device)
+    assert [(one.batch, one.size) for one in settings] == [(1, size) for size in run.RESOLUTIONS]
+    assert (settings[0].size, settings[-1].size) == (224, 2048)
+    settings = run._settings(parse(["--sweep", "batch", "--mode", "training"]), device)
+    assert [one.batch for one in settings] == list(run.BATCHES["cpu"])
+    assert {one.size for one in settings} == {224}
+
+
+def test_every_option_is_read_by_some_run():
+    from tcformer.cli.bench import HONOURED, _parser
+
+    known = {action.dest for action in _parser()._actions} - {"help"}
+    assert set().union(*HONOURED.values()) == known

@@ -14,6 +14,7 @@ import torch
 from tcformer.bench import (
     ceilings,
     contenders,
+    inputs,
     machine,
     models,
     ops,
@@ -67,14 +68,14 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def _checked(options: argparse.Namespace, device: torch.device) -> Any:
     """The function that measures what is asked for; refuses before minutes have gone by."""
-    if options.images is not None:
-        from tcformer.bench.inputs import image_files
-
-        image_files(Path(options.images))
+    for folder in (options.images, options.data):
+        if folder:
+            inputs.image_files(Path(folder))
     if options.suite is not None:
         _check_suite(options, device)
         return _suite
     if options.data is not None:
+        contenders.check_possible(*_fed(options, device))
         return _data
     if options.ops is not None:
         for name in options.ops:
@@ -247,14 +248,21 @@ def _ops(
     return "ops"
 
 
-def _data(
-    options: argparse.Namespace, device: torch.device, kept: dict[str, Any], wrong: Wrong
-) -> str:
+def _fed(
+    options: argparse.Namespace, device: torch.device
+) -> tuple[contenders.Contender, contenders.Setting]:
+    """The model that the pipeline is to feed, and its training step."""
     name = (options.models or ["tcformer_nano" if options.quick else "tcformer"])[0]
-    contender = contenders.parse(name)
     size = (options.size or [QUICK_SIZE if options.quick else 224])[0]
     batch = (options.batch or [2 if options.quick else 256 if device.type == "cuda" else 8])[0]
     setting = contenders.Setting(device, "training", batch, size, options.dtype)
+    return contenders.parse(name), setting
+
+
+def _data(
+    options: argparse.Namespace, device: torch.device, kept: dict[str, Any], wrong: Wrong
+) -> str:
+    contender, setting = _fed(options, device)
     step = models.compare(
         [contender],
         contender.label,
@@ -268,7 +276,7 @@ def _data(
     with pipeline.files(Path(options.data) if options.data else None) as source:
         row = pipeline.measure(
             source,
-            size=size,
+            size=setting.size,
             rounds=options.rounds,
             images=4 if options.quick else 32,
             needed=None if one is None else one["images_per_second"],
