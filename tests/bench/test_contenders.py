@@ -102,6 +102,23 @@ def test_an_inference_step_takes_its_inputs_in_turn_at_the_precision_asked_for()
     assert torch.equal(out, ready.step(2))
 
 
+def test_weights_that_were_cast_before_give_the_same_numbers():
+    inputs = [torch.randn(2, 3, 64, 64)]
+    setting = Setting(CPU, "inference", 2, 64, "bf16")
+    for name in ("tcformer_nano", "pvt_v2_b0"):
+        plain, cast = (
+            contenders.prepare(parse(label), setting, inputs) for label in (name, f"{name}+cast")
+        )
+        assert next(cast.model.parameters()).dtype == torch.bfloat16
+        assert torch.equal(plain.step(0), cast.step(0))
+
+
+@pytest.mark.parametrize("setting", [Setting(CPU), Setting(CPU, "training", dtype="bf16")])
+def test_nothing_to_cast(setting):
+    with pytest.raises(UserError, match="inference in bf16 or fp16"):
+        contenders.check_possible(parse("tcformer_nano+cast"), setting)
+
+
 def test_everybody_gets_the_same_seed():
     setting = Setting(CPU, size=32)
     one, two = (contenders.create(parse("tcformer_nano"), setting) for _ in range(2))

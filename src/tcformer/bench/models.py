@@ -15,7 +15,7 @@ from tcformer.bench import inputs, memory, phases, timing
 from tcformer.bench.contenders import Contender, Ready, Setting, prepare
 
 # Bytes a pixel of the batch, generous: what is plainly too large is not even tried.
-_BYTES_A_PIXEL = {"inference": 1_500, "training": 8_000}
+_BYTES_A_PIXEL = {"inference": 1_500, "training": 7_000}
 LONG_CALL = 3.0
 """Seconds of a call that needs no further warming up."""
 
