@@ -137,9 +137,10 @@ def test_nor_does_the_precision_of_the_proposals(device, small_tiles, monkeypatc
         f = real(*arguments)
         return f._replace(moved=f.moved + 1e6, most_moved=f.most_moved + 1e6)
 
-    def compact(flag, real=kernels.compact):
-        scanned.append(flag.double().mean())
-        return real(flag)
+    def compact(*arguments, like, real=kernels.compact, **options):
+        rows = real(*arguments, like=like, **options)
+        scanned.append(int(rows.number.sum()) / like.shape[1])
+        return rows
 
     monkeypatch.setattr(kernels, "prepare", hardly_any)
     monkeypatch.setattr(kernels, "compact", compact)
@@ -184,8 +185,7 @@ def _scanned(f, columns):
         f.x.new_empty(*f.x.shape[:2], 8, dtype=torch.int32),
         f.x.new_empty(f.x.shape[:2]),
     )
-    everyone = torch.ones(f.x.shape[:2], dtype=torch.bool, device=f.x.device)
-    kernels.scan(f, columns, kernels.compact(everyone), found)
+    kernels.scan(f, columns, kernels.compact(None, like=f.x), found)
     return found
 
 
@@ -204,7 +204,7 @@ def test_separation_is_the_distance_to_the_nearest_denser_token(device, small_ti
     everyone = kernels._Columns(f.half, f.norm, None)
     near = kernels.nearest(f, everyone, 2, None)
     rank = rank_of(sparsity_of(near.d2, 2, None, None))
-    actual = kernels.separation_of(f, everyone, near, rank.int(), None)
+    actual = kernels.separation_of(f, everyone, near, rank, None)
     denser = rank.unsqueeze(1) < rank.unsqueeze(2)
     expected = torch.where(denser, exact_d2(x), torch.inf).amin(dim=-1)
     torch.testing.assert_close(actual, expected.float(), rtol=1e-5, atol=0)
@@ -215,7 +215,7 @@ def test_separation_is_the_distance_to_the_nearest_denser_token(device, small_ti
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
 def test_compact_lists_what_is_flagged(device, share):
     flag = torch.rand(3, 2500, generator=torch.Generator().manual_seed(1)) < share
-    rows = kernels.compact(flag.to(device))
+    rows = kernels.compact(flag.to(device), like=flag.to(device))
     for b in range(3):
         expected = flag[b].nonzero().squeeze(1).int()
         assert int(rows.number[b]) == len(expected)

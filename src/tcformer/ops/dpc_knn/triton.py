@@ -17,12 +17,8 @@ import triton
 from torch import Tensor
 
 from tcformer.ops.dpc_knn.peaks import choose_centres, rank_of, sparsity_of
-from tcformer.ops.dpc_knn.triton_kernels import (
-    closest_kernel,
-    compact_kernel,
-    prepare_kernel,
-    scan_kernel,
-)
+from tcformer.ops.dpc_knn.triton_kernels import closest_kernel, scan_kernel
+from tcformer.ops.dpc_knn.triton_rows import compact_kernel, prepare_kernel, resolve_kernel
 
 NUM_EXTRA = 3
 """Candidates beyond those asked for: the more, the farther away is what was not kept."""
@@ -64,7 +60,7 @@ class _Columns(NamedTuple):
 
     half: Tensor  # (B, M, C) float16
     norm: Tensor  # (B, M) float32
-    token: Tensor | None  # (B, M) int32, or None where column m is token m; -1 is nobody
+    token: Tensor | None  # (B, M) int64, or None where column m is token m; -1 is nobody
 
 
 class _Found(NamedTuple):
@@ -143,12 +139,13 @@ def _cluster(
     density_noise: Tensor | None,
     tolerance: float,
 ) -> tuple[Tensor, Tensor]:
+    mask = None if mask is None else mask.contiguous()
     features = prepare(x, mask, tolerance)
     everyone = _Columns(features.half, features.norm, None)
     near = nearest(features, everyone, k, mask)
     sparsity = sparsity_of(near.d2, k, mask, density_noise)
     rank = rank_of(sparsity)
-    separation2 = separation_of(features, everyone, near, rank.int(), mask)
+    separation2 = separation_of(features, everyone, near, rank, mask)
     centres, valid = choose_centres(separation2, sparsity, rank, num_clusters, mask)
     label = assign(features, centres, valid, mask)
     if mask is None or valid is None:
@@ -167,7 +164,6 @@ def prepare(x: Tensor, mask: Tensor | None, tolerance: float) -> _Features:
         x = x.contiguous()
         mean = x.mean(dim=1)
     else:
-        mask = mask.contiguous()
         keep = mask.unsqueeze(-1)
         x = torch.where(keep, x, 0.0).contiguous()
         mean = x.sum(dim=1) / keep.sum(dim=1).clamp(min=1)
@@ -194,6 +190,7 @@ def prepare(x: Tensor, mask: Tensor | None, tolerance: float) -> _Features:
         ROWS=32,
         CHANNELS=max(16, min(128, triton.next_power_of_2(channels))),
         num_warps=4,
+        enable_fp_fusion=True,
     )
     return _Features(x, half, norm, moved, largest, moved.amax(dim=1), tolerance**2)
 
@@ -208,7 +205,7 @@ def closest(
 ) -> _Found:
     """The ``size`` nearest columns of every row by float32 distance, among those proposed.
 
-    With ``rank`` (B, N) int32 only columns of smaller rank; with ``rows`` only for these rows,
+    With ``rank`` (B, N) int64 only columns of smaller rank; with ``rows`` only for these rows,
     and what is returned for others is undefined.
     """
     x = features.x
@@ -252,6 +249,7 @@ def closest(
         CHANNELS=tiles.channels,
         RESIDENT=channels <= tiles.channels,
         num_warps=tiles.warps,
+        enable_fp_fusion=True,
         num_stages=tiles.stages,
     )
     return found
@@ -288,19 +286,47 @@ def scan(
         ROWS=SCAN.rows,
         COLUMNS=SCAN.columns,
         num_warps=SCAN.warps,
+        enable_fp_fusion=True,
         num_stages=SCAN.stages,
     )
 
 
-def compact(flag: Tensor) -> _Rows:
-    """List the tokens with a flag, (B, N) bool."""
-    batch, num_tokens = flag.shape
+def compact(
+    flag: Tensor | None,
+    found: _Found | None = None,
+    *,
+    place: int = 0,
+    strict: bool = False,
+    like: Tensor,
+) -> _Rows:
+    """List tokens of every image, each of ``like`` (B, N, ...) or only those with a flag.
+
+    Args:
+        flag: (B, N) bool, or None for all.
+        found: list only tokens whose answer at ``place`` is not proved by the radius.
+        place: in the list of what was found.
+        strict: an answer is proved only if all others are farther, not just as far.
+        like: tells batch, tokens and device.
+    """
+    batch, num_tokens = like.shape[:2]
     rows = _Rows(
-        torch.zeros_like(flag, dtype=torch.int32),
-        flag.new_empty(batch, dtype=torch.int32),
+        like.new_empty(batch, num_tokens, dtype=torch.int32),
+        like.new_empty(batch, dtype=torch.int32),
     )
     compact_kernel[(batch,)](
-        flag.contiguous().view(torch.uint8), *rows, num_tokens, SIZE=1024, num_warps=4
+        like if flag is None else flag,
+        like if found is None else found.d2,
+        like if found is None else found.radius,
+        *rows,
+        num_tokens,
+        FLAGGED=flag is not None,
+        DOUBTED=found is not None,
+        STRICT=strict,
+        LIST=1 if found is None else found.d2.shape[2],
+        PLACE=place,
+        SIZE=1024,
+        num_warps=4,
+        enable_fp_fusion=True,
     )
     return rows
 
@@ -308,10 +334,7 @@ def compact(flag: Tensor) -> _Rows:
 def nearest(features: _Features, everyone: _Columns, k: int, mask: Tensor | None) -> _Found:
     """The nearest tokens of every token, itself among them; the first k for certain."""
     near = closest(features, everyone, k + NUM_EXTRA)
-    doubtful = ~(near.d2[..., k - 1] <= near.radius)
-    if mask is not None:
-        doubtful &= mask
-    scan(features, everyone, compact(doubtful), near)
+    scan(features, everyone, compact(mask, near, place=k - 1, like=features.x), near)
     return near
 
 
@@ -319,17 +342,28 @@ def separation_of(
     features: _Features, everyone: _Columns, near: _Found, rank: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Squared distance over C to the nearest token of smaller rank, (B, N); inf for rank 0."""
-    neighbour_rank = rank.gather(1, near.column.flatten(1).long()).view_as(near.column)
-    denser = (neighbour_rank < rank.unsqueeze(-1)) & near.d2.isfinite()
-    separation2 = torch.where(denser, near.d2, torch.inf).amin(dim=-1)
-    # Nobody outside the list is nearer than its radius. All others look further.
-    unresolved = ~(separation2 <= near.radius) & (rank > 0)
-    if mask is not None:
-        unresolved &= mask
-    further = compact(unresolved)
+    batch, num_tokens = rank.shape
+    separation2 = near.radius.new_empty(batch, num_tokens)
+    unresolved = rank.new_empty(batch, num_tokens, dtype=torch.bool)
+    blocks = triton.cdiv(num_tokens, 128)
+    resolve_kernel[(blocks * batch,)](
+        *near,
+        rank,
+        rank if mask is None else mask,
+        separation2,
+        unresolved,
+        num_tokens,
+        blocks,
+        MASKED=mask is not None,
+        LIST=near.d2.shape[2],
+        ROWS=128,
+        num_warps=4,
+        enable_fp_fusion=True,
+    )
+    # Most tokens have a denser one among their neighbours. The others look further.
+    further = compact(unresolved, like=rank)
     found = closest(features, everyone, 1 + NUM_EXTRA, rank=rank, rows=further)
-    doubtful = unresolved & ~(found.d2[..., 0] <= found.radius)
-    scan(features, everyone, compact(doubtful), found, rank=rank)
+    scan(features, everyone, compact(unresolved, found, like=rank), found, rank=rank)
     return torch.where(unresolved, found.d2[..., 0], separation2)
 
 
@@ -344,11 +378,8 @@ def assign(
     if valid is not None:
         norm = torch.where(valid, norm, torch.inf)
         token = torch.where(valid, token, -1)
-    columns = _Columns(half, norm, token.int())
+    columns = _Columns(half, norm, token)
     found = closest(features, columns, 1 + NUM_EXTRA)
-    # A tie beyond the list could have a lower number, so this must be strict.
-    doubtful = ~(found.d2[..., 0] < found.radius)
-    if mask is not None:
-        doubtful &= mask
-    scan(features, columns, compact(doubtful), found)
+    # A tie beyond the list could have a lower number.
+    scan(features, columns, compact(mask, found, strict=True, like=features.x), found)
     return found.column[..., 0].long()

@@ -1,4 +1,4 @@
-"""The Triton kernels of DPC-KNN: propose in half precision, decide in float32, prove or repeat.
+"""The search kernels of DPC-KNN: propose in half precision, decide in float32, prove or repeat.
 
 ``prepare`` rounds features to float16 and notes how much that moved each of them. ``closest``
 streams products of the rounded features and keeps the few smallest distances of every row; then it
@@ -13,6 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from tcformer.ops.dpc_knn.triton_rows import scale_of
+
 INFINITY = tl.constexpr(0x7F800000)
 """The bits of +inf; the bits of distances, which are not negative, order as they do."""
 
@@ -21,63 +23,6 @@ EMPTY = tl.constexpr(0x7FFFFFFF)
 
 EMPTY_PAIR = tl.constexpr(0x7FFFFFFFFFFFFFFF)
 """No (distance, index): the bits of the distance are the upper half."""
-
-
-@triton.jit
-def _scale(largest: tl.tensor) -> tl.tensor:
-    """The power of two that takes the largest magnitude of an image to 2^11..2^12."""
-    exponent = (largest.to(tl.int32, bitcast=True) >> 23) & 255
-    exponent = tl.minimum(tl.maximum(265 - exponent, 1), 254)
-    return (exponent << 23).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def prepare_kernel(
-    x_ptr: tl.tensor,  # (B, N, C) float32
-    mean_ptr: tl.tensor,  # (B, C) float32
-    largest_ptr: tl.tensor,  # (B,) float32, the largest magnitude in x
-    mask_ptr: tl.tensor,  # (B, N) bool, or anything where not MASKED
-    half_ptr: tl.tensor,  # out (B, N, C) float16
-    norm_ptr: tl.tensor,  # out (B, N) float32, inf where masked
-    moved_ptr: tl.tensor,  # out (B, N) float32
-    num_tokens: tl.tensor,
-    channels: tl.tensor,
-    num_blocks: tl.tensor,
-    rounding: tl.tensor,  # relative error of a squared distance from products
-    MASKED: tl.constexpr,
-    ROWS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-) -> None:
-    """Scale, centre and round; how far the rounded feature may be from the true one."""
-    image = (tl.program_id(0) // num_blocks).to(tl.int64)
-    row = (tl.program_id(0) % num_blocks) * ROWS + tl.arange(0, ROWS)
-    exists = row < num_tokens
-    flat = image * num_tokens + row
-    scale = _scale(tl.load(largest_ptr + image))
-    keep = exists
-    if MASKED:
-        keep = exists & (tl.load(mask_ptr + flat, mask=exists, other=0) != 0)
-
-    norm = tl.zeros((ROWS,), tl.float32)
-    moved = tl.zeros((ROWS,), tl.float32)
-    for first in range(0, channels, CHANNELS):
-        channel = first + tl.arange(0, CHANNELS)
-        inside = channel < channels
-        at = flat[:, None] * channels + channel[None, :]
-        mean = tl.load(mean_ptr + image * channels + channel, mask=inside, other=0.0)
-        x = tl.load(x_ptr + at, mask=keep[:, None] & inside[None, :], other=0.0)
-        centred = tl.where(keep[:, None], (x - mean[None, :]) * scale, 0.0)
-        half = centred.to(tl.float16)
-        rounded = half.to(tl.float32)
-        norm += tl.sum(rounded * rounded, axis=1)
-        moved += tl.sum((centred - rounded) * (centred - rounded), axis=1)
-        tl.store(half_ptr + at, half, mask=exists[:, None] & inside[None, :])
-
-    # Rounding to half precision, centring, and the rounding of this very sum.
-    moved = tl.sqrt(moved) * 1.001 + tl.sqrt(norm) * 4.8e-7
-    norm = tl.where(keep, norm * (1.0 - rounding), float("inf"))
-    tl.store(norm_ptr + flat, norm, mask=exists)
-    tl.store(moved_ptr + flat, tl.where(keep, moved, 0.0), mask=exists)
 
 
 @triton.jit
@@ -162,10 +107,10 @@ def closest_kernel(
     moved_ptr: tl.tensor,  # (B, N) float32
     column_half_ptr: tl.tensor,  # (B, M, C) float16, what is searched
     column_norm_ptr: tl.tensor,  # (B, M) float32
-    column_token_ptr: tl.tensor,  # (B, M) int32, which token that is, where CHOSEN
+    column_token_ptr: tl.tensor,  # (B, M) int64, which token that is, where CHOSEN
     largest_ptr: tl.tensor,  # (B,) float32
     most_moved_ptr: tl.tensor,  # (B,) float32
-    rank_ptr: tl.tensor,  # (B, N) int32, where RANKED: only columns of smaller rank are looked at
+    rank_ptr: tl.tensor,  # (B, N) int64, where RANKED: only columns of smaller rank are looked at
     rows_ptr: tl.tensor,  # (B, N) int32, where LISTED: the rows to search for, count of them
     count_ptr: tl.tensor,  # (B,) int32
     d2_ptr: tl.tensor,  # out (B, N, LIST) float32, ascending
@@ -272,7 +217,7 @@ def closest_kernel(
         bound = tl.minimum(bound, tl.min(first, axis=1))
 
         # From a distance of rounded features to one of true features: each may have moved.
-        scale = _scale(tl.load(largest_ptr + image))
+        scale = scale_of(tl.load(largest_ptr + image))
         moved = tl.load(moved_ptr + flat) + tl.load(most_moved_ptr + image)
         nearest = (bound & ~low).to(tl.float32, bitcast=True)
         gap = tl.maximum(tl.sqrt(nearest) * (1.0 - 1e-6) - moved, 0.0) / scale
@@ -297,8 +242,8 @@ def closest_kernel(
 def scan_kernel(
     x_ptr: tl.tensor,  # (B, N, C) float32
     norm_ptr: tl.tensor,  # (B, N) float32, inf for what nobody may find
-    column_token_ptr: tl.tensor,  # (B, M) int32, where CHOSEN
-    rank_ptr: tl.tensor,  # (B, N) int32, where RANKED
+    column_token_ptr: tl.tensor,  # (B, M) int64, where CHOSEN
+    rank_ptr: tl.tensor,  # (B, N) int64, where RANKED
     rows_ptr: tl.tensor,  # (B, N) int32
     count_ptr: tl.tensor,  # (B,) int32
     d2_ptr: tl.tensor,  # out (B, N, LIST) float32, ascending
@@ -369,24 +314,3 @@ def scan_kernel(
         tl.store(radius_ptr + flat, radius, mask=exists)
         best = tl.where(best > EMPTY_PAIR - LIST, EMPTY_PAIR, best)
         _store_sorted(best, flat, exists, d2_ptr, index_ptr, LIST)
-
-
-@triton.jit
-def compact_kernel(
-    flag_ptr: tl.tensor,  # (B, N) bool
-    rows_ptr: tl.tensor,  # out (B, N) int32, the flagged tokens in order; the rest is left alone
-    count_ptr: tl.tensor,  # out (B,) int32
-    num_tokens: tl.tensor,
-    SIZE: tl.constexpr,
-) -> None:
-    """List the flagged tokens of every image: one program an image."""
-    image = tl.program_id(0).to(tl.int64)
-    count = tl.zeros((1,), tl.int32)
-    for start in range(0, num_tokens, SIZE):
-        token = start + tl.arange(0, SIZE)
-        there = token < num_tokens
-        flag = tl.load(flag_ptr + image * num_tokens + token, mask=there, other=0).to(tl.int32)
-        place = count + tl.cumsum(flag, axis=0) - flag
-        tl.store(rows_ptr + image * num_tokens + place, token, mask=flag != 0)
-        count += tl.sum(flag, axis=0)
-    tl.store(count_ptr + image + tl.arange(0, 1), count)

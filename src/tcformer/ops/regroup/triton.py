@@ -161,6 +161,7 @@ def launch_gather_sum(x: Tensor, rows: GatherSum) -> Tensor:
             CHUNK=CHUNK,
             WIDE=x.dtype == torch.float64,
             num_warps=4,
+            enable_fp_fusion=True,
         )
     return out
 
