@@ -55,6 +55,7 @@ bench: $(READY)
 
 docs: $(READY)
 	@$(WITH) docs/make.py
+	@$(WITH) docs/make_keep_ratio.py
 	@$(WITH) -m pytest -q tests/contracts/test_docs.py $(ARGS)
 
 lock: $(READY)

@@ -40,6 +40,14 @@ def test_table_and_plot_hold_the_figures():
     assert float(points[1].get("cy")) < float(points[0].get("cy"))  # more accurate: higher up
 
 
+def test_the_page_is_that_of_the_newest_record():
+    make = runpy.run_path(str(MAKE))
+    record = make["newest_record"]()
+    docs = ROOT / "docs"
+    assert (docs / "keep_ratio.md").read_text() == make["page"](record), "run `make docs`"
+    assert (docs / "images" / "keep_ratio.svg").read_text() == make["plot"](record)
+
+
 @pytest.mark.slow
 def test_the_script_makes_a_record(tmp_path, monkeypatch, capsys):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
