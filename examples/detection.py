@@ -183,8 +183,12 @@ def run(cfg: Detection, world: World, folder: Path) -> dict[str, float]:
     train = CocoFolder(folder, "train", keypoints=keypoints, flip=cfg.flip)
     if len(train) < cfg.batch_size * world.size:
         raise UserError(f"{len(train)} pictures are fewer than one batch on every process.")
+    if first >= cfg.epochs:
+        raise UserError(f"{cfg.resume} has finished its {first} epochs; give more, or eval.")
     wrapped = DistributedDataParallel(model) if world.size > 1 else model
-    figures = _told(evaluate(model, val, cfg, world))
+    figures: dict[str, float] = {}
+    if not cfg.data_path and not first:
+        _told(evaluate(model, val, cfg, world))  # quick, and shows afterwards what was learnt
     for epoch in range(first, cfg.epochs):
         train_one_epoch(wrapped, optimizer, train, cfg, world, epoch)
         figures = _told(evaluate(model, val, cfg, world))

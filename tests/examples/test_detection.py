@@ -148,6 +148,8 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, capsys):
     for key, value in straight["model"].items():
         assert torch.equal(value, resumed["model"][key]), key
     last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert main([recipe, *QUICK, "--resume", checkpoint]) == 2
+    assert "has finished its 2 epochs" in capsys.readouterr().err
     assert main([recipe, *QUICK, "--eval", "--resume", checkpoint]) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == last
     assert math.isfinite(sum(float(word) for word in last.split() if word[0].isdigit()))

@@ -54,3 +54,9 @@ def test_it_learns(command, least):
 def test_every_example_is_run_or_imported_by_one_that_is():
     scripts = {p.name for p in (ROOT / "examples").glob("*.py") if "__main__" in p.read_text()}
     assert {command.split()[0] for command, _ in CASES} == scripts
+
+
+def test_the_docs_name_them_all():
+    page = (ROOT / "docs" / "dense.md").read_text()
+    shown = re.findall(r"^python examples/(.*)$", page, re.M)
+    assert shown == [command for command, _ in CASES]

@@ -172,10 +172,10 @@ def test_parameters_are_those_of_the_published_necks(options, parameters):
 # Extra levels, on tokens of a real backbone.
 
 
-@pytest.fixture(scope="module")
-def backbone():
+@pytest.fixture(scope="module", params=["tcformer_nano", "tcformerv2_nano"])
+def backbone(request):
     torch.manual_seed(0)
-    return tcformer.create_model("tcformer_nano", num_classes=0).eval()
+    return tcformer.create_model(request.param, num_classes=0).eval()
 
 
 NANO = {"in_channels": (32, 64, 160, 256), "out_channels": 16}
