@@ -26,7 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
         x: (..., N, Cin) float; which implementation runs depends on N but never on the batch.
         weight: (Cout, Cin), dtype of x (outside autocast).
         bias: (Cout,), or None.
-        impl: "auto", "onednn" (CPU, float32), "eager" or "reference".
+        impl: "auto", "onednn" (CPU, float32 and bfloat16), "eager" or "reference".
 
     Returns:
         (..., N, Cout) in the dtype of x; under autocast in autocast's.
@@ -39,7 +39,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
     if impl == "onednn":
         from tcformer.ops.linear import onednn
 
-        return onednn.linear(x, weight, bias)
+        dtype = _dtype(x, weight)  # autocast does not know this product: do its work
+        return onednn.linear(x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype))
     if impl == "reference":
         from tcformer.ops.linear import reference
 
@@ -49,19 +50,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
     return eager.linear(x, weight, bias)
 
 
+def _dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """In which dtype to multiply; None where the two have different ones."""
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+        return torch.get_autocast_dtype("cpu")
+    return x.dtype if x.dtype == weight.dtype else None
+
+
 def _unfit(x: Tensor, weight: Tensor) -> str | None:
     """Why oneDNN cannot take these tensors, as a clause; None when it can."""
-    if not (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.ndim >= 2
-        and x.shape[-2] >= MIN_ROWS
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_exporting()
-    ):
-        return (
-            f"it takes {MIN_ROWS} rows or more of float32 on the CPU, outside autocast and export"
-        )
+    if x.device.type != "cpu" or x.ndim < 2 or x.shape[-2] < MIN_ROWS:
+        return f"it takes {MIN_ROWS} rows or more on the CPU"
+    if torch.compiler.is_exporting():
+        return "exported graphs hold PyTorch's own linear layers"
     from tcformer.ops.linear import onednn
 
-    return onednn.reason()
+    return onednn.reason() or onednn.unfit(_dtype(x, weight))

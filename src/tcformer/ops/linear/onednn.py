@@ -21,6 +21,19 @@ def _reason() -> str | None:
     return _probe()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def unfit(dtype: torch.dtype | None) -> str | None:
+    """Why products in a dtype do not pay here, as a clause; None when they do."""
+    if dtype == torch.float32 or (dtype == torch.bfloat16 and _has_bfloat16()):
+        return None
+    return f"it takes float32, and bfloat16 where the processor has it, not {dtype}"
+
+
+@cache
+def _has_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @cache
 def _probe() -> str | None:
     if platform.machine().lower() not in ("x86_64", "amd64"):

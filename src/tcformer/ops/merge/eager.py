@@ -12,32 +12,46 @@ from tcformer.ops.regroup.plan import GatherSum, gather_sum
 
 
 class _ClusterSum(torch.autograd.Function):
-    """Sum the rows of every cluster; the gradient hands each row the gradient of its cluster."""
+    """Weighted sums of the rows of every cluster.
+
+    The gradient hands each row the gradient of its cluster, times its weight.
+    """
 
     @staticmethod
-    def forward(x: Tensor, assignment: Tensor, num_clusters: int) -> Tensor:
-        return _cluster_sum(x, assignment, num_clusters)
+    def forward(
+        x: Tensor, weight: Tensor, assignment: Tensor, rows: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        return _cluster_sum(x, weight, rows)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
+        ctx.save_for_backward(*inputs[:3])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (assignment,) = ctx.saved_tensors
-        return _pick(grad, assignment), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight, assignment = ctx.saved_tensors
+        own = _pick(grad, assignment)
+        grad_x = weight.unsqueeze(-1) * own if ctx.needs_input_grad[0] else None
+        grad_weight = (x * own).sum(dim=-1) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, None, None
 
 
-def _cluster_sum(x: Tensor, assignment: Tensor, num_clusters: int) -> Tensor:
-    batch, num_tokens, channels = x.shape
-    image = torch.arange(batch, device=x.device)[:, None]
+def _rows(assignment: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
+    """Where the tokens of every cluster start, and the tokens in that order: (B*M+1,), (B*N,)."""
+    batch = assignment.shape[0]
+    image = torch.arange(batch, device=assignment.device)[:, None]
     row, order = torch.sort((image * num_clusters + assignment).flatten(), stable=True)
-    bounds = torch.arange(batch * num_clusters + 1, device=x.device)
-    row_start = torch.searchsorted(row, bounds, out_int32=True)
-    ones = torch.ones_like(order, dtype=x.dtype)
+    bounds = torch.arange(batch * num_clusters + 1, device=assignment.device)
+    return torch.searchsorted(row, bounds, out_int32=True), order
+
+
+def _cluster_sum(x: Tensor, weight: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:
+    batch, num_tokens, channels = x.shape
+    row_start, order = rows
     flat = x.reshape(batch * num_tokens, channels).contiguous()
-    summed = gather_sum(flat, GatherSum(row_start, order.int(), ones))
-    return summed.view(batch, num_clusters, channels)
+    # The gather multiplies as it goes: weighted rows are never written down.
+    entries = GatherSum(row_start, order.int(), weight.reshape(-1)[order])
+    return gather_sum(flat, entries).view(batch, -1, channels)
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:
@@ -49,11 +63,12 @@ def merge(
 ) -> tuple[Tensor, Tensor]:
     """Merge (B, N, C) into (B, M, C); also the share (B, N) of every token in its cluster."""
     weight, floor = relative_weights(log_weight.to(x.dtype), assignment, num_clusters, eps)
-    wide = torch.cat((weight.unsqueeze(-1) * x, weight.unsqueeze(-1)), dim=-1)
+    rows = _rows(assignment, num_clusters)
+    ones = torch.ones_like(weight)
     if torch.compiler.is_exporting():  # an exported graph is for inference: no gradient to define
-        summed = _cluster_sum(wide, assignment, num_clusters)
-    else:
-        summed = _ClusterSum.apply(wide, assignment, num_clusters)
-    total = summed[..., -1] + floor
+        total = _cluster_sum(weight.unsqueeze(-1), ones, rows).squeeze(-1) + floor
+        share = weight / total.gather(1, assignment)
+        return _cluster_sum(x, share, rows), share
+    total = _ClusterSum.apply(weight.unsqueeze(-1), ones, assignment, rows).squeeze(-1) + floor
     share = weight / total.gather(1, assignment)
-    return summed[..., :-1] / total.unsqueeze(-1), share
+    return _ClusterSum.apply(x, share, assignment, rows), share
