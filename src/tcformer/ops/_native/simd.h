@@ -113,29 +113,29 @@ static inline vf vexp(vf x) {
     return x < -87.3f ? splat(0.0f) : scaled;
 }
 
-// Half of erfc(t / sqrt 2), the normal distribution above t, for t >= 0: exp(-t P(t)) / 2 with a
-// polynomial fitted to the logarithm. 1e-7 relative for small t; constant above t = 10 (8e-24).
-static inline vf upper_tail(vf t) {
-    t = t > 10.0f ? splat(10.0f) : t;
-    vf p = splat(-6.57573773e-10f);
-    p = p * t + 3.16824824e-08f;
-    p = p * t + -6.50427467e-07f;
-    p = p * t + 7.39806319e-06f;
-    p = p * t + -4.98745794e-05f;
-    p = p * t + 0.000180046001f;
-    p = p * t + 3.160083e-05f;
-    p = p * t + -0.00485544559f;
-    p = p * t + 0.0363769494f;
-    p = p * t + 0.318298846f;
-    p = p * t + 0.797885537f;
-    return 0.5f * vexp(-t * p);
+// erf to 1e-7: a rational function fitted on |x| < 3.92, beyond which float32 says one. A third of
+// the time of a formula with an exponential, and its error is that of torch.erf.
+static inline vf verf(vf x) {
+    const vf inside = vmax(splat(-3.92f), vmin(splat(3.92f), x));
+    const vf z = inside * inside;
+    vf p = splat(2.03473348e-06f);
+    p = p * z + 0.000287480379f;
+    p = p * z + 0.0038683578f;
+    p = p * z + 0.0530605736f;
+    p = p * z + 0.192764729f;
+    p = p * z + 1.12837902f;
+    vf q = splat(3.80706781e-05f);
+    q = q * z + 0.00118812313f;
+    q = q * z + 0.0151723557f;
+    q = q * z + 0.1150849f;
+    q = q * z + 0.50416496f;
+    q = q * z + 1.0f;
+    const vf middle = inside * p / q;
+    return x >= 3.92f ? splat(1.0f) : x <= -3.92f ? splat(-1.0f) : middle + (x - x);  // keep NaN
 }
 
 // The normal distribution below x.
-static inline vf vphi(vf x) {
-    const vf tail = upper_tail(vabs(x));
-    return x > 0.0f ? 1.0f - tail : tail;
-}
+static inline vf vphi(vf x) { return 0.5f + 0.5f * verf(x * 0.707106781f); }
 
 // GELU with the exact distribution function, as torch.nn.GELU(), and its derivative.
 static inline vf gelu(vf x) { return x * vphi(x); }
