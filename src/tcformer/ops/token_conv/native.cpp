@@ -126,14 +126,15 @@ void clear_frame(float* map, int64_t rows, int64_t width) {
     }
 }
 
-// Convolve `rows` rows of a padded map; `map` is the line above the first one. The result of each
-// pixel goes to sink(y, x, v, value).
-template <int V, class Sink>
+// Convolve `rows` rows of a padded map; `map` is the line above the first one. Row y is written
+// to out + y * step, then done(y) is called: with step 0 it uses the row before the next one comes.
+// What is costly per pixel belongs there, not here, where it would crowd the taps out of registers.
+template <int V, class Done>
 void convolve(const float* map, int64_t rows, int64_t width, const float* taps, const float* bias,
-              Sink&& sink) {
+              float* out, int64_t step, Done&& done) {
     constexpr int64_t S = V * VL;
     const int64_t line = (width + 2) * S;
-    for (int64_t y = 0; y < rows; ++y)
+    for (int64_t y = 0; y < rows; ++y) {
         for (int v = 0; v < V; ++v) {
             vf w[9];
             for (int k = 0; k < 9; ++k) w[k] = load(taps + k * S + v * VL);
@@ -153,10 +154,25 @@ void convolve(const float* map, int64_t rows, int64_t width, const float* taps, 
                 sum += w[6] * c0;
                 sum += w[7] * c1;
                 sum += w[8] * c2;
-                sink(y, x, v, sum);
+                store(out + y * step + x * S + v * VL, sum);
                 a0 = a1, b0 = b1, c0 = c1;
                 a1 = a2, b1 = b2, c1 = c2;
             }
+        }
+        done(y);
+    }
+}
+
+// Finish a row of the convolution on the grid: skip, GELU, and out to the result.
+template <int V, class T>
+void finish(const Slab<V>& slab, const float* sums, const float* skip, const float* x,
+            int64_t width, bool activate, T* out, int64_t channels) {
+    for (int64_t c = 0; c < width; ++c)
+        for (int v = 0; v < V; ++v) {
+            const int64_t at = (c * V + v) * VL;
+            vf z = load(sums + at);
+            if (skip) z += load(skip + v * VL) * load(x + at);
+            slab.put(out + c * channels, v, activate ? gelu(z) : z);
         }
 }
 
@@ -228,19 +244,24 @@ void tokens_forward(const Layer<T>& layer, T* out, int64_t image, int64_t number
     float* map = scratch(0, (height + 2) * (width + 2) * S);
     float* mixed = scratch(1, pixels * S);
     lay_out<V>(layer, slab, image, map);
-    convolve<V>(map, height, width, taps, bias, [&](int64_t y, int64_t x, int v, vf value) {
-        store(mixed + (y * width + x) * S + v * VL, value);
-    });
+    convolve<V>(map, height, width, taps, bias, mixed, width * S, [](int64_t) {});
     const int64_t planned = size.first + image;  // this image in the plan
-    for (int64_t n = 0; n < size.tokens; ++n) {
-        vf sum[V];
-        gather_near<V>(layer.plan.to_tokens, planned * size.tokens + n, mixed, planned * pixels,
-                       sum);
-        const int64_t at = (image * size.tokens + n) * size.channels + slab.channel;
-        for (int v = 0; v < V; ++v) {
-            const vf z = sum[v] + load(skip + v * VL) * slab.get(layer.x + at, v);
-            slab.put(out + at, v, size.gelu ? gelu(z) : z);
+    // Some tokens at a time: gathering and GELU apart keep each in its own registers.
+    constexpr int64_t SOME = 32;
+    float sums[SOME * S], own[SOME * S];
+    for (int64_t first = 0; first < size.tokens; first += SOME) {
+        const int64_t count = size.tokens - first < SOME ? size.tokens - first : SOME;
+        const int64_t at = (image * size.tokens + first) * size.channels + slab.channel;
+        for (int64_t n = 0; n < count; ++n) {
+            vf sum[V];
+            gather_near<V>(layer.plan.to_tokens, planned * size.tokens + first + n, mixed,
+                           planned * pixels, sum);
+            for (int v = 0; v < V; ++v) {
+                store(sums + n * S + v * VL, sum[v]);
+                store(own + n * S + v * VL, slab.get(layer.x + at + n * size.channels, v));
+            }
         }
+        finish<V>(slab, sums, skip, own, count, size.gelu, out + at, size.channels);
     }
 }
 
@@ -264,9 +285,7 @@ void tokens_backward(const Layer<T>& layer, const T* grad, T* grad_x, float* sum
 
     lay_out<V>(layer, slab, image, map);
     if (size.gelu)
-        convolve<V>(map, height, width, taps, bias, [&](int64_t y, int64_t x, int v, vf value) {
-            store(mixed + (y * width + x) * S + v * VL, value);
-        });
+        convolve<V>(map, height, width, taps, bias, mixed, width * S, [](int64_t) {});
     vf by_skip[V] = {};
     for (int64_t n = 0; n < tokens; ++n) {
         vf z[V];
@@ -293,10 +312,7 @@ void tokens_backward(const Layer<T>& layer, const T* grad, T* grad_x, float* sum
         }
     correlate<V>(grad_mixed, map, height, width, sums);
     float* grad_map = mixed;
-    convolve<V>(grad_mixed, height, width, turned, nullptr,
-                [&](int64_t y, int64_t x, int v, vf value) {
-                    store(grad_map + (y * width + x) * S + v * VL, value);
-                });
+    convolve<V>(grad_mixed, height, width, turned, nullptr, grad_map, width * S, [](int64_t) {});
     for (int64_t n = 0; n < tokens; ++n) {
         vf sum[V];
         gather_near<V>(layer.plan.to_map_back, image * tokens + n, grad_map, image * pixels, sum);
@@ -346,9 +362,10 @@ void grid_forward(const Layer<T>& layer, T* out, int64_t image, int64_t top, int
     float* map = scratch(0, (bottom - top + 2) * line);
     copy_rows<V>(layer.x, slab, size, image, top - 1, bottom + 1, map);
     T* to = out + ((image * size.height + top) * width) * size.channels + slab.channel;
-    convolve<V>(map, bottom - top, width, taps, bias, [&](int64_t y, int64_t x, int v, vf z) {
-        if (layer.skip) z += load(skip + v * VL) * load(map + (y + 1) * line + (x + 1) * S + v * VL);
-        slab.put(to + (y * width + x) * size.channels, v, size.gelu ? gelu(z) : z);
+    float* sums = scratch(1, width * S);
+    convolve<V>(map, bottom - top, width, taps, bias, sums, 0, [&](int64_t y) {
+        finish<V>(slab, sums, layer.skip ? skip : nullptr, map + (y + 1) * line + S, width,
+                  size.gelu, to + y * width * size.channels, size.channels);
     });
 }
 
@@ -365,15 +382,15 @@ void grid_in_place(const Layer<T>& layer, T* x, int64_t image, int64_t step, int
     slab.of_channels(layer.bias, bias);
     slab.of_channels(layer.skip, skip);
     float* map = scratch(0, (step + 2) * line);
+    float* sums = scratch(1, width * S);
     copy_rows<V>(layer.x, slab, size, image, -1, 1, map);
     for (int64_t top = 0; top < size.height; top += step) {
         const int64_t rows = top + step < size.height ? step : size.height - top;
         copy_rows<V>(layer.x, slab, size, image, top + 1, top + rows + 1, map + 2 * line);
         T* to = x + ((image * size.height + top) * width) * size.channels + slab.channel;
-        convolve<V>(map, rows, width, taps, bias, [&](int64_t y, int64_t c, int v, vf z) {
-            if (layer.skip)
-                z += load(skip + v * VL) * load(map + (y + 1) * line + (c + 1) * S + v * VL);
-            slab.put(to + (y * width + c) * size.channels, v, size.gelu ? gelu(z) : z);
+        convolve<V>(map, rows, width, taps, bias, sums, 0, [&](int64_t y) {
+            finish<V>(slab, sums, layer.skip ? skip : nullptr, map + (y + 1) * line + S, width,
+                      size.gelu, to + y * width * size.channels, size.channels);
         });
         std::memmove(map, map + rows * line, 2 * line * sizeof(float));
     }
@@ -395,20 +412,22 @@ void grid_backward(const Layer<T>& layer, const T* grad, T* grad_x, float* sums,
     float* grad_z = scratch(1, (rows + 2) * line);  // first line: row top - 1
     copy_rows<V>(layer.x, slab, size, image, top - 2, bottom + 2, map);
     copy_rows<V>(grad, slab, size, image, top - 1, bottom + 1, grad_z);
+    float* row = scratch(2, width * S);
     if (size.gelu)
         // Rows outside the image have a gradient of zero whatever the slope is.
-        convolve<V>(map, rows + 2, width, taps, bias, [&](int64_t y, int64_t x, int v, vf z) {
-            if (layer.skip)
-                z += load(skip + v * VL) * load(map + (y + 1) * line + (x + 1) * S + v * VL);
-            float* d = grad_z + y * line + (x + 1) * S + v * VL;
-            store(d, load(d) * gelu_slope(z));
+        convolve<V>(map, rows + 2, width, taps, bias, row, 0, [&](int64_t y) {
+            for (int64_t at = 0; at < width * S; at += VL) {
+                vf z = load(row + at);
+                if (layer.skip) z += load(skip + at % S) * load(map + (y + 1) * line + S + at);
+                float* d = grad_z + y * line + S + at;
+                store(d, load(d) * gelu_slope(z));
+            }
         });
     correlate<V>(grad_z, map + line, rows, width, sums);
     T* to = grad_x + ((image * size.height + top) * width) * size.channels + slab.channel;
-    convolve<V>(grad_z, rows, width, turned, nullptr, [&](int64_t y, int64_t x, int v, vf value) {
-        if (layer.skip)
-            value += load(skip + v * VL) * load(grad_z + (y + 1) * line + (x + 1) * S + v * VL);
-        slab.put(to + (y * width + x) * size.channels, v, value);
+    convolve<V>(grad_z, rows, width, turned, nullptr, row, 0, [&](int64_t y) {
+        finish<V>(slab, row, layer.skip ? skip : nullptr, grad_z + (y + 1) * line + S, width, false,
+                  to + y * width * size.channels, size.channels);
     });
     for (int64_t y = 0; layer.skip && y < rows; ++y) {
         vf by_skip[V] = {};
