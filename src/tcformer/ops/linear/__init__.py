@@ -40,7 +40,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
         from tcformer.ops.linear import onednn
 
         dtype = _dtype(x, weight)  # autocast does not know this product: do its work
-        return onednn.linear(x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype))
+        added = None if bias is None else bias.to(dtype)
+        return onednn.linear(x.to(dtype), weight.to(dtype), added)
     if impl == "reference":
         from tcformer.ops.linear import reference
 
