@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from tcformer.ops import regroup
-from tcformer.ops.regroup import apply_plan
+from tcformer.ops.regroup import apply_plan, triton_plan
+from tcformer.ops.regroup import plan_both_ways as build_both_ways
 from tcformer.ops.regroup import triton as kernels
 from tcformer.ops.regroup.plan import plan_both_ways, plan_regroup
 
@@ -75,6 +76,32 @@ def test_a_padded_plan_holds_the_entries_of_a_short_one(device):
             assert torch.equal(padded.row_start.cpu(), exact.row_start)
             assert torch.equal(padded.column[:used].cpu(), exact.column)
             assert torch.equal(padded.weight[:used].cpu(), exact.weight)
+
+
+@pytest.mark.parametrize(
+    ("batch", "num_a", "num_b", "entries"),
+    [(3, 5, 4, 60), (1, 1, 1, 1), (2, 300, 2, 700), (2, 3, 5, 0), (1, 70_000, 70_000, 40)],
+)
+def test_plans_of_kernels_are_those_of_tensors(device, batch, num_a, num_b, entries):
+    g = torch.Generator().manual_seed(entries)
+    a = torch.randint(num_a, (batch, entries), generator=g).to(device)
+    b = torch.randint(num_b, (1, entries), generator=g).to(device).expand_as(a)
+    ours = build_both_ways(a, b, num_a, num_b, impl="triton")
+    theirs = plan_both_ways(a, b, num_a, num_b, padded=True)
+    for made, expected in zip(ours, theirs, strict=True):
+        assert made[:2] == expected[:2]
+        for rows, wanted in zip(made[2:], expected[2:], strict=True):
+            used = int(wanted.row_start[-1])
+            assert torch.equal(rows.row_start, wanted.row_start)
+            assert torch.equal(rows.column[:used], wanted.column[:used])
+            assert torch.equal(rows.weight[:used], wanted.weight[:used])
+
+
+def test_registration_of_plans(device):
+    _, src, dst, num_dst, _ = case(device)
+    # Not what compares values: the unused ends hold anything.
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(triton_plan.plan_op, (src, dst, 5, num_dst, 1e-6), test_utils=tests)
 
 
 def test_the_unused_end_of_a_plan_is_never_read(device):

@@ -126,6 +126,10 @@ def plan_both_ways(
     impl = _check_plan(impl, a.device, dtype)
     if impl == "native":
         return native.plan_both_ways(a, b, num_a, num_b, eps=eps)
+    if impl == "triton" and dtype == torch.float32:
+        from tcformer.ops.regroup import triton_plan
+
+        return triton_plan.plan_both_ways(a, b, num_a, num_b, eps)
     padded = True if impl == "triton" else None
     return plan.plan_both_ways(a, b, num_a, num_b, eps=eps, dtype=dtype, padded=padded)
 
