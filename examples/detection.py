@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detection_config import Detection, as_plain, parse
-from detection_data import CocoFolder, average_precision, collate, results
-from shapes import write_coco
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -28,6 +25,9 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from detection_config import Detection, as_plain, parse
+from detection_data import CocoFolder, average_precision, collate, results
+from shapes import write_coco
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, make_folder, safe_torch_load
 from tcformer.integrations.torchvision import (

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as rle
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import CocoDetection
@@ -21,10 +20,18 @@ from torchvision.transforms.functional import to_tensor
 
 from tcformer.errors import UserError
 
-Target = dict[str, Tensor]
+try:
+    from pycocotools import mask as rle
+    from pycocotools.cocoeval import COCOeval
+except ImportError as error:
+    raise SystemExit(
+        f"error: this example needs {error.name}; install it with: pip install 'tcformer[dense]'"
+    ) from None
 
-# Left and right of a person's 17 points, exchanged when a picture is mirrored.
-PERSON_MIRROR = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+Target = dict[str, Tensor]
+_OTHER = {"left": "right", "right": "left"}
+
+PERSON = 17  # keypoints of a person, for whose sizes pycocotools has its own constants
 
 
 class CocoFolder(Dataset[tuple[Tensor, Target]]):
@@ -59,7 +66,11 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         categories = self.coco.loadCats(self.coco.getCatIds())
         self.num_classes = max(category["id"] for category in categories) + 1
         names = [category.get("keypoints", []) for category in categories]
-        self.num_keypoints = max(len(points) for points in names)
+        points = max(names, key=len)
+        self.num_keypoints = len(points)
+        # What "left_eye" becomes when a picture is mirrored.
+        other = [re.sub("left|right", lambda side: _OTHER[side[0]], name) for name in points]
+        self.mirror = [points.index(name) if name in points else i for i, name in enumerate(other)]
         if keypoints and not self.num_keypoints:
             raise UserError(f"{annotations} names no keypoints.")
         ids = self.pictures.ids
@@ -118,9 +129,7 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         if "keypoints" in target:
             points = target["keypoints"].clone()
             points[..., 0] = torch.where(points[..., 2] > 0, width - points[..., 0], 0.0)
-            # Top, left, right for the drawn shapes; COCO's order for persons.
-            order = PERSON_MIRROR if self.num_keypoints == len(PERSON_MIRROR) else (0, 2, 1)
-            target["keypoints"] = points[:, list(order)]
+            target["keypoints"] = points[:, self.mirror]
         return target
 
 
@@ -164,7 +173,7 @@ def average_precision(data: CocoFolder, rows: list[dict[str, Any]], kind: str) -
         return {"AP": 0.0, "AP50": 0.0}
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(data.coco, data.coco.loadRes(rows), kind)
-        if kind == "keypoints" and data.num_keypoints != len(PERSON_MIRROR):
+        if kind == "keypoints" and data.num_keypoints != PERSON:
             evaluation.params.kpt_oks_sigmas = np.full(data.num_keypoints, 0.05)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -11,11 +11,11 @@ import argparse
 
 import timm
 import torch
-from shapes import mean_iou, segmentation_batch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 import tcformer  # noqa: F401 - registers the models with timm
+from shapes import mean_iou, segmentation_batch
 
 
 class Decoder(nn.Module):

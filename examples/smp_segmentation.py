@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import argparse
 
-import segmentation_models_pytorch as smp
 import torch
-from features_only import measure, train
 
 import tcformer  # noqa: F401 - registers the models with timm
+from features_only import measure, train
+
+try:
+    import segmentation_models_pytorch as smp
+except ImportError as error:
+    raise SystemExit(
+        f"error: this example needs {error.name}; install it with: pip install 'tcformer[dense]'"
+    ) from None
 
 
 def main() -> None:

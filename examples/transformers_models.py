@@ -10,18 +10,24 @@ from __future__ import annotations
 import argparse
 
 import torch
-from features_only import measure, train
-from shapes import KINDS, classification_batch
 from torch import Tensor, nn
-from transformers import (
-    TimmBackboneConfig,
-    TimmWrapperConfig,
-    TimmWrapperForImageClassification,
-    UperNetConfig,
-    UperNetForSemanticSegmentation,
-)
 
 import tcformer  # noqa: F401 - registers the models with timm
+from features_only import measure, train
+from shapes import KINDS, classification_batch
+
+try:
+    from transformers import (
+        TimmBackboneConfig,
+        TimmWrapperConfig,
+        TimmWrapperForImageClassification,
+        UperNetConfig,
+        UperNetForSemanticSegmentation,
+    )
+except ImportError as error:
+    raise SystemExit(
+        f"error: this example needs {error.name}; install it with: pip install 'tcformer[dense]'"
+    ) from None
 
 
 class Logits(nn.Module):

@@ -1,5 +1,6 @@
 """The detection example: its recipes, its reader, its metric, and a run that goes on."""
 
+import json
 import math
 import subprocess
 import sys
@@ -105,6 +106,17 @@ def test_masks_boxes_and_points_belong_together(coco):
                     assert peak == pytest.approx([64 - (left + right) / 2, top], abs=1e-3)
                     assert first[0] == pytest.approx(64 - right, abs=1e-3)  # left stays left
                     assert last[0] == pytest.approx(64 - left, abs=1e-3)
+
+
+def test_left_becomes_right_for_persons_too(coco):
+    from detection_data import CocoFolder
+
+    names = ["nose", "left_eye", "right_eye", "left_shoulder", "left_hip", "right_hip"]
+    path = coco / "annotations" / "person_keypoints_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": 1, "name": "person", "keypoints": names}]
+    path.write_text(json.dumps(content))
+    assert CocoFolder(coco, "val", keypoints=True).mirror == [0, 2, 1, 3, 5, 4]
 
 
 @pytest.mark.parametrize(("keypoints", "kind"), [(False, "segm"), (True, "keypoints")])

@@ -51,6 +51,21 @@ def test_it_learns(command, least):
         assert found[-1] > found[0] + 10 or len(found) == 1, result.stdout
 
 
+@pytest.mark.parametrize("script", NEEDS)
+def test_a_missing_library_is_named(script, tmp_path):
+    (tmp_path / f"{NEEDS[script]}.py").write_text(
+        f"raise ModuleNotFoundError('gone', name='{NEEDS[script]}')"
+    )
+    code = (
+        f"import runpy, sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT / 'examples')!r}]; "
+        f"runpy.run_path({str(ROOT / 'examples' / script)!r}, run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: this example needs {NEEDS[script]}; install it")
+    assert result.stderr.count("\n") == 1
+
+
 def test_every_example_is_run_or_imported_by_one_that_is():
     scripts = {p.name for p in (ROOT / "examples").glob("*.py") if "__main__" in p.read_text()}
     assert {command.split()[0] for command, _ in CASES} == scripts
