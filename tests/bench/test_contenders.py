@@ -124,3 +124,12 @@ def test_everybody_gets_the_same_seed():
     one, two = (contenders.create(parse("tcformer_nano"), setting) for _ in range(2))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_tf32_lasts_for_the_step_only(monkeypatch):
+    seen = []
+    step = contenders._with_tf32(lambda call: seen.append(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    step(0)
+    assert seen == ["high"]
+    assert torch.get_float32_matmul_precision() == before

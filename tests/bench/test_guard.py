@@ -19,14 +19,6 @@ SLOWER_THAN_PVT = 3.0
 """tcformer_light over pvt_v2_b1 at 128 px, batch 1, one thread, plain PyTorch: measured 1.7."""
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # two threads wait for each other on a busy machine
-    yield
-    torch.set_num_threads(before)
-
-
 def quickest(steps, rounds=7):
     times = timing.interleaved(steps, device=CPU, rounds=rounds, warmup=1, turn=0.0)
     return {name: min(seconds) for name, seconds in times.items()}

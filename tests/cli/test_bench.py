@@ -17,6 +17,7 @@ QUICK = ["bench", "--quick", "--device", "cpu", "--size", "32", "--mode", "infer
 @pytest.fixture(autouse=True)
 def _threads_stay():
     before = torch.get_num_threads()
+    torch.set_num_threads(1)  # two would wait for each other on a busy machine
     yield
     torch.set_num_threads(before)
 

@@ -94,7 +94,7 @@ def _parser() -> Parser:
         "bench",
         epilog="A model is NAME[+TRAIT...]: NAME one of ours or of timm's, TRAIT compile, graph "
         "(replayed from a CUDA graph), cast (weights in half precision beforehand, not at every "
-        "call) or published (TCFormer as the published code computes it). "
+        "call), tf32 or published (TCFormer as the published code computes it). "
         "All of them take turns in one process. Times are compared within a round; the figures "
         "are median and quartiles of these ratios. docs/benchmarks.md says more.",
     )
