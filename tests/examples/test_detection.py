@@ -220,6 +220,6 @@ def test_two_processes_measure_what_one_does(tmp_path):
 
     settings = ["configs/detection/retinanet_shapes.py", *QUICK]
     alone = run()
-    shared = run("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+    shared = run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     assert len(alone) == len(shared) == 3
     assert alone[0] == shared[0]  # before any training: the same weights, the same figures
