@@ -238,3 +238,18 @@ def test_every_option_is_read_by_some_run():
 
     known = {action.dest for action in _parser()._actions} - {"help"}
     assert set().union(*HONOURED.values()) == known
+
+
+def test_a_suite_that_is_interrupted_keeps_its_first_parts(monkeypatch, tmp_path, capsys):
+    from tcformer.bench import suite_gpu
+
+    def interrupted(self, result):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite_gpu.Suite, "_latency", interrupted)
+    place = tmp_path / "kept.json"
+    arguments = ["--suite", "gpu", "--quick", "--device", "cpu", "--part", "large", "latency"]
+    assert cli.main(["bench", *arguments, "--output", str(place)]) == 130
+    kept = record.read(place)
+    assert [(part["name"], part["state"]) for part in kept["parts"]] == [("large", "done")]
+    assert kept["parts"][0]["figures"]["large_ms"] > 0

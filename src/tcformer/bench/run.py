@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
     options.spent = time.monotonic() - begin
+    options.kept_at = None
     kind = measure(options, device, kept, wrong)
     status = EXIT_WRONG if wrong else 0
     return max(status, _keep(options, kept, kind))
@@ -117,20 +119,34 @@ def _plot(options: argparse.Namespace) -> int:
     return 0
 
 
-def _keep(options: argparse.Namespace, kept: dict[str, Any], kind: str) -> int:
-    """Write the record unless nobody wants it; a failure is one sentence and a status."""
+def _write(options: argparse.Namespace, kept: dict[str, Any], kind: str) -> Path | None:
+    """Write the record, or write it again where it was; None if nobody wants one.
+
+    Raises:
+        UserError: the place is missing or not writable.
+    """
     if options.quick and options.output is None:
-        return 0  # a trial run proves that the command works, and its figures nothing
-    target = None if options.output is None else Path(options.output)
+        return None  # a trial run proves that the command works, and its figures nothing
+    if options.kept_at is None:
+        target = None if options.output is None else Path(options.output)
+        options.kept_at = record.keep(kept, kind, target)
+    else:
+        record.keep(kept, kind, options.kept_at)
+    return Path(options.kept_at)
+
+
+def _keep(options: argparse.Namespace, kept: dict[str, Any], kind: str) -> int:
+    """Write the record; a failure is one sentence and a status."""
     try:
-        path = record.keep(kept, kind, target)
+        path = _write(options, kept, kind)
     except UserError as problem:
         if options.output is None:
             print(f"note: {problem}", file=sys.stderr)
             return 0
         print(f"error: {problem}", file=sys.stderr)
         return EXIT_WRONG
-    _say([f"\nrecord: {_from_here(path)}"])
+    if path is not None:
+        _say([f"\nrecord: {_from_here(path)}"])
     return 0
 
 
@@ -334,14 +350,18 @@ def _suite(
                 _say(tables.op(row, kept["ceilings"]))
         if result.problem:
             _say([f"{result.name}: {result.problem}"])
+        # A suite is long, and what interrupts it should not take the first parts along.
+        kept["parts"] = [*kept.get("parts", []), asdict(result)]
+        with contextlib.suppress(UserError):  # said once, at the end
+            _write(options, kept, kind)
 
+    kind = f"suite-{options.suite}"
     # The kernels that the check of the ops compiled have taken their share.
     limit = suites.GPU_SECONDS - options.spent if options.suite == "gpu" else float("inf")
     results = suites.run_parts(parts, seconds=limit, report=report)
     entries = suites.verdicts(parts, results)
     if wrong:
         entries = [entry | {"value": None, "verdict": "refused"} for entry in entries]
-    kept["parts"] = [asdict(result) for result in results]
     kept["verdicts"] = entries
     _say(["", *tables.columns(suites.table(entries))])
     if options.quick:
@@ -349,4 +369,4 @@ def _suite(
     if options.suite == "gpu" and device.type != "cuda":
         kept["note"] = "not run on a GPU: only the logic of the suite was tried"
         _say(["", kept["note"]])
-    return f"suite-{options.suite}"
+    return kind
