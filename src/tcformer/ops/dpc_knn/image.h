@@ -35,22 +35,20 @@ class Image {
                     int64_t* centres) {
         std::vector<float> sparsity(n_), separation(n_);
         std::vector<int32_t> rank(n_);
-        {
-            Lists near(n_, static_cast<int>(std::min<int64_t>(k + EXTRA, n_)));
-            search(near);
-            refine(near, k);
-            for (int64_t i = 0; i < n_; ++i) {
-                const float* d2 = near.values(i);
-                double sum = 0;
-                for (int e = 0; e < k; ++e) sum += d2[e];
-                sparsity[i] = static_cast<float>(sum / k);
-                if (noise) sparsity[i] = -std::log(std::exp(-sparsity[i]) + noise[tokens_[i]]);
-            }
-            order(sparsity, rank);
-            separate(near, rank, separation);
+        Lists near(n_, static_cast<int>(std::min<int64_t>(k + EXTRA, n_)));
+        search(near);
+        refine(near, k);
+        for (int64_t i = 0; i < n_; ++i) {
+            const float* d2 = near.values(i);
+            double sum = 0;
+            for (int e = 0; e < k; ++e) sum += d2[e];
+            sparsity[i] = static_cast<float>(sum / k);
+            if (noise) sparsity[i] = -std::log(std::exp(-sparsity[i]) + noise[tokens_[i]]);
         }
+        order(sparsity, rank);
+        separate(near, rank, separation);
         std::vector<int32_t> chosen = choose(sparsity, separation, rank, num_clusters);
-        assign(chosen, assignment);
+        assign(near, chosen, assignment);
         for (size_t m = 0; m < chosen.size(); ++m) centres[m] = tokens_[chosen[m]];
         return static_cast<int64_t>(chosen.size());
     }
@@ -281,14 +279,19 @@ class Image {
 
     // ---- the nearest of some tokens ----------------------------------------------------------
 
-    // Every token joins its nearest centre, a centre itself.
-    void assign(const std::vector<int32_t>& centres, int64_t* assignment) {
+    // Every token joins its nearest centre, a centre itself. Every other token has one among its
+    // neighbours already.
+    void assign(const Lists& near, const std::vector<int32_t>& centres, int64_t* assignment) {
         const int64_t m = static_cast<int64_t>(centres.size());
-        std::vector<int32_t> own(n_, -1), open;
+        std::vector<int32_t> own(n_, -1), open;  // the cluster that a token is the centre of
         for (int64_t c = 0; c < m; ++c) own[centres[c]] = static_cast<int32_t>(c);
         for (int64_t i = 0; i < n_; ++i) {
-            if (own[i] < 0) open.push_back(static_cast<int32_t>(i));
-            else assignment[tokens_[i]] = own[i];
+            int32_t found = own[i];
+            const float* d2 = near.values(i);
+            for (int e = 0; found < 0 && e < near.length && d2[e] < near.worst(i); ++e)
+                found = own[near.columns(i)[e]];
+            if (found < 0) open.push_back(static_cast<int32_t>(i));
+            else assignment[tokens_[i]] = found;
         }
         if (open.empty()) return;
         ColumnPanels packed(m, c_);
