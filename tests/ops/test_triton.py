@@ -19,7 +19,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tcformer
-from tcformer.ops import dpc_knn, regroup
+from tcformer.ops import choose, dpc_knn, regroup
 from tcformer.ops.linear import onednn
 from tcformer.ops.regroup import apply_plan, plan_both_ways
 
@@ -146,6 +146,17 @@ def test_regrouping_waits_for_nothing_and_compiles(launches, tmp_path, channels,
     check_machine_code(launches, tmp_path)
     kinds = {launch.name for launch in launches} - {"gather_sum_kernel"}
     assert kinds == {f"{name}_kernel" for name in ("key", "head", "first", "row", "entry")}
+
+
+def test_an_old_gpu_is_refused_in_words(monkeypatch):
+    names, gpu = ("triton", "eager"), torch.device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, chosen in (((9, 0), "triton"), ((7, 0), "eager")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
+        assert choose.check_impl("op", "auto", names, gpu) == chosen
+    with pytest.raises(ValueError, match=r"needs compute capability 8.0, this GPU has 7.0"):
+        choose.check_impl("op", "triton", names, gpu)
 
 
 class Operators(TorchDispatchMode):

@@ -107,6 +107,10 @@ def why_not(impl: str, device_type: str) -> str | None:
             return "the triton package is not installed"
         if device_type != "cuda" and not _interpreted(impl, device_type):
             return "Triton kernels need a GPU; TRITON_INTERPRET=1 runs them slowly without one"
+        if device_type == "cuda" and torch.version.cuda and torch.cuda.is_available():
+            major, minor = torch.cuda.get_device_capability()
+            if major < 8:
+                return f"Triton needs compute capability 8.0, this GPU has {major}.{minor}"
     return None
 
 

@@ -4,7 +4,7 @@ Three questions are asked with the same two kernels (:mod:`.triton_kernels`): wh
 nearest to each, which denser one is nearest, and which centre is. Products of float16 features
 propose a few answers; float32 differences decide among them; a bound on all others proves the
 decision or has it made anew from every float32 distance. So rounding to float16 costs nothing but
-repeats (1 to 2 % of the rows on photographs), and the result is that of float32.
+repeats (0.6 % of the rows on photographs), and the result is that of float32.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from tcformer.ops.dpc_knn.triton_rows import compact_kernel, prepare_kernel, res
 
 NUM_EXTRA = 3
 """Candidates beyond those asked for: the more, the farther away is what was not kept."""
+
+NUM_EXTRA_NEIGHBOURS = 11
+"""The same where all tokens ask. Three leave four times as many rows to scan (docs/gpu.md)."""
+
+LONGEST = 32
+"""The longest list that a row keeps in registers."""
 
 
 class Tiles(NamedTuple):
@@ -333,7 +339,7 @@ def compact(
 
 def nearest(features: _Features, everyone: _Columns, k: int, mask: Tensor | None) -> _Found:
     """The nearest tokens of every token, itself among them; the first k for certain."""
-    near = closest(features, everyone, k + NUM_EXTRA)
+    near = closest(features, everyone, min(k + NUM_EXTRA_NEIGHBOURS, LONGEST))
     scan(features, everyone, compact(mask, near, place=k - 1, like=features.x), near)
     return near
 
