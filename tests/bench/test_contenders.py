@@ -24,6 +24,7 @@ def test_traits():
         ("swin_tny_patch4_window7_224", "did you mean swin_tiny_patch4_window7_224"),
         ("tcformer+compiel", r"\+compile"),
         ("resnet50+published", "tcformer_light"),
+        ("tcformerv2_base+published", "tcformer_light"),
         ("tcformerv2_base+published", r"exists for tcformer_nano, .*tcformer_large only"),
         ("xyzzy", "neither here nor in timm"),
     ],
@@ -66,6 +67,20 @@ def test_default_pairs():
 )
 def test_the_baseline(names, against, expected, base):
     assert labels(names, against) == [(expected, base)]
+
+
+def test_every_model_of_ours_has_a_pvt_of_its_widths_and_depths():
+    import timm
+
+    from tcformer.models import VARIANTS
+
+    assert set(contenders.PARTNERS) == set(VARIANTS)
+    for ours, theirs in contenders.PARTNERS.items():
+        with torch.device("meta"):
+            one, other = timm.create_model(ours), timm.create_model(theirs)
+        widths = [info["num_chs"] for info in one.feature_info]
+        assert widths == [info["num_chs"] for info in other.feature_info]
+        assert list(one.depths) == list(other.depths)
 
 
 def test_one_model_alone_cannot_be_compared():

@@ -84,5 +84,5 @@ def test_one_that_declines_is_named_and_the_rest_goes_on():
 
 def test_ceilings():
     found = ceilings.ceilings(CPU, quick=True)
-    assert set(found) == {"float32", "bf16", "copy"}
+    assert {"float32", "bf16", "copy"} <= set(found) <= {"float32", "onednn", "bf16", "copy"}
     assert all(value > 1e8 for value in found.values())

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured in the same process: a matrix product and a copy."""
+"""What this machine can do at most, measured in the same process: matrix products and a copy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 import torch
 
 from tcformer.bench.timing import elapsed
+from tcformer.ops import linear
+from tcformer.ops.choose import why_not
 
 SIDES = {"cpu": 1536, "cuda": 8192}
 COPY_BYTES = {"cpu": 2**27, "cuda": 2**31}
@@ -18,8 +20,9 @@ def ceilings(device: torch.device, *, quick: bool = False) -> dict[str, float]:
     """Best of several runs, in numbers a second.
 
     Returns:
-        `float32` and `bf16` (operations of torch.mm, a multiplication and an addition are two) and
-        `copy` (bytes read plus bytes written).
+        `float32` and `bf16` (operations of torch.mm, a multiplication and an addition are two),
+        on a CPU `onednn` (float32 again, by the library that `ops.linear` calls), and `copy` (bytes
+        read plus bytes written).
     """
     side = 256 if quick else SIDES.get(device.type, 1536)
     found = {}
@@ -27,6 +30,9 @@ def ceilings(device: torch.device, *, quick: bool = False) -> dict[str, float]:
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
         found[name] = 2 * side**3 / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device)
+    if why_not("onednn", device.type) is None:
+        x, weight = (torch.randn(side, side, device=device) for _ in range(2))
+        found["onednn"] = 2 * side**3 / _best(lambda: linear(x, weight, impl="onednn"), device)
     size = 2**22 if quick else COPY_BYTES.get(device.type, 2**27)
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)

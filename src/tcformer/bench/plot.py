@@ -111,6 +111,7 @@ def _draw_resolution(axes: Any, lines: dict[str, dict[int, dict[str, float]]]) -
     axes.set_yscale("log")
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.minorticks_off()
+    _plain(axes.yaxis)
     axes.set_xlabel("side of the image, pixels")
     axes.set_ylabel("ms a batch (median and quartiles)")
 
@@ -135,6 +136,14 @@ def _draw_accuracy(axes: Any, points: dict[str, float]) -> None:
         ours = label.startswith("tcformer")
         accuracy = TOP1[label.partition("+")[0]]
         axes.scatter([speed], [accuracy], marker="*" if ours else "o", s=90, label=label)
-    axes.set_xscale("log")
+    axes.set_xlim(left=0, right=1.1 * max(points.values()))
     axes.set_xlabel("images a second, measured")
     axes.set_ylabel("ImageNet-1k top-1, %, as their authors report it")
+
+
+def _plain(axis: Any) -> None:
+    """Write 50, 100, 200 instead of powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

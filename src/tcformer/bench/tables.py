@@ -26,7 +26,7 @@ def header(record: Mapping[str, Any]) -> list[str]:
     commit = record["commit"] or "unknown commit"
     changed = ", sources changed since" if record["changed"] else ""
     return [
-        f"{place}, {machine['cores']} cores, {record['settings']['torch threads']} threads, "
+        f"{place}, {machine['cores']} cores, threads: {record['settings']['torch threads']}, "
         f"torch {versions['torch']}, timm {versions['timm']}, {commit}{changed}"
     ]
 
@@ -78,14 +78,15 @@ def op(row: Mapping[str, Any], ceilings: Mapping[str, float]) -> list[str]:
     """One case of an op: implementations side by side."""
     rows = row["implementations"]
     lines = [f"{row['op']}, {row['place']}: time relative to eager, {row['rounds']} rounds"]
-    table = [["", "ratio", "quartiles", "ms", "GFLOP/s", "of torch.mm", "extra memory"]]
+    table = [["", "ratio", "quartiles", "ms", "GFLOP/s", "of the best", "extra memory"]]
     for impl, one in rows.items():
         speed = one["flops_per_second"]
         cells = [f"  {impl}", *_ratio(one["ratio"], impl == "eager"), _ms(one["seconds"]["median"])]
         if speed is None:
             cells += ["", ""]
         else:
-            cells += [f"{speed / 1e9:.1f}", f"{100 * speed / ceilings['float32']:.0f} %"]
+            best = max(ceilings["float32"], ceilings.get("onednn", 0.0))
+            cells += [f"{speed / 1e9:.1f}", f"{100 * speed / best:.0f} %"]
         table.append([*cells, size(one["peak_extra_bytes"])])
     if rows:
         lines += columns(table)
@@ -93,9 +94,10 @@ def op(row: Mapping[str, Any], ceilings: Mapping[str, float]) -> list[str]:
 
 
 def ceilings(found: Mapping[str, float]) -> list[str]:
-    """What a matrix product and a copy reach here."""
+    """What matrix products and a copy reach here."""
+    onednn = f" (oneDNN {found['onednn'] / 1e9:.0f})" if "onednn" in found else ""
     return [
-        f"ceilings here: torch.mm {found['float32'] / 1e9:.0f} GFLOP/s in float32, "
+        f"ceilings here: torch.mm {found['float32'] / 1e9:.0f} GFLOP/s in float32{onednn}, "
         f"{found['bf16'] / 1e9:.0f} in bfloat16; copy {found['copy'] / 1e9:.1f} GB/s "
         "(read and written)"
     ]
