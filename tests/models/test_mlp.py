@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from tcformer.models import mlp
 from tcformer.models.mlp import GridMlp, TokenMlp
-from tcformer.ops import plan_token_map
+from tcformer.ops import _native, plan_token_map
+from tcformer.ops.token_conv import pieces
 from tcformer.tokens import Layout, Tokens
 
 
 def calls(monkeypatch, which, piece=1):
     """The MLP, a function that runs it on three images, and how many each call of fc1 saw."""
-    monkeypatch.setattr(mlp, "PIECE", piece)
+    monkeypatch.setattr(pieces, "PIECE", piece)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
     g = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -62,3 +62,22 @@ def test_hooks_and_dropout_see_whole_batches(monkeypatch):
     net.drop.p = 0.0
     run()
     assert seen[2:] == [1, 1, 1]
+
+
+@pytest.mark.skipif(_native.library() is None, reason="without kernels nothing is fused")
+@torch.no_grad()
+@pytest.mark.parametrize("which", ["grid", "tokens"])
+def test_compiled_it_is_one_operator_that_does_the_same(monkeypatch, which):
+    _, run, _ = calls(monkeypatch, which)
+    expected = run()
+    operators = []
+
+    def note(graph, inputs):
+        operators.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch._dynamo.reset()
+    actual = torch.compile(run, fullgraph=True, backend=note)()
+    assert torch.equal(actual, expected)
+    assert any("token_mlp" in name for name in operators)
+    assert not any("token_conv" in name for name in operators)

@@ -135,6 +135,18 @@ def test_native_is_the_eager_one(seed, batch, sources, destinations, entries, ch
 
 
 @needs_native
+def test_native_can_be_differentiated_twice():
+    x, src, dst, num_dst, _ = case(13, dtype=torch.float32)
+    x.requires_grad_()
+    seconds = []
+    for impl in ("native", "eager"):
+        out = regroup(x, src, dst, num_dst, impl=impl)
+        (first,) = torch.autograd.grad(out.pow(3).sum(), x, create_graph=True)
+        seconds += torch.autograd.grad(first.square().sum(), x)
+    torch.testing.assert_close(*seconds)
+
+
+@needs_native
 def test_native_plans_are_the_eager_ones():
     _, src, dst, num_dst, _ = case(7, batch=3, sources=40, destinations=30, entries=200)
     for made, expected in zip(

@@ -10,17 +10,11 @@ from torch import Tensor, nn
 
 from tcformer.models.layers import Linear
 from tcformer.ops import TokenMap, token_conv
+from tcformer.ops.choose import why_not
+from tcformer.ops.token_conv.pieces import by_pieces, token_mlp
 from tcformer.tokens import Tokens
 
 __all__ = ["DepthwiseTokenConv", "GridMlp", "TokenMlp"]
-
-PIECE = 8 * 2**20
-"""Bytes of hidden features that inference on a CPU holds at a time (more with many threads).
-
-They are the largest tensors of the model. In pieces they stay in the cache, and in memory that the
-process has already: what is larger than 32 MiB glibc takes anew from the system at every call, and
-touching it for the first time costs more than computing with it.
-"""
 
 
 class DepthwiseTokenConv(nn.Conv2d):
@@ -34,11 +28,12 @@ class DepthwiseTokenConv(nn.Conv2d):
         self, x: Tensor, plan: TokenMap, overwrite_from: int | None = None
     ) -> Tensor:
         """Convolve (B, N, C) tokens; arguments as in :func:`tcformer.ops.token_conv`."""
+        return token_conv(x, plan, *self.weights(), gelu=True, overwrite_from=overwrite_from)
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight, bias and skip."""
         assert self.bias is not None
-        skip = self.skip.weight.flatten()
-        return token_conv(
-            x, plan, self.weight, self.bias, skip, gelu=True, overwrite_from=overwrite_from
-        )
+        return self.weight, self.bias, self.skip.weight.flatten()
 
 
 class _GridConv(nn.Module):
@@ -49,9 +44,11 @@ class _GridConv(nn.Module):
         self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x: Tensor, plan: TokenMap, overwrite_from: int | None = None) -> Tensor:
-        conv = self.dwconv
-        assert conv.bias is not None
-        return token_conv(x, plan, conv.weight, conv.bias, gelu=True, overwrite_from=overwrite_from)
+        return token_conv(x, plan, *self.weights(), gelu=True, overwrite_from=overwrite_from)
+
+    def weights(self) -> tuple[Tensor, Tensor, None]:
+        assert self.dwconv.bias is not None
+        return self.dwconv.weight, self.dwconv.bias, None
 
 
 class _Mlp(nn.Module):
@@ -67,22 +64,32 @@ class _Mlp(nn.Module):
     def _run(self, x: Tensor, plan: TokenMap) -> Tensor:
         if not self._suits_pieces(x):
             return self.drop(self.fc2(self.drop(self.dwconv(self.fc1(x), plan))))
-        image = x.shape[1] * self.fc1.out_features * x.element_size()
-        size = max(max(PIECE, torch.get_num_threads() * 2**20) // max(image, 1), 1)
-        pieces = [
-            self.fc2(self.dwconv(self.fc1(x[first : first + size]), plan, first))
-            for first in range(0, x.shape[0], size)
-        ]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        if torch.compiler.is_compiling():
+            fc1, fc2 = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
+            return token_mlp(x, plan, fc1, self.dwconv.weights(), fc2)
+        return by_pieces(
+            x,
+            self.fc1.out_features,
+            lambda part, first: self.fc2(self.dwconv(self.fc1(part), plan, first)),
+        )
 
     def _suits_pieces(self, x: Tensor) -> bool:
         return (
             x.device.type == "cpu"
             and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
             and not (self.training and self.drop.p > 0)
             # Whoever looks on from outside expects whole batches.
             and not any(m._forward_hooks or m._forward_pre_hooks for m in self.children())
+            and (not torch.compiler.is_compiling() or self._suits_one_operator(x))
+        )
+
+    def _suits_one_operator(self, x: Tensor) -> bool:
+        return (
+            type(self.fc1) is type(self.fc2) is Linear
+            and x.dtype == self.fc1.weight.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_exporting()
+            and why_not("native", "cpu") is None
         )
 
 

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from tcformer.ops.choose import check_impl
 from tcformer.ops.regroup import native, plan
-from tcformer.ops.regroup.plan import EPS, RegroupPlan, part_of_plan
+from tcformer.ops.regroup.plan import EPS, GatherSum, RegroupPlan, part_of_plan
 
 __all__ = [
     "EPS",
+    "GatherSum",
     "RegroupPlan",
     "apply_plan",
     "part_of_plan",

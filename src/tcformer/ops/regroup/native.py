@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tcformer.ops import _native
 from tcformer.ops.regroup.plan import EPS, GatherSum, RegroupPlan
@@ -95,12 +94,15 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.back = inputs[2]
+        _, ctx.ahead, ctx.back = inputs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _gather(grad.contiguous(), GatherSum(*ctx.back)), None, None
+        grad = grad.contiguous()
+        if torch.is_grad_enabled():  # to be differentiated again
+            wide: Tensor = _Apply.apply(grad, ctx.back, ctx.ahead)
+            return wide, None, None
+        return _gather(grad, GatherSum(*ctx.back)), None, None
 
 
 def regroup(x: Tensor, plan: RegroupPlan) -> Tensor:
