@@ -12,7 +12,7 @@ import pytest
 
 from tcformer import cli
 from tcformer.cli import evaluate, train
-from tcformer.tasks.classification import runner
+from tcformer.tasks import runner
 from tcformer.training.interrupt import EXIT_FAILED, EXIT_INTERRUPTED
 from tcformer.training.loop import Interrupted, NotFinite
 

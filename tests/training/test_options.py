@@ -159,6 +159,11 @@ def test_none_on_the_command_line_undoes_the_config(tmp_path):
         ("--resume auto", "--output_dir"),
         ("--tensorboard", "--output_dir"),
         ("--num-classes 0", "--num-classes"),
+        ("--task segmentaton", "--task segmentaton is not known; did you mean segmentation?"),
+        ("--task zzz", "--task zzz is not known; use one of classification, segmentation"),
+        ("--task segmentation --mixup 0.3", "--mixup is about classification"),
+        ("--head-channels 3", "--head-channels is about segmentation"),
+        ("--task segmentation --steps-per-epoch -1", "--steps-per-epoch is -1"),
     ],
 )
 def test_mistakes_are_one_sentence(words, part):
@@ -322,7 +327,7 @@ def test_every_field_is_read_by_a_run(tmp_path, monkeypatch):
     Reads by the configuration itself (repr, checks, JSON) do not count.
     """
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    from tcformer.tasks.classification import runner
+    from tcformer.tasks import runner
     from tcformer.tasks.classification.task import ClassificationTask
 
     names = {f.name for f in dataclasses.fields(TrainConfig)}
@@ -351,5 +356,8 @@ def test_every_field_is_read_by_a_run(tmp_path, monkeypatch):
         "num_workers": 0, "epochs": 1, "device": "cpu", "threads": 1,
     }  # fmt: skip
     runner.run(Watched(**common, output_dir=str(tmp_path), ema=True, ema_decay=0.5))
+    # A dry run of the other task reads what is only for that.
+    segments = {**common, "task": "segmentation", "neck_channels": 8, "head_channels": 8}
+    runner.run(Watched(**segments, neck_heads=2, dry_run=True))
     refused = {"use_mcloader", "cache_mode", "resplit", "patience_epochs"}
     assert names - reads == refused

@@ -28,7 +28,7 @@ EVAL_LINES = ("* Acc@1 ", "Accuracy of the network on the 11 test images: ")
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
-    parent = Family(tmp_path_factory.mktemp("family"), "tcformer.tasks.classification.runner")
+    parent = Family(tmp_path_factory.mktemp("family"), "tcformer.tasks.runner")
     yield parent
     parent.close()
 

@@ -17,7 +17,7 @@ from tcformer.errors import UserError, nearest
 
 VERBS = {
     "demo": "train, evaluate and draw tokens on handwritten digits; a few minutes on a CPU",
-    "train": "train a classifier from a configuration file",
+    "train": "train a network from a configuration file",
     "evaluate": "measure a checkpoint on a validation set",
     "show": "draw the tokens of images, stage by stage",
     "convert": "turn checkpoints into safetensors and back",

@@ -22,7 +22,7 @@ from tcformer.errors import UserError
 from tcformer.files import make_folder
 
 if TYPE_CHECKING:
-    from tcformer.tasks.classification.runner import RunResult
+    from tcformer.tasks.runner import RunResult
     from tcformer.training.config import TrainConfig
 
 HELP = VERBS["demo"]
@@ -150,7 +150,7 @@ def _clear(folder: Path) -> None:
 def _train(cfg: TrainConfig, folder: Path) -> RunResult:
     """Train with a progress bar on the screen and everything else in the log."""
     from tcformer.cli.demo_progress import show_progress
-    from tcformer.tasks.classification.runner import run
+    from tcformer.tasks.runner import run
 
     with (
         open(folder / LOG, "w", encoding="utf-8") as log,

@@ -7,6 +7,6 @@ HELP = "measure a checkpoint on a validation set"
 
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
-    from tcformer.tasks.classification.command import main as run
+    from tcformer.tasks.command import main as run
 
     return run(argv, verb="evaluate")

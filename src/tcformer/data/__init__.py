@@ -20,6 +20,7 @@ _HOME = {
     "train_transform": "transforms",
     "eval_transform": "transforms",
     "ResumableSampler": "sampler",
+    "SteppedSampler": "sampler",
     "exact_eval_indices": "sampler",
     "SeededDataset": "seeding",
     "preserved_rng": "seeding",

@@ -48,7 +48,7 @@ class Item(NamedTuple):
     """One sample. `image` is None, and `reason` says why, for a skipped unreadable image."""
 
     image: Any  # (C, H, W) float32, normalised; without a transform what the decoder returns
-    target: int  # -1 where the image was unreadable
+    target: Any  # the label, or labels (H, W); -1 where the image was unreadable
     position: int  # in the data set
     reason: str = ""
 

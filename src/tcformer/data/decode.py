@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from tcformer.errors import UserError
+
+T = TypeVar("T")
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
@@ -44,13 +48,37 @@ def decode_pil(data: bytes) -> Image.Image:
     Raises:
         UnreadableImageError: not an image, truncated, corrupt, or a decompression bomb.
     """
+    return _strictly(data, to_rgb)
+
+
+def decode_labels(data: bytes) -> np.ndarray:
+    """Decode an image whose pixels are numbers of classes, with or without a palette.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        UnreadableImageError: as `decode_pil`; or its pixels are colours or wider than 8 bits.
+    """
+
+    def numbers(image: Image.Image) -> np.ndarray:
+        if image.mode not in ("L", "P"):
+            raise UnreadableImageError(
+                f"it holds {image.mode} pixels where one 8-bit number for each is meant"
+            )
+        return np.array(image)
+
+    return _strictly(data, numbers)
+
+
+def _strictly(data: bytes, use: Callable[[Image.Image], T]) -> T:
     # Another library may have switched on the tolerant mode, which fills missing rows with grey.
     tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's remarks on metadata and on large images
             with Image.open(io.BytesIO(data)) as image:
-                return to_rgb(image)
+                return use(image)
     except (UnreadableImageError, MemoryError):
         raise
     except UnidentifiedImageError:

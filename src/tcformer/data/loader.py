@@ -39,6 +39,9 @@ class Batch(NamedTuple):
     num_corrupt: int  # images left out because they could not be read
 
 
+Collate = Callable[[list[Item], int], Any]
+
+
 class _Corrupt(NamedTuple):
     position: int
     name: str
@@ -48,7 +51,7 @@ class _Corrupt(NamedTuple):
 class _Loaded(NamedTuple):
     """What a worker sends: a batch (None if nothing was readable), the skipped images, an error."""
 
-    batch: Batch | None
+    batch: Any  # a Batch or what `collate` makes
     corrupt: list[_Corrupt]
     error: str
 
@@ -56,9 +59,10 @@ class _Loaded(NamedTuple):
 class _BatchReader(Dataset):
     """Reads a whole batch at once, so that errors travel as sentences instead of tracebacks."""
 
-    def __init__(self, dataset: Any, *, refill: bool) -> None:
+    def __init__(self, dataset: Any, *, refill: bool, collate: Collate) -> None:
         self.dataset = dataset
         self.refill = refill
+        self.collate = collate
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -75,7 +79,7 @@ class _BatchReader(Dataset):
             return _Loaded(None, [], str(error))
         named = [_Corrupt(i.position, self.dataset.describe(i.position), i.reason) for i in corrupt]
         if good:
-            return _Loaded(_collate(good, len(corrupt)), named, "")
+            return _Loaded(self.collate(good, len(corrupt)), named, "")
         problem = ""
         if self.refill:
             problem = (
@@ -211,6 +215,7 @@ def build_loader(
     pin_memory: bool = True,
     prefetch: int = 2,
     report: Callable[[str], None] = _to_stderr,
+    collate: Collate | None = None,
 ) -> BatchLoader:
     """Load batches in the order of `sampler`.
 
@@ -228,6 +233,7 @@ def build_loader(
         pin_memory: page-locked batches for faster copies to a GPU; without a GPU it does nothing.
         prefetch: batches that each worker prepares ahead.
         report: gets one sentence for each unreadable image.
+        collate: makes a batch of readable items and the number of others; by default a `Batch`.
 
     Raises:
         UserError: (while iterating) an unreadable image in a data set that does not skip them, a
@@ -250,7 +256,7 @@ def build_loader(
     # default of ten workers is meant for a machine with GPUs, and is what people leave it at.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     loader = DataLoader(
-        _BatchReader(dataset, refill=training),
+        _BatchReader(dataset, refill=training, collate=collate or _collate),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,

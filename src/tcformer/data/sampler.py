@@ -85,6 +85,11 @@ class ResumableSampler(Sampler):
         self.set_epoch(epoch, start_batch)
 
     @property
+    def _numbered(self) -> bool:
+        """Whether an image may come more than once in an epoch, so that keys say which time."""
+        return self.repeats > 1
+
+    @property
     def global_batch(self) -> int:
         """Images per batch over all processes."""
         return self.batch_size * self.world_size
@@ -124,7 +129,7 @@ class ResumableSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         pairs = self._order()[self.start_batch * self.global_batch :]
-        epoch, repeated = self.epoch, self.repeats > 1
+        epoch, repeated = self.epoch, self._numbered
         # The global batch is a multiple of the number of processes, so one stride serves them all.
         for index, repeat in pairs[self.rank :: self.world_size].tolist():
             yield (epoch, index, repeat) if repeated else (epoch, index)
@@ -137,6 +142,44 @@ class ResumableSampler(Sampler):
             total = total - rest if self.drop_last else total + max(0, self.world_size - rest)
         left = max(0, total - self.start_batch * self.global_batch)
         return len(range(self.rank, left, self.world_size))
+
+
+class SteppedSampler(ResumableSampler):
+    """Epochs of a given number of batches, cut out of one pass over the images after another.
+
+    For recipes that count steps. Each pass is a permutation drawn from (seed, number of the pass);
+    an epoch goes on where the one before stopped, in the middle of a pass or over several. Keys are
+    `(epoch, index, pass)`.
+    """
+
+    def __init__(
+        self, length: int, *, steps: int, batch_size: int, world_size: int, rank: int, seed: int
+    ) -> None:
+        if length < 1 or steps < 1:
+            raise UserError(f"Cannot make {steps} steps with {length} training images.")
+        self.images = length
+        super().__init__(
+            steps * batch_size * world_size,
+            batch_size=batch_size,
+            world_size=world_size,
+            rank=rank,
+            seed=seed,
+        )
+
+    @property
+    def _numbered(self) -> bool:
+        return True
+
+    def _order(self) -> np.ndarray:
+        places = self.epoch * self.length + np.arange(self.length)
+        number = places // self.images
+        passes = [
+            numpy_stream(STREAM_SHUFFLE, self.seed, n).permutation(self.images)[
+                places[number == n] % self.images
+            ]
+            for n in range(number[0], number[-1] + 1)
+        ]
+        return np.stack([np.concatenate(passes), number], axis=1)
 
 
 def _even(size: int) -> int:

@@ -1,7 +1,8 @@
-"""The networks: stem, blocks, token merging, backbone, neck, named variants, checkpoints."""
+"""The networks: stem, blocks, token merging, backbone, neck, head, named variants, checkpoints."""
 
 from tcformer.models.backbone import TCFormer
 from tcformer.models.mta import MTA
+from tcformer.models.semantic_fpn import SemanticFPN, SemanticFPNHead
 from tcformer.models.variants import VARIANTS, create_model
 
-__all__ = ["MTA", "VARIANTS", "TCFormer", "create_model"]
+__all__ = ["MTA", "VARIANTS", "SemanticFPN", "SemanticFPNHead", "TCFormer", "create_model"]

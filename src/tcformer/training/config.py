@@ -14,13 +14,17 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from tcformer.errors import UserError
+from tcformer.errors import UserError, nearest
 
 
 # fmt: off
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of `tcformer train` and `tcformer evaluate`; times are epochs unless said."""
+
+    # Task
+    task: str = "classification"
+    """What is trained: classification, or segmentation (a class for each pixel)."""
 
     # Model
     model: str = "tcformer"
@@ -52,7 +56,8 @@ class TrainConfig:
     data_path: str = "data"
     """Folder that holds the data (ImageFolder: train/ and val/ with one folder a class)."""
     data_set: str = "IMNET"
-    """IMNET (an ImageFolder), CIFAR (100 classes), CIFAR10, INAT, INAT19, digits, fake, timm:X."""
+    """IMNET (an ImageFolder), CIFAR (100 classes), CIFAR10, INAT, INAT19, digits, fake, timm:X;
+    for segmentation ADE20K or digits."""
     inat_category: str = "name"
     """Label of INAT*: kingdom, phylum, class, order, supercategory, family, genus, name."""
     batch_size: int = 128
@@ -74,7 +79,7 @@ class TrainConfig:
 
     # Augmentation
     color_jitter: float | None = 0.4
-    """Colour jitter strength; only used when --aa is None."""
+    """Colour jitter strength; only used when --aa is None, and in segmentation always."""
     aa: str | None = "rand-m9-mstd0.5-inc1"
     """AutoAugment or RandAugment policy in timm's notation, or None."""
     train_interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
@@ -103,6 +108,20 @@ class TrainConfig:
     """Probability of CutMix instead of mixup when both are on, 0 to 1."""
     mixup_mode: Literal["batch", "pair", "elem"] = "batch"
     """Whether lambda is drawn per batch, per pair or per image."""
+
+    # Segmentation
+    neck_channels: int = 256
+    """Channels of the maps of the neck (MTA); a multiple of --neck-heads."""
+    neck_heads: int = 4
+    """Attention heads of the neck."""
+    neck_reduction: str = "cluster_norm"
+    """Keys of the neck's attention: conv, pool, cluster, cluster_linear, cluster_norm."""
+    head_channels: int = 128
+    """Channels inside the head."""
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Least and greatest factor by which a training image is resized before it is cropped."""
+    steps_per_epoch: int = 0
+    """Training steps that count as an epoch; 0 is one pass over the images."""
 
     # Optimisation
     epochs: int = 300
@@ -142,7 +161,7 @@ class TrainConfig:
     decay_epochs: float = 30
     """Epochs between two decays of --sched step."""
     decay_rate: float = 0.1
-    """Factor of each decay of --sched step (--dr is the same)."""
+    """Factor of each decay of --sched step, power of --sched poly (--dr is the same)."""
     cooldown_epochs: int = 0
     """Epochs at --min-lr after --epochs (the published default of 10 never ran)."""
     patience_epochs: int = 10
@@ -215,7 +234,10 @@ def check(cfg: TrainConfig) -> None:
         if refused:
             raise UserError(why + ".")
     _check_ranges(cfg)
-    mixes = cfg.mixup > 0 or cfg.cutmix > 0 or cfg.cutmix_minmax is not None
+    check_task(cfg)
+    mixes = cfg.task == "classification" and (
+        cfg.mixup > 0 or cfg.cutmix > 0 or cfg.cutmix_minmax is not None
+    )
     if mixes and cfg.batch_size % 2 and not cfg.eval:
         raise UserError(
             f"--batch-size {cfg.batch_size} is odd, but mixup and CutMix pair the images of a "
@@ -239,7 +261,8 @@ def _check_ranges(cfg: TrainConfig) -> None:
         "accum": 1, "lr": 0, "warmup_lr": 0, "warmup_epochs": 0, "min_lr": 0,
         "cooldown_epochs": 0, "threads": 0, "world_size": 1,
         "eval_every": 1, "save_every": 0, "save_steps": 0, "lr_noise_pct": 0, "lr_noise_std": 0,
-        "decay_epochs": 0, "seed": 0,
+        "decay_epochs": 0, "seed": 0, "neck_channels": 1, "neck_heads": 1, "head_channels": 1,
+        "steps_per_epoch": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if getattr(cfg, name) < least:
@@ -263,6 +286,37 @@ def _check_ranges(cfg: TrainConfig) -> None:
         raise UserError(f"--lr-noise takes one or two numbers, not {len(cfg.lr_noise)}.")
     if cfg.ema_decay != TrainConfig.ema_decay and not cfg.ema:
         raise UserError("--ema-decay does nothing without --ema; add it or leave both out.")
+
+
+# Options of one task alone, and the values besides the default that say "not at all".
+_ONLY: dict[str, dict[str, tuple[object, ...]]] = {
+    "classification": {
+        "in_chans": (), "inat_category": (), "decoder": (), "repeated_aug": (), "aa": (None,),
+        "train_interpolation": (), "reprob": (0,), "remode": (), "recount": (), "smoothing": (0,),
+        "mixup": (0,), "cutmix": (0,), "cutmix_minmax": (), "mixup_prob": (0,),
+        "mixup_switch_prob": (), "mixup_mode": (),
+    },
+    "segmentation": {
+        "neck_channels": (), "neck_heads": (), "neck_reduction": (), "head_channels": (),
+        "scale": (), "steps_per_epoch": (),
+    },
+}  # fmt: skip
+
+
+def check_task(cfg: TrainConfig) -> None:
+    """Refuse an unknown task, and options that are about another task than the one that runs."""
+    if cfg.task not in _ONLY:
+        near = nearest(cfg.task, _ONLY)
+        hint = f"did you mean {near}?" if near else f"use one of {', '.join(_ONLY)}."
+        raise UserError(f"--task {cfg.task} is not known; {hint}")
+    for task, options in _ONLY.items():
+        for name, off in options.items():
+            value = getattr(cfg, name)
+            if task != cfg.task and value != getattr(TrainConfig, name) and value not in off:
+                raise UserError(
+                    f"{option(name)} is about {task} and would do nothing with --task {cfg.task}; "
+                    "leave it out."
+                )
 
 
 # The published script spelled most options with hyphens and these with underscores.

@@ -215,7 +215,8 @@ class _Run:
                 self.best_result = result
                 self._save(ckpt.BEST)
                 self._save_best_weights()
-            say(self.world, f"Max accuracy: {state.best.get(task.metric, math.nan):.2f}%")
+            name = "accuracy" if task.metric == "acc1" else task.metric
+            say(self.world, f"Max {name}: {state.best.get(task.metric, math.nan):.2f}%")
         self.log.write(
             {
                 **{f"train_{name}": meter.global_avg for name, meter in state.meters.items()},

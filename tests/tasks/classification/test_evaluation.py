@@ -31,7 +31,7 @@ def test_top5_needs_the_label_among_five():
 # Imports once, then forks: the processes are real, but cost no further seconds of importing.
 FORKS = """
 import os, sys
-from tcformer.tasks.classification import runner
+from tcformer.tasks import runner
 from tcformer.cli import main
 
 folder, ports, words = sys.argv[1], sys.argv[2:4], sys.argv[4:]

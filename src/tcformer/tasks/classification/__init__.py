@@ -9,10 +9,10 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "ClassificationTask": "task",
-    "RunResult": "runner",
-    "run": "runner",
-    "main": "command",
+    "ClassificationTask": "tcformer.tasks.classification.task",
+    "RunResult": "tcformer.tasks.runner",
+    "run": "tcformer.tasks.runner",
+    "main": "tcformer.tasks.command",
 }
 
 __all__ = sorted(_HOME)
@@ -21,4 +21,4 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(_HOME[name]), name)

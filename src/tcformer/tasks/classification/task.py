@@ -160,6 +160,25 @@ class ClassificationTask:
         classes = {"classes": "\n".join(self.classes)}
         save_weights(state_dict, path, {**merging_note(self.model), **classes})
 
+    def finetune(self, path: str) -> str:
+        """Start from other weights; a classifier of another size is left out.
+
+        Returns:
+            What was loaded, in words.
+        """
+        return str(load_checkpoint(self.model, path, allow_head_mismatch=True))
+
+    def facts(self) -> dict[str, str]:
+        """What `--dry-run` shows of the data."""
+        left_over = self.train_size - self.steps_per_epoch * self.cfg.batch_size * self.world.size
+        return {
+            "data": f"{self.data_spec.data_set} {self.data_spec.data_path}".strip(),
+            "images": f"{self.train_size} to train on ({left_over} of them left out of each epoch, "
+            f"less than a batch), {len(self.evaluator.dataset)} to evaluate on",
+            "classes": str(self.num_classes),
+            "input": f"{self.cfg.in_chans} x {self.cfg.input_size} x {self.cfg.input_size}",
+        }
+
     def fake_batch(self, size: int) -> TrainBatch:
         """Noise with labels, mixed like a real batch."""
         shape = (size, self.cfg.in_chans, self.cfg.input_size, self.cfg.input_size)

@@ -11,9 +11,10 @@ import torch
 from tcformer.data import worker_death
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
-from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
+from tcformer.models.checkpoints import read_checkpoint
 from tcformer.models.merging import merging_of, recorded_merging
 from tcformer.tasks.classification.task import ClassificationTask
+from tcformer.tasks.segmentation.task import SegmentationTask
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.config import TrainConfig, check
 from tcformer.training.distributed import World, guard, init_world, shutdown
@@ -29,23 +30,35 @@ from tcformer.training.loop import (
 from tcformer.training.metrics import MetricLogger, OnProgress
 from tcformer.training.optim import build_precision
 
+AnyTask = ClassificationTask | SegmentationTask
+
 
 @dataclass(frozen=True)
 class RunResult:
     """What a run came to.
 
     Attributes:
-        best_acc1: top-1 of the best evaluation, percent; NaN after a dry run.
+        best: the task's metric of the best evaluation (top-1, mean IoU), percent; NaN after a dry
+            run.
         checkpoint: the best weights as safetensors (training), or the file that was evaluated;
             None if nothing was saved.
         output_dir: where the results are, or None.
         eval_lines: the two published lines of the best evaluation made in this run.
     """
 
-    best_acc1: float
+    best: float
     checkpoint: Path | None
     output_dir: Path | None
     eval_lines: list[str]
+
+    @property
+    def best_acc1(self) -> float:
+        """The same as `best`, by its name in classification."""
+        return self.best
+
+
+def _build_task(cfg: TrainConfig, world: World) -> AnyTask:
+    return (SegmentationTask if cfg.task == "segmentation" else ClassificationTask)(cfg, world)
 
 
 def run(cfg: TrainConfig, *, on_progress: OnProgress | None = None) -> RunResult:
@@ -94,17 +107,16 @@ def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunR
     # then another stream of dropout for each.
     ckpt.seed_everything(cfg.seed, 0)
     say(world, f"Creating model: {cfg.model}")
-    task = ClassificationTask(cfg, world)
+    task = _build_task(cfg, world)
     ckpt.seed_everything(cfg.seed, world.rank)
     say(world, f"number of params: {count_parameters(task.model)}")
     cfg = _local(cfg)
     if cfg.finetune and not (cfg.eval and cfg.resume):
-        report = load_checkpoint(task.model, cfg.finetune, allow_head_mismatch=True)
-        say(world, f"finetune from {report}")
+        say(world, f"finetune from {task.finetune(cfg.finetune)}")
     if cfg.dry_run:
         if cfg.eval:
             raise UserError("--dry-run plans a training run; leave --eval out.")
-        for line in dry_run(task, cfg, world, facts=_facts(task)):
+        for line in dry_run(task, cfg, world, facts=task.facts()):
             say(world, line)
         return RunResult(float("nan"), None, None, [])
     if cfg.eval:
@@ -118,7 +130,7 @@ def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunR
 
 
 def _evaluate(
-    task: ClassificationTask, cfg: TrainConfig, world: World, on_progress: OnProgress | None
+    task: AnyTask, cfg: TrainConfig, world: World, on_progress: OnProgress | None
 ) -> RunResult:
     source = _load_for_evaluation(task, cfg, world)
     if cfg.compile:
@@ -128,10 +140,10 @@ def _evaluate(
     lines = task.report(result)
     for line in lines:
         say(world, line)
-    return RunResult(result["acc1"], Path(source) if source else None, None, lines)
+    return RunResult(result[task.metric], Path(source) if source else None, None, lines)
 
 
-def _load_for_evaluation(task: ClassificationTask, cfg: TrainConfig, world: World) -> str:
+def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
     """Load `--resume` into the model; '' if there are no weights to load."""
     source = cfg.resume
     if source == "auto":
@@ -170,14 +182,3 @@ def _local(cfg: TrainConfig) -> TrainConfig:
 
         return dataclasses.replace(cfg, resume=str(fetch_cached(cfg.resume)))
     return cfg
-
-
-def _facts(task: ClassificationTask) -> dict[str, str]:
-    left_over = task.train_size - task.steps_per_epoch * task.cfg.batch_size * task.world.size
-    return {
-        "data": f"{task.data_spec.data_set} {task.data_spec.data_path}".strip(),
-        "images": f"{task.train_size} to train on ({left_over} of them left out of each epoch, "
-        f"less than a batch), {len(task.evaluator.dataset)} to evaluate on",
-        "classes": str(task.num_classes),
-        "input": f"{task.cfg.in_chans} x {task.cfg.input_size} x {task.cfg.input_size}",
-    }

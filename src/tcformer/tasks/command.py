@@ -8,8 +8,8 @@ from typing import Any
 from tcformer.training.interrupt import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from tcformer.training.options import parse
 
-_TRAIN = "Train an image classifier (with --eval: measure one)."
-_EVALUATE = "Measure an image classifier on its validation set; --resume names the weights."
+_TRAIN = "Train a network to classify or segment images (with --eval: measure one)."
+_EVALUATE = "Measure a network on its validation set; --resume names the weights."
 
 
 def main(argv: list[str], *, verb: str = "train") -> int:
@@ -19,7 +19,7 @@ def main(argv: list[str], *, verb: str = "train") -> int:
     cfg = parse(argv, prog=f"tcformer {verb}", description=about, **fixed)
 
     # Only now, when the command line is known to be right, the imports that take seconds.
-    from tcformer.tasks.classification.runner import run
+    from tcformer.tasks.runner import run
     from tcformer.training.distributed import leave
     from tcformer.training.environment import read_environment
     from tcformer.training.loop import Interrupted, NotFinite

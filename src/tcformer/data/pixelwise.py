@@ -1,0 +1,271 @@
+"""Images with a label for every pixel: the data set, its batches, and the transforms of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tcformer.data.ade20k import IGNORE, Ade20kSource
+from tcformer.data.dataset import Item
+from tcformer.data.decode import UnreadableImageError
+from tcformer.data.scenes import DigitScenesSource
+from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from tcformer.data.transforms import ToNormalised
+from tcformer.errors import UserError, nearest
+
+PIXELWISE_SETS = ("ADE20K", "digits")
+ALIGN = 32  # sides of evaluated images are multiples of this, so that all levels divide
+LONGEST = 4  # times the short side: an image longer than that is made smaller as a whole
+_SAME_CLASS = 0.75  # a crop of which one class has more than this is drawn again
+_CROP_ATTEMPTS = 10
+_BRIGHTNESS, _HUE = 64, 0.2  # at strength 1; contrast and saturation have the strength itself
+
+
+class PixelSource(Protocol):
+    """Where images and labels come from."""
+
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """An RGB image and its labels (H, W) uint8; 255 counts nowhere."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """The file that a person would look for."""
+        ...
+
+
+class PixelBatch(NamedTuple):
+    """A batch; in evaluation, images and labels are lists, because their sizes differ."""
+
+    images: Any  # (B, 3, S, S) float32, normalised, or B times (3, H, W)
+    targets: Any  # (B, S, S) int64, or B times (H', W') uint8 in the file's size
+    indices: Tensor  # (B,) int64, positions in the data set
+    num_corrupt: int  # images left out because they could not be read
+
+
+def stacked(items: list[Item], num_corrupt: int) -> PixelBatch:
+    """Batch of images of one size."""
+    batch = listed(items, num_corrupt)
+    targets = torch.stack(batch.targets).long()
+    return batch._replace(images=torch.stack(batch.images), targets=targets)
+
+
+def listed(items: list[Item], num_corrupt: int) -> PixelBatch:
+    """Batch of images of any sizes."""
+    return PixelBatch(
+        [item.image for item in items],
+        [item.target for item in items],
+        torch.tensor([item.position for item in items], dtype=torch.int64),
+        num_corrupt,
+    )
+
+
+class PixelDataset(Dataset):
+    """Read and transform the images and labels of a source.
+
+    Args:
+        source: where they come from.
+        transform: from (image, labels) to a pair of tensors.
+        skip_corrupt: whether what cannot be read becomes an `Item` without image, or a UserError.
+    """
+
+    def __init__(
+        self,
+        source: PixelSource,
+        transform: Callable[[Image.Image, np.ndarray], tuple[Tensor, Tensor]],
+        *,
+        skip_corrupt: bool = False,
+    ) -> None:
+        self.source, self.transform, self.skip_corrupt = source, transform, skip_corrupt
+        self.classes = source.classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def describe(self, index: int) -> str:
+        """The file of image `index`."""
+        return self.source.describe(index)
+
+    def __getitem__(self, index: int) -> Item:
+        try:
+            image, labels = self.source.read(index)
+        except (UnreadableImageError, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            if self.skip_corrupt:
+                return Item(None, -1, index, reason)
+            raise UserError(
+                f"Cannot read the image {self.describe(index)}: {reason}; replace the file, or "
+                "pass --skip-corrupt to leave such images out and count them."
+            ) from None
+        pixels, targets = self.transform(image, labels)
+        return Item(pixels, targets, index)
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """How images and labels become tensors.
+
+    Args:
+        input_size: side of the training crop and, before `scale` is applied, the short side that
+            images are resized to, in training and in evaluation.
+        scale: least and greatest factor of the training image's size.
+        hflip: probability of a horizontal flip.
+        color_jitter: strength of the photometric distortion; 0.5 is that of the SSD detector, which
+            the authors' code used, None or 0 leaves it out.
+    """
+
+    input_size: int = 512
+    scale: tuple[float, float] = (0.5, 2.0)
+    hflip: float = 0.5
+    color_jitter: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        if self.input_size < ALIGN:
+            raise UserError(
+                f"--input-size is {self.input_size}, but for segmentation at least {ALIGN} pixels "
+                "are meant."
+            )
+        if not 0 < self.scale[0] <= self.scale[1] < 100:
+            raise UserError(
+                f"--scale is {self.scale[0]:g} {self.scale[1]:g}, but the least and the greatest "
+                "factor are meant, both above 0, such as 0.5 2."
+            )
+        if not 0 <= self.hflip <= 1:
+            raise UserError(f"--hflip is {self.hflip:g}, but 0 to 1 is meant.")
+        if self.color_jitter is not None and not 0 <= self.color_jitter <= 1:
+            raise UserError(f"--color-jitter is {self.color_jitter:g}, but 0 to 1 is meant.")
+
+
+class TrainPair:
+    """Resize by a drawn factor, crop, flip, distort colours, normalise, pad.
+
+    Draws from NumPy's global generator; wrap the data set in `SeededDataset`.
+    """
+
+    def __init__(self, spec: PixelSpec) -> None:
+        self.spec = spec
+        self.normalise = ToNormalised(IMAGENET_MEAN, IMAGENET_STD)
+
+    def __call__(self, image: Image.Image, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Image and labels as (3, S, S) float32 and (S, S) uint8."""
+        spec = self.spec
+        width, height = _scaled(image.size, spec.input_size, np.random.uniform(*spec.scale))
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        nearest_label = Image.Resampling.NEAREST
+        labels = np.asarray(Image.fromarray(labels).resize((width, height), nearest_label))
+        top, left = self._corner(labels)
+        box = np.s_[top : top + spec.input_size, left : left + spec.input_size]
+        pixels, labels = np.asarray(image)[box], labels[box]
+        if np.random.uniform() < spec.hflip:
+            pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+        if spec.color_jitter:
+            pixels = distort(pixels, spec.color_jitter)
+        normal = self.normalise(np.ascontiguousarray(pixels))
+        right, below = (spec.input_size - side for side in (labels.shape[1], labels.shape[0]))
+        pad = torch.nn.functional.pad
+        targets = torch.from_numpy(labels.copy())
+        # Nothing is known outside: the mean colour, and no label.
+        return pad(normal, (0, right, 0, below)), pad(targets, (0, right, 0, below), value=IGNORE)
+
+    def _corner(self, labels: np.ndarray) -> tuple[int, int]:
+        """Top and left of a crop that is not nearly all of one class, if a few draws find one."""
+        side = self.spec.input_size
+        room = [max(0, n - side) for n in labels.shape]
+        for _ in range(_CROP_ATTEMPTS):
+            top, left = (np.random.randint(r + 1) for r in room)
+            counts = np.bincount(labels[top : top + side, left : left + side].ravel(), minlength=1)
+            counts[IGNORE:] = 0
+            if np.count_nonzero(counts) > 1 and counts.max() < _SAME_CLASS * counts.sum():
+                break
+            if not any(room):
+                break
+        return int(top), int(left)
+
+
+class EvalPair:
+    """The whole image, its short side resized, its sides rounded up to multiples of 32.
+
+    Labels stay as they are in the file: scores are brought to their size.
+    """
+
+    def __init__(self, spec: PixelSpec) -> None:
+        self.spec = spec
+        self.normalise = ToNormalised(IMAGENET_MEAN, IMAGENET_STD)
+
+    def __call__(self, image: Image.Image, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W) float32, and labels (H', W') uint8 of the file's size."""
+        width, height = (-(-n // ALIGN) * ALIGN for n in _scaled(image.size, self.spec.input_size))
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return self.normalise(image), torch.from_numpy(labels.copy())
+
+
+def _scaled(size: tuple[int, int], short: int, factor: float = 1.0) -> tuple[int, int]:
+    """Width and height with this short side, or with four times that as the long one."""
+    factor *= min(short / min(size), LONGEST * short / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def distort(pixels: np.ndarray, strength: float) -> np.ndarray:
+    """Change brightness, contrast, saturation and hue, each with probability 0.5.
+
+    Contrast comes before or after the other two colours, as drawn. Source: SSD (Liu et al., ECCV
+    2016); at strength 0.5 the amounts are those (32 of 255, 0.5 to 1.5 twice, 18 of 180 degrees).
+
+    Args:
+        pixels: (H, W, 3) uint8, RGB.
+        strength: 0 to 1.
+    """
+
+    def chance() -> bool:
+        return bool(np.random.randint(2))
+
+    def contrast(image: np.ndarray) -> np.ndarray:
+        return image * np.random.uniform(1 - strength, 1 + strength) if chance() else image
+
+    image = pixels.astype(np.float32)
+    if chance():
+        image = image + np.random.uniform(-_BRIGHTNESS, _BRIGHTNESS) * strength
+    first = chance()
+    if first:
+        image = contrast(image)
+    saturate, turn = chance(), chance()
+    if saturate or turn:
+        coloured = Image.fromarray(image.clip(0, 255).astype(np.uint8)).convert("HSV")
+        hsv = np.asarray(coloured).astype(np.float32)
+        if saturate:
+            hsv[..., 1] *= np.random.uniform(1 - strength, 1 + strength)
+        if turn:
+            hsv[..., 0] = (hsv[..., 0] + 256 * strength * np.random.uniform(-_HUE, _HUE)) % 256
+        back = Image.fromarray(hsv.clip(0, 255).astype(np.uint8), "HSV").convert("RGB")
+        image = np.asarray(back).astype(np.float32)
+    if not first:
+        image = contrast(image)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def build_pixel_source(data_set: str, data_path: str, split: str, size: int) -> PixelSource:
+    """The images and labels that the options name.
+
+    Raises:
+        UserError: no such set, or its files are missing or wrong.
+    """
+    if data_set == "ADE20K":
+        return Ade20kSource(data_path, split)
+    if data_set == "digits":
+        return DigitScenesSource(split, size)
+    near = nearest(data_set, PIXELWISE_SETS)
+    raise UserError(
+        f"--data-set {data_set} has no label for each pixel"
+        + (f" (did you mean {near}?)" if near else "")
+        + f": for segmentation use one of {', '.join(PIXELWISE_SETS)}."
+    )

@@ -1,0 +1,166 @@
+"""Semantic FPN: a class for every pixel, from the maps of a pyramid."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcformer.models.backbone import TCFormer
+from tcformer.models.mta import MTA
+
+__all__ = ["SemanticFPN", "SemanticFPNHead"]
+
+STRIDE = 4
+"""Pixels between two neighbouring scores of a class."""
+
+
+class SemanticFPNHead(nn.Module):
+    """Bring all levels of a pyramid to the finest one, add them, and score the classes.
+
+    Level l is convolved and doubled in size l times (the finest is only convolved). The norms are
+    over groups of channels, as in the source, not over the batch: an image's scores depend neither
+    on its batch-mates nor on which process sees it.
+
+    Args:
+        in_channels: channels of every map.
+        num_classes: classes to score.
+        channels: channels inside the head.
+        levels: number of maps.
+        dropout: whole channels dropped before the scores, in training.
+
+    Source: Kirillov et al., Panoptic Feature Pyramid Networks (CVPR 2019), section 3.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 128,
+        levels: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if min(in_channels, num_classes, channels, levels) < 1:
+            raise ValueError(
+                "SemanticFPNHead: channels, classes and levels must be at least 1, not "
+                f"{in_channels}, {num_classes}, {channels}, {levels}."
+            )
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.scale_heads = nn.ModuleList(
+            nn.ModuleList(
+                _ConvBlock(in_channels if n == 0 else channels, channels)
+                for n in range(max(1, level))
+            )
+            for level in range(levels)
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.conv_seg.weight, std=0.01)
+        if self.conv_seg.bias is not None:
+            nn.init.zeros_(self.conv_seg.bias)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Score the classes.
+
+        Args:
+            maps: (B, in_channels, H_l, W_l) float, finest first, each half the size of the one
+                before (rounded up).
+
+        Returns:
+            (B, num_classes, H_0, W_0).
+
+        Raises:
+            ValueError: another number of maps than levels.
+        """
+        if len(maps) != len(self.scale_heads):
+            raise ValueError(
+                f"SemanticFPNHead has {len(self.scale_heads)} levels, but {len(maps)} maps came."
+            )
+        total: Tensor | None = None
+        for level, (x, blocks) in enumerate(zip(maps, self.scale_heads, strict=True)):
+            for n, block in enumerate(blocks.children()):
+                x = block(x)
+                if level:  # to the size of the next finer map, which doubles it, give or take one
+                    size = maps[level - 1 - n].shape[2:]
+                    x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+            total = x if total is None else total + x
+        scores: Tensor = self.conv_seg(self.dropout(total))
+        return scores
+
+
+class _ConvBlock(nn.Sequential):
+    """3x3 convolution, norm over groups of channels, ReLU."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        # 32 of them where each has four channels: one of a single value would be normed to 0.
+        groups = next(g for g in (32, 16, 8, 4, 2, 1) if g == 1 or channels % (4 * g) == 0)
+        conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        super().__init__()
+        self.add_module("conv", conv)
+        self.add_module("norm", nn.GroupNorm(groups, channels))
+        self.add_module("relu", nn.ReLU(inplace=True))
+
+
+class SemanticFPN(nn.Module):
+    """A TCFormer, MTA and the head of Semantic FPN: images in, scores of the classes out.
+
+    The parts are `backbone`, `neck` and `decode_head`, and so begin the names of the parameters.
+
+    Args:
+        backbone: a network with `forward_tokens`; its classifier must have been left out
+            (`num_classes=0`).
+        num_classes: classes to score.
+        neck_channels, neck_heads, reduction: of the neck, see :class:`~tcformer.models.MTA`.
+        channels: inside the head.
+        dropout: before the scores.
+
+    Raises:
+        ValueError: the backbone gives no tokens, or settings do not belong together.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        neck_channels: int = 256,
+        neck_heads: int = 4,
+        reduction: str = "cluster_norm",
+        channels: int = 128,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not hasattr(backbone, "forward_tokens"):
+            raise ValueError(
+                f"SemanticFPN needs a backbone that gives tokens, and {type(backbone).__name__} "
+                "gives none; use one of the tcformer models."
+            )
+        if neck_heads < 1 or neck_channels % neck_heads:
+            raise ValueError(
+                f"SemanticFPN: {neck_channels} channels of the neck cannot be shared out to "
+                f"{neck_heads} heads."
+            )
+        self.backbone = backbone
+        widths = [info["num_chs"] for info in cast("TCFormer", backbone).feature_info]
+        self.neck = MTA(
+            widths, neck_channels, len(widths), num_heads=neck_heads, reduction=reduction
+        )
+        self.decode_head = SemanticFPNHead(
+            neck_channels, num_classes, channels, len(widths), dropout
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score the classes at every fourth pixel.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised.
+
+        Returns:
+            (B, num_classes, ceil(H / 4), ceil(W / 4)); resize bilinearly for a score per pixel.
+        """
+        tokens = cast("TCFormer", self.backbone).forward_tokens(images)
+        scores: Tensor = self.decode_head(self.neck(tokens))
+        return scores

@@ -1,0 +1,180 @@
+"""Mean intersection over union, exact over any number of processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcformer.data import build_loader, exact_eval_indices
+from tcformer.data.ade20k import IGNORE
+from tcformer.data.pixelwise import listed
+from tcformer.errors import UserError
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World, all_reduce_sums, interrupt_reason
+from tcformer.training.interrupt import interrupt
+from tcformer.training.loop import Interrupted
+from tcformer.training.metrics import MetricLogger
+
+_CLASSES_AT_ONCE = 16  # scores of a photograph of 150 classes in full size would be gigabytes
+
+
+class Evaluator:
+    """Pixels of each class taken for each class, at the size that the labels have.
+
+    Each image counts once and meets the same batch-mates whatever the number of processes
+    (`exact_eval_indices`). The counts are whole numbers, added up over the processes once.
+    """
+
+    def __init__(self, dataset: Any, classes: Sequence[str], cfg: TrainConfig, world: World):
+        self.dataset, self.classes, self.world = dataset, list(classes), world
+        self.shared = cfg.dist_eval and world.size > 1
+        rank, size = (world.rank, world.size) if self.shared else (0, 1)
+        indices = exact_eval_indices(len(dataset), cfg.batch_size, size, rank)
+        self.steps = math.ceil(len(indices) / cfg.batch_size)
+        self._loader = build_loader(
+            dataset,
+            indices,
+            batch_size=cfg.batch_size,
+            num_workers=min(cfg.num_workers, self.steps),
+            pin_memory=cfg.pin_mem,
+            collate=listed,
+        )
+        self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)  # of the last
+        self.num_images = self.num_corrupt = 0
+
+    def __call__(
+        self,
+        model: nn.Module,
+        log: MetricLogger,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> dict[str, float]:
+        """Measure: miou and pixel_acc in percent, the same numbers on every process.
+
+        Raises:
+            Interrupted: on every process, when any was asked to stop.
+            UserError: an unreadable image (without `--skip-corrupt`), or no labelled pixel at all.
+        """
+        model.eval()
+        log.add("pixel_acc")
+        counts = torch.zeros_like(self.confusion)
+        images = 0
+        for _, batch in log.log_every(self._loader, self.steps, "Test:"):
+            for first, last in runs_of_one_shape(batch.images):
+                pixels = torch.stack(batch.images[first:last]).to(self.world.device)
+                with torch.inference_mode(), autocast():
+                    scores = model(pixels)
+                for score, labels in zip(scores, batch.targets[first:last], strict=True):
+                    labels = labels.to(self.world.device)
+                    found = best_class(score, tuple(labels.shape))
+                    one = confusion(found, labels, len(self.classes))
+                    counts += one
+                    images += 1
+                    if one.sum():
+                        right = 100 * one.diagonal().sum().item() / one.sum().item()
+                        log.meters["pixel_acc"].update(right)
+            if interrupt.requested:
+                break  # whoever else has batches left goes on, and hears of it at the end
+        totals = torch.cat([counts.flatten(), torch.tensor([images, self._loader.num_corrupt])])
+        if self.shared:
+            totals = all_reduce_sums(self.world, totals).long()  # float64 is exact to 2**53
+        # Processes have different numbers of batches, so they agree to stop only here.
+        if interrupt_reason(self.world):
+            raise Interrupted(f"Stopped by {interrupt.reason} during the evaluation.")
+        self.num_images, self.num_corrupt = (int(n) for n in totals[-2:])
+        self.confusion = totals[:-2].view_as(counts)
+        if not self.confusion.sum():
+            raise UserError("no labelled pixel of the validation set could be read.")
+        measured = MeanIoU(self.confusion)
+        return {"miou": measured.mean, "pixel_acc": measured.pixel_accuracy}
+
+    def report(self, result: Mapping[str, float]) -> list[str]:
+        """Mean and accuracy, the number of images, and what each class reaches."""
+        measured = MeanIoU(self.confusion)
+        lines = [
+            f"* mIoU {result['miou']:.3f} pixel accuracy {result['pixel_acc']:.3f}",
+            f"Mean IoU of the network on the {self.num_images} test images: {result['miou']:.1f}%",
+            "IoU of each class: "
+            + ", ".join(
+                f"{name} {value:.1f}"
+                for name, value in zip(self.classes, measured.per_class, strict=True)
+                if not math.isnan(value)
+            ),
+        ]
+        if self.num_corrupt:
+            lines.append(f"{self.num_corrupt} unreadable images were left out.")
+        return lines
+
+
+class MeanIoU:
+    """What a confusion matrix says, in percent.
+
+    Args:
+        counts: (classes, classes) int64, rows what the label says, columns what was found.
+
+    Attributes:
+        per_class: intersection over union, NaN for a class that is neither labelled nor found.
+        mean: over the other classes.
+        pixel_accuracy: labelled pixels whose class was found.
+    """
+
+    def __init__(self, counts: Tensor) -> None:
+        hits = counts.diagonal()
+        union = counts.sum(0) + counts.sum(1) - hits
+        self.per_class = [
+            100 * h / u if u else math.nan
+            for h, u in zip(hits.tolist(), union.tolist(), strict=True)
+        ]
+        known = [value for value in self.per_class if not math.isnan(value)]
+        self.mean = sum(known) / len(known) if known else math.nan
+        total = int(counts.sum())
+        self.pixel_accuracy = 100 * int(hits.sum()) / total if total else math.nan
+
+
+def confusion(found: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Count pixels by (label, found).
+
+    Args:
+        found: what was found, whole numbers.
+        labels: what is there, the same shape; 255 counts nowhere.
+        num_classes: classes, 255 at most.
+
+    Returns:
+        (num_classes, num_classes) int64 on the CPU.
+    """
+    seen = labels != IGNORE
+    pairs = labels[seen].long() * num_classes + found[seen].long()
+    return pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes).cpu()
+
+
+def best_class(scores: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The class of the highest score at each pixel, the lowest number of several.
+
+    Args:
+        scores: (classes, h, w) any float dtype; resized bilinearly, some classes at a time.
+        size: height and width wanted.
+
+    Returns:
+        `size`, int64.
+    """
+    best = torch.full(size, -math.inf, device=scores.device)
+    found = torch.zeros(size, dtype=torch.int64, device=scores.device)
+    for first in range(0, len(scores), _CLASSES_AT_ONCE):
+        some = scores[None, first : first + _CLASSES_AT_ONCE].float()
+        full = F.interpolate(some, size=size, mode="bilinear", align_corners=False)[0]
+        highest, which = full.max(0)
+        better = highest > best
+        best = torch.where(better, highest, best)
+        found = torch.where(better, which + first, found)
+    return found
+
+
+def runs_of_one_shape(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Slices of neighbours that can be stacked, in order."""
+    ends = [i for i in range(1, len(images)) if images[i].shape != images[i - 1].shape]
+    return list(zip([0, *ends], [*ends, len(images)], strict=True))

@@ -1,0 +1,239 @@
+"""Images with labels: the ADE20K reader, the digit scenes, and transforms of both at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tcformer.data import SeededDataset, SteppedSampler, build_loader
+from tcformer.data.ade20k import Ade20kSource
+from tcformer.data.pixelwise import (
+    EvalPair,
+    PixelDataset,
+    PixelSpec,
+    TrainPair,
+    distort,
+    stacked,
+)
+from tcformer.data.scenes import DigitScenesSource
+from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from tcformer.errors import UserError
+
+
+def make(root, sizes=((40, 30), (30, 44)), split="training"):
+    for kind in ("images", "annotations"):
+        (root / kind / split).mkdir(parents=True, exist_ok=True)
+    for i, (width, height) in enumerate(sizes):
+        labels = np.arange(width * height, dtype=np.int64).reshape(height, width) % 151
+        image = np.stack([labels, labels, labels], 2).astype(np.uint8)
+        Image.fromarray(image).save(root / f"images/{split}/a{i}.jpg")
+        Image.fromarray(labels.astype(np.uint8)).save(root / f"annotations/{split}/a{i}.png")
+    return root
+
+
+@pytest.fixture
+def ade(tmp_path):
+    return make(tmp_path / "ADEChallengeData2016")
+
+
+def test_labels_start_at_zero_and_nothing_is_255(ade):
+    for path in (ade, ade.parent):
+        source = Ade20kSource(str(path), "train")
+        assert len(source) == 2
+        assert len(source.classes) == 150
+        image, labels = source.read(1)
+        assert image.size == (30, 44)
+        raw = np.asarray(Image.open(ade / "annotations/training/a1.png")).astype(int)
+        assert labels.dtype == np.uint8
+        assert np.array_equal(labels, np.where(raw == 0, 255, raw - 1))
+
+
+def test_class_names_come_from_the_table(ade):
+    rows = ["Idx\tRatio\tTrain\tVal\tStuff\tName"]
+    rows += [f"{i + 1}\t0.1\t1\t1\t0\tthing {i}, other" for i in range(150)]
+    (ade / "objectInfo150.txt").write_text("\n".join(rows))
+    assert Ade20kSource(str(ade), "train").classes[:2] == ["thing 0", "thing 1"]
+
+
+def test_palettes_are_read_as_numbers(ade):
+    file = ade / "annotations/training/a0.png"
+    raw = np.asarray(Image.open(file))
+    image = Image.fromarray(raw)
+    image.putpalette([255 - n // 3 for n in range(768)])
+    image.save(file)
+    assert np.array_equal(Ade20kSource(str(ade), "train").read(0)[1], raw - np.uint8(1))
+
+
+def put(file, array):
+    Image.fromarray(array).save(file)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:100])
+
+
+DAMAGE = {
+    "size": (lambda f: put(f, np.ones((30, 39), np.uint8)), r"a0\.png has 39 x 30 labels.*a0\.jpg"),
+    "range": (lambda f: put(f, np.full((30, 40), 151, np.uint8)), r"a0\.png holds the label 151"),
+    "colours": (lambda f: put(f, np.ones((30, 40, 3), np.uint8)), r"a0\.png.*RGB pixels"),
+    "cut": (cut, r"a0\.jpg: its labels .*a0\.png cannot be read"),
+    "empty": (lambda f: f.write_bytes(b""), r"a0\.png cannot be read \(the file is empty\)"),
+    "gone": (lambda f: f.unlink(), r"a0\.png cannot be read \(No such file"),
+    "image": (lambda f: cut(f.parents[2] / "images/training/a0.jpg"), r"Cannot read .*a0\.jpg"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_one_sentence_that_names_the_file(ade, kind):
+    spoil, part = DAMAGE[kind]
+    data = PixelDataset(Ade20kSource(str(ade), "train"), EvalPair(PixelSpec(32)))
+    spoil(ade / "annotations/training/a0.png")
+    with pytest.raises(UserError, match=part) as caught:
+        data[0]
+    assert "\n" not in str(caught.value)
+    assert data[1].image is not None
+
+
+def test_what_cannot_be_read_is_skipped_in_training_and_named(ade):
+    cut(ade / "annotations/training/a0.png")
+    said = []
+    data = PixelDataset(
+        Ade20kSource(str(ade), "train"), TrainPair(PixelSpec(32)), skip_corrupt=True
+    )
+    sampler = SteppedSampler(2, steps=1, batch_size=2, world_size=1, rank=0, seed=0)
+    (batch,) = build_loader(data, sampler, report=said.append, collate=stacked)
+    assert batch.images.shape == (1, 3, 32, 32)
+    assert batch.num_corrupt == 1
+    assert "a0.jpg" in said[0]
+
+
+def test_missing_parts_are_named(ade, tmp_path):
+    with pytest.raises(UserError, match=r"validation is missing: --data-path must be"):
+        Ade20kSource(str(ade), "val")
+    (ade / "annotations/training/a1.png").unlink()
+    with pytest.raises(UserError, match=r"a1\.png is missing, the labels of .*\(1 of 2"):
+        Ade20kSource(str(ade), "train")
+    for file in (ade / "images/training").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match="has no image"):
+        Ade20kSource(str(ade), "train")
+    with pytest.raises(UserError, match="does not exist"):
+        Ade20kSource(str(tmp_path / "nowhere"), "train")
+
+
+def smooth_pair(width, height):
+    """An image whose red is the column and green the row; labels: 15 x 10 pixel fields."""
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([x, y, np.zeros_like(x)], 2).astype(np.uint8)
+    labels = (x // 15 + 20 * (y // 10)).astype(np.uint8)
+    return Image.fromarray(image), labels
+
+
+def test_image_and_labels_stay_together():
+    """Where a pixel came from can be read off its colour, and gives its label."""
+    image, labels = smooth_pair(120, 90)
+    spec = PixelSpec(64, scale=(0.5, 2.0), hflip=0.5, color_jitter=None)
+    factor = 64 / 90
+    flipped = 0
+    for seed in range(12):
+        np.random.seed(seed)
+        pixels, targets = TrainPair(spec)(image, labels)
+        assert pixels.shape == (3, 64, 64)
+        assert targets.shape == (64, 64)
+        inside = targets != 255
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        colours = (pixels * std + mean) * 255
+        x, y = colours[0][inside], colours[1][inside]
+        expected = (x.round() // 15 + 20 * (y.round() // 10)).long()
+        # Resampling blurs the borders of the fields, nothing else.
+        assert (expected == targets[inside]).float().mean() > 0.8
+        assert (pixels[:, ~inside] == 0).all()
+        flipped += bool(colours[0][0, 0] > colours[0][0, 5])
+    assert 0 < flipped < 12
+    assert factor < 1
+
+
+def test_crops_are_seldom_of_one_class():
+    image = Image.fromarray(np.zeros((64, 256, 3), np.uint8))
+    labels = np.zeros((64, 256), np.uint8)
+    labels[:, 100:140] = 1
+    crop = TrainPair(PixelSpec(64, scale=(1.0, 1.0)))
+    shares = []
+    for seed in range(20):
+        np.random.seed(seed)
+        shares.append((crop(image, labels)[1] == 0).float().mean().item())
+    assert sum(share < 0.75 for share in shares) >= 16
+
+
+def test_evaluation_keeps_the_labels_and_rounds_the_sides_up():
+    image, labels = smooth_pair(120, 90)
+    pixels, targets = EvalPair(PixelSpec(64))(image, labels)
+    assert pixels.shape == (3, 64, 96)
+    assert np.array_equal(targets.numpy(), labels)
+    # Four times as long as wide and more: the long side decides.
+    assert EvalPair(PixelSpec(64))(*smooth_pair(250, 25))[0].shape == (3, 32, 256)
+
+
+def test_distortion_changes_colours_in_bounds_and_can_be_left_out():
+    pixels = np.random.RandomState(0).randint(0, 256, (8, 9, 3)).astype(np.uint8)
+    kinds = set()
+    for seed in range(30):
+        np.random.seed(seed)
+        out = distort(pixels, 0.5)
+        assert out.shape == pixels.shape
+        assert out.dtype == np.uint8
+        kinds.add(out.tobytes())
+    assert len(kinds) > 15
+    np.random.seed(0)
+    assert np.abs(distort(pixels, 1e-9).astype(int) - pixels).max() <= 8  # HSV has 8 bits
+
+
+def test_an_item_is_a_function_of_its_key():
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    data = SeededDataset(PixelDataset(DigitScenesSource("train", 64), TrainPair(PixelSpec(64))))
+    one, again, other = data[(3, 5)], data[(3, 5)], data[(4, 5)]
+    assert torch.equal(one.image, again.image)
+    assert torch.equal(one.target, again.target)
+    assert not torch.equal(one.target, other.target)
+
+
+def test_digit_scenes():
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    val = DigitScenesSource("val", 64)
+    train = DigitScenesSource("train", 64)
+    assert not set(val.digits.rows) & set(train.digits.rows)
+    seen = np.zeros(11, int)
+    for index in range(40):
+        image, labels = val.read(index)
+        assert image.size == (64, 64)
+        assert labels.shape == (64, 64)
+        assert np.array_equal(labels, val.read(index)[1])
+        seen += np.bincount(labels.ravel(), minlength=11)
+    assert (seen > 0).all()
+    assert 0.6 < seen[0] / seen.sum() < 0.95
+    assert val.classes == ["background", *"0123456789"]
+
+
+def test_stepped_epochs_go_on_where_the_last_one_stopped():
+    def keys(epoch, **share):
+        sampler = SteppedSampler(10, steps=3, batch_size=2, seed=1, **share)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    alone = {"world_size": 1, "rank": 0}
+    stream = [key for epoch in range(5) for key in keys(epoch, **alone)]
+    assert len(stream) == 30
+    for number in range(3):
+        part = stream[10 * number : 10 * number + 10]
+        assert sorted(index for _, index, _ in part) == list(range(10))
+        assert {n for _, _, n in part} == {number}
+    assert [k[1] for k in stream[:10]] != [k[1] for k in stream[10:20]]
+    halves = [keys(1, world_size=2, rank=r) for r in (0, 1)]
+    assert len(halves[0]) == len(halves[1]) == 6
+    whole = SteppedSampler(10, steps=3, batch_size=4, seed=1, **alone)
+    whole.set_epoch(1)
+    assert sorted(halves[0] + halves[1]) == sorted(whole)
+    whole.set_epoch(1, 2)
+    assert len(list(whole)) == len(whole) == 4

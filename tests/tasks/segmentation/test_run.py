@@ -1,0 +1,229 @@
+"""Whole runs of the segmenter: train, stop, resume, evaluate on several processes, fine-tune."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from processes import free_port
+from safetensors import safe_open
+
+from tcformer.errors import UserError
+from tcformer.files import safe_torch_load
+from tcformer.models import create_model
+from tcformer.models.checkpoints import save_weights
+from tcformer.tasks.runner import run
+from tcformer.tasks.segmentation import SegmentationTask
+from tcformer.training.distributed import World
+from tcformer.training.interrupt import interrupt
+from tcformer.training.loop import Interrupted
+from tcformer.training.options import build, load_config
+
+
+def test_result_and_files(trained, ade):
+    cfg, result, folder = trained
+    assert 0 < result.best <= 100
+    assert re.fullmatch(r"\* mIoU \d+\.\d{3} pixel accuracy \d+\.\d{3}", result.eval_lines[0])
+    assert re.fullmatch(
+        r"Mean IoU of the network on the 5 test images: \d+\.\d%", result.eval_lines[1]
+    )
+    assert build(json.loads((folder / "config.json").read_text())) == cfg
+    last = json.loads((folder / "log.txt").read_text().splitlines()[-1])
+    assert {"train_loss", "test_miou", "test_pixel_acc"} <= last.keys()
+    with safe_open(folder / "best.safetensors", "pt") as file:
+        about = file.metadata()
+    assert (about["task"], about["model"]) == ("segmentation", "tcformer_nano")
+    assert len(about["classes"].split("\n")) == 150
+
+
+def test_evaluation_repeats_the_result_of_the_training(trained, capsys):
+    cfg, result, folder = trained
+    for source in ("best.pth", "best.safetensors"):
+        again = run(dataclasses.replace(cfg, eval=True, resume=str(folder / source), output_dir=""))
+        assert again.eval_lines[:2] == result.eval_lines
+        assert again.best == result.best
+    assert result.eval_lines[0] in capsys.readouterr().out
+
+
+def losses_of(monkeypatch, cfg, stop_at=None):
+    """The losses of a run; `stop_at` asks it to stop while it computes that loss."""
+    losses = []
+    real = SegmentationTask.loss
+
+    def watched(self, model, batch):
+        loss = real(self, model, batch)
+        if len(losses) == stop_at:
+            interrupt.request("SIGTERM")
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(SegmentationTask, "loss", watched)
+    interrupt.clear()
+    try:
+        run(cfg)
+    except Interrupted:
+        assert stop_at is not None
+    monkeypatch.undo()
+    interrupt.clear()
+    return losses
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_resume_is_exact(small, tmp_path, monkeypatch, steps):
+    """Scaling, crops, flips, colours, drop path, dropout, averaging; epochs of passes or steps."""
+    on = {"drop_path": 0.3, "drop": 0.2, "ema": True, "ema_decay": 0.9, "steps_per_epoch": steps}
+    whole = small(**on, output_dir=str(tmp_path / "whole"))
+    broken = small(**on, output_dir=str(tmp_path / "broken"))
+    losses = losses_of(monkeypatch, whole)
+    assert len(losses) == 2 * (steps or 2)
+    first = losses_of(monkeypatch, broken, stop_at=0)
+    assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 1
+    second = losses_of(monkeypatch, dataclasses.replace(broken, resume="auto"))
+    assert first + second == losses
+    a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
+    for key in ("model", "model_ema"):
+        assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+
+
+# Imports once, then forks: the processes are real, but cost no further seconds of importing.
+FORKS = """
+import json, os, sys
+from tcformer.tasks import runner
+from tcformer.cli import main
+
+for folder, port, words in json.loads(sys.argv[1]):
+    for rank in range(2):
+        if os.fork() == 0:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
+                              MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            os.dup2(os.open(f"{folder}/{rank}", os.O_WRONLY | os.O_CREAT), 1)
+            status = main(words)
+            sys.stdout.flush()
+            os._exit(status)
+    for rank in range(2):
+        assert os.wait()[1] == 0
+"""
+
+
+def words_of(cfg):
+    return [
+        word
+        for field in ("task", "data_set", "data_path", "model", "input_size", "batch_size",
+                      "num_workers", "device", "threads", "neck_channels", "neck_heads",
+                      "head_channels", "epochs", "warmup_epochs")
+        for word in (f"--{field}", str(getattr(cfg, field)))
+    ]  # fmt: skip
+
+
+def test_two_processes_print_the_same_lines(trained, small, tmp_path):
+    """5 images in batches of 2: three batches, the last of one image. Then they train together."""
+    _, result, folder = trained
+    cfg = small()
+    alone = run(dataclasses.replace(cfg, eval=True, resume=str(folder / "best.safetensors")))
+    orders = []
+    for name, words in {
+        "measured": ["evaluate", *words_of(cfg), "--resume", str(folder / "best.safetensors")],
+        "trained": ["train", *words_of(cfg), "--batch-size", "1", "--epochs", "1",
+                    "--output_dir", str(tmp_path / "out")],
+    }.items():  # fmt: skip
+        (tmp_path / name).mkdir()
+        orders.append((str(tmp_path / name), str(free_port()), words))
+    command = [sys.executable, "-c", FORKS, json.dumps(orders)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("measured", "trained"):
+        assert "mIoU" not in (tmp_path / name / "1").read_text()
+    lines = (tmp_path / "measured/0").read_text().splitlines()
+    assert [line for line in lines if line in alone.eval_lines] == alone.eval_lines
+    assert alone.eval_lines[:2] == result.eval_lines
+    # What two processes trained, one measures to the same numbers: no buffer belongs to a process.
+    lines = (tmp_path / "trained/0").read_text().splitlines()
+    said = [line for line in lines if line.startswith("* mIoU")]
+    again = run(dataclasses.replace(cfg, eval=True, resume=str(tmp_path / "out/checkpoint.pth")))
+    assert said == again.eval_lines[:1]
+
+
+def test_finetune_takes_a_classifier_or_a_segmenter(trained, small, tmp_path):
+    _, _, folder = trained
+    torch.manual_seed(1)
+    classifier = create_model("tcformer_nano", num_classes=7)
+    save_weights(classifier, tmp_path / "classifier.safetensors")
+    task = SegmentationTask(small(), World())
+    said = task.finetune(str(tmp_path / "classifier.safetensors"))
+    assert "the backbone alone" in said
+    own = task.model.backbone.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in classifier.state_dict().items() if k in own)
+    # Other classes: everything but the scores.
+    other = SegmentationTask(small(data_set="digits"), World())
+    scores = other.model.decode_head.conv_seg.weight.clone()
+    other.finetune(str(folder / "best.safetensors"))
+    assert torch.equal(other.model.decode_head.conv_seg.weight, scores)
+    with safe_open(folder / "best.safetensors", "pt") as file:
+        key = "neck.lateral_convs.0.conv.weight"
+        assert torch.equal(other.model.state_dict()[key], file.get_tensor(key))
+
+
+def test_dry_run_writes_nothing(small, tmp_path, capsys):
+    run(small(dry_run=True, output_dir=str(tmp_path / "none"), steps_per_epoch=7))
+    out = capsys.readouterr().out
+    assert "classes: 150" in out
+    assert "2 epochs of 7 steps" in out
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"task": "segmentaton"}, "--task segmentaton is not known; did you mean segmentation?"),
+        ({"mixup": 0.5}, "--mixup is about classification"),
+        ({"in_chans": 1}, "--in-chans is about classification"),
+        ({"task": "classification"}, "--neck-channels is about segmentation"),
+        ({"data_set": "digit"}, "did you mean digits?"),
+        ({"data_set": "IMNET"}, "--data-set IMNET has no label for each pixel"),
+        ({"model": "tcformer_nanno"}, "did you mean tcformer_nano?"),
+        ({"model": "resnet18"}, "--model resnet18 gives no tokens"),
+        ({"neck_reduction": "clusters"}, "--neck-reduction clusters is not known; did you mean"),
+        ({"neck_heads": 3}, "16 channels of the neck cannot be shared out to 3 heads"),
+        ({"scale": (2.0, 0.5)}, "--scale is 2 0.5"),
+        ({"hflip": 2.0}, "--hflip"),
+        ({"input_size": 16}, "--input-size is 16"),
+        ({"num_classes": 3}, "--num-classes 3 does not fit the 150 classes"),
+        ({"k": 0}, "k"),
+    ],
+)
+def test_mistakes_are_one_sentence(small, changes, part):
+    with pytest.raises(UserError) as caught:
+        run(small(**changes))
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 320
+
+
+def test_weights_that_do_not_fit_are_named(trained, small, tmp_path):
+    _, _, folder = trained
+    save_weights(create_model("tcformer_nano", num_classes=7), tmp_path / "c.safetensors")
+    best = str(folder / "best.safetensors")
+    for changes, part in [
+        ({"resume": str(tmp_path / "c.safetensors")}, "holds no segmentation model"),
+        ({"resume": best, "data_set": "digits"}, "is for 150 classes, but the data"),
+        ({"resume": best, "head_channels": 16}, "it differs in decode_head"),
+        ({"resume": best, "neck_reduction": "pool"}, "it has too much with neck.merge_blocks"),
+        ({"resume": best, "model": "tcformer_light"}, "it differs in backbone."),
+    ]:
+        with pytest.raises(UserError) as caught:
+            run(small(eval=True, **changes))
+        assert part in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_digits_are_learned(tmp_path, monkeypatch):
+    """The default that needs no data; docs/segmentation.md says what it reaches."""
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    monkeypatch.chdir(tmp_path)
+    result = run(build({**load_config("configs/segmentation/digits.py")}))
+    assert result.best > 40
