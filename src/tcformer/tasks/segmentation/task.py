@@ -157,7 +157,8 @@ class SegmentationTask:
             local = str(fetch_cached(path))
         weights = read_checkpoint(local).state_dict
         if _CLASSIFIER not in weights:
-            return f"{load_checkpoint(self.model.get_submodule('backbone'), local)} (the backbone alone)"
+            report = load_checkpoint(self.model.get_submodule("backbone"), local)
+            return f"{report} (the backbone alone)"
         own = self.model.state_dict()
         fits = {k: v for k, v in weights.items() if not k.startswith("decode_head.conv_seg.")}
         if weights[_CLASSIFIER].shape == own[_CLASSIFIER].shape:
