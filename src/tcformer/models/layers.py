@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from tcformer.ops import TokenMap, attend, linear, map_to_tokens, tokens_to_map
@@ -83,7 +84,9 @@ class TokenConv(nn.Conv2d):
         """
         picture = self._conv_forward(tokens_to_map(tokens, plan=to_map), self.weight, self.bias)
         mixed = map_to_tokens(picture, tokens.layout, plan=to_tokens)
-        return linear(tokens.x, self.skip.weight.squeeze(-1)) + mixed
+        skip = linear(tokens.x, self.skip.weight.squeeze(-1))
+        # Under autocast the sum is made in the precision of the weights: it decides the clusters.
+        return skip.to(torch.promote_types(skip.dtype, self.weight.dtype)) + mixed
 
 
 class Attention(nn.Module):
