@@ -267,3 +267,11 @@ def test_pieces_outside_the_batch_are_refused(first):
     x, *others = case()
     with pytest.raises(ValueError, match=f"2 images, which do not include 1 from number {first}"):
         token_conv(x[:1], *others, overwrite_from=first)
+
+
+@needs_native
+def test_a_second_derivative_is_refused_in_words():
+    x, *others = case(dtype=torch.float32)
+    loss = token_conv(x.requires_grad_(), *others, gelu=True, impl="native").square().sum()
+    with pytest.raises(RuntimeError, match="no second derivative; choose impl='eager'"):
+        torch.autograd.grad(loss, x, create_graph=True)

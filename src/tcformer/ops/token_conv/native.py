@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.ops import _native
@@ -99,8 +98,12 @@ class _TokenConv(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias, skip, *plan)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "token_conv: the native kernel has no second derivative; choose impl='eager', or "
+                "set TCFORMER_NATIVE=0 for a whole model."
+            )
         x, weight, bias, skip, *plan = ctx.saved_tensors
         grads = torch.ops.tcformer.token_conv_backward(
             x, weight, bias, skip, plan, grad.contiguous(), *ctx.map_size, ctx.gelu
