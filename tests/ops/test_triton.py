@@ -34,6 +34,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.timeout(600)  # seconds of work, which may take minutes on a busy machine
 @pytest.mark.parametrize("name", FILES)
 def test_the_kernels_in_the_interpreter(name):
     # In a process of its own: see tests/ops/kernels/conftest.py.
@@ -51,7 +52,7 @@ def test_the_kernels_in_the_interpreter(name):
         env={**environment, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
     )
     assert done.returncode == 0, done.stdout[-6000:]
     if reason := re.search(r"cannot interpret a loop .*", done.stdout):

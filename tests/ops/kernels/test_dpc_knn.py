@@ -8,7 +8,8 @@ from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Several tiles even where there are few tokens."""
+    """Several tiles even where there are few tokens; short lists, to interpret less."""
+    monkeypatch.setattr(kernels, "NUM_EXTRA_NEIGHBOURS", kernels.NUM_EXTRA)
     use_tiles(monkeypatch, kernels.Tiles(32, 16, 16, 4, 2), kernels.Tiles(32, 32, 4, 4, 2))
 
 
@@ -41,8 +42,8 @@ def exact_d2(x, tolerance=0.0):
         (16, 8, 4, 1),
         (17, 1, 5, 5),  # one channel, one token beyond a tile
         (40, 20, 40, 3),  # every token a centre
-        (50, 40, 1, 8),  # features wider than a resident tile
-        (70, 16, 33, 5),
+        (40, 40, 1, 8),  # features wider than a resident tile
+        (60, 16, 15, 5),
     ],
 )
 def test_equals_the_definition(device, small_tiles, tokens, channels, clusters, k):
@@ -52,10 +53,10 @@ def test_equals_the_definition(device, small_tiles, tokens, channels, clusters, 
     assert_same(dpc_knn(x, clusters, k, impl="triton"), expected)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_equal_tokens(device, small_tiles, seed):
     g = torch.Generator().manual_seed(seed)
-    x = torch.randint(0, 2, (2, 45, 4), generator=g).float().to(device)
+    x = torch.randint(0, 2, (2, 36, 4), generator=g).float().to(device)
     assert_same(dpc_knn(x, 12, impl="triton"), dpc_knn(x, 12, impl="reference"))
 
 
@@ -69,19 +70,19 @@ def test_a_constant_image(device, small_tiles):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_under_a_mask(device, small_tiles, seed):
-    x = features(device, seed, tokens=36)
-    mask = torch.rand(2, 36, generator=torch.Generator().manual_seed(seed)) < 0.2 + 0.2 * seed
+    x = features(device, seed, tokens=24)
+    mask = torch.rand(2, 24, generator=torch.Generator().manual_seed(seed)) < 0.2 + 0.2 * seed
     mask[:, seed] = True
     mask = mask.to(device)
     x = x.masked_fill(~mask.unsqueeze(-1), [float("nan"), 1e30, float("inf"), 7.0][seed])
     clean = torch.where(mask.unsqueeze(-1), x, 0.0)
-    expected = dpc_knn(clean.double(), 15, mask=mask, impl="reference")
-    assert_same(dpc_knn(x, 15, mask=mask, impl="triton"), expected)
+    expected = dpc_knn(clean.double(), 9, mask=mask, impl="reference")
+    assert_same(dpc_knn(x, 9, mask=mask, impl="triton"), expected)
 
 
 def test_noise_and_tolerance(device, small_tiles):
-    x = features(device, 7, tokens=40, channels=2)
-    noise = torch.rand(2, 40, generator=torch.Generator().manual_seed(0)).to(device) * 0.1
+    x = features(device, 7, tokens=30, channels=2)
+    noise = torch.rand(2, 30, generator=torch.Generator().manual_seed(0)).to(device) * 0.1
     plain = dpc_knn(x, 8, impl="triton")
     for options in ({"density_noise": noise}, {"tolerance": 0.3}):
         actual = dpc_knn(x, 8, **options, impl="triton")
@@ -89,7 +90,7 @@ def test_noise_and_tolerance(device, small_tiles):
         assert not torch.equal(actual.assignment, plain.assignment)
 
 
-@pytest.mark.parametrize("scale", [1e-36, 1e-18, 1e3, 1e15])
+@pytest.mark.parametrize("scale", [1e-36, 1e-18, 1e15])
 def test_any_scale_of_features(device, small_tiles, scale):
     x = features(device, 15, batch=1)
     scale = 2.0 ** round(torch.tensor(scale).log2().item())
@@ -104,10 +105,10 @@ def test_any_scale_of_features(device, small_tiles, scale):
 def test_no_tile_size_shows_in_any_number(device, monkeypatch):
     # Nearly equal tokens as well: there rounding decides, and it must be the same rounding.
     g = torch.Generator().manual_seed(3)
-    x = torch.randn(1, 20, 9, generator=g)[:, torch.randint(20, (50,), generator=g)]
-    x = (x + 100 + 1e-4 * torch.randn(1, 50, 9, generator=g)).to(device)
+    x = torch.randn(1, 20, 9, generator=g)[:, torch.randint(20, (40,), generator=g)]
+    x = (x + 100 + 1e-4 * torch.randn(1, 40, 9, generator=g)).to(device)
     expected = None
-    for sizes in ((16, 16, 16), (64, 64, 32), (32, 16, 32)):
+    for sizes in ((16, 16, 16), (64, 64, 32)):
         tiles = kernels.Tiles(*sizes, 4, 2)
         use_tiles(monkeypatch, tiles, tiles)
         f = kernels.prepare(x, None, 0.0)
@@ -122,15 +123,15 @@ def smooth_features(device):
     """Like those of a network: neighbours are similar, parts are flat, lengths are normalised."""
     g = torch.Generator().manual_seed(4)
     coarse = torch.randn(1, 8, 5, 5, generator=g)
-    smooth = torch.nn.functional.interpolate(coarse, (9, 9), mode="bilinear").flatten(2).mT
-    smooth[:, 40:60] = smooth[:, :1]
+    smooth = torch.nn.functional.interpolate(coarse, (7, 7), mode="bilinear").flatten(2).mT
+    smooth[:, 20:32] = smooth[:, :1]
     return torch.nn.functional.layer_norm(smooth, (8,)).contiguous().to(device)
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.3])
 def test_nor_does_the_precision_of_the_proposals(device, small_tiles, monkeypatch, tolerance):
     x = smooth_features(device)
-    expected = dpc_knn(x, 20, tolerance=tolerance, impl="triton")
+    expected = dpc_knn(x, 12, tolerance=tolerance, impl="triton")
     real, scanned = kernels.prepare, []
 
     def hardly_any(*arguments):
@@ -144,7 +145,7 @@ def test_nor_does_the_precision_of_the_proposals(device, small_tiles, monkeypatc
 
     monkeypatch.setattr(kernels, "prepare", hardly_any)
     monkeypatch.setattr(kernels, "compact", compact)
-    assert_same(dpc_knn(x, 20, tolerance=tolerance, impl="triton"), expected)
+    assert_same(dpc_knn(x, 12, tolerance=tolerance, impl="triton"), expected)
     # So nearly all was done again: neighbours (all but equal tokens), centres (all).
     assert scanned[0] > 0.2 + (tolerance == 0.0) * 0.4
     assert scanned[-1] == 1.0
@@ -223,19 +224,19 @@ def test_compact_lists_what_is_flagged(device, share):
 
 
 def test_an_image_does_not_depend_on_its_batch_mates(device, small_tiles):
-    x = features(device, 16, batch=3, tokens=40)
+    x = features(device, 16, batch=3, tokens=24)
     x[1] *= 1e4
-    x[2, :30] = 3.0
-    together = dpc_knn(x, 20, impl="triton")
+    x[2, :16] = 3.0
+    together = dpc_knn(x, 10, impl="triton")
     for b in range(3):
-        alone = dpc_knn(x[[b]], 20, impl="triton")
+        alone = dpc_knn(x[[b]], 10, impl="triton")
         assert torch.equal(together.assignment[b], alone.assignment[0])
         assert torch.equal(together.centres[b], alone.centres[0])
 
 
 def test_permuting_tokens_permutes_the_partition(device, small_tiles):
-    x = features(device, 17, batch=1, tokens=60)
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(2)).to(device)
+    x = features(device, 17, batch=1, tokens=40)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(2)).to(device)
     plain, permuted = dpc_knn(x, 20, impl="triton"), dpc_knn(x[:, order], 20, impl="triton")
     together = plain.assignment[0, order][:, None] == plain.assignment[0, order]
     assert torch.equal(together, permuted.assignment[0][:, None] == permuted.assignment[0])
@@ -254,8 +255,8 @@ def test_what_is_not_finite_never_leaves_the_range(device, small_tiles, bad):
 
 
 def test_the_tiles_of_the_models(device):
-    for channels in (32, 200):
-        x = features(device, channels, batch=1, tokens=70, channels=channels)
+    for channels in (32, 140):
+        x = features(device, channels, batch=1, tokens=50, channels=channels)
         expected = dpc_knn(x.double(), 20, impl="eager")
         assert_same(dpc_knn(x, 20, impl="triton"), expected)
 
@@ -272,7 +273,11 @@ def test_refusals(device):
 def test_registration(device, small_tiles):
     x = features(device, 19, tokens=20)
     mask = torch.arange(20, device=device).expand(2, -1) < 15
-    torch.library.opcheck(kernels.dpc_knn_op, (x, 5, 3, mask, torch.rand_like(x[..., 0]), 0.1))
+    arguments = (x, 5, 3, mask, torch.rand_like(x[..., 0]), 0.1)
+    # What is traced is `test_one_graph`.
+    torch.library.opcheck(
+        kernels.dpc_knn_op, arguments, test_utils=("test_schema", "test_faketensor")
+    )
 
 
 def test_one_graph(device, small_tiles):
