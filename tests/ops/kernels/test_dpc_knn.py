@@ -213,6 +213,14 @@ def test_separation_is_the_distance_to_the_nearest_denser_token(device, small_ti
     assert not in_list.all()  # so the second search was needed
 
 
+def test_the_first_of_equal_centres_even_where_others_are_proposed(device, small_tiles):
+    # All distances count as zero, and which four centres are proposed is a matter of rounding.
+    x = 1.0 + 1e-5 * features(device, 21, batch=1, tokens=40)
+    f = kernels.prepare(x, None, 1e-2)
+    centres = torch.arange(30, device=device)[None]
+    assert kernels.assign(f, centres, None, None).tolist() == [[0] * 40]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
 def test_compact_lists_what_is_flagged(device, share):
     flag = torch.rand(3, 2500, generator=torch.Generator().manual_seed(1)) < share
