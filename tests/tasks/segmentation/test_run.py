@@ -73,14 +73,20 @@ def losses_of(monkeypatch, cfg, stop_at=None):
     return losses
 
 
-@pytest.mark.parametrize("steps", [0, 3])
-def test_resume_is_exact(small, tmp_path, monkeypatch, steps):
-    """Scaling, crops, flips, colours, drop path, dropout, averaging; epochs of passes or steps."""
-    on = {"drop_path": 0.3, "drop": 0.2, "ema": True, "ema_decay": 0.9, "steps_per_epoch": steps}
+def test_resume_is_exact(small, tmp_path, monkeypatch):
+    """Scaling, crops, flips, colours, drop path, dropout, averaging, bf16, epochs of 3 steps."""
+    on = {
+        "drop_path": 0.3,
+        "drop": 0.2,
+        "ema": True,
+        "ema_decay": 0.9,
+        "amp": "bf16",
+        "steps_per_epoch": 3,
+    }
     whole = small(**on, output_dir=str(tmp_path / "whole"))
     broken = small(**on, output_dir=str(tmp_path / "broken"))
     losses = losses_of(monkeypatch, whole)
-    assert len(losses) == 2 * (steps or 2)
+    assert len(losses) == 2 * 3
     first = losses_of(monkeypatch, broken, stop_at=0)
     assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 1
     second = losses_of(monkeypatch, dataclasses.replace(broken, resume="auto"))
