@@ -101,3 +101,37 @@ def test_compiles_into_one_graph():
     linear(x, weight, bias).sum().backward()
     torch.testing.assert_close(compiled, weight.grad)
     torch.library.opcheck(torch.ops.tcformer.onednn_linear.default, (x, weight.detach(), bias))
+
+
+def dual_of(x, weight):
+    with torch.autograd.forward_ad.dual_level():
+        out = linear(torch.autograd.forward_ad.make_dual(x, x), weight)
+        return torch.autograd.forward_ad.unpack_dual(out).tangent
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_transforms_of_pytorch_get_what_they_know(grad):
+    x, weight = normal(0, 3, 5, 8), normal(1, 6, 8)
+    expected = F.linear(x, weight)
+    rows = torch.func.vmap(lambda part: linear(part, weight))
+    slopes = torch.func.vmap(torch.func.grad(lambda w, part: linear(part, w).sum()), (None, 0))
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(rows(x), expected)
+        torch.testing.assert_close(dual_of(x, weight), expected)
+        torch.testing.assert_close(slopes(weight, x)[2], x[2].sum(0).expand(6, -1))
+
+
+@pytest.mark.parametrize("shapes", [((0, 5, 8), (6, 8)), ((2, 5, 0), (6, 0)), ((2, 5, 8), (0, 8))])
+def test_nothing_is_a_number_of_things_too(shapes):
+    x, weight = (torch.ones(*shape, requires_grad=True) for shape in shapes)
+    out = linear(x, weight)
+    out.sum().backward()
+    assert out.shape == (*shapes[0][:-1], shapes[1][0])
+    assert (x.grad.shape, weight.grad.shape) == shapes
+
+
+def test_what_does_not_fit_is_explained_by_its_sizes():
+    with pytest.raises(RuntimeError, match="15x8 and 7x6"):
+        linear(normal(0, 3, 5, 8), normal(1, 6, 7))
+    with pytest.raises(RuntimeError, match="must match"):
+        linear(normal(0, 3, 5, 8), normal(1, 6, 8), normal(2, 4))

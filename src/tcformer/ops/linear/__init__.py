@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from tcformer.ops.choose import check_impl
 
@@ -34,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
     Raises:
         ValueError: an unknown ``impl``, or an explicit one that cannot run on these tensors.
     """
-    unfit = {"onednn": _unfit(x, weight)}
+    unfit = {"onednn": _unfit(x, weight, bias)}
     impl = check_impl("linear", impl, IMPLEMENTATIONS, x.device, unfit=unfit)
     if impl == "onednn":
         from tcformer.ops.linear import onednn
@@ -58,12 +59,24 @@ def _dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
     return x.dtype if x.dtype == weight.dtype else None
 
 
-def _unfit(x: Tensor, weight: Tensor) -> str | None:
+def _unfit(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     """Why oneDNN cannot take these tensors, as a clause; None when it can."""
     if x.device.type != "cpu" or x.ndim < 2 or x.shape[-2] < MIN_ROWS:
         return f"it takes {MIN_ROWS} rows or more on the CPU"
+    if weight.ndim != 2 or weight.shape[1] != x.shape[-1] or 0 in (*x.shape[:-2], *weight.shape):
+        return f"it takes no {tuple(x.shape)} by {tuple(weight.shape)}"
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return f"it takes a bias of shape ({weight.shape[0]},), not {tuple(bias.shape)}"
     if torch.compiler.is_exporting():
         return "exported graphs hold PyTorch's own linear layers"
+    if not torch.compiler.is_compiling() and _transformed():
+        return "it has no rule for vmap and for derivatives in forward mode"
     from tcformer.ops.linear import onednn
 
     return onednn.reason() or onednn.unfit(_dtype(x, weight))
+
+
+def _transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work: they know F.linear."""
+    at_work: object = torch._C._functorch.maybe_current_level()
+    return at_work is not None or forward_ad._current_level >= 0
