@@ -81,3 +81,44 @@ def test_compiled_it_is_one_operator_that_does_the_same(monkeypatch, which):
     assert torch.equal(actual, expected)
     assert any("token_mlp" in name for name in operators)
     assert not any("token_conv" in name for name in operators)
+
+
+class Around(torch.nn.Module):
+    """What adapters do to a layer: another module, that returns what it gets from it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["inside", "everywhere"])
+def test_what_others_keep_is_not_written_over(where):
+    torch.manual_seed(0)
+    net, x, kept = GridMlp(8, 8).eval(), torch.randn(3, 30, 8), []
+    fc1 = net.fc1
+    expected = fc1(x)
+    if where == "inside":
+        net.fc1 = Around(fc1)
+        handle = fc1.register_forward_hook(lambda *call: kept.append(call[-1]))
+    else:
+        handle = torch.nn.modules.module.register_module_forward_hook(
+            lambda layer, _, out: kept.append(out) if layer is fc1 else None
+        )
+    try:
+        net(x, (5, 6))
+    finally:
+        handle.remove()
+    assert torch.equal(torch.cat(kept), expected)
+
+
+@torch.no_grad()
+def test_a_layer_that_returns_its_input_keeps_it():
+    net, x = GridMlp(8, 8).eval(), torch.randn(3, 30, 8)
+    net.fc1 = torch.nn.Identity()
+    before = x.clone()
+    net(x, (5, 6))
+    assert torch.equal(x, before)

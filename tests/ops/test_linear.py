@@ -135,3 +135,13 @@ def test_what_does_not_fit_is_explained_by_its_sizes():
         linear(normal(0, 3, 5, 8), normal(1, 6, 7))
     with pytest.raises(RuntimeError, match="must match"):
         linear(normal(0, 3, 5, 8), normal(1, 6, 8), normal(2, 4))
+
+
+def test_is_probed_with_real_tensors_even_among_stand_ins():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    expected = onednn.reason()
+    onednn._probe.cache_clear()
+    with FakeTensorMode():
+        assert onednn.reason() == expected
+    onednn._probe.cache_clear()

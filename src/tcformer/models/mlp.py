@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module
 
 from tcformer.models.layers import Linear
 from tcformer.ops import TokenMap, token_conv
@@ -78,8 +79,11 @@ class _Mlp(nn.Module):
             x.device.type == "cpu"
             and not torch.is_grad_enabled()
             and not (self.training and self.drop.p > 0)
+            # What the first layer returns is written over: it must be nobody else's.
+            and type(self.fc1) is Linear
             # Whoever looks on from outside expects whole batches.
-            and not any(m._forward_hooks or m._forward_pre_hooks for m in self.children())
+            and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
+            and not (module._global_forward_hooks or module._global_forward_pre_hooks)
             and (not torch.compiler.is_compiling() or self._suits_one_operator(x))
         )
 

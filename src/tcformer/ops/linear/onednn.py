@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 
 def reason() -> str | None:
@@ -41,9 +42,11 @@ def _probe() -> str | None:
     if not torch.backends.mkldnn.is_available():
         return "this PyTorch was built without oneDNN"
     try:
-        # Not a public function of PyTorch: see whether it is there and means what it meant.
-        x, weight, bias = torch.eye(2, 3), torch.arange(12.0).view(4, 3), torch.ones(4)
-        agrees = torch.equal(_product(x, weight, bias), x @ weight.T + bias)
+        # Not a public function of PyTorch: see whether it is there and means what it meant. With
+        # real tensors, whatever mode (one of stand-ins, say) is on where somebody asks first.
+        with _disable_current_modes():
+            x, weight, bias = torch.eye(2, 3), torch.arange(12.0).view(4, 3), torch.ones(4)
+            agrees = torch.equal(_product(x, weight, bias), x @ weight.T + bias)
     except (AttributeError, RuntimeError, TypeError) as error:
         return f"this PyTorch offers it differently ({type(error).__name__})"
     return None if agrees else "this PyTorch's function of that name does something else"
