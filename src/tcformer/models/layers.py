@@ -85,8 +85,9 @@ class TokenConv(nn.Conv2d):
         picture = self._conv_forward(tokens_to_map(tokens, plan=to_map), self.weight, self.bias)
         mixed = map_to_tokens(picture, tokens.layout, plan=to_tokens)
         skip = linear(tokens.x, self.skip.weight.squeeze(-1))
-        # Under autocast the sum is made in the precision of the weights: it decides the clusters.
-        return skip.to(torch.promote_types(skip.dtype, self.weight.dtype)) + mixed
+        # Under autocast the sum is made in float32 all the same: it decides the clusters.
+        wide = torch.is_autocast_enabled(skip.device.type) and skip.dtype != torch.float64
+        return (skip.float() if wide else skip) + mixed
 
 
 class Attention(nn.Module):
