@@ -17,12 +17,13 @@ WITH   := PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}" $(PY)
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(WITH) -m pytest -n auto --maxprocesses=8 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench docs lock clean
+.PHONY: help demo test test-slow faults check format bench docs lock clean
 
 help:
 	@echo 'make demo       train, evaluate and draw tokens on handwritten digits; no data, no GPU'
 	@echo 'make test       the test suite (6 minutes or less on 2 cores)'
 	@echo 'make test-slow  the tests that `make test` leaves out'
+	@echo 'make faults     campaigns of injected faults; ARGS="kill --trials 100 --seed 7" for one of them'
 	@echo 'make check      lint, format, types, import contracts, spelling'
 	@echo 'make format     let ruff put right what it can'
 	@echo 'make bench      our models beside PVTv2s of the same size; ARGS="--help" for more'
@@ -38,6 +39,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(PYTEST) -m slow $(ARGS)
+
+faults: $(READY)
+	@$(WITH) tests/faults/run.py $(ARGS)
 
 check: $(READY)
 	@$(WITH) -m ruff check .
@@ -56,6 +60,7 @@ bench: $(READY)
 docs: $(READY)
 	@$(WITH) docs/make.py
 	@$(WITH) docs/make_keep_ratio.py
+	@$(WITH) docs/make_reliability.py
 	@$(WITH) -m pytest -q tests/contracts/test_docs.py $(ARGS)
 
 lock: $(READY)
