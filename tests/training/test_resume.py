@@ -14,7 +14,8 @@ from tcformer.files import safe_torch_load
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.distributed import World
 from tcformer.training.interrupt import interrupt
-from tcformer.training.loop import Interrupted, build_state, fit, was_restarted
+from tcformer.training.loop import Interrupted, build_state, fit
+from tcformer.training.resume import was_restarted
 
 
 @pytest.fixture(autouse=True)

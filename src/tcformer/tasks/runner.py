@@ -20,13 +20,8 @@ from tcformer.training.config import TrainConfig, check
 from tcformer.training.distributed import World, guard, init_world, shutdown
 from tcformer.training.dryrun import dry_run
 from tcformer.training.interrupt import requeue_if_slurm
-from tcformer.training.loop import (
-    Interrupted,
-    NotFinite,
-    count_parameters,
-    fit,
-    say,
-)
+from tcformer.training.log import say
+from tcformer.training.loop import Interrupted, NotFinite, count_parameters, fit
 from tcformer.training.metrics import MetricLogger, OnProgress
 from tcformer.training.optim import build_precision
 

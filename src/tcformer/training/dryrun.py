@@ -22,6 +22,7 @@ from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World, broadcast_object
 from tcformer.training.metrics import peak_memory_mib
 from tcformer.training.optim import clip_gradients, parallel, scaled_lr
+from tcformer.training.resume import resume
 from tcformer.training.task import Task
 
 _CPU_BATCH = 4  # a whole batch of a large model could take minutes there
@@ -41,7 +42,7 @@ def dry_run(task: Task, cfg: TrainConfig, world: World, *, facts: Mapping[str, s
     """
     _check_output(cfg)
     state = loop.build_state(task, cfg, world)
-    resumes = loop.resume(state, task, dataclasses.replace(cfg, output_dir=_existing(cfg)), world)
+    resumes = resume(state, task, dataclasses.replace(cfg, output_dir=_existing(cfg)), world)
     if cfg.compile:
         state.model.compile()
     model = parallel(state.model, world)

@@ -73,6 +73,12 @@ class RunLog:
             self._board.close()
 
 
+def say(world: World, line: str) -> None:
+    """Print on the main process."""
+    if world.is_main:
+        print(line, flush=True)
+
+
 def _epoch_of(line: str) -> float:
     """The epoch of a log line; a line cut short by a crash counts as the newest."""
     with contextlib.suppress(ValueError, KeyError, TypeError):

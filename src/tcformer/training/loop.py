@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +16,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from tcformer.errors import UserError
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import (
     World,
     all_reduce_sums,
-    broadcast_object,
     gather_objects,
     interrupt_reason,
 )
 from tcformer.training.interrupt import interrupt
-from tcformer.training.log import RunLog
+from tcformer.training.log import RunLog, say
 from tcformer.training.metrics import MetricLogger, OnProgress, SmoothedValue, hms
 from tcformer.training.optim import (
     Ema,
@@ -41,6 +37,7 @@ from tcformer.training.optim import (
     parallel,
     set_learning_rate,
 )
+from tcformer.training.resume import resume
 from tcformer.training.task import Task
 
 
@@ -275,49 +272,6 @@ def reset_meters(state: TrainState) -> None:
     state.meters = {"lr": SmoothedValue("{value:.6f}"), "loss": SmoothedValue()}
 
 
-def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> bool:
-    """Restore `--resume`, if there is something to resume from; True if so."""
-    path, content = None, None
-    if world.is_main:
-        path, content = find_resume(cfg)
-    source = broadcast_object(world, str(path) if path else "")
-    if not source:
-        return False
-    if content is None:
-        content = ckpt.read(source)
-    say(world, f"resume from{source}")
-
-    def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-        task.load_weights(model, weights, source)
-
-    for note in ckpt.restore(state, content, cfg, world, load_weights):
-        say(world, f"NOTICE: resuming from {source}: {note}.")
-    return True
-
-
-def find_resume(cfg: TrainConfig) -> tuple[str | Path | None, dict[str, Any] | None]:
-    """Where to go on from. A run that was started again by Slurm or torchrun goes on by itself."""
-    if cfg.output_dir and (cfg.resume == "auto" or was_restarted()):
-        found = ckpt.find_latest(cfg.output_dir)
-        if found:
-            return found
-    if cfg.resume in ("", "auto"):
-        return None, None
-    if not Path(cfg.resume).is_file():
-        # The published script starts from scratch instead: days of training lost to a typing error.
-        raise UserError(
-            f"--resume {cfg.resume} does not exist; mend the path, or give --resume auto to go on "
-            "from whatever there is in --output_dir."
-        )
-    return cfg.resume, None
-
-
-def was_restarted() -> bool:
-    """Whether Slurm requeued this job, or torchrun restarted its processes."""
-    counts = (os.environ.get(f"{who}_RESTART_COUNT", "0") for who in ("SLURM", "TORCHELASTIC"))
-    return any(count.isdigit() and int(count) > 0 for count in counts)
-
-
 def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Keep gradients to this process, where there are several."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -328,12 +282,6 @@ def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
 def first_of_all(world: World, text: str) -> str:
     """The first text, by rank, that is not empty."""
     return next((t for t in gather_objects(world, text) if t), "")
-
-
-def say(world: World, line: str) -> None:
-    """Print on the main process."""
-    if world.is_main:
-        print(line, flush=True)
 
 
 def count_parameters(model: nn.Module) -> int:

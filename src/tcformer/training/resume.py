@@ -1,0 +1,62 @@
+"""Going on from a checkpoint: which one, and back into the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tcformer.errors import UserError
+from tcformer.training import checkpoint as ckpt
+from tcformer.training.checkpoint import TrainState
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World, broadcast_object
+from tcformer.training.log import say
+from tcformer.training.task import Task
+
+
+def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> bool:
+    """Restore `--resume`, if there is something to resume from; True if so."""
+    path, content = None, None
+    if world.is_main:
+        path, content = find_resume(cfg)
+    source = broadcast_object(world, str(path) if path else "")
+    if not source:
+        return False
+    if content is None:
+        content = ckpt.read(source)
+    say(world, f"resume from{source}")
+
+    def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+        task.load_weights(model, weights, source)
+
+    for note in ckpt.restore(state, content, cfg, world, load_weights):
+        say(world, f"NOTICE: resuming from {source}: {note}.")
+    return True
+
+
+def find_resume(cfg: TrainConfig) -> tuple[str | Path | None, dict[str, Any] | None]:
+    """Where to go on from. A run that was started again by Slurm or torchrun goes on by itself."""
+    if cfg.output_dir and (cfg.resume == "auto" or was_restarted()):
+        found = ckpt.find_latest(cfg.output_dir)
+        if found:
+            return found
+    if cfg.resume in ("", "auto"):
+        return None, None
+    if not Path(cfg.resume).is_file():
+        # The published script starts from scratch instead: days of training lost to a typing error.
+        raise UserError(
+            f"--resume {cfg.resume} does not exist; mend the path, or give --resume auto to go on "
+            "from whatever there is in --output_dir."
+        )
+    return cfg.resume, None
+
+
+def was_restarted() -> bool:
+    """Whether Slurm requeued this job, or torchrun restarted its processes."""
+    counts = (os.environ.get(f"{who}_RESTART_COUNT", "0") for who in ("SLURM", "TORCHELASTIC"))
+    return any(count.isdigit() and int(count) > 0 for count in counts)
