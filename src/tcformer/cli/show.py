@@ -40,7 +40,6 @@ MOST_PIXELS = 1024 * 1024
 MOST_IMAGES = 100
 """Rows on one sheet; more would be a picture that few programs open."""
 
-DEFAULT_MODEL = "tcformer_light"
 DEFAULT_SHORT_SIDE = 224
 
 
@@ -90,7 +89,7 @@ def _parse(argv: list[str]) -> Namespace:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help=f"model to run (default: the checkpoint's own, else {DEFAULT_MODEL})",
+        help="model to run (default: the checkpoint's own, else tcformer_light)",
         default=None,
     )
     parser.add_argument(
@@ -195,35 +194,9 @@ def load_model(name: str | None, checkpoint: str | Path | None) -> TCFormer:
     Raises:
         UserError: no such model, or the file holds nothing that fits.
     """
-    import torch
+    from tcformer.inference import load
 
-    from tcformer.models import create_model
-
-    if checkpoint is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return cast("TCFormer", create_model(name or DEFAULT_MODEL).eval())
-
-    from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
-    from tcformer.models.layouts import identify, to_our_layout
-    from tcformer.models.merging import recorded_merging
-
-    file = read_checkpoint(checkpoint)
-    state, _, _ = to_our_layout(file.state_dict)
-    # A model that is asked for by name merges as that one does, whatever the weights are used to.
-    merging = {} if name else recorded_merging(file)
-    found = identify(state)
-    channels = found.in_chans if found else 3
-    if channels not in (1, 3):
-        raise UserError(f"{checkpoint} is for {channels} channels; only grey and RGB can be shown")
-    model = create_model(
-        name or (found and found.name) or DEFAULT_MODEL,
-        in_chans=channels,
-        num_classes=(found and found.num_classes) or 0,
-        **merging,
-    )
-    load_checkpoint(model, checkpoint)
-    return cast("TCFormer", model.eval())
+    return load(name, checkpoint).backbone
 
 
 def network_input(model: TCFormer, picture: NDArray[np.uint8]) -> Tensor:

@@ -19,6 +19,7 @@ samples         images of that epoch that all processes together have used
 evaluated       whether `epoch` has been evaluated and logged
 best            {"epoch", the metric} of the best evaluation so far, or empty
 args            the configuration
+about           what the weights are for, from the task: classes, input size; see `Task.about`
 ranks           per process: random generator states and running averages
 ==============  ==================================================================================
 """

@@ -241,6 +241,7 @@ class _Run:
     def _save(self, *names: str) -> None:
         if self.cfg.output_dir:
             content = ckpt.snapshot(self.state, self.cfg, self.world)
+            content["about"] = self.task.about()
             ckpt.save(content, [Path(self.cfg.output_dir) / name for name in names], self.world)
 
     def _save_best_weights(self) -> None:

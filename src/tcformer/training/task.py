@@ -55,6 +55,12 @@ class Task(Protocol):
     def epoch_facts(self) -> dict[str, float]:
         """Further numbers of the last epoch for the log, such as corrupt images met."""
 
+    def about(self) -> dict[str, Any]:
+        """What whoever uses the weights later needs to know, such as the names of the classes.
+
+        Plain values: they are saved with the weights, and `tcformer.inference` reads them.
+        """
+
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         """Copy weights into `model`, or raise a UserError that names `where` and what differs."""
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
+from tcformer.inference import Preprocessing, load
 from tcformer.tasks.classification import ClassificationTask, evaluation, run, task
 from tcformer.training.distributed import World
 from tcformer.training.interrupt import interrupt
@@ -43,6 +44,11 @@ def test_result_and_files(trained):
     assert load_config(folder / "config.json")["model"] == "tcformer_nano"
     with safe_open(folder / "best.safetensors", "pt") as file:
         assert file.metadata()["classes"].split("\n") == ["blue", "green", "red"]
+    for name in ("best.safetensors", "best.pth", "checkpoint.pth"):
+        loaded = load(checkpoint=folder / name)
+        assert loaded.classes == ("blue", "green", "red")
+        assert loaded.preprocessing == Preprocessing(cfg.input_size)
+        assert loaded.notes == ()
 
 
 def test_evaluation_repeats_the_result_of_the_training(trained, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -156,9 +156,19 @@ class ClassificationTask:
             )
 
     def save_weights(self, state_dict: Mapping[str, Tensor], path: Path) -> None:
-        """As safetensors, with the class names and the way of merging in the header."""
-        classes = {"classes": "\n".join(self.classes)}
-        save_weights(state_dict, path, {**merging_note(self.model), **classes})
+        """As safetensors, with `about` and the way of merging in the header."""
+        about = {**self.about(), "classes": "\n".join(self.classes)}
+        save_weights(state_dict, path, {**merging_note(self.model), **about})
+
+    def about(self) -> dict[str, Any]:
+        """What whoever uses the weights needs to know; `tcformer.inference` reads it."""
+        return {
+            "task": "classification",
+            "model": self.cfg.model,
+            "input_size": self.cfg.input_size,
+            "in_chans": self.cfg.in_chans,
+            "classes": list(self.classes),
+        }
 
     def finetune(self, path: str) -> str:
         """Start from other weights; a classifier of another size is left out.

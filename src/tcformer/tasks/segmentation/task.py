@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -198,13 +199,18 @@ class SegmentationTask:
         model.load_state_dict(weights)
 
     def save_weights(self, state_dict: Mapping[str, Tensor], path: Path) -> None:
-        """As safetensors, with the class names and the way of merging in the header."""
-        about = {
+        """As safetensors, with `about` and the way of merging in the header."""
+        about = {**self.about(), "classes": "\n".join(self.classes)}
+        save_weights(state_dict, path, {**merging_note(self.model), **about})
+
+    def about(self) -> dict[str, Any]:
+        """What whoever uses the weights needs to know; `tcformer.inference` reads it."""
+        return {
             "task": "segmentation",
             "model": self.cfg.model,
-            "classes": "\n".join(self.classes),
+            "input_size": self.cfg.input_size,
+            "classes": list(self.classes),
         }
-        save_weights(state_dict, path, {**merging_note(self.model), **about})
 
     def fake_batch(self, size: int) -> PixelBatch:
         """Noise with labels in stripes."""

@@ -1,0 +1,276 @@
+"""Load a network to use it: evaluation mode, its weights, its preprocessing, its class names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from tcformer.errors import UserError, nearest
+from tcformer.inference.about import WEIGHTS, About, about_checkpoint, about_folder
+from tcformer.inference.classes import class_names
+from tcformer.inference.preprocess import Preprocessing
+from tcformer.models import VARIANTS, TCFormer, create_model
+from tcformer.models.checkpoints import load_checkpoint
+from tcformer.models.layouts import Architecture, identify, to_our_layout
+from tcformer.models.merging import recorded_merging
+from tcformer.models.reading import Checkpoint, find_weights, read_checkpoint
+from tcformer.models.variants import V1, V2
+from tcformer.training.devices import choose_device
+from tcformer.training.environment import LaunchEnvironment
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tcformer.tokens import Tokens
+
+__all__ = ["DEFAULT_MODEL", "Loaded", "load"]
+
+DEFAULT_MODEL = "tcformer_light"
+LEAST_INPUT, MOST_INPUT = 16, 4096
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network in evaluation mode with what belongs to it.
+
+    Attributes:
+        network: the classifier, or the backbone alone (`task`), on `device`.
+        name: what it is called, such as "tcformer_light".
+        task: "classification"; "segmentation" for the backbone of a segmentation model;
+            "features" for a backbone without classifier.
+        preprocessing: from a picture to its input.
+        classes: the name of each class, never fewer than the scores; empty without classifier.
+        notes: what a person should know, each a sentence without its full stop, such as that the
+            weights are random.
+        source: the file, folder or address of the weights; None when they are random.
+        epoch: the epoch the weights are from, where the file says it.
+    """
+
+    network: nn.Module
+    name: str
+    task: str
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    source: str | None = None
+    epoch: int | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of scores; 0 without a classifier."""
+        return len(self.classes)
+
+    @property
+    def backbone(self) -> TCFormer:
+        """The network, if it has tokens to look at.
+
+        Raises:
+            UserError: it is another of timm's networks, which merge no tokens.
+        """
+        if not isinstance(self.network, TCFormer):
+            raise UserError(f"{self.name} merges no tokens, so it has none to look at")
+        return self.network
+
+    def tokens(self, picture: NDArray[np.uint8]) -> list[Tokens]:
+        """The tokens of each stage for one whole picture, (H, W, 3) uint8 of any size."""
+        with torch.inference_mode():
+            return self.backbone.forward_tokens(
+                self.preprocessing.normalise(picture).to(self.device)
+            )
+
+
+def load(
+    model: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    pretrained: bool = False,
+    ema: bool | None = None,
+    input_size: int | None = None,
+    device: str | torch.device = "cpu",
+    threads: int = 0,
+) -> Loaded:
+    """Load a network to use it.
+
+    Args:
+        model: a variant such as "tcformer_light" (or a model of timm's). None takes what the
+            checkpoint is of, or tcformer_light without a checkpoint. With both, the weights must
+            fit, and tokens are merged as `model` says.
+        checkpoint: a file of weights: this package's safetensors or training checkpoints, or the
+            authors'; an http(s) address of one; a folder in timm's hub format. Of the checkpoint
+            of a segmentation (or pose) model the backbone is loaded.
+        pretrained: the weights the authors published for `model`, fetched once and kept.
+        ema: True for the averaged weights of a training checkpoint, False for the last ones; None
+            for the averaged ones where the file has them, which are what training evaluates.
+        input_size: side of the square input in pixels; None is what the checkpoint was trained
+            with, or 224.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" for a GPU if there is one.
+        threads: CPU threads of this process; 0 leaves torch's choice.
+
+    Returns:
+        The network in evaluation mode, its preprocessing and its class names. Without weights it
+        has reproducible random ones, and a note says so.
+
+    Raises:
+        UserError: no such model, file or device, or they do not fit together.
+    """
+    where = choose_device(str(device), LaunchEnvironment())
+    _set_threads(threads)
+    if input_size is not None and not LEAST_INPUT <= input_size <= MOST_INPUT:
+        raise UserError(
+            f"the input size is {input_size}, but {LEAST_INPUT} to {MOST_INPUT} pixels are meant"
+        )
+    if pretrained:
+        checkpoint = _published(model, checkpoint)
+    loaded = _random(model) if checkpoint is None else _trained(model, checkpoint, ema)
+    if input_size is not None:
+        loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, input_size=input_size))
+    loaded.network.to(where)
+    return replace(loaded, device=where)
+
+
+def _set_threads(threads: int) -> None:
+    cores = os.cpu_count() or 1
+    if not 0 <= threads <= cores:
+        raise UserError(
+            f"--threads is {threads}, but this machine has {cores} cores; 0 leaves torch's choice"
+        )
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _published(model: str | None, checkpoint: str | os.PathLike[str] | None) -> Path:
+    from tcformer.models.zoo import pretrained_path
+
+    if checkpoint is not None:
+        raise UserError(
+            f"the published weights are asked for and those of {checkpoint} too: choose one"
+        )
+    return pretrained_path(model or DEFAULT_MODEL)
+
+
+def _random(model: str | None) -> Loaded:
+    name = model or DEFAULT_MODEL
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _create(name, {})
+    count = int(getattr(network, "num_classes", 0))
+    return Loaded(
+        network.eval(),
+        name,
+        "classification",
+        Preprocessing(),
+        classes=class_names(None, count)[0],
+        notes=("no checkpoint is given, so the weights are random",),
+    )
+
+
+def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None) -> Loaded:
+    checkpoint, about = _read(source, ema)
+    state, _, others = to_our_layout(checkpoint.state_dict)
+    found = identify(state)
+    name = model or _name(about, found)
+    # A model that is asked for by name merges as that one does, whatever the weights are used to.
+    arguments = {} if model else {**(about.arguments or {}), **recorded_merging(checkpoint)}
+    if found is not None:
+        if found.in_chans not in (1, 3):
+            raise UserError(
+                f"{source} is for images of {found.in_chans} channels; only grey and RGB pictures "
+                "can be read"
+            )
+        arguments |= {"in_chans": found.in_chans, "num_classes": found.num_classes or 0}
+    else:
+        arguments |= {
+            "in_chans": about.in_chans or 3,
+            **_width_of_head(name, checkpoint.state_dict),
+        }
+    network = _create(name, arguments)
+    try:
+        load_checkpoint(network, checkpoint.state_dict)
+    except UserError as error:
+        raise UserError(str(error).replace("the state dict", str(source), 1)) from None
+    count = (found.num_classes or 0) if found else int(arguments.get("num_classes", 0))
+    task = "classification" if count else "segmentation" if _segments(others) else "features"
+    classes, notes = class_names(about.classes if count else None, count)
+    if count and about.input_size is None:
+        notes.append("no input size is recorded, so it is taken for 224 pixels")
+    preprocessing = Preprocessing(
+        about.input_size or 224,
+        found.in_chans if found else about.in_chans or 3,
+        about.mean,
+        about.std,
+        about.crop_pct,
+        about.interpolation or "bicubic",
+    )
+    return Loaded(
+        network.eval(),
+        name,
+        task,
+        preprocessing,
+        classes,
+        tuple(f"{source}: {note}" for note in notes),
+        str(source),
+        checkpoint.epoch,
+    )
+
+
+def _read(source: str | os.PathLike[str], ema: bool | None) -> tuple[Checkpoint, About]:
+    path = source
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        from tcformer.models.fetch import fetch_cached
+
+        path = fetch_cached(source)
+    if Path(path).is_dir():
+        about = about_folder(path)
+        return read_checkpoint(Path(path) / WEIGHTS, ema=bool(ema)), about
+    checkpoint = read_checkpoint(path, ema=bool(ema))
+    raw = checkpoint.raw
+    if ema is None and isinstance(raw, Mapping) and raw.get("model_ema"):
+        checkpoint = replace(checkpoint, state_dict=find_weights(raw, str(path), ema=True))
+    return checkpoint, about_checkpoint(checkpoint)
+
+
+def _name(about: About, found: Architecture | None) -> str:
+    """The registered name that the file gives, if its weights can be that, else theirs by size."""
+    if found is None:
+        return about.model if about.model and timm.is_model(about.model) else DEFAULT_MODEL
+    if about.model in VARIANTS and about.arguments is not None:
+        return about.model  # a folder's sizes may be its own
+    if found.name in V1 and about.model == V2[V1.index(found.name)]:
+        return about.model  # V2 has the sizes of V1
+    return found.name or DEFAULT_MODEL
+
+
+def _width_of_head(name: str, state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Number of classes of a network that is not ours: timm says what its classifier is called."""
+    head = getattr(timm.get_pretrained_cfg(name), "classifier", None)
+    head = head[0] if isinstance(head, (list, tuple)) and head else head
+    weight = state.get(f"{head}.weight")
+    return {} if weight is None else {"num_classes": len(weight)}
+
+
+def _segments(others: list[str]) -> bool:
+    return any(key.startswith("decode_head.") for key in others)
+
+
+def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
+    if name not in VARIANTS and not timm.is_model(name):
+        near = nearest(name, VARIANTS)
+        hint = f"did you mean {near}?" if near else f"choose one of {', '.join(VARIANTS)}."
+        raise UserError(f"there is no model {name!r}; {hint}")
+    try:
+        if name in VARIANTS:
+            return create_model(name, **arguments)
+        return cast("nn.Module", timm.create_model(name, **arguments))
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name} cannot be built with {arguments}: {error}") from error
