@@ -163,7 +163,7 @@ IMAGE = np.zeros((20, 28, 3), np.uint8)
         (IMAGE.astype(float), np.zeros(35, int), {}, "viz.unnormalise"),
         (IMAGE[:0], np.zeros(0, int), {}, "shape"),
         (IMAGE, np.zeros(35, int), {"fill": "average"}, "mean, none, palette"),
-        (IMAGE, np.zeros(35, int), {"width": 0}, "at least 1"),
+        (IMAGE, np.zeros(35, int), {"width": 0}, "at least 0.5"),
         (IMAGE, np.zeros(35, int), {"scale": 0}, "at least 1"),
         (IMAGE, np.zeros(36, int), {"outline": False, "fill": "none"}, "35 cells"),
     ],
