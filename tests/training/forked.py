@@ -77,13 +77,22 @@ def resume(world, folder):
 
 def not_finite(world, folder):
     """Only process 1 has the NaN."""
-    task = start(world, config(epochs=1))
+    task = start(world, config(epochs=1, output_dir=str(folder / "not_finite")))
     task.poison_at = 2
     try:
         fit(task, task.cfg, world)
     except NotFinite as error:
         return {"said": str(error), "steps": len(task.losses), **numbers(task)}
     return {}
+
+
+def skipping(world, folder):
+    """Process 1 has a NaN in the first step of a group of two; both leave out the group."""
+    on = {"epochs": 1, "accum": 2, "ema": True, "ema_decay": 0.9, "skip_nonfinite": 1}
+    task = start(world, config(output_dir=str(folder / "skipping"), **on), steps=6)
+    task.poison_at = 2
+    fit(task, task.cfg, world)
+    return {"numbers": numbers(task), "seen": len(task.losses)}
 
 
 def mean_gradient(world, folder):
@@ -106,7 +115,7 @@ def main(size, port, folder):
         status = 1
         try:
             world = init_world("cpu")
-            for scenario in (resume, not_finite, mean_gradient):
+            for scenario in (resume, not_finite, skipping, mean_gradient):
                 result = scenario(world, Path(folder))
                 Path(folder, f"{scenario.__name__}.{rank}.json").write_text(json.dumps(result))
             shutdown(world)

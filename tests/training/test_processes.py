@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from toy_task import ToyTask, config
 
+from tcformer.files import safe_torch_load
 from tcformer.training.distributed import World
 from tcformer.training.loop import fit
 
@@ -58,6 +60,27 @@ def test_a_loss_that_is_not_finite_stops_all_at_the_same_step(processes):
     assert a["said"] == b["said"]
     assert "epoch 0, step 2" in a["said"]
     assert a["weights"] == b["weights"]
+    folder = processes.folder / "not_finite"
+    assert "process 1, files" in a["said"]
+    assert str(folder / "nonfinite_epoch0_step2.json") in a["said"]
+    facts = json.loads((folder / "nonfinite_epoch0_step2.json").read_text())
+    assert [isinstance(r["loss"], str) for r in facts["ranks"]] == [False, True]
+    assert [r.get("batch") for r in facts["ranks"]] == [None, "nonfinite_epoch0_step2.rank1.pt"]
+    batch = safe_torch_load(folder / "nonfinite_epoch0_step2.rank1.pt")["batch"]
+    assert batch["0"][0, 0].isnan()
+    assert not (folder / "nonfinite_epoch0_step2.rank0.pt").exists()
+    assert len(safe_torch_load(folder / "nonfinite_epoch0_step2.pth")["ranks"]) == 2
+
+
+def test_a_step_that_is_bad_on_one_process_is_skipped_by_all(processes):
+    a, b = processes("skipping")
+    assert a["seen"] == b["seen"] == 5  # six steps; the second of the dropped group is not computed
+    assert a["numbers"]["weights"] == b["numbers"]["weights"]
+    assert all(math.isfinite(w) for w in a["numbers"]["weights"])
+    folder = processes.folder / "skipping"
+    assert json.loads((folder / "nonfinite_epoch0_step2.json").read_text())["skipped"]
+    assert safe_torch_load(folder / "checkpoint.pth")["skips"]["nonfinite"] == 1
+    assert json.loads((folder / "log.txt").read_text())["skipped_nonfinite"] == 1
 
 
 def test_gradients_are_those_of_the_whole_batch(processes):

@@ -60,7 +60,7 @@ class ToyTask:
         return loss
 
     def describe(self, batch):
-        return "a.png, b.png"
+        return ["a.png", "b.png"]
 
     def evaluate(self, model, log, autocast):
         model.eval()

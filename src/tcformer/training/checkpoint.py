@@ -18,6 +18,7 @@ step            batches done of the epoch after it; 0 at an epoch's end
 samples         images of that epoch that all processes together have used
 evaluated       whether `epoch` has been evaluated and logged
 best            {"epoch", the metric} of the best evaluation so far, or empty
+skips           counts of updates that were left out (`Skips`)
 args            the configuration
 about           what the weights are for, from the task: classes, input size; see `Task.about`
 ranks           per process: random generator states and running averages
@@ -27,6 +28,7 @@ ranks           per process: random generator states and running averages
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -41,7 +43,7 @@ from tcformer.errors import UserError
 from tcformer.files import atomic_write, safe_torch_load
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World, gather_objects
-from tcformer.training.metrics import SmoothedValue
+from tcformer.training.metrics import Skips, SmoothedValue
 from tcformer.training.optim import Ema, Precision
 from tcformer.training.options import to_json
 
@@ -70,6 +72,7 @@ class TrainState:
     evaluated: bool = True
     best: dict[str, float] = field(default_factory=dict)
     meters: dict[str, SmoothedValue] = field(default_factory=dict)  # of the epoch under way
+    skips: Skips = field(default_factory=Skips)
 
 
 def snapshot(state: TrainState, cfg: TrainConfig, world: World) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def snapshot(state: TrainState, cfg: TrainConfig, world: World) -> dict[str, Any
         "samples": state.step * cfg.batch_size * world.size,
         "evaluated": state.evaluated,
         "best": dict(state.best),
+        "skips": dataclasses.asdict(state.skips),
         "args": to_json(cfg),
         "ranks": gather_objects(world, mine),
     }
@@ -223,6 +227,7 @@ def restore(
         return notes
     state.best = dict(content["best"])
     state.evaluated = bool(content["evaluated"])
+    state.skips = Skips(**content.get("skips", {}))
     state.step, rest = divmod(int(content["samples"]), cfg.batch_size * world.size)
     if rest:
         notes.append(f"the images per step have changed, so {rest} images are shown twice")

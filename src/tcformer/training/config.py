@@ -162,6 +162,8 @@ class TrainConfig:
     """Epochs between two decays of --sched step."""
     decay_rate: float = 0.1
     """Factor of each decay of --sched step, power of --sched poly (--dr is the same)."""
+    skip_nonfinite: int = 0
+    """Updates with an infinite or NaN loss or gradient to leave out before the run stops at one."""
     cooldown_epochs: int = 0
     """Epochs at --min-lr after --epochs (the published default of 10 never ran)."""
     patience_epochs: int = 10
@@ -262,7 +264,7 @@ def _check_ranges(cfg: TrainConfig) -> None:
         "cooldown_epochs": 0, "threads": 0, "world_size": 1,
         "eval_every": 1, "save_every": 0, "save_steps": 0, "lr_noise_pct": 0, "lr_noise_std": 0,
         "decay_epochs": 0, "seed": 0, "neck_channels": 1, "neck_heads": 1, "head_channels": 1,
-        "steps_per_epoch": 0,
+        "steps_per_epoch": 0, "skip_nonfinite": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if getattr(cfg, name) < least:

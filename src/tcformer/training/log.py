@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,11 +53,12 @@ class RunLog:
             atomic_write(self.path, lambda stream: stream.write(text.encode()))
 
     def write(self, numbers: Mapping[str, float]) -> None:
-        """Append an epoch; the order of the keys is kept."""
+        """Append an epoch; the order of the keys is kept, and what is not finite becomes null."""
         if self.path is not None:
             try:
                 with self.path.open("a") as stream:
-                    stream.write(json.dumps(numbers) + "\n")
+                    plain = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+                    stream.write(json.dumps(plain) + "\n")
                     stream.flush()
                     os.fsync(stream.fileno())
             except OSError as error:
@@ -77,6 +79,11 @@ def say(world: World, line: str) -> None:
     """Print on the main process."""
     if world.is_main:
         print(line, flush=True)
+
+
+def plain_number(value: float) -> float | str:
+    """The number, or its name ("nan", "inf", "-inf") where JSON has none."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _epoch_of(line: str) -> float:

@@ -11,18 +11,17 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from tcformer.training import checkpoint as ckpt
+from tcformer.training.badsteps import BadSteps, NotFinite, Step
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import (
     World,
     all_reduce_sums,
-    gather_objects,
     interrupt_reason,
 )
 from tcformer.training.interrupt import interrupt
@@ -40,13 +39,11 @@ from tcformer.training.optim import (
 from tcformer.training.resume import resume
 from tcformer.training.task import Task
 
+__all__ = ["FitResult", "Interrupted", "NotFinite", "build_state", "count_parameters", "fit"]
+
 
 class Interrupted(Exception):
     """The run was asked to stop, has saved what there was to save, and stops now."""
-
-
-class NotFinite(Exception):
-    """The loss became infinite or NaN; the message names step, rate and files."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,8 @@ def fit(
 
     Raises:
         Interrupted: a signal asked for the end; everything is saved.
-        NotFinite: on every process, when the loss of any is not finite.
+        NotFinite: on every process, when the loss or gradient of any is not finite, more often than
+            `--skip-nonfinite` allows.
     """
     state = build_state(task, cfg, world)
     resumed = resume(state, task, cfg, world)
@@ -114,6 +112,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.last: dict[str, float] = {}
         self.best_result: dict[str, float] = {}
+        self.bad = BadSteps(self.task, self.cfg, self.world, self.state)
 
     def train_one_epoch(self, epoch: int) -> None:
         """From `state.step` (0, or where an interrupted run stopped) to the end of the epoch."""
@@ -133,20 +132,28 @@ class _Run:
         for step, batch in meters.log_every(batches, steps, f"Epoch: [{epoch}]", start=start):
             group = min(cfg.accum, steps - step // cfg.accum * cfg.accum)
             updates = (step + 1) % cfg.accum == 0 or step + 1 == steps
-            # Between the steps of a group, processes need not exchange their gradients.
-            alone = contextlib.nullcontext() if updates else no_sync(self.model)
-            with alone:
-                with precision.autocast():
-                    loss = task.loss(self.model, batch)
+            if step % cfg.accum == 0:
+                self.bad.begin(step)
+            value, norm = 0.0, None
+            if not self.bad.dropping:
+                # Between the steps of a group, processes need not exchange their gradients.
+                with contextlib.nullcontext() if updates else no_sync(self.model):
+                    with precision.autocast():
+                        loss = task.loss(self.model, batch)
+                    scaled = loss / group
+                    (precision.scaler.scale(scaled) if precision.scales else scaled).backward()
                 value = loss.item()
-                stop = self._agree(value, epoch, step, batch)
-                scaled = loss / group
-                (precision.scaler.scale(scaled) if precision.scales else scaled).backward()
+                if updates and not precision.scales:  # the loss scaler looks for itself
+                    norm = clip_gradients(state.model, cfg.clip_grad).item()
+            here = Step(epoch, step, batch, value, norm)
+            stop = self._agree(here)
             state.meters["lr"].update(state.optimizer.param_groups[0]["lr"])
-            state.meters["loss"].update(value)
+            if not self.bad.dropping:
+                state.meters["loss"].update(value)
             if not updates:
                 continue
-            self._update()
+            if not self.bad.dropping:
+                self._update(here)
             before, state.step = state.step, step + 1
             due = cfg.save_steps > 0 and before // cfg.save_steps < state.step // cfg.save_steps
             if state.step < steps and (stop or due):
@@ -154,41 +161,51 @@ class _Run:
                 if stop:
                     raise Interrupted(self._farewell())
         meters.synchronise()
-        say(self.world, f"Averaged stats: {meters}")
+        self._tell_averages(meters, -(-steps // cfg.accum))
         state.epoch, state.step, state.evaluated = epoch, 0, False
 
-    def _agree(self, loss: float, epoch: int, step: int, batch: Any) -> bool:
-        """Whether anybody was asked to stop; ends all processes if any loss is not finite.
+    def _agree(self, here: Step) -> bool:
+        """Whether anybody was asked to stop; deals with a step that is bad on any process.
 
         One small sum over all processes per step, so that all do the same thing at the same step.
         """
-        bad = not math.isfinite(loss)
+        bad = not math.isfinite(here.loss + (here.norm or 0.0))
         flags = all_reduce_sums(self.world, torch.tensor([interrupt.requested, bad]))
         stop, anywhere_bad = (bool(flag) for flag in flags.tolist())
         if anywhere_bad:
-            mine = ""
-            if bad:
-                rate = self.state.optimizer.param_groups[0]["lr"]
-                mine = (
-                    f"Loss is {loss}, stopping training (epoch {epoch}, step {step}, lr {rate:g}, "
-                    f"files: {self.task.describe(batch)})"
-                )
-            raise NotFinite(first_of_all(self.world, mine))
+            self.bad.meet(here)
         return bool(stop and interrupt_reason(self.world))
 
-    def _update(self) -> None:
+    def _update(self, here: Step) -> None:
         """One step of the optimiser with the gradients at hand."""
         state, precision = self.state, self.state.precision
-        if precision.scales:
-            precision.scaler.unscale_(state.optimizer)
-        clip_gradients(state.model, self.cfg.clip_grad)
-        if precision.scales:
-            precision.scaler.step(state.optimizer)
-            precision.scaler.update()
-        else:
+        if not precision.scales:
             state.optimizer.step()
+        elif not precision.step(state.optimizer, state.model, self.cfg.clip_grad):
+            # Averaged gradients are the same everywhere, so every process comes here.
+            if precision.exhausted:
+                self.bad.meet(here)
+            else:
+                state.skips.overflow += 1
+                state.skips.epoch_overflow += 1
+            state.optimizer.zero_grad(set_to_none=True)
+            return
         state.optimizer.zero_grad(set_to_none=True)
         state.ema.update(state.model)
+
+    def _tell_averages(self, meters: MetricLogger, updates: int) -> None:
+        """The published line, and how many updates of the epoch were left out, if any."""
+        skips = self.state.skips
+        left_out = f"  skipped: {skips.in_epoch}/{updates}" if skips.in_epoch else ""
+        say(self.world, f"Averaged stats: {meters}{left_out}")
+        if skips.in_epoch == updates:
+            say(
+                self.world,
+                f"NOTICE: all {updates} updates of this epoch were left out "
+                f"({skips.epoch_overflow} by the loss scaler, {skips.epoch_nonfinite} by "
+                "--skip-nonfinite), so the weights are those of the epoch before; lower --lr, give "
+                "--clip-grad, or --amp bf16 or off.",
+            )
 
     def save_epoch(self) -> None:
         """Save the epoch that was just trained, before its evaluation, as published."""
@@ -221,8 +238,18 @@ class _Run:
                 "epoch": epoch,
                 "n_parameters": count_parameters(state.model),
                 **task.epoch_facts(),
+                **self._skipped(),
             }
         )
+
+    def _skipped(self) -> dict[str, int]:
+        """Updates of the epoch that were left out, by reason, where there may be any."""
+        skips, facts = self.state.skips, {}
+        if self.state.precision.scaler.is_enabled():
+            facts["skipped_overflow"] = skips.epoch_overflow
+        if self.cfg.skip_nonfinite:
+            facts["skipped_nonfinite"] = skips.epoch_nonfinite
+        return facts
 
     def _evaluate(self) -> dict[str, float]:
         log = self._meters(self.state.epoch, "test")
@@ -269,7 +296,8 @@ def build_state(task: Task, cfg: TrainConfig, world: World) -> TrainState:
 
 
 def reset_meters(state: TrainState) -> None:
-    """Start the averages of an epoch."""
+    """Start the averages and counts of an epoch."""
+    state.skips.new_epoch()
     state.meters = {"lr": SmoothedValue("{value:.6f}"), "loss": SmoothedValue()}
 
 
@@ -278,11 +306,6 @@ def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return model.no_sync()
     return contextlib.nullcontext()
-
-
-def first_of_all(world: World, text: str) -> str:
-    """The first text, by rank, that is not empty."""
-    return next((t for t in gather_objects(world, text) if t), "")
 
 
 def count_parameters(model: nn.Module) -> int:

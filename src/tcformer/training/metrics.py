@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import resource
 import statistics
 import sys
@@ -36,7 +37,7 @@ OnProgress = Callable[[Progress], None]
 
 
 class SmoothedValue:
-    """A series of numbers: the median and mean of the last 20, and the mean of all.
+    """A series of numbers: the median and mean of the last 20, and the mean of all; NaN of none.
 
     "All" is a pair (sum, count), so that series of several processes or of an interrupted epoch
     can be put together before the one division.
@@ -57,22 +58,22 @@ class SmoothedValue:
     @property
     def median(self) -> float:
         """Median of the last values; of an even number of them the lower one, as published."""
-        return statistics.median_low(self.recent) if self.recent else 0.0
+        return statistics.median_low(self.recent) if self.recent else math.nan
 
     @property
     def avg(self) -> float:
         """Mean of the last values."""
-        return sum(self.recent) / len(self.recent) if self.recent else 0.0
+        return sum(self.recent) / len(self.recent) if self.recent else math.nan
 
     @property
     def global_avg(self) -> float:
         """Mean of all values."""
-        return self.total / self.count if self.count else 0.0
+        return self.total / self.count if self.count else math.nan
 
     @property
     def value(self) -> float:
         """The last value."""
-        return self.recent[-1] if self.recent else 0.0
+        return self.recent[-1] if self.recent else math.nan
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, JSON-able."""
@@ -88,6 +89,25 @@ class SmoothedValue:
         return self.fmt.format(
             median=self.median, avg=self.avg, global_avg=self.global_avg, value=self.value
         )
+
+
+@dataclass
+class Skips:
+    """Updates that were left out: of the whole run, and of the epoch under way."""
+
+    nonfinite: int = 0  # a loss or gradient was not finite, and --skip-nonfinite allowed it
+    overflow: int = 0  # scaled gradients were beyond float16; the loss scaler tries a smaller scale
+    epoch_nonfinite: int = 0
+    epoch_overflow: int = 0
+
+    def new_epoch(self) -> None:
+        """Count anew what is counted by epoch."""
+        self.epoch_nonfinite = self.epoch_overflow = 0
+
+    @property
+    def in_epoch(self) -> int:
+        """All of this epoch."""
+        return self.epoch_nonfinite + self.epoch_overflow
 
 
 @dataclass

@@ -18,6 +18,13 @@ from tcformer.training.distributed import World
 REFERENCE_BATCH = 512
 """Images per update that `--lr` is meant for."""
 
+LEAST_SCALE = 2.0**-14
+"""Loss scale below which the scaler does not go.
+
+At this one, gradients overflow float16 from 65504 * 2**14 = 1e9 on. The scaler begins at 2**16 and
+is here after 30 updates of which none succeeded.
+"""
+
 
 def scaled_lr(cfg: TrainConfig, world_size: int) -> float:
     """The peak learning rate: `--lr` times the images per update over 512 (linear scaling)."""
@@ -109,6 +116,26 @@ class Precision:
         """Whether the loss is scaled at the moment."""
         return self.scaler.is_enabled() and not self.paused
 
+    def step(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, max_norm: float | None
+    ) -> bool:
+        """Unscale the gradients, clip and update; False if they overflowed and nothing was done."""
+        before = self.scaler.get_scale()
+        self.scaler.unscale_(optimizer)
+        if max_norm is not None:
+            clip_gradients(model, max_norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        stepped = self.scaler.get_scale() >= before
+        if self.scaler.get_scale() < LEAST_SCALE:
+            self.scaler.update(LEAST_SCALE)
+        return stepped
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the scale is so small that overflowing gradients are not the scale's fault."""
+        return self.scales and self.scaler.get_scale() <= LEAST_SCALE
+
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """The context for a forward pass."""
@@ -162,7 +189,13 @@ def parallel(model: nn.Module, world: World) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
 
-def clip_gradients(model: nn.Module, max_norm: float | None) -> None:
-    """Scale the gradients down to `max_norm`, if given."""
-    if max_norm is not None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+def clip_gradients(model: nn.Module, max_norm: float | None) -> torch.Tensor:
+    """Scale the gradients down to `max_norm`, if given. Returns the norm that they had."""
+    if max_norm is None:
+        return gradient_norm(model)
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+
+
+def gradient_norm(model: nn.Module) -> torch.Tensor:
+    """The 2-norm of all gradients together, a scalar."""
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

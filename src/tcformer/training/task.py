@@ -35,8 +35,8 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Mean loss of a batch, a scalar with a gradient. The loop has entered autocast."""
 
-    def describe(self, batch: Any) -> str:
-        """The files of a batch, for the message about a loss that is not finite."""
+    def describe(self, batch: Any) -> list[str]:
+        """The file of each item of a batch, for the record of a loss that is not finite."""
 
     def evaluate(
         self,

@@ -114,11 +114,9 @@ class ClassificationTask:
         """Mean cross entropy of the batch."""
         return self.criterion(model(batch.images), batch.targets)
 
-    def describe(self, batch: TrainBatch) -> str:
-        """The first files of a batch."""
-        names = [self._describe(i) for i in batch.indices[:4].tolist()]
-        more = len(batch.indices) - len(names)
-        return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    def describe(self, batch: TrainBatch) -> list[str]:
+        """The files of a batch."""
+        return [self._describe(i) for i in batch.indices.tolist()]
 
     def evaluate(
         self,

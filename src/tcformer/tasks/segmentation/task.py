@@ -112,11 +112,9 @@ class SegmentationTask:
         total = F.cross_entropy(full, batch.targets, ignore_index=IGNORE, reduction="sum")
         return total / (batch.targets != IGNORE).sum().clamp(min=1)
 
-    def describe(self, batch: PixelBatch) -> str:
-        """The first files of a batch."""
-        names = [self._describe(i) for i in batch.indices[:4].tolist()]
-        more = len(batch.indices) - len(names)
-        return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    def describe(self, batch: PixelBatch) -> list[str]:
+        """The files of a batch."""
+        return [self._describe(i) for i in batch.indices.tolist()]
 
     def evaluate(
         self,

@@ -1,0 +1,198 @@
+"""Steps whose loss or gradient is not finite: kept for reproduction, then left out or the end.
+
+What is left out is the whole update: the group of steps whose gradients are added. Weights,
+average, optimiser and buffers (the statistics of batch norm) stay as they were before it, on every
+process, and the run goes on with the next batch. `--skip-nonfinite` says how often that may happen;
+the count is in the checkpoint, so a resumed run goes on counting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tcformer.errors import UserError
+from tcformer.files import atomic_write, make_folder
+from tcformer.training import checkpoint as ckpt
+from tcformer.training.checkpoint import TrainState
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World, broadcast_object, gather_objects
+from tcformer.training.log import plain_number, say
+from tcformer.training.optim import gradient_norm
+from tcformer.training.task import Task
+
+_NAMED = 4  # files in the sentence; the record has all of them
+
+
+class NotFinite(Exception):
+    """A loss or gradient became infinite or NaN; the message names step, rate, norm and files."""
+
+
+class Step(NamedTuple):
+    """A training step of this process."""
+
+    epoch: int
+    number: int  # within the epoch
+    batch: Any
+    loss: float
+    norm: float | None  # of the gradient, where it is known
+
+
+class BadSteps:
+    """Takes steps back, keeps their circumstances and decides whether the run goes on.
+
+    Attributes:
+        dropping: the group of steps under way is to be left out.
+    """
+
+    def __init__(self, task: Task, cfg: TrainConfig, world: World, state: TrainState) -> None:
+        self.task, self.cfg, self.world, self.state = task, cfg, world, state
+        self.dropping = False
+        self._buffers = list(state.model.buffers())
+        self._before: list[Tensor] = []
+        self._rng: dict[str, Any] = {}
+        self._first = 0
+
+    def begin(self, first: int) -> None:
+        """Note what the group of steps that starts with number `first` may have to go back to."""
+        self.dropping = False
+        self._first = first
+        self._before = [buffer.clone() for buffer in self._buffers]
+        self._rng = ckpt.rng_state(self.world.device)
+
+    def meet(self, step: Step) -> None:
+        """Deal with a step that is bad on some process. To be called by every process.
+
+        Raises:
+            NotFinite: on every process, unless `--skip-nonfinite` allows one more.
+        """
+        state, cfg = self.state, self.cfg
+        norm = gradient_norm(state.model).item() if step.norm is None else step.norm
+        skip = state.skips.nonfinite < cfg.skip_nonfinite
+        files = self.task.describe(step.batch)
+        mine: dict[str, Any] = {
+            "rank": self.world.rank,
+            "loss": plain_number(step.loss),
+            "gradient_norm": plain_number(norm),
+            "files": files,
+            "targets": _targets(step.batch),
+        }
+        ranks = gather_objects(self.world, mine)
+        # If no loss is bad, the batch of any process may have made the gradient that all share.
+        seen = [r for r in ranks if isinstance(r["loss"], str)] or ranks
+        if not skip and cfg.output_dir:
+            for culprit in seen:
+                culprit["batch"] = self._batch_file(step, culprit["rank"]).name
+            if self.world.rank in [culprit["rank"] for culprit in seen]:
+                self._keep_batch(step, files)
+        state.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in zip(self._buffers, self._before, strict=True):
+                buffer.copy_(before)
+        if skip:
+            state.skips.nonfinite += 1
+            state.skips.epoch_nonfinite += 1
+            self.dropping = True
+        saved = self._keep_record(step, ranks, skip)
+        where = self._circumstances(step, seen[0])
+        if skip:
+            done = f"{state.skips.nonfinite} of at most {cfg.skip_nonfinite}, --skip-nonfinite"
+            say(self.world, f"NOTICE: {where[0]}, skipped ({done}; {where[1]}); {saved}.")
+            return
+        after = f" after {state.skips.nonfinite} skipped" if state.skips.nonfinite else ""
+        raise NotFinite(f"{where[0]}, stopping training{after} ({where[1]}); {saved}.")
+
+    def _circumstances(self, step: Step, culprit: dict[str, Any]) -> tuple[str, str]:
+        """What is wrong, and where it happened, for a sentence."""
+        loss, norm = culprit["loss"], culprit["gradient_norm"]
+        rate = self.state.optimizer.param_groups[0]["lr"]
+        bad_loss = isinstance(loss, str)
+        what = f"Loss is {loss}" if bad_loss else f"Gradient norm is {norm}"
+        other = f"gradient norm {norm}" if bad_loss else f"loss {loss:g}"
+        files = culprit["files"]
+        more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+        process = f", process {culprit['rank']}" if self.world.size > 1 and bad_loss else ""
+        return what, (
+            f"epoch {step.epoch}, step {step.number}, lr {rate:g}, {other}{process}, "
+            f"files: {', '.join(files[:_NAMED])}{more}"
+        )
+
+    def _stem(self, step: Step) -> Path:
+        name = f"nonfinite_epoch{step.epoch}_step{step.number}"
+        return Path(self.cfg.output_dir) / name
+
+    def _batch_file(self, step: Step, rank: int) -> Path:
+        return self._stem(step).with_suffix(f".rank{rank}.pt")
+
+    def _keep_batch(self, step: Step, files: list[str]) -> None:
+        """Write this process's batch as the network saw it."""
+        path = self._batch_file(step, self.world.rank)
+        names = getattr(step.batch, "_fields", None) or map(str, range(len(step.batch)))
+        values = dict(zip(names, step.batch, strict=True))
+        content = {"files": files, "batch": {k: _on_cpu(v) for k, v in values.items()}}
+        with contextlib.suppress(UserError):  # the record, which comes next, says what is wrong
+            make_folder(path.parent)
+            atomic_write(path, lambda stream: torch.save(content, stream))
+
+    def _keep_record(self, step: Step, ranks: list[dict[str, Any]], skip: bool) -> str:
+        """Write the circumstances and, before the run ends, the state to repeat the step from.
+
+        Returns:
+            What was saved, in words; the same on every process.
+        """
+        if not self.cfg.output_dir:
+            return "nothing saved, --output_dir is empty"
+        state, cfg = self.state, self.cfg
+        stem = self._stem(step)
+        facts: dict[str, Any] = {
+            "epoch": step.epoch,
+            "step": step.number,
+            "lr": state.optimizer.param_groups[0]["lr"],
+            "loss_scale": state.precision.scaler.get_scale() if state.precision.scales else None,
+            "seed": cfg.seed,
+            "batch_size": cfg.batch_size,
+            "accum": cfg.accum,
+            "first_step_of_update": self._first,
+            "skipped": skip,
+            "ranks": ranks,
+        }
+        content = None
+        if not skip:
+            # The place, weights, statistics and random states before the update: to be resumed.
+            ckpt.set_rng_state(self._rng, self.world.device)
+            state.step = self._first
+            content = ckpt.snapshot(state, cfg, self.world)
+            state_file = stem.with_suffix(".pth")
+            facts["repeat"] = f"the same command with --resume {state_file} --output_dir ''"
+        said = ""
+        if self.world.is_main:
+            record = stem.with_suffix(".json")
+            text = json.dumps(facts, indent=1) + "\n"
+            try:
+                make_folder(stem.parent)
+                atomic_write(record, lambda stream: stream.write(text.encode()))
+                said = f"the circumstances are in {record}"
+                if content is not None:
+                    ckpt.save(content, [state_file], self.world)
+                    said += f", and --resume {state_file} repeats the step"
+            except UserError as error:
+                said = f"{said}, but {error}" if said else str(error)
+        return broadcast_object(self.world, said)
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def _targets(batch: Any) -> list[int] | None:
+    """The labels where there is one for each image."""
+    targets = getattr(batch, "targets", None)
+    if not isinstance(targets, Tensor) or targets.ndim != 1:
+        return None
+    labels: list[int] = targets.tolist()
+    return labels
