@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import errno
 import io
+import json
 import os
 import re
 import secrets
@@ -85,6 +86,7 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
 
 
 _O_BINARY = getattr(os, "O_BINARY", 0)  # only Windows has (and needs) it
+_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # and only Windows lacks this one
 
 
 def _mode_for(target: Path) -> int | None:
@@ -216,6 +218,53 @@ def check_readable(path: str | os.PathLike[str]) -> Path:
     if status.st_size == 0:
         raise UserError(f"cannot read {file}: the file is empty")
     return file
+
+
+MOST_BYTES = 1 << 30
+"""A file that is read as one piece (an image, a list) is at most so long: a gibibyte."""
+
+
+def read_whole(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> bytes:
+    """The content of an ordinary file.
+
+    A pipe or device of that name is refused at once; to open one could wait for ever.
+
+    Args:
+        path: the file; links are followed.
+        most: the number of bytes above which it is refused.
+
+    Raises:
+        OSError: it cannot be read, is no ordinary file, or is too long; `strerror` says which.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _O_BINARY | _O_NONBLOCK)
+    except ValueError as error:  # a zero byte, or a character that no file name can have
+        raise OSError(errno.EINVAL, f"no file can have this name ({error})") from None
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.EISDIR, "it is a folder")
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not an ordinary file")
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than {most:,}")
+        with open(descriptor, "rb", closefd=False) as stream:
+            # Never more than was looked at, even of a file that grows.
+            return stream.read(status.st_size)
+    finally:
+        os.close(descriptor)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is no JSON, or so deeply nested that Python cannot read it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def safe_torch_load(path: str | os.PathLike[str], map_location: Any = "cpu") -> Any:

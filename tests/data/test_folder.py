@@ -102,3 +102,43 @@ def test_paths_of_any_bytes_survive_packing():
         packed[4]
     with pytest.raises(IndexError):
         packed[-1]
+
+
+def test_links_that_lead_back_up_are_named(folder):
+    root = folder({"val": {"a": 1}})
+    (root / "val" / "a" / "up").symlink_to(root / "val")
+    assert "leads back to a folder above it" in refusal(root)
+
+
+def test_links_to_links_do_not_multiply_for_ever(folder):
+    root = folder({"val": {"a": 1}})
+    for level in range(30):  # 2**30 ways to the last one
+        place = root / f"level{level}"
+        place.mkdir()
+        for name in ("x", "y"):
+            (place / name).symlink_to(root / f"level{level + 1}")
+    (root / "level30").mkdir()
+    (root / "val" / "a" / "down").symlink_to(root / "level0")
+    assert "more than 16 ways" in refusal(root)
+
+
+def test_links_to_themselves_are_files_that_cannot_be_read(folder):
+    root = folder({"val": {"a": 1}})
+    for place in (root / "val" / "loop", root / "val" / "a" / "loop.png"):
+        place.symlink_to(place.name)
+    source = FolderSource(str(root), "val")
+    assert source.classes == ["a"]
+    assert len(source) == 2
+    with pytest.raises(OSError, match="symbolic links"):
+        source.read(1)
+
+
+def test_a_pipe_named_like_an_image_does_not_hang(folder):
+    root = folder({"val": {"a": 1}})
+    os.mkfifo(root / "val" / "a" / "pipe.png")
+    with pytest.raises(OSError, match="not an ordinary file"):
+        FolderSource(str(root), "val").read(1)
+
+
+def test_the_home_of_nobody():
+    assert "cannot be read" in refusal("~nobody-of-that-name/x")

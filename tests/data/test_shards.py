@@ -95,3 +95,21 @@ def test_a_truncated_shard_is_named(tmp_path, sample):
         shard.write_bytes(whole[:length])
         with pytest.raises(UserError, match=r"train-0.tar cannot be read"):
             build(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["-1", "9" * 30, "1e3", "", "1" * 5000, "\x00"])
+def test_labels_that_are_no_positions_are_refused(tmp_path, sample, label):
+    write_tar(tmp_path / "train-0.tar", sample(0, label))
+    with pytest.raises(UserError, match=r"cannot be read|have the labels"):
+        build(tmp_path)
+
+
+def test_odd_lists_of_shards_and_classes_are_refused(tmp_path, sample):
+    write_tar(tmp_path / "train-0.tar", sample(0, 0))
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"classes\.txt cannot be read"):
+        build(tmp_path)
+    for listed in ("[5]", '{"a": 1}', '"train-0.tar"', "7", "[" * 100_000):
+        (tmp_path / "info.json").write_text(f'{{"splits": {{"train": {{"filenames": {listed}}}}}}}')
+        with pytest.raises(UserError, match=r"does not list shards|is missing"):
+            build(tmp_path)

@@ -11,6 +11,7 @@ from PIL import Image
 from tcformer.data.decode import UnreadableImageError, decode_labels, decode_pil
 from tcformer.data.folder import PathList, require_folder
 from tcformer.errors import UserError
+from tcformer.files import read_whole
 
 NAME = "ADEChallengeData2016"
 NUM_CLASSES = 150
@@ -71,10 +72,10 @@ class Ade20kSource:
             OSError, UnreadableImageError: the image or its labels cannot be read.
             UserError: they do not belong together, or the labels are not those of ADE20K.
         """
-        image = decode_pil(Path(self.files[index]).read_bytes())
+        image = decode_pil(read_whole(self.files[index]))
         file = self.annotations / _labels_of(Path(self.files[index]).name)
         try:
-            labels = decode_labels(file.read_bytes())
+            labels = decode_labels(read_whole(file))
         except (UnreadableImageError, OSError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise UnreadableImageError(f"its labels {file} cannot be read ({why})") from None

@@ -1,45 +1,26 @@
-"""Encoded bytes to an RGB image, strictly: a damaged file is refused, never half decoded."""
+"""Encoded bytes to an RGB image for the network; `tcformer.images` opens the files."""
 
 from __future__ import annotations
 
-import io
 import warnings
-from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from tcformer.errors import UserError
+from tcformer.images import UnreadableImageError, decode_strictly, to_rgb
 
-T = TypeVar("T")
-
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-
-
-class UnreadableImageError(Exception):
-    """An image that cannot be decoded; the message says why, without the file's name."""
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode and convert to 8-bit RGB as torchvision's folder loader does.
-
-    EXIF rotation is not applied (the published recipe never did), the first frame of an animation
-    is taken, transparency is dropped. 16-bit grey is scaled to 8 bit, which PIL would clip.
-
-    Raises:
-        UnreadableImageError: floating-point or 32-bit pixels, whose range is unknown.
-    """
-    if image.mode in _SIXTEEN_BIT:
-        values = np.asarray(image).astype(np.int64)
-        if values.size and (values.min() < 0 or values.max() > 0xFFFF):
-            raise UnreadableImageError("its pixels are 32-bit integers of unknown range")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise UnreadableImageError("its pixels are floating-point numbers of unknown range")
-    return image.convert("RGB")
+__all__ = [
+    "UnreadableImageError",
+    "decode_labels",
+    "decode_pil",
+    "decode_tensor",
+    "pil_to_tensor",
+    "require_decoder",
+    "to_rgb",
+]
 
 
 def decode_pil(data: bytes) -> Image.Image:
@@ -48,7 +29,7 @@ def decode_pil(data: bytes) -> Image.Image:
     Raises:
         UnreadableImageError: not an image, truncated, corrupt, or a decompression bomb.
     """
-    return _strictly(data, to_rgb)
+    return decode_strictly(data, to_rgb)
 
 
 def decode_labels(data: bytes) -> np.ndarray:
@@ -68,27 +49,7 @@ def decode_labels(data: bytes) -> np.ndarray:
             )
         return np.array(image)
 
-    return _strictly(data, numbers)
-
-
-def _strictly(data: bytes, use: Callable[[Image.Image], T]) -> T:
-    # Another library may have switched on the tolerant mode, which fills missing rows with grey.
-    tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's remarks on metadata and on large images
-            with Image.open(io.BytesIO(data)) as image:
-                return use(image)
-    except (UnreadableImageError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        kind = "the file is empty" if not data else "it is not an image of a known format"
-        raise UnreadableImageError(kind) from None
-    except Exception as error:  # PIL's plugins raise almost anything on damaged files
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImageError(text) from None
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+    return decode_strictly(data, numbers)
 
 
 def require_decoder(decoder: str) -> None:
@@ -129,17 +90,17 @@ def _fast_jpeg(data: bytes) -> Tensor | None:
         return None
     from torchvision.io import decode_jpeg
 
+    # Reads the header only; torchvision knows no limit for decompression bombs.
+    mode, (width, height) = decode_strictly(data, lambda header: (header.mode, header.size))
+    if mode not in ("L", "RGB"):
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated since torchvision 0.29, still there
         try:
-            # Reads the header only; torchvision knows no limit for decompression bombs.
-            with Image.open(io.BytesIO(data)) as header:
-                if header.mode not in ("L", "RGB"):
-                    return None
             image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         except Exception:  # PIL says what is wrong with it, or decodes it
             return None
-    if image.shape[0] not in (1, 3):
+    if image.shape[0] not in (1, 3) or image.shape[1:] != (height, width):
         return None
     return image.expand(3, -1, -1) if image.shape[0] == 1 else image
 

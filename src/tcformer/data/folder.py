@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from tcformer.errors import UserError
+from tcformer.files import read_whole
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_MOST_WAYS = 16  # links to one folder; links to links multiply
 _SYNONYMS = {"val": ("valid", "validation", "test", "eval"), "train": ("training",)}
 
 
@@ -63,24 +66,23 @@ def require_folder(path: str, what: str) -> Path:
     """
     if not path:
         raise UserError(f"No data path is given: pass --data-path, {what}.")
-    folder = Path(path).expanduser()
     try:
+        folder = Path(path).expanduser()
         if not folder.exists():
             raise UserError(f"The data path {path} does not exist: pass {what}.")
         if not folder.is_dir():
             raise UserError(f"The data path {path} is a file, not a folder: pass {what}.")
         os.listdir(folder)
-    except OSError as error:
-        raise UserError(
-            f"The data path {path} cannot be read: {error.strerror or error}."
-        ) from None
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, no such name
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise UserError(f"The data path {path} cannot be read: {why}.") from None
     return folder
 
 
 def _folder_names(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir())
+            return sorted(e.name for e in entries if _is_folder(e))
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be read: {error.strerror or error}.") from None
 
@@ -128,8 +130,7 @@ class FolderSource:
 
     def read(self, index: int) -> tuple[bytes, int]:
         """The file's bytes and its label."""
-        with open(self.files[index], "rb") as file:
-            return file.read(), int(self.files.labels[index])
+        return read_whole(self.files[index]), int(self.files.labels[index])
 
     def describe(self, index: int) -> str:
         """The file's path."""
@@ -154,13 +155,49 @@ def _missing_split(root: Path, split: str) -> str:
 
 def _images_below(folder: Path) -> list[str]:
     """All image files below `folder`, links followed, folder by folder in sorted order."""
-
-    def unreadable(error: OSError) -> None:
-        raise UserError(
-            f"The folder {error.filename} cannot be read: {error.strerror}; check its permissions."
-        )
-
     found = []
-    for where, _, names in sorted(os.walk(folder, followlinks=True, onerror=unreadable)):
+    for where, names in sorted(walk_links(folder)):
         found += [os.path.join(where, n) for n in sorted(names) if n.lower().endswith(EXTENSIONS)]
     return found
+
+
+def walk_links(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder below `top`, links followed, with the names of what in it is no folder.
+
+    os.walk would follow a link that leads back up until the system refuses the length of the path,
+    and two such links in one folder for ever.
+
+    Raises:
+        UserError: a folder cannot be read, is reached through itself, or by too many ways.
+    """
+    ways: dict[tuple[int, int], int] = {}
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(str(top), ())]
+    while waiting:
+        folder, above = waiting.pop()
+        try:
+            status = os.stat(folder)
+            with os.scandir(folder) as entries:
+                listed = [(entry.name, _is_folder(entry)) for entry in entries]
+        except OSError as error:
+            raise UserError(
+                f"The folder {folder} cannot be read: {error.strerror}; check its permissions."
+            ) from None
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            raise UserError(f"The link {folder} leads back to a folder above it: remove the link.")
+        ways[here] = ways.get(here, 0) + 1
+        if ways[here] > _MOST_WAYS:
+            raise UserError(
+                f"The folder {folder} is reached in more than {_MOST_WAYS} ways: remove the links "
+                "to it."
+            )
+        yield folder, [name for name, is_folder in listed if not is_folder]
+        inside = [os.path.join(folder, name) for name, is_folder in listed if is_folder]
+        waiting += [(name, (*above, here)) for name in inside]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()  # asks the disk only about links
+    except OSError:  # a link that leads to itself
+        return False

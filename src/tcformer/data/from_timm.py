@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from tcformer.data.decode import UnreadableImageError
-from tcformer.data.folder import require_folder
+from tcformer.data.folder import require_folder, walk_links
+from tcformer.data.tars import check_members
 from tcformer.errors import UserError
 
 _LOCAL = ("", "folder", "image_folder", "tar")
@@ -59,12 +60,17 @@ def timm_source(name: str, data_path: str, split: str) -> Any:
 
 def _local(root: Path, split: str) -> Any:
     for name in (split,) if split == "train" else ("val", "validation"):
-        if (root / f"{name}.tar").is_file():
-            return _create("", str(root / f"{name}.tar"), (split,))
+        if (file := root / f"{name}.tar").is_file():
+            check_members(file)
+            return _guard(lambda f=file: _tar_folder(f), str(file))
         folder = root / name
         if folder.is_dir():
-            if any(folder.glob("*.tar")):
+            if tars := sorted(folder.glob("*.tar")):
+                for tar in tars:
+                    check_members(tar)
                 return _guard(lambda f=folder: _tar_folder(f), str(folder))
+            for _ in walk_links(folder):  # timm would follow links in circles
+                pass
             return _create("", str(folder), (split,))
     raise UserError(
         f"Neither {root / split}/ nor {root / split}.tar exists: --data-path must be the folder "
@@ -72,12 +78,14 @@ def _local(root: Path, split: str) -> Any:
     )
 
 
-def _tar_folder(folder: Path) -> Any:
-    # timm's factory takes a .tar file; a folder of them only its reader understands.
+def _tar_folder(place: Path) -> Any:
+    """A .tar file, or a folder of them."""
     from timm.data import ImageDataset
     from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-    return ImageDataset(str(folder), reader=ReaderImageInTar(str(folder)))
+    # No cache of what is in the archives: it is a pickle, which older timms load as they find it.
+    reader = ReaderImageInTar(str(place), cache_tarinfo=False)
+    return ImageDataset(str(place), reader=reader)
 
 
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tcformer.data.folder import PathList, require_folder
 from tcformer.errors import UserError
+from tcformer.files import read_whole
 
 
 class INatSource:
@@ -67,7 +68,7 @@ class INatSource:
 
     def read(self, index: int) -> tuple[bytes, int]:
         """The file's bytes and its label."""
-        return (self.root / self.files[index]).read_bytes(), int(self.files.labels[index])
+        return read_whole(self.root / self.files[index]), int(self.files.labels[index])
 
     def describe(self, index: int) -> str:
         """The file's path."""

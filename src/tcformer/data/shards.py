@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
 
 from tcformer.data.folder import EXTENSIONS, PathList, require_folder
+from tcformer.data.tars import members
 from tcformer.errors import UserError
+from tcformer.files import parse_json, read_whole
 
+_LONGEST_LABEL = 1 << 22  # bytes of a label file; the metadata of a sample may be in it
+_MOST_CLASSES = 10_000_000
 _SPLIT_NAMES = {"train": ("train", "training"), "val": ("validation", "valid", "val")}
 
 
@@ -47,18 +49,22 @@ class ShardSource:
             raise UserError(
                 f"The shards of {root} have no images ({', '.join(EXTENSIONS)}): check --data-path."
             )
-        self.files = PathList(names, labels)
         self.place = np.asarray(place, dtype=np.int64)
         self.classes = _class_names(root)
         self.numbered = not self.classes
         highest = max(labels)
-        if self.numbered:
+        if self.numbered and highest < _MOST_CLASSES:
             self.classes = [str(i) for i in range(highest + 1)]
         if highest >= len(self.classes) or min(labels) < 0:
             raise UserError(
-                f"The shards of {root} have the labels {min(labels)} to {highest}, but classes.txt "
-                f"names {len(self.classes)} classes."
+                f"The shards of {root} have the labels {min(labels)} to {highest}, but "
+                + (
+                    f"0 to {_MOST_CLASSES - 1} are meant."
+                    if self.numbered
+                    else f"classes.txt names {len(self.classes)} classes."
+                )
             )
+        self.files = PathList(names, labels)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -81,12 +87,12 @@ def _find_shards(root: Path, split: str) -> list[Path]:
         if not info.is_file():
             continue
         try:
-            splits = json.loads(info.read_text("utf-8")).get("splits", {})
+            splits = parse_json(read_whole(info)).get("splits", {})
             listed = next((splits[n]["filenames"] for n in names if n in splits), None)
+            shards = [root / name for name in listed or ()]
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{info} does not list shards as timm writes it: {error!r}.") from None
-        if listed:
-            shards = [root / name for name in listed]
+        if shards:
             for shard in shards:
                 if not shard.is_file():
                     raise UserError(f"The shard {shard}, listed in {info.name}, is missing.")
@@ -105,25 +111,23 @@ def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
     """Name, offset, size and label of each image of a shard; reads headers and label files only."""
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, file = member.name.rpartition("/")
-                stem, _, extension = file.partition(".")
-                key = f"{folder}/{stem}"
-                if f".{extension}".lower().endswith(EXTENSIONS):
-                    images[key] = (member.name, member.offset_data, member.size)
-                elif extension in ("cls", "json"):
-                    label = _label(tar.extractfile(member).read(), extension)  # type: ignore[union-attr]
-                    if label is not None and (extension == "cls" or key not in labels):
-                        labels[key] = label
-            # tarfile takes a shard that ends early for a whole one; the end mark tells them apart.
-            if shard.stat().st_size < tar.offset + tarfile.BLOCKSIZE:
-                raise tarfile.ReadError("it has no end mark, so it is truncated")
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise UserError(f"The shard {shard} cannot be read: {error}; copy it again.") from None
+    with open(shard, "rb") as stream:
+        for name, offset, size in members(shard):
+            folder, _, file = name.rpartition("/")
+            stem, _, extension = file.partition(".")
+            key = f"{folder}/{stem}"
+            if f".{extension}".lower().endswith(EXTENSIONS):
+                images[key] = (name, offset, size)
+            elif extension in ("cls", "json"):
+                stream.seek(offset)
+                try:
+                    label = _label(stream.read(min(size, _LONGEST_LABEL + 1)), extension)
+                except ValueError as error:
+                    raise UserError(
+                        f"The label {name} in {shard} cannot be read: {error}; copy it again."
+                    ) from None
+                if label is not None and (extension == "cls" or key not in labels):
+                    labels[key] = label
     for key, (name, _, _) in images.items():
         if key not in labels:
             raise UserError(
@@ -134,15 +138,22 @@ def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
 
 
 def _label(content: bytes, extension: str) -> int | None:
+    """The number in a label file; None for a .json without one."""
+    if len(content) > _LONGEST_LABEL:
+        raise ValueError(f"it has more than {_LONGEST_LABEL:,} bytes")
     if extension == "cls":
         return int(content)
-    value = json.loads(content)
+    value = parse_json(content)
     value = value.get("label") if isinstance(value, dict) else None
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _class_names(root: Path) -> list[str]:
     file = root / "classes.txt"
     if not file.is_file():
         return []
-    return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    try:
+        lines = read_whole(file).decode("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"The names of the classes in {file} cannot be read: {error}.") from None
+    return [line.strip() for line in lines if line.strip()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -10,10 +9,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, make_folder
+from tcformer.files import atomic_write, make_folder, read_whole
+from tcformer.images import (
+    TooManyPixelsError,
+    UnknownImageError,
+    UnreadableImageError,
+    decode_strictly,
+    grey_to_8_bit,
+)
 
 
 def as_array(values: Any) -> NDArray[Any]:
@@ -90,33 +96,31 @@ def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the image files, for example {path}/*.jpg")
     try:
-        with warnings.catch_warnings(), Image.open(path) as file:
-            # Between one and two times its limit, Pillow only warns; above, it raises.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            file.load()
-            return np.asarray(_flatten(ImageOps.exif_transpose(file)))
+        return decode_strictly(read_whole(path), _as_seen)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image that Pillow can read") from None
-    except Image.DecompressionBombError:
-        raise UserError(
-            f"{path} has too many pixels to be opened safely: shrink it first"
-        ) from None
     except PermissionError:
         raise UserError(f"{path} cannot be read: you lack the permission") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except UnknownImageError as error:
+        raise UserError(f"{path} is not an image that can be shown: {error}") from None
+    except TooManyPixelsError as error:
+        raise UserError(
+            f"{path} has too many pixels to be opened safely ({error}): shrink it first"
+        ) from None
+    except UnreadableImageError as error:
         raise UserError(f"{path} is a damaged image: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _as_seen(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(_flatten(ImageOps.exif_transpose(image)))
 
 
 def _flatten(image: Image.Image) -> Image.Image:
     """Any Pillow mode as RGB."""
-    if image.mode.startswith("I"):
-        # 16-bit greys: Pillow's own conversion clips at 255 instead of scaling.
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((np.clip(values, 0, 65535) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed brightness; save it as 8-bit")
+    # 16-bit greys: Pillow's own conversion clips at 255 instead of scaling.
+    image = grey_to_8_bit(image, lambda values: values // 257)
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")

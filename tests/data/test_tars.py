@@ -1,0 +1,132 @@
+"""The reader of .tar headers: the same as Python's on sound archives, forwards only on others."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from tcformer.data.tars import check_members, members
+from tcformer.errors import UserError
+
+NAMES = ["a.jpg", "d/" * 40 + "b.jpg", "x" * 300 + ".jpg", "ü/日本.jpg", "-", "a.jpg"]
+
+
+def archive(path, names=NAMES, form=tarfile.PAX_FORMAT):
+    with tarfile.open(path, "w", format=form) as tar:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            content = bytes([number]) * (number * 511)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+            folder = tarfile.TarInfo(f"folder{number}")
+            folder.type = tarfile.DIRTYPE
+            tar.addfile(folder)
+            link = tarfile.TarInfo(f"link{number}")
+            link.type, link.linkname = tarfile.SYMTYPE, "../" * 50 + "y" * 200
+            tar.addfile(link)
+    return path
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_sound_archives_are_read_as_python_reads_them(tmp_path, form):
+    names = [n for n in NAMES if len(n) < 200]
+    if form == tarfile.USTAR_FORMAT:
+        with pytest.raises(ValueError):  # its own links are too long for the oldest format
+            archive(tmp_path / "a.tar", names, form)
+        return
+    file = archive(tmp_path / "a.tar", NAMES, form)
+    with tarfile.open(file) as tar:
+        expected = [(m.name, m.offset_data, m.size) for m in tar if m.isfile()]
+    assert [tuple(m) for m in members(file)] == expected
+    check_members(file)
+
+
+def test_the_oldest_format(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in ("short.jpg", "d/" * 60 + "long.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        expected = [(m.name, m.offset_data, m.size) for m in tar]
+    assert [tuple(m) for m in members(tmp_path / "a.tar")] == expected
+
+
+def resealed(header: bytearray) -> bytes:
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def extended(records: bytes) -> bytes:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    return info.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
+
+
+def one(size: bytes | None = None, kind: bytes = b"0") -> bytes:
+    header = bytearray(tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT))
+    header[156:157] = kind
+    if size is not None:
+        header[124:136] = size
+    return resealed(header)
+
+
+END = bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (one(b"\xff" + b"\xff" * 10 + b"\x00") + END, "no size"),  # minus 256
+        (one(b"\x80" + b"\x7f" * 11) + END, "truncated"),
+        (one(b"-0000000001\0") + END, "no size"),
+        (extended(b"13 size=-512\n") + one() + END, "no size"),
+        (extended(b"23 size=99999999999999\n") + one() + END, "truncated"),
+        (extended(b"0 a=b\n") + one() + END, "damaged"),
+        (extended(b"1" * 400) + one() + END, "damaged"),
+        (extended(b"26 GNU.sparse.major=1\n    "[:26]) + one() + END, "damaged|holes"),
+        (extended(b"22 GNU.sparse.major=1\n") + one() + END, "holes"),
+        (one(kind=b"S") + END, "holes"),
+        (one(b"00010000000\0", b"L") + bytes(1 << 22) + END, "the header of a file"),
+        (bytes(20000), "zeros"),
+        (b"hello" * 300, "no .tar file"),
+        (one(), "truncated"),
+        (one() + b"\1" + bytes(2000), "it is damaged"),
+    ],
+)
+def test_what_python_would_go_round_in_is_refused(tmp_path, content, words):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        list(members(tmp_path / "a.tar"))
+
+
+def test_archives_in_archives_are_looked_at(tmp_path):
+    inner = extended(b"13 size=-512\n") + one() + END
+    for _ in range(2):
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            info = tarfile.TarInfo("b.tar")
+            info.size = len(inner)
+            tar.addfile(info, io.BytesIO(inner))
+        inner = (tmp_path / "a.tar").read_bytes()
+    assert len(list(members(tmp_path / "a.tar"))) == 1
+    with pytest.raises(UserError, match="no size"):
+        check_members(tmp_path / "a.tar")
+
+
+def test_damaged_archives_give_a_sentence_or_places_inside_the_file(tmp_path):
+    whole = archive(tmp_path / "a.tar").read_bytes()
+    random = np.random.RandomState(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole[: random.randint(1, len(whole) + 1)])
+        for position in random.randint(0, len(damaged), random.randint(0, 4)):
+            damaged[position] = random.randint(256)
+        (tmp_path / "b.tar").write_bytes(damaged)
+        try:
+            for member in members(tmp_path / "b.tar"):
+                assert 0 <= member.offset <= member.offset + member.size <= len(damaged)
+        except UserError:
+            refused += 1
+    assert refused > 100
