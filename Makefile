@@ -27,7 +27,7 @@ help:
 	@echo 'make check      lint, format, types, import contracts, spelling'
 	@echo 'make format     let ruff put right what it can'
 	@echo 'make bench      our models beside PVTv2s of the same size; ARGS="--help" for more'
-	@echo 'make docs       write the generated pages, check links and names in all of them'
+	@echo 'make docs       write the generated pages, check all of them, build the site into site/'
 	@echo 'make lock       resolve requirements.lock anew'
 	@echo 'make clean      remove what the other targets made, .venv included'
 
@@ -61,7 +61,10 @@ docs: $(READY)
 	@$(WITH) docs/make.py
 	@$(WITH) docs/make_keep_ratio.py
 	@$(WITH) docs/make_reliability.py
+	@$(WITH) docs/make_performance.py
 	@$(WITH) -m pytest -q tests/contracts/test_docs.py $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(WITH) -m mkdocs build --quiet --strict
+	@echo 'The site is written: open site/index.html'
 
 lock: $(READY)
 	@$(PY) -m uv pip compile --quiet --upgrade --universal --generate-hashes --all-extras \

@@ -20,13 +20,18 @@ RED = (230, 40, 40)
 def main() -> None:
     """Write the pictures into the folder named on the command line (docs/images by default)."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images"
+    draw(folder)
+    print(f"wrote scene.png, tokens.png and v1_v2.png into {folder}")
+
+
+def draw(folder: Path) -> None:
+    """Write scene.png, tokens.png and v1_v2.png; the site is built with fresh ones."""
     picture = scene()
     write_png(folder / "scene.png", picture)
     model = load_model("tcformer_light", None)
     row = token_row(picture, cell_maps(model, picture), title="image")
     write_png(folder / "tokens.png", contact_sheet([row]))
     write_png(folder / "v1_v2.png", v1_beside_v2(picture))
-    print(f"wrote scene.png, tokens.png and v1_v2.png into {folder}")
 
 
 def v1_beside_v2(picture: np.ndarray) -> np.ndarray:

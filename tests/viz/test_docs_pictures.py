@@ -10,16 +10,24 @@ from PIL import Image
 
 DOCS = Path(__file__).parents[2] / "docs"
 
+MADE = {
+    "make_pictures.py": ("scene.png", "tokens.png", "v1_v2.png"),
+    "make_concept.py": ("cells.png", "family.png", "one_token.png", "peaks.png", "stages.png"),
+}
+"""Script -> what it draws."""
+
 
 def pixels(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
 @pytest.mark.slow
-def test_the_script_makes_the_committed_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["make_pictures.py", str(tmp_path)])
-    runpy.run_path(str(DOCS / "make_pictures.py"), run_name="__main__")
-    for name in ("tokens.png", "v1_v2.png"):
+@pytest.mark.parametrize("script", MADE)
+def test_the_script_makes_the_committed_pictures(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [script, str(tmp_path)])
+    monkeypatch.syspath_prepend(str(DOCS))
+    runpy.run_path(str(DOCS / script), run_name="__main__")
+    for name in MADE[script]:
         made, committed = (pixels(folder / name) for folder in (tmp_path, DOCS / "images"))
         assert made.shape == committed.shape
         # Captions and near ties of the clustering may come out otherwise on another machine.
@@ -33,5 +41,5 @@ def test_the_committed_scene_is_the_one_that_the_script_draws():
 
 def test_committed_pictures_are_small():
     files = sorted((DOCS / "images").glob("*.png"))
-    assert [file.name for file in files] == ["scene.png", "tokens.png", "v1_v2.png"]
+    assert {file.name for file in files} == {name for names in MADE.values() for name in names}
     assert all(file.stat().st_size < 200_000 for file in files)
