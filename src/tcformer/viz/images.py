@@ -96,7 +96,7 @@ def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the image files, for example {path}/*.jpg")
     try:
-        return decode_strictly(read_whole(path), _as_seen)
+        return decode_strictly(read_whole(path), as_seen)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except PermissionError:
@@ -113,7 +113,8 @@ def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _as_seen(image: Image.Image) -> NDArray[np.uint8]:
+def as_seen(image: Image.Image) -> NDArray[np.uint8]:
+    """An opened image as `read_image` gives it: (H, W, 3) uint8."""
     return np.asarray(_flatten(ImageOps.exif_transpose(image)))
 
 
