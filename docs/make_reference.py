@@ -19,7 +19,10 @@ import griffe
 
 SOURCE = Path(__file__).parents[1] / "src"
 
-BEHIND_A_VERB = {"cli": "what the command's verbs do is told by `tcformer VERB --help`"}
+BEHIND_A_VERB = {
+    "cli": "what the command's verbs do is told by `tcformer VERB --help`",
+    "serve": "the page of `tcformer serve` is told in docs/serve.md",
+}
 """Packages without a page, and why."""
 
 FIRST = ("tcformer", "tokens", "ops", "models", "data", "viz", "inference", "export")

@@ -20,6 +20,7 @@ VERBS = {
     "train": "train a network from a configuration file",
     "evaluate": "measure a checkpoint on a validation set",
     "show": "draw the tokens of images, stage by stage",
+    "serve": "look at tokens in a browser: a local page that needs no network",
     "convert": "turn checkpoints into safetensors and back",
     "download": "fetch, verify and cache the weights the authors published",
     "flops": "count parameters and operations of a model",

@@ -1,0 +1,197 @@
+"""Example pictures, drawn by this file: nobody's photographs, the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from tcformer.errors import UserError
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+SIDE = 224
+FINER = 4
+"""Pictures are drawn this many times larger and averaged, which smooths their edges."""
+
+
+class Canvas:
+    """A picture to draw on; positions run from 0 to 1 over its height, x over its width too.
+
+    Args:
+        background: (H, W, 3), 0 to 255, in drawing pixels.
+    """
+
+    def __init__(self, background: NDArray[np.floating]) -> None:
+        self.full = background.shape[0]
+        self.image = Image.fromarray(background.astype(np.uint8))
+        self._draw = ImageDraw.Draw(self.image)
+
+    def polygon(self, colour: Colour, *points: Point) -> None:
+        """A filled polygon."""
+        self._draw.polygon([(x * self.full, y * self.full) for x, y in points], fill=colour)
+
+    def box(self, colour: Colour, left: float, top: float, right: float, bottom: float) -> None:
+        """A filled rectangle."""
+        corners = [edge * self.full for edge in (left, top, right, bottom)]
+        self._draw.rectangle(corners, fill=colour)
+
+    def disc(self, colour: Colour, x: float, y: float, radius: float) -> None:
+        """A filled circle."""
+        self.oval(colour, x, y, radius, radius)
+
+    def oval(self, colour: Colour, x: float, y: float, across: float, down: float) -> None:
+        """A filled ellipse by its two radii."""
+        corners = (x - across, y - down, x + across, y + down)
+        self._draw.ellipse([corner * self.full for corner in corners], fill=colour)
+
+    def line(self, colour: Colour, width: float, *points: Point) -> None:
+        """A line through the points with round corners and ends."""
+        places = [(x * self.full, y * self.full) for x, y in points]
+        self._draw.line(places, fill=colour, width=round(width * self.full), joint="curve")
+        for x, y in points:
+            self.disc(colour, x, y, width / 2)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The picture at its final size, (H, W, 3) uint8."""
+        size = (self.image.width // FINER, self.image.height // FINER)
+        return np.asarray(self.image.resize(size, Image.Resampling.BOX))
+
+
+def _sky(height: int, width: int) -> NDArray[np.floating]:
+    down = np.linspace(0, 1, height)[:, None]
+    sky = np.stack([90 + 120 * down, 150 + 70 * down, 235 - 15 * down], axis=-1)
+    return sky.repeat(width, axis=1)
+
+
+def house(side: int = SIDE) -> NDArray[np.uint8]:
+    """A house, a tree and hills under a sky: large calm areas and small detail, (side, side, 3)."""
+    canvas = Canvas(_sky(side * FINER, side * FINER))
+
+    def hill(colour: Colour, level: float, swing: float, waves: float) -> None:
+        top = [(x, level + swing * np.sin(x * waves)) for x in np.linspace(0, 1, 60)]
+        canvas.polygon(colour, *top, (1, 1), (0, 1))
+
+    canvas.disc((255, 220, 90), 0.80, 0.18, 0.09)
+    for x, y, radius in ((0.20, 0.17, 0.05), (0.26, 0.15, 0.065), (0.33, 0.18, 0.05)):
+        canvas.disc((250, 250, 252), x, y, radius)
+    ridge = ((0, 0.62), (0.2, 0.42), (0.34, 0.56), (0.55, 0.36), (0.8, 0.58), (1, 0.48))
+    canvas.polygon((104, 122, 150), *ridge, (1, 1), (0, 1))
+    snow = ((0.485, 0.423), (0.55, 0.36), (0.61, 0.413), (0.57, 0.43), (0.55, 0.41), (0.52, 0.44))
+    canvas.polygon((240, 244, 250), *snow)
+    hill((96, 160, 72), 0.63, 0.04, 6)
+    hill((66, 128, 56), 0.78, -0.05, 6)
+
+    canvas.box((216, 190, 150), 0.16, 0.60, 0.42, 0.80)
+    canvas.polygon((168, 60, 44), (0.13, 0.60), (0.29, 0.46), (0.45, 0.60))
+    canvas.box((96, 60, 36), 0.26, 0.68, 0.32, 0.80)
+    for left in (0.19, 0.355):
+        canvas.box((70, 96, 128), left, 0.655, left + 0.045, 0.71)
+        canvas.box((240, 240, 240), left + 0.0205, 0.655, left + 0.0245, 0.71)
+        canvas.box((240, 240, 240), left, 0.6805, left + 0.045, 0.6845)
+
+    canvas.box((100, 66, 40), 0.715, 0.66, 0.755, 0.86)
+    crown: tuple[tuple[Colour, float, float, float], ...] = (
+        ((36, 96, 40), 0.735, 0.52, 0.12),
+        ((44, 108, 44), 0.66, 0.58, 0.08),
+        ((30, 86, 36), 0.81, 0.59, 0.085),
+        ((70, 140, 60), 0.70, 0.50, 0.05),
+        ((60, 128, 52), 0.78, 0.49, 0.04),
+    )
+    for colour, x, y, radius in crown:
+        canvas.disc(colour, x, y, radius)
+    for x, y in ((0.69, 0.60), (0.76, 0.55), (0.80, 0.62), (0.66, 0.53), (0.73, 0.63)):
+        canvas.disc((214, 52, 40), x, y, 0.014)
+    return canvas.pixels()
+
+
+def person(height: int = SIDE, width: int = 168) -> NDArray[np.uint8]:
+    """A person who waves, on a lawn: face and hands are what tokens should be spent on."""
+    canvas = Canvas(_sky(height * FINER, width * FINER))
+    skin, dark, shirt, trousers = (226, 178, 140), (52, 36, 30), (196, 66, 60), (52, 70, 116)
+    right = width / height
+    canvas.polygon((104, 168, 84), (0, 0.70), (right, 0.66), (right, 1), (0, 1))
+    canvas.line(trousers, 0.075, (0.345, 0.62), (0.325, 0.88))
+    canvas.line(trousers, 0.075, (0.415, 0.62), (0.435, 0.88))
+    canvas.line(dark, 0.05, (0.295, 0.90), (0.335, 0.90))
+    canvas.line(dark, 0.05, (0.425, 0.90), (0.465, 0.90))
+    canvas.polygon(shirt, (0.28, 0.36), (0.48, 0.36), (0.455, 0.64), (0.305, 0.64))
+    canvas.line(shirt, 0.06, (0.30, 0.39), (0.22, 0.52))
+    canvas.line(shirt, 0.06, (0.46, 0.39), (0.56, 0.31))
+    canvas.line(skin, 0.045, (0.22, 0.54), (0.235, 0.64))
+    canvas.line(skin, 0.045, (0.57, 0.29), (0.59, 0.18))
+    for x, y in ((0.55, 0.115), (0.573, 0.095), (0.60, 0.09), (0.627, 0.10), (0.645, 0.135)):
+        canvas.line(skin, 0.014, (0.595, 0.165), (x, y))
+    for x in (0.22, 0.235, 0.25):
+        canvas.line(skin, 0.014, (0.235, 0.65), (x, 0.69))
+    canvas.line(skin, 0.05, (0.38, 0.33), (0.38, 0.37))
+    canvas.oval(dark, 0.38, 0.215, 0.09, 0.105)
+    canvas.oval(skin, 0.38, 0.24, 0.076, 0.098)
+    for x in (0.352, 0.408):
+        canvas.oval((250, 250, 250), x, 0.225, 0.017, 0.011)
+        canvas.disc((60, 90, 60), x, 0.225, 0.009)
+        canvas.line(dark, 0.007, (x - 0.018, 0.203), (x + 0.018, 0.200))
+    canvas.line((196, 140, 106), 0.008, (0.38, 0.235), (0.374, 0.262), (0.384, 0.266))
+    canvas.line((170, 60, 60), 0.012, (0.355, 0.292), (0.38, 0.301), (0.405, 0.292))
+    return canvas.pixels()
+
+
+def shapes(height: int = 160, width: int = SIDE) -> NDArray[np.uint8]:
+    """Flat shapes, stripes and a chessboard on two colours."""
+    across = np.linspace(0, 1, width * FINER)[None, :, None]
+    left, right = np.array([36.0, 48, 78]), np.array([120.0, 96, 132])
+    background = (left + (right - left) * across).repeat(height * FINER, axis=0)
+    canvas = Canvas(background)
+    canvas.disc((240, 196, 60), 0.28, 0.36, 0.20)
+    canvas.disc((208, 84, 60), 0.40, 0.48, 0.13)
+    canvas.polygon((80, 180, 150), (0.62, 0.88), (0.80, 0.30), (0.98, 0.88))
+    for column in range(6):
+        for row in range(6):
+            colour = (236, 236, 236) if (row + column) % 2 else (24, 24, 24)
+            x, y = 1.02 + 0.05 * column, 0.12 + 0.05 * row
+            canvas.box(colour, x, y, x + 0.049, y + 0.049)
+    for stripe in range(9):
+        y = 0.72 + 0.028 * stripe
+        canvas.line((150, 200, 240), 0.012, (0.08, y), (0.50, y))
+    return canvas.pixels()
+
+
+def _digits() -> NDArray[np.uint8]:
+    from tcformer.data.scenes import DigitScenesSource
+
+    return np.asarray(DigitScenesSource("val", 128).read(7)[0])
+
+
+def _digit() -> NDArray[np.uint8]:
+    from tcformer.data.small import DigitsSource
+
+    return np.asarray(DigitsSource("val").read(8)[0])
+
+
+_DRAWN: dict[str, Callable[[], NDArray[np.uint8]]] = {
+    "house": house,
+    "person": person,
+    "shapes": shapes,
+    "digits on canvas": _digits,
+    "a digit": _digit,
+}
+
+
+@cache
+def examples() -> dict[str, NDArray[np.uint8]]:
+    """Name -> (H, W, 3) uint8. Those with digits are there where scikit-learn is."""
+    return dict(_available(_DRAWN.items()))
+
+
+def _available(
+    drawn: Iterable[tuple[str, Callable[[], NDArray[np.uint8]]]],
+) -> Iterable[tuple[str, NDArray[np.uint8]]]:
+    for name, draw in drawn:
+        try:
+            yield name, draw()
+        except UserError:  # the digits come with scikit-learn, an extra
+            continue

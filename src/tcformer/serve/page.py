@@ -1,0 +1,224 @@
+"""The page itself, laid out with Gradio; what is drawn on it comes from `payload`."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any
+
+from tcformer import viz
+from tcformer.errors import UserError
+from tcformer.serve.examples import examples
+from tcformer.serve.networks import Networks
+from tcformer.serve.payload import PAINTS, VIEWS, Look, data_uri, page_data
+from tcformer.serve.pictures import Kept, Picture, decode, from_browser, megabytes
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+NOTHING = "nothing"
+"""The choice beside the first network that means: one alone."""
+
+MOST_KEPT = 256 * 2**20
+"""Bytes of visitors' pictures that are kept, as files, for when they choose another network."""
+
+MOST_WAITING = 32
+"""Calculations that may wait; one runs at a time, on all cores."""
+
+MOST_TABS = 200
+"""Browser tabs whose choices are remembered; the oldest is forgotten first."""
+
+THUMBNAIL = 72
+
+WORK = "work"
+"""All calculations share one queue."""
+
+
+def prepare_gradio() -> None:
+    """Switch off all in Gradio that would look for the network; to be called before its import.
+
+    Raises:
+        UserError: it is not installed, or too old.
+    """
+    try:
+        version = metadata.version("gradio")
+    except metadata.PackageNotFoundError:
+        raise UserError(
+            "the page needs Gradio, which is not installed: run pip install 'tcformer[serve]'"
+        ) from None
+    if int(version.partition(".")[0]) < 6:
+        raise UserError(
+            f"the page needs Gradio 6 and finds {version}: "
+            "run pip install --upgrade 'tcformer[serve]'"
+        )
+    # Gradio reads these when it is imported and when a page is made.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for name in ("GRADIO_SHARE", "GRADIO_ALLOWED_PATHS", "GRADIO_MCP_SERVER", "GRADIO_ROOT_PATH"):
+        os.environ.pop(name, None)
+
+
+class Desk:
+    """Answers the page's questions: takes pictures and choices, gives what is to be drawn.
+
+    Whatever a visitor can get wrong becomes a sentence on the page.
+
+    Args:
+        networks: what can be chosen.
+        size: short side of what the networks see, in pixels, as in `payload.Look`.
+        most_bytes: of a picture.
+    """
+
+    def __init__(self, networks: Networks, *, size: Any, most_bytes: int) -> None:
+        self.networks = networks
+        self.size = size
+        self.most_bytes = most_bytes
+        self.kept = Kept(MOST_KEPT)
+
+    def upload(self, sent: dict[str, Any]) -> tuple[str, Any]:
+        """Take the picture that the page sends: name of the file, and its key."""
+        picture = from_browser(sent.get("name"), sent.get("data"), most_bytes=self.most_bytes)
+        decode(picture)
+        return picture.name, self.kept.keep(picture)
+
+    def draw(self, key: str | None, first: str, beside: str, paint: str, view: str) -> str:
+        """What to draw for a picture and the choices; `key` None or "example:NAME" is an example.
+
+        Raises:
+            UserError: the picture is gone, the choice is none, the size does not suit.
+        """
+        if paint not in PAINTS or view not in VIEWS:
+            raise UserError("this choice is not among those that are offered")
+        name, image = self._picture(key)
+        labels = [first] if beside == NOTHING else [first, beside]
+        networks = [(label, self.networks.get(label)) for label in labels]
+        return page_data(name, image, networks, Look(paint, view, self.size))
+
+    def _picture(self, key: str | None) -> tuple[str, Any]:
+        drawn = examples()
+        if key is None or key.startswith("example:"):
+            name = next(iter(drawn)) if key is None else key.removeprefix("example:")
+            if name not in drawn:
+                raise UserError("there is no such example: choose another")
+            return name, drawn[name]
+        picture: Picture = self.kept.get(key)
+        return picture.name, decode(picture)
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """Lay out the page; `prepare_gradio` comes first."""
+    import gradio as gr
+
+    labels = desk.networks.labels
+    with gr.Blocks(title="TCFormer: see the tokens", analytics_enabled=False) as page:
+        gr.HTML(_static("head.html"), js_on_load=None)
+        key = gr.State(None)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=260):
+                picker = gr.HTML(
+                    json.dumps({}),
+                    html_template=_static("picker.html"),
+                    js_on_load=_static("picker.js"),
+                    apply_default_css=False,
+                    most_bytes=desk.most_bytes,
+                    most_text=megabytes(desk.most_bytes),
+                    examples=json.dumps(_thumbnails()),
+                    elem_id="tcf-picker",
+                )
+                first = gr.Dropdown(labels, value=labels[0], label="Model", elem_id="tcf-model")
+                beside = gr.Dropdown(
+                    [NOTHING, *labels], value=NOTHING, label="Beside it", elem_id="tcf-beside"
+                )
+                paint = gr.Radio(
+                    list(PAINTS), value=PAINTS[0], label="Paint tokens with", elem_id="tcf-paint"
+                )
+                view = gr.Radio(
+                    list(VIEWS), value=VIEWS[0], label="The network sees", elem_id="tcf-view"
+                )
+            with gr.Column(scale=4, min_width=300):
+                shown = gr.HTML(
+                    "",
+                    html_template='<div class="tcf-map"></div>',
+                    js_on_load=_static("map.js"),
+                    apply_default_css=False,
+                    elem_id="tcf-map",
+                )
+        choices = [first, beside, paint, view]
+
+        # Answers: the picture's key, what to draw, and the message ("" for none).
+        def redraw(key: str | None, *chosen: str) -> tuple[Any, Any, str]:
+            try:
+                return key, desk.draw(key, *chosen), _message("")
+            except UserError as problem:
+                return gr.skip(), gr.skip(), _message(str(problem))
+
+        def take(key: str | None, *chosen: Any, event: gr.EventData) -> tuple[Any, Any, str]:
+            try:
+                _, key = desk.upload(event._data or {})
+            except UserError as problem:
+                return gr.skip(), gr.skip(), _message(str(problem))
+            return redraw(key, *chosen)
+
+        def example(key: str | None, *chosen: Any, event: gr.EventData) -> tuple[Any, Any, str]:
+            return redraw(f"example:{(event._data or {}).get('example')}", *chosen)
+
+        settings: dict[str, Any] = {
+            "inputs": [key, *choices],
+            "outputs": [key, shown, picker],
+            "concurrency_limit": 1,
+            "concurrency_id": WORK,
+            "api_visibility": "private",
+            "show_progress": "minimal",
+            "show_progress_on": shown,
+        }
+        picker.upload(take, **settings)
+        picker.select(example, **settings)
+        gr.on([page.load, *(each.input for each in choices)], redraw, **settings)
+    page.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
+    page.state_session_capacity = MOST_TABS
+    return page
+
+
+def application(desk: Desk) -> Any:
+    """The page as an ASGI application, not yet guarded."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    # System fonts only: Gradio's own themes fetch theirs from the network.
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
+    mono = ["ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
+    return gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        build(desk),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        enable_monitoring=False,
+        pwa=False,
+        ssr_mode=False,
+        mcp_server=False,
+        allowed_paths=[],
+        max_file_size=desk.most_bytes,
+        theme=gr.themes.Default(font=fonts, font_mono=mono),
+        css=_static("page.css"),
+    )
+
+
+def _message(text: str) -> str:
+    return json.dumps({"message": f"{text}." if text else ""})
+
+
+def _thumbnails() -> list[tuple[str, str]]:
+    small = []
+    for name, picture in examples().items():
+        height, width = picture.shape[:2]
+        share = THUMBNAIL / max(height, width)
+        size = (max(1, round(height * share)), max(1, round(width * share)))
+        small.append((name, data_uri(viz.resize_image(picture, size))))
+    return small
+
+
+def _static(name: str) -> str:
+    return (resources.files("tcformer.serve") / "static" / name).read_text(encoding="utf-8")

@@ -1,0 +1,182 @@
+"""One picture and the networks that look at it, as the data that the browser draws.
+
+Pictures are painted here, by `tcformer.viz`. With them go the maps of cells to tokens, two bytes a
+cell, so that the browser can follow the mouse without asking back; `static/map.js` reads them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tcformer import viz
+from tcformer.errors import UserError
+from tcformer.serve.pictures import LEAST_SIDE
+from tcformer.viz.sheet import panel_scale
+
+if TYPE_CHECKING:
+    from tcformer.inference import Loaded
+
+Paint = Literal["mean colours", "colours by family", "outlines"]
+PAINTS: tuple[Paint, ...] = get_args(Paint)
+"""How tokens are painted: mean colour; one colour for all that ends up in one token; not at all."""
+
+View = Literal["whole picture", "centre crop, as in evaluation"]
+VIEWS: tuple[View, ...] = get_args(View)
+"""What the network sees. Evaluation (and `tcformer predict`) crops the centre."""
+
+MOST_PIXELS = 1024 * 1024
+"""Of what the network sees: clustering compares every token with every other."""
+
+TOP = 5
+PANEL = 640
+"""Wished length of a picture's longer side as it is sent, in pixels."""
+
+_serial = itertools.count(1)
+
+
+class Look(NamedTuple):
+    """What is asked for: how to paint, what part to see, the short side in pixels."""
+
+    paint: Paint = "mean colours"
+    view: View = "whole picture"
+    size: int | Literal["full"] | None = None
+    """None is the size the network was trained with; smaller pictures stay as they are."""
+
+
+def page_data(
+    name: str, image: NDArray[np.uint8], networks: Sequence[tuple[str, Loaded]], look: Look
+) -> str:
+    """Everything the browser needs to show one picture, as JSON.
+
+    Args:
+        name: of the picture, for people.
+        image: (H, W, 3) uint8, as sent.
+        networks: label and network of each view, one or two.
+        look: how to look at it.
+
+    Raises:
+        UserError: the picture cannot be seen at the size that is asked for.
+    """
+    height, width = image.shape[:2]
+    views = [view_data(label, loaded, image, look) for label, loaded in networks]
+    data = {"serial": next(_serial), "name": name, "original": [height, width], "views": views}
+    return json.dumps(data, separators=(",", ":"))
+
+
+def view_data(label: str, loaded: Loaded, image: NDArray[np.uint8], look: Look) -> dict[str, Any]:
+    """What one network makes of a picture; keys as `static/map.js` reads them."""
+    import torch
+
+    picture, batch = seen(loaded, image, look)
+    with torch.inference_mode():
+        tokens = loaded.backbone.forward_tokens(batch.to(loaded.device))
+        logits = loaded.backbone.forward_head(tokens[-1].x)[0] if loaded.num_classes else None
+    maps = viz.layout_maps(tokens)
+    scale = panel_scale(picture.shape[:2], PANEL)
+    return {
+        "label": label,
+        "size": list(picture.shape[:2]),
+        "grid": list(tokens[0].layout.grid_size),
+        "scale": scale,
+        "picture": data_uri(viz.enlarge(picture, scale)),
+        "stages": stage_data(picture, maps, look.paint, scale),
+        "top": [] if logits is None else top(logits.float().softmax(-1).cpu().numpy(), loaded),
+        "random": loaded.source is None,
+        "notes": [f"{note[0].upper()}{note[1:]}." for note in loaded.notes if note],
+    }
+
+
+def seen(loaded: Loaded, image: NDArray[np.uint8], look: Look) -> tuple[NDArray[np.uint8], Any]:
+    """What the network sees: the picture for people, (h, w, 3) uint8, and its normalised batch."""
+    prepare = loaded.preprocessing
+    if look.view == "whole picture":
+        picture = viz.resize_image(image, seen_size(image.shape[:2], look.size, prepare.input_size))
+        return picture, prepare.normalise(picture)
+    batch = prepare(Image.fromarray(np.ascontiguousarray(image)))[None]
+    spec = prepare.spec
+    picture = viz.unnormalise(batch[0], mean=spec.norm_mean, std=spec.norm_std)
+    return picture, batch
+
+
+def seen_size(
+    original: tuple[int, int], size: int | Literal["full"] | None, usual: int
+) -> tuple[int, int]:
+    """Height and width for the network: the aspect is kept, the short side is as asked.
+
+    Raises:
+        UserError: too many pixels, or the picture is so narrow that a side would vanish.
+    """
+    short = min(original)
+    if size == "full" or (size is None and short <= usual):
+        height, width = original
+    else:
+        target = usual if size is None else size
+        height, width = (max(1, round(side * target / short)) for side in original)
+    if height * width > MOST_PIXELS:
+        raise UserError(
+            f"the picture would be seen as {width} x {height} pixels, which takes too long (the "
+            f"limit is {MOST_PIXELS // 2**20} million): choose one that is smaller or less narrow"
+        )
+    if min(height, width) < LEAST_SIDE:
+        raise UserError(
+            f"the picture would be seen as {width} x {height} pixels, and the network needs at "
+            f"least {LEAST_SIDE} on each side: choose a larger one"
+        )
+    return height, width
+
+
+def stage_data(
+    picture: NDArray[np.uint8], maps: Sequence[NDArray[np.int64]], paint: Paint, scale: int
+) -> list[dict[str, Any]]:
+    """For each stage: the painted picture, the map, and size, colour and fate of every token.
+
+    Integers go as base64 of little-endian bytes: `map` (cells) and `into` (tokens) of 2 bytes,
+    `cells` of 4, `colours` of 1 each for red, green and blue. `into` of the last stage is empty.
+    """
+    families = viz.family_colours(list(maps), picture.shape[:2]) if "family" in paint else None
+    stages = []
+    for stage, cells in enumerate(maps):
+        fill: Any = "none" if paint == "outlines" else "mean"
+        if families is not None:
+            fill = families[stage]
+        painted = viz.paint_tokens(picture, cells, fill=fill, scale=scale)
+        into = viz.parents(cells, maps[stage + 1]) if stage + 1 < len(maps) else np.empty(0)
+        count = np.bincount(cells)
+        stages.append(
+            {
+                "count": len(count),
+                "painted": data_uri(painted),
+                "map": _packed(cells, "<u2"),
+                "cells": _packed(count, "<u4"),
+                "colours": _packed(viz.mean_colours(picture, cells), "u1"),
+                "into": _packed(into, "<u2"),
+            }
+        )
+    return stages
+
+
+def top(shares: NDArray[np.floating], loaded: Loaded) -> list[tuple[str, float]]:
+    """The likeliest classes, most likely first: names and shares from 0 to 1."""
+    best = np.argsort(-shares, kind="stable")[:TOP]
+    return [(loaded.classes[i], round(float(shares[i]), 6)) for i in best]
+
+
+def data_uri(picture: NDArray[np.uint8]) -> str:
+    """An (H, W, 3) uint8 picture as a PNG inside an address."""
+    file = io.BytesIO()
+    # Fast rather than small: it travels a metre.
+    Image.fromarray(np.ascontiguousarray(picture)).save(file, format="PNG", compress_level=3)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _packed(numbers: NDArray[Any], kind: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(numbers).astype(kind).tobytes()).decode()

@@ -1,0 +1,145 @@
+"""Pictures that visitors send: limits before decoding, a sentence for everything that is wrong."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcformer.errors import UserError
+from tcformer.images import (
+    TooManyPixelsError,
+    UnknownImageError,
+    UnreadableImageError,
+    decode_strictly,
+)
+from tcformer.viz.images import as_seen
+
+MOST_PIXELS = 50 * 10**6
+"""Pixels of a picture as it is sent, told by its header before they are decoded to 150 MB."""
+
+LEAST_SIDE = 16
+"""The network takes pictures from this side on, in pixels."""
+
+MOST_NAME = 60
+"""Letters of a file's name that are shown."""
+
+
+class Picture(NamedTuple):
+    """A picture as it was sent."""
+
+    name: str
+    data: bytes
+
+
+def from_browser(name: object, data: object, *, most_bytes: int) -> Picture:
+    """What the page sends for a file: its name, and its bytes in base64.
+
+    Raises:
+        UserError: it is too large, empty, or no base64.
+    """
+    short = clean_name(name)
+    if not isinstance(data, str) or not data:
+        raise UserError(f"{short} is empty: choose another picture")
+    if len(data) > -(-most_bytes // 3) * 4:
+        raise UserError(too_large(short, len(data) * 3 // 4, most_bytes))
+    try:
+        return Picture(short, base64.b64decode(data, validate=True))
+    except (binascii.Error, ValueError):
+        raise UserError(f"{short} did not arrive whole: choose it again") from None
+
+
+def too_large(name: str, found: int, most: int) -> str:
+    """The sentence for a file of `found` bytes where `most` are taken."""
+    return (
+        f"{name} has {found / 2**20:.1f} MB, and at most {megabytes(most)} are taken: "
+        "make it smaller and try again"
+    )
+
+
+def megabytes(count: int) -> str:
+    """`20 MB`, `0.5 MB`."""
+    return f"{count / 2**20:.3g} MB"
+
+
+def clean_name(name: object) -> str:
+    """A file's name fit for a sentence: no folders, no control characters, not long."""
+    text = name if isinstance(name, str) else ""
+    text = text.replace("\\", "/").rsplit("/", 1)[-1]
+    text = "".join(letter for letter in text if letter.isprintable()).strip()
+    if len(text) > MOST_NAME:
+        text = f"{text[: MOST_NAME // 2]}...{text[-MOST_NAME // 4 :]}"
+    return text or "the picture"
+
+
+def decode(picture: Picture) -> NDArray[np.uint8]:
+    """The picture as it is meant to be seen, (H, W, 3) uint8, as `tcformer.viz.read_image` has it.
+
+    Raises:
+        UserError: no picture of a known format, damaged, too many pixels or too few.
+    """
+    name, data = picture
+    try:
+        width, height = decode_strictly(data, lambda header: header.size)
+        if width * height > MOST_PIXELS:
+            raise UserError(
+                f"{name} has {width} x {height} pixels, and at most {MOST_PIXELS // 10**6} million "
+                "are taken: make it smaller and try again"
+            )
+        if min(width, height) < LEAST_SIDE:
+            raise UserError(
+                f"{name} has {width} x {height} pixels, and the network needs at least "
+                f"{LEAST_SIDE} on each side: choose a larger one"
+            )
+        return decode_strictly(data, as_seen)
+    except UnknownImageError as error:
+        raise UserError(f"{name} cannot be shown, {error}: choose a PNG or JPEG, say") from None
+    except TooManyPixelsError as error:
+        raise UserError(f"{name} is too large, {error}: make it smaller and try again") from None
+    except UnreadableImageError as error:
+        raise UserError(f"{name} is damaged ({error}): choose another picture") from None
+
+
+class Kept:
+    """The pictures in use, up to a number of bytes; the one not used for longest goes first.
+
+    Tabs hold a key, not a picture, so a visitor who opens a thousand tabs costs no more than this.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._pictures: OrderedDict[str, Picture] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, picture: Picture) -> str:
+        """Keep the picture; returns its key."""
+        key = hashlib.sha256(picture.name.encode() + b"\0" + picture.data).hexdigest()
+        with self._lock:
+            self._pictures[key] = picture
+            self._pictures.move_to_end(key)
+            while self.bytes > self.most_bytes and len(self._pictures) > 1:
+                self._pictures.popitem(last=False)
+        return key
+
+    def get(self, key: str) -> Picture:
+        """The picture of a key.
+
+        Raises:
+            UserError: it had to make room for others.
+        """
+        with self._lock:
+            if key not in self._pictures:
+                raise UserError("the picture is no longer kept: choose it again")
+            self._pictures.move_to_end(key)
+            return self._pictures[key]
+
+    @property
+    def bytes(self) -> int:
+        """What all of them weigh."""
+        return sum(len(picture.data) for picture in self._pictures.values())
