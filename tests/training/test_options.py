@@ -157,6 +157,7 @@ def test_none_on_the_command_line_undoes_the_config(tmp_path):
         ("--ema-decay 0.5", "--ema"),
         ("--start_epoch 300", "--start_epoch"),
         ("--resume auto", "--output_dir"),
+        ("--freeze", "--freeze would leave the backbone at random weights"),
         ("--tensorboard", "--output_dir"),
         ("--num-classes 0", "--num-classes"),
         ("--task segmentaton", "--task segmentaton is not known; did you mean segmentation?"),

@@ -51,6 +51,8 @@ class TrainConfig:
     """Start from the published ImageNet weights of the model."""
     finetune: str = ""
     """Path or URL of weights to start from; a classifier of another size is left out."""
+    freeze: bool = False
+    """Train the classifier alone (segmentation: neck and head) and leave the backbone as it is."""
 
     # Data
     data_path: str = "data"
@@ -249,6 +251,11 @@ def check(cfg: TrainConfig) -> None:
         raise UserError(
             f"--start_epoch {cfg.start_epoch} leaves nothing to do in {cfg.epochs} epochs; "
             "give a larger --epochs."
+        )
+    if cfg.freeze and not (cfg.finetune or cfg.pretrained or cfg.resume or cfg.eval):
+        raise UserError(
+            "--freeze would leave the backbone at random weights; name the ones to start from with "
+            "--finetune or --pretrained."
         )
     if cfg.resume == "auto" and not cfg.output_dir:
         raise UserError("--resume auto looks in --output_dir, which is empty; give one.")

@@ -207,6 +207,24 @@ def test_finetune_trains_a_new_classifier_in_train_mode(trained, small, tmp_path
     assert torch.equal(start["block1.0.mlp.fc1.weight"], weights["block1.0.mlp.fc1.weight"])
 
 
+def test_freeze_trains_the_classifier_alone(trained, small, tmp_path):
+    source = trained[2] / "best.pth"
+    before = safe_torch_load(source)["model"]
+    # Stochastic depth would show: the frozen part rests in evaluation mode.
+    cfg = small(
+        num_classes=5, finetune=str(source), freeze=True, drop_path=0.9, output_dir=str(tmp_path)
+    )
+    run(cfg)
+    after = safe_torch_load(tmp_path / "checkpoint.pth")["model"]
+    assert {key for key in after if not torch.equal(after[key], before[key])} == {
+        "head.weight", "head.bias"
+    }  # fmt: skip
+    again = ClassificationTask(cfg, World())
+    batch = again.fake_batch(4)
+    first, second = (again.loss(again.model.train(), batch).item() for _ in range(2))
+    assert first == second
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -174,6 +174,16 @@ def test_finetune_takes_a_classifier_or_a_segmenter(trained, small, tmp_path):
         assert torch.equal(other.model.state_dict()[key], file.get_tensor(key))
 
 
+def test_freeze_trains_neck_and_head_alone(trained, small):
+    task = SegmentationTask(small(finetune="x", freeze=True), World())
+    learn = {name.split(".")[0] for name, p in task.model.named_parameters() if p.requires_grad}
+    assert learn == {"neck", "decode_head"}
+    assert not any(p.requires_grad for p in task.model.backbone.parameters())
+    task.loss(task.model.train(), task.fake_batch(2)).backward()
+    assert not task.model.backbone.training
+    assert task.model.neck.training
+
+
 def test_dry_run_writes_nothing(small, tmp_path, capsys):
     run(small(dry_run=True, output_dir=str(tmp_path / "none"), steps_per_epoch=7))
     out = capsys.readouterr().out

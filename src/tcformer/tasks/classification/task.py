@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -27,6 +27,7 @@ from tcformer.data import (
 from tcformer.data.dataset import ImageDataset, require_same_classes
 from tcformer.errors import UserError
 from tcformer.models.checkpoints import load_checkpoint, save_weights
+from tcformer.models.freezing import freeze_all_but, rest_all_but
 from tcformer.models.merging import merge_options, merging_note
 from tcformer.tasks.classification.evaluation import Evaluator
 from tcformer.training.config import TrainConfig
@@ -74,7 +75,12 @@ class ClassificationTask:
             if world.is_main:
                 print(*transforms.notes(), sep="\n", end="\n" if transforms.notes() else "")
         self.model = build_model(cfg, self.num_classes).to(world.device)
+        if cfg.freeze:
+            freeze_all_but(self.model, self._classifier())
         self.criterion = _criterion(mixing)
+
+    def _classifier(self) -> list[nn.Module]:
+        return [cast(Any, self.model).get_classifier()]  # timm asks it of every model
 
     def _open_training(self, transform: Callable[..., Tensor], val: ImageDataset) -> None:
         cfg, world = self.cfg, self.world
@@ -112,6 +118,8 @@ class ClassificationTask:
 
     def loss(self, model: nn.Module, batch: TrainBatch) -> Tensor:
         """Mean cross entropy of the batch."""
+        if self.cfg.freeze:
+            rest_all_but(self.model, self._classifier())
         return self.criterion(model(batch.images), batch.targets)
 
     def describe(self, batch: TrainBatch) -> list[str]:

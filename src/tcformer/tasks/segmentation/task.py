@@ -25,6 +25,7 @@ from tcformer.data.pixelwise import (
 from tcformer.errors import UserError, nearest
 from tcformer.models import VARIANTS, SemanticFPN, create_model
 from tcformer.models.checkpoints import load_checkpoint, read_checkpoint, save_weights
+from tcformer.models.freezing import freeze_all_but, rest_all_but
 from tcformer.models.merging import merge_options, merging_note
 from tcformer.models.mta import REDUCTIONS
 from tcformer.tasks.segmentation.evaluation import Evaluator
@@ -64,6 +65,11 @@ class SegmentationTask:
         if not cfg.eval:
             self._open_training()
         self.model: nn.Module = build_model(cfg, self.num_classes).to(world.device)
+        if cfg.freeze:
+            freeze_all_but(self.model, self._head())
+
+    def _head(self) -> list[nn.Module]:
+        return [part for name, part in self.model.named_children() if name != "backbone"]
 
     def _open_training(self) -> None:
         cfg, world = self.cfg, self.world
@@ -106,6 +112,8 @@ class SegmentationTask:
 
     def loss(self, model: nn.Module, batch: PixelBatch) -> Tensor:
         """Mean cross entropy of the labelled pixels; zero where a batch has none."""
+        if self.cfg.freeze:
+            rest_all_but(self.model, self._head())
         scores = model(batch.images)
         size = batch.targets.shape[1:]
         full = F.interpolate(scores.float(), size=size, mode="bilinear", align_corners=False)
