@@ -72,7 +72,7 @@ def test_every_module_has_a_layer():
 def test_implementations_of_an_op_do_not_know_each_other(op):
     implementations = {
         f"tcformer.ops.{op}.{name}"
-        for name in ("reference", "eager", "native", "onednn", "triton")
+        for name in ("reference", "eager", "portable", "native", "onednn", "triton")
         if (SOURCE / "ops" / op / f"{name}.py").exists()
     }
     contracts = [c for c in SETTINGS["contracts"] if c["type"] == "independence"]

@@ -141,14 +141,18 @@ def test_the_two_step_selection_finds_the_smallest(seed, count, columns):
     assert torch.equal(d2.gather(2, found).sort(dim=-1).values, smallest)
 
 
-def test_the_full_scan_finds_what_the_neighbour_lists_say():
+@pytest.mark.parametrize("min_rows", [1, 3, 32, 128])
+def test_the_full_scans_find_what_the_neighbour_lists_say(monkeypatch, min_rows):
+    monkeypatch.setattr(eager, "MIN_ROWS", min_rows)
     x = features(11, tokens=80, dtype=torch.float32)
-    f = eager._prepare(x, None, 0.0, 1000)
+    f = eager._prepare(x, None, 0.0, 1)
     d2, neighbour = eager._nearest(f, 8)
     rank = rank_of(sparsity_of(d2, 5, None, None))
     quick = eager._separation(f, rank, d2, neighbour)
     full = eager._separation_scan(f, rank, torch.arange(80))
     torch.testing.assert_close(quick, full, rtol=1e-6, atol=0)
+    ordered = eager._separation_in_order(f, rank)
+    torch.testing.assert_close(ordered, full, rtol=0, atol=0)
 
 
 def test_an_image_does_not_depend_on_its_batch_mates():

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tcformer.ops import merge_tokens
+from tcformer.ops.regroup import portable
 from tcformer.tokens import Layout, Tokens, grid_layout
 
 
@@ -23,6 +24,16 @@ def test_equals_the_definition():
     torch.testing.assert_close(actual.layout.cell_weight, expected.layout.cell_weight)
     assert torch.equal(actual.layout.cell_to_token, label)
     assert actual.layout[1:4] == (clusters, (3, 4), (2, 2))
+
+
+@pytest.mark.parametrize("limit", [0, 1000])
+def test_the_form_for_exports_equals_the_definition(monkeypatch, limit):
+    monkeypatch.setattr(portable, "DENSE_LIMIT", limit)
+    tokens, label, clusters, score = case(3)
+    expected = merge_tokens(tokens, label, clusters, log_weight=score, impl="reference")
+    actual = merge_tokens(tokens, label, clusters, log_weight=score, impl="portable")
+    torch.testing.assert_close(actual.x, expected.x, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(actual.layout.cell_weight, expected.layout.cell_weight)
 
 
 def test_gradient_of_features_and_scores():

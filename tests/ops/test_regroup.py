@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcformer.ops import _native, regroup
-from tcformer.ops.regroup import apply_plan, plan_both_ways, plan_regroup
+from tcformer.ops.regroup import apply_plan, plan_both_ways, plan_regroup, portable
 
 needs_native = pytest.mark.skipif(
     _native.library() is None, reason=f"no native kernels: {_native.reason()}"
@@ -35,6 +35,23 @@ def test_equals_the_definition(seed, batch, sources, destinations, entries, weig
     expected = regroup(x, src, dst, num_dst, weight=weight, impl="reference")
     actual = regroup(x, src, dst, num_dst, weight=weight, impl="eager")
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_form_for_exports_equals_the_definition(monkeypatch, dense, weighted):
+    monkeypatch.setattr(portable, "DENSE_LIMIT", 1000 if dense else 0)
+    x, src, dst, num_dst, weight = case(7, batch=3, sources=6, destinations=5, entries=9)
+    weight = weight if weighted else None
+    expected = regroup(x, src, dst, num_dst, weight=weight, impl="reference")
+    actual = regroup(x, src, dst, num_dst, weight=weight, impl="portable")
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    ahead, back = plan_both_ways(src, dst, 6, num_dst, dtype=torch.float64, impl="portable")
+    assert (ahead.matrix is not None) == dense
+    if not weighted:
+        torch.testing.assert_close(apply_plan(x, ahead), expected, rtol=1e-12, atol=1e-12)
+    there_and_back = regroup(expected, dst, src, 6, impl="reference")
+    torch.testing.assert_close(apply_plan(expected, back), there_and_back)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -93,7 +110,7 @@ def test_both_ways_are_the_two_single_plans():
         ({"num_dst": 1}, "dst must lie in 0..0"),
         ({"src": torch.full((2, 11), 5)}, "src must lie in 0..4, not 5..5"),
         ({"src": torch.full((2, 11), -1)}, "src must lie in"),
-        ({"impl": "cuda"}, "choose one of auto, .*eager, reference"),
+        ({"impl": "cuda"}, "choose one of auto, .*eager, portable, reference"),
     ],
 )
 def test_refuses_what_does_not_fit(change, words):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tcformer.ops import map_to_tokens, plan_token_map, tokens_to_map, tokens_to_tokens
+from tcformer.ops.regroup import portable
 from tcformer.tokens import Layout, Tokens, grid_layout, pixel_of_cell
 
 CPU = torch.device("cpu")
@@ -39,6 +40,22 @@ def test_a_token_is_the_mean_of_its_cells_whatever_their_weights():
         cells = lay.cell_to_token[1] == token
         expected = flat[1][:, cells].sum(1) / (cells.sum() + 1e-6)
         torch.testing.assert_close(x[1, token], expected)
+
+
+@pytest.mark.parametrize("limit", [0, 20])
+@pytest.mark.parametrize(
+    ("grid", "map_size", "tokens"),
+    [((5, 7), (3, 4), 6), ((8, 8), (4, 4), 64), ((5, 6), (3, 3), 30), ((9, 4), (2, 1), 5)],
+)
+def test_plans_for_exports_convert_the_same(monkeypatch, limit, grid, map_size, tokens):
+    monkeypatch.setattr(portable, "GATHER_LIMIT", limit)
+    whole = tokens == grid[0] * grid[1]
+    lay = grid_layout(2, grid, CPU) if whole else layout(tokens, grid, map_size)
+    x, picture = features((2, tokens, 3)), features((2, 3, *map_size))
+    plan = plan_token_map(lay, map_size, dtype=x.dtype, impl="portable")
+    actual = tokens_to_map(Tokens(x, lay), plan=plan)
+    torch.testing.assert_close(actual, tokens_to_map(Tokens(x, lay), map_size))
+    torch.testing.assert_close(map_to_tokens(picture, lay, plan=plan), map_to_tokens(picture, lay))
 
 
 def test_tokens_to_tokens_weighs_cells_as_the_target_does():

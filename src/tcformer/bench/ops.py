@@ -222,6 +222,11 @@ def _regroup_call(
     ready = plan.to_map if towards == "tokens to map" else plan.to_tokens
     assert ready is not None  # after a merge tokens and pixels are never the same thing
 
+    if impl == "portable":  # has an index structure of its own
+        other = plan_token_map(layout, impl=impl)
+        ready = other.to_map if towards == "tokens to map" else other.to_tokens
+        assert ready is not None
+
     def call() -> Tensor:
         if impl != "reference":
             return apply_plan(x, ready, impl=impl)

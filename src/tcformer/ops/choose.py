@@ -5,6 +5,7 @@
 ``"triton"``          Triton kernels for GPUs; on CPU tensors only under TRITON_INTERPRET=1, slowly
 ``"onednn"``          the library of that name inside PyTorch, for float32 on x86-64 processors
 ``"eager"``           plain PyTorch, everywhere
+``"portable"``        plain PyTorch without what other programs lack: for exported graphs
 ``"reference"``       the definition in loops, everywhere, slow on purpose
 ====================  ==========================================================================
 """
@@ -46,7 +47,8 @@ def check_impl(
 ) -> str:
     """Resolve "auto" to the fastest implementation; an explicit request is never replaced.
 
-    While a graph is exported "auto" means plain PyTorch, which other programs can read.
+    While a graph is exported "auto" means "portable", which other programs can read, or "eager"
+    for ops whose plain PyTorch they can read as it is.
 
     Args:
         op: name of the op, for the message.
@@ -69,10 +71,11 @@ def check_impl(
         return impl
     if _plain:
         return "eager"
-    exporting = torch.compiler.is_exporting()
+    if torch.compiler.is_exporting():
+        return "portable" if "portable" in implementations else "eager"
     for name in implementations:
-        foreign = name in ("native", "triton") and (exporting or _interpreted(name, device.type))
-        if not foreign and why_not(name, device.type) is None and unfit.get(name) is None:
+        tested = _interpreted(name, device.type)
+        if not tested and why_not(name, device.type) is None and unfit.get(name) is None:
             return name
     return "eager"
 

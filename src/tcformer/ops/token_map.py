@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tcformer.ops.regroup import RegroupPlan, apply_plan, part_of_plan, plan_both_ways, regroup
+from tcformer.ops.regroup import (
+    Plan,
+    RegroupPlan,
+    apply_plan,
+    choose_plan,
+    part_of_plan,
+    plan_both_ways,
+    portable,
+    regroup,
+)
 from tcformer.tokens import Layout, Tokens, pixel_of_cell
 
 __all__ = ["TokenMap", "map_to_tokens", "plan_token_map", "tokens_to_map", "tokens_to_tokens"]
@@ -27,30 +37,85 @@ class TokenMap(NamedTuple):
     """
 
     map_size: tuple[int, int]
-    to_map: RegroupPlan | None
-    to_tokens: RegroupPlan | None
+    to_map: Plan | None
+    to_tokens: Plan | None
 
 
 def plan_token_map(
-    layout: Layout, map_size: tuple[int, int] | None = None, *, dtype: torch.dtype = torch.float32
+    layout: Layout,
+    map_size: tuple[int, int] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    impl: str = "auto",
 ) -> TokenMap:
-    """Prepare the conversions between a layout's tokens and a map (the stage's own by default)."""
+    """Prepare the conversions between a layout's tokens and a map (the stage's own by default).
+
+    Args:
+        layout: where the tokens lie.
+        map_size: (H, W) of the map.
+        dtype: of the features; weights have it, or float32 where that is finer.
+        impl: which implementation will convert: "auto", "native", "triton", "eager" or "portable".
+    """
     map_size = layout.map_size if map_size is None else map_size
     if layout.is_grid and map_size == layout.grid_size:
         return TokenMap(map_size, None, None)
     cells = layout.cell_to_token
+    wide = torch.promote_types(dtype, torch.float32)
+    impl = choose_plan(impl, cells.device, wide)
+    if impl == "portable":
+        return _portable_map(layout, map_size, wide)
     pixels = pixel_of_cell(layout.grid_size, map_size, cells.device).expand_as(cells)
     num_pixels = map_size[0] * map_size[1]
-    wide = torch.promote_types(dtype, torch.float32)
-    plans = plan_both_ways(cells, pixels, layout.num_tokens, num_pixels, dtype=wide)
+    plans = plan_both_ways(cells, pixels, layout.num_tokens, num_pixels, dtype=wide, impl=impl)
     return TokenMap(map_size, *plans)
+
+
+def _portable_map(layout: Layout, map_size: tuple[int, int], dtype: torch.dtype) -> TokenMap:
+    """For exported graphs: which cells a pixel has is known before any image is seen."""
+    cells, num_tokens = layout.cell_to_token, layout.num_tokens
+    batch, num_pixels = cells.shape[0], map_size[0] * map_size[1]
+    pixels = pixel_of_cell(layout.grid_size, map_size, cells.device).expand_as(cells)
+    lists, valid = _cells_of_pixels(layout.grid_size, map_size, cells.device)
+    if num_tokens <= portable.GATHER_LIMIT * lists.shape[1]:
+        plans = plan_both_ways(cells, pixels, num_tokens, num_pixels, dtype=dtype, impl="portable")
+        return TokenMap(map_size, *plans)
+    sources = cells.index_select(1, lists.flatten()).view(batch, *lists.shape)
+    to_map = portable.plan_lists(sources, valid, num_tokens, dtype=dtype)
+    if layout.is_grid:
+        one = torch.ones(num_tokens, 1, dtype=torch.bool, device=cells.device)
+        to_tokens = portable.plan_lists(pixels.unsqueeze(-1), one, num_pixels, dtype=dtype)
+    else:
+        to_tokens = portable.plan_regroup(pixels, cells, num_pixels, num_tokens, dtype=dtype)
+    return TokenMap(map_size, to_map, to_tokens)
+
+
+def _cells_of_pixels(
+    grid_size: tuple[int, int], map_size: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The cells of every pixel, (H*W, L) int64, and whether an entry is one or fills up a list."""
+    sides = []
+    for length, pixels in zip(grid_size, map_size, strict=True):
+        first = [-(-pixel * length // pixels) for pixel in range(pixels + 1)]  # rounded up
+        most = max(after - before for before, after in itertools.pairwise(first))
+        step = torch.arange(max(most, 1), device=device)
+        start = torch.tensor(first[:-1], device=device)[:, None] + step
+        stop = torch.tensor(first[1:], device=device)[:, None]
+        sides.append((start.clamp(max=length - 1), start < stop))
+    (row, row_valid), (column, column_valid) = sides
+    cells = row[:, None, :, None] * grid_size[1] + column[None, :, None, :]
+    valid = row_valid[:, None, :, None] & column_valid[None, :, None, :]
+    shape = (map_size[0] * map_size[1], row.shape[1] * column.shape[1])
+    return cells.reshape(shape), valid.reshape(shape)
 
 
 def part_of_token_map(plan: TokenMap, first: int, count: int) -> TokenMap:
     """The plan for ``count`` images of the batch, from number ``first`` on. Not for compilation."""
-    if plan.to_map is None or plan.to_tokens is None:
+    to_map, to_tokens = plan.to_map, plan.to_tokens
+    if to_map is None or to_tokens is None:
         return plan
-    ways = (part_of_plan(way, first, count) for way in (plan.to_map, plan.to_tokens))
+    if not isinstance(to_map, RegroupPlan) or not isinstance(to_tokens, RegroupPlan):
+        raise ValueError("token map: a plan for exported graphs is for the whole batch.")
+    ways = (part_of_plan(way, first, count) for way in (to_map, to_tokens))
     return TokenMap(plan.map_size, *ways)
 
 

@@ -29,6 +29,9 @@ CPU_BLOCK_ELEMENTS = 1 << 20
 MIN_ROWS = 128
 """Rows of a block at least: each block reads all columns again, which must pay."""
 
+MAX_EXPORTED_BLOCKS = 16
+"""Blocks are loops, which an exported graph writes out."""
+
 ROUNDING = 64
 """Proposals that differ by so many units of rounding of the largest norm may be equal."""
 
@@ -153,7 +156,7 @@ def _exact_d2(features: _Features, rows: Tensor, others: Tensor) -> Tensor:
     x = features.x
     difference = _take(x, others.flatten(1)).view(*others.shape, -1)
     difference = difference - _take(x, rows).unsqueeze(2)
-    d2 = difference.square().sum(dim=-1) / x.shape[-1]
+    d2 = (difference * difference).sum(dim=-1) / x.shape[-1]
     return d2.masked_fill(d2 <= features.same_d2, 0.0)
 
 
@@ -176,7 +179,9 @@ def _blocks(features: _Features, num_rows: int, num_columns: int) -> list[tuple[
     batch = features.x.shape[0]
     images = batch if type(batch) is int else 8
     rows = max(MIN_ROWS, features.block_elements // max(1, images * num_columns))
-    size = max(1, min(num_rows, rows))
+    if torch.compiler.is_exporting():
+        rows = max(rows, num_rows // MAX_EXPORTED_BLOCKS + RUN)
+    size = max(1, min(num_rows, rows // RUN * RUN))
     return [(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
@@ -218,13 +223,40 @@ def _separation(features: _Features, rank: Tensor, d2: Tensor, neighbour: Tensor
     denser = neighbour_rank < rank.unsqueeze(-1)
     separation = torch.where(denser, d2, torch.inf).amin(dim=-1)
     resolved = denser.any(dim=-1)
-    batch, num_tokens = rank.shape
-    if batch == 1 and rank.device.type == "cpu" and not torch.compiler.is_compiling():
+    if rank.shape[0] == 1 and rank.device.type == "cpu" and not torch.compiler.is_compiling():
         # How many rows are left depends on the data: no matter on a CPU.
         rows = (~resolved[0]).nonzero().squeeze(1)
         return separation.index_copy(1, rows, _separation_scan(features, rank, rows))
-    every = torch.arange(num_tokens, device=rank.device)
-    return torch.where(resolved, separation, _separation_scan(features, rank, every))
+    return torch.where(resolved, separation, _separation_in_order(features, rank))
+
+
+def _separation_in_order(features: _Features, rank: Tensor) -> Tensor:
+    """The same scan for all tokens, (B, N): in the order of ranks only what stands before counts.
+
+    That is half of the distances, and what is left out is known before any data is.
+    """
+    num_tokens = rank.shape[1]
+    place = torch.arange(num_tokens, device=rank.device).expand_as(rank)
+    token = torch.empty_like(rank).scatter(1, rank, place)
+    x, centred = _take(features.x, token), _take(features.centred, token)
+    norm2 = features.norm2.gather(1, token)
+    ordered = features._replace(x=x, centred=centred, norm2=norm2)
+    blocks = _blocks(ordered, num_tokens, num_tokens)
+    side = torch.arange(blocks[0][1], device=rank.device)
+    behind = torch.where(side >= side[:, None], torch.inf, 0.0).to(norm2.dtype)
+    found = []
+    for start, stop in blocks:
+        rows, size = centred[:, start:stop], stop - start
+        own = _proposals(rows, rows, norm2[:, start:stop]) + behind[:size, :size]
+        candidates = _smallest(own, min(1 + NUM_EXTRA, size)) + start
+        if start > 0:
+            before = _proposals(rows, centred[:, :start], norm2[:, :start])
+            nearest = _smallest(before, min(1 + NUM_EXTRA, start))
+            candidates = torch.cat((nearest, candidates), dim=-1)
+        row = place[:, start:stop]
+        d2 = _exact_d2(ordered, row, candidates)
+        found.append(torch.where(candidates < row.unsqueeze(-1), d2, torch.inf).amin(dim=-1))
+    return torch.cat(found, dim=1).gather(1, rank)
 
 
 def _separation_scan(features: _Features, rank: Tensor, rows: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from tcformer.tokens import Layout, Tokens
 
 __all__ = ["merge_tokens"]
 
-IMPLEMENTATIONS = ("triton", "eager", "reference")
+IMPLEMENTATIONS = ("triton", "eager", "portable", "reference")
 
 
 def merge_tokens(
@@ -35,7 +35,8 @@ def merge_tokens(
         num_clusters: M.
         log_weight: (B, N) float, the importance score s; zeros (a plain mean) when left out.
         eps: added to every sum of weights.
-        impl: "auto", "triton" (on a GPU), "eager" or "reference".
+        impl: "auto", "triton" (on a GPU), "eager", "portable" (for exported graphs) or
+            "reference".
 
     Returns:
         M tokens on a map of half the height and width (rounded up), in float32 or better.
@@ -64,6 +65,11 @@ def merge_tokens(
         from tcformer.ops.merge import reference
 
         merged, share = reference.merge(wide, assignment, num_clusters, log_weight, eps)
+    elif impl == "portable":
+        from tcformer.ops.merge import portable
+
+        with torch.autocast(x.device.type, enabled=False):
+            merged, share = portable.merge(wide, assignment, num_clusters, log_weight, eps)
     elif impl == "triton":
         from tcformer.ops.merge import triton
 

@@ -65,10 +65,6 @@ def merge(
     weight, floor = relative_weights(log_weight.to(x.dtype), assignment, num_clusters, eps)
     rows = _rows(assignment, num_clusters)
     ones = torch.ones_like(weight)
-    if torch.compiler.is_exporting():  # an exported graph is for inference: no gradient to define
-        total = _cluster_sum(weight.unsqueeze(-1), ones, rows).squeeze(-1) + floor
-        share = weight / total.gather(1, assignment)
-        return _cluster_sum(x, share, rows), share
     total = _ClusterSum.apply(weight.unsqueeze(-1), ones, assignment, rows).squeeze(-1) + floor
     share = weight / total.gather(1, assignment)
     return _ClusterSum.apply(x, share, assignment, rows), share

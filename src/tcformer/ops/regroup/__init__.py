@@ -16,21 +16,28 @@ import torch
 from torch import Tensor
 
 from tcformer.ops.choose import check_impl
-from tcformer.ops.regroup import native, plan
+from tcformer.ops.regroup import native, plan, portable
 from tcformer.ops.regroup.plan import EPS, GatherSum, RegroupPlan, part_of_plan
+from tcformer.ops.regroup.portable import PortablePlan
 
 __all__ = [
     "EPS",
     "GatherSum",
+    "Plan",
+    "PortablePlan",
     "RegroupPlan",
     "apply_plan",
+    "choose_plan",
     "part_of_plan",
     "plan_both_ways",
     "plan_regroup",
     "regroup",
 ]
 
-IMPLEMENTATIONS = ("native", "triton", "eager", "reference")
+IMPLEMENTATIONS = ("native", "triton", "eager", "portable", "reference")
+
+Plan = RegroupPlan | PortablePlan
+"""What :func:`apply_plan` applies: the second kind is for exported graphs."""
 
 
 def regroup(
@@ -55,7 +62,8 @@ def regroup(
         num_dst: D, number of destinations.
         weight: (B, E) float, not negative; ones when left out.
         eps: added to each destination's sum of weights.
-        impl: "auto", "native" (C++, CPU), "triton", "eager" or "reference".
+        impl: "auto", "native" (C++, CPU), "triton", "eager", "portable" (for exported graphs) or
+            "reference".
 
     Returns:
         (B, D, C) in the dtype of x.
@@ -91,7 +99,7 @@ def plan_regroup(
     eps: float = EPS,
     dtype: torch.dtype = torch.float32,
     impl: str = "auto",
-) -> RegroupPlan:
+) -> Plan:
     """Build the plan that takes weighted means from sources to destinations.
 
     Args:
@@ -102,11 +110,16 @@ def plan_regroup(
         weight: (B, E) float, treated as a constant; ones when left out.
         eps: added to every destination's sum of weights.
         dtype: of the normalised weights, float32 or float64.
-        impl: which implementation will apply the plan: "auto", "native", "triton" or "eager".
+        impl: which implementation will apply the plan: "auto", "native", "triton", "eager" or
+            "portable".
     """
-    impl = _check_plan(impl, src.device, dtype)
+    impl = choose_plan(impl, src.device, dtype)
     if impl == "native":
         return native.plan_regroup(src, dst, num_src, num_dst, weight=weight, eps=eps)
+    if impl == "portable":
+        return portable.plan_regroup(
+            src, dst, num_src, num_dst, weight=weight, eps=eps, dtype=dtype
+        )
     padded = True if impl == "triton" else None
     return plan.plan_regroup(
         src, dst, num_src, num_dst, weight=weight, eps=eps, dtype=dtype, padded=padded
@@ -122,11 +135,13 @@ def plan_both_ways(
     eps: float = EPS,
     dtype: torch.dtype = torch.float32,
     impl: str = "auto",
-) -> tuple[RegroupPlan, RegroupPlan]:
+) -> tuple[Plan, Plan]:
     """Build the unweighted plans a->b and b->a at the cost of one: they share their sorting."""
-    impl = _check_plan(impl, a.device, dtype)
+    impl = choose_plan(impl, a.device, dtype)
     if impl == "native":
         return native.plan_both_ways(a, b, num_a, num_b, eps=eps)
+    if impl == "portable":
+        return portable.plan_both_ways(a, b, num_a, num_b, eps=eps, dtype=dtype)
     if impl == "triton" and dtype == torch.float32:
         from tcformer.ops.regroup import triton_plan
 
@@ -135,20 +150,24 @@ def plan_both_ways(
     return plan.plan_both_ways(a, b, num_a, num_b, eps=eps, dtype=dtype, padded=padded)
 
 
-def _check_plan(impl: str, device: torch.device, dtype: torch.dtype) -> str:
+def choose_plan(impl: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Resolve "auto" to the implementation whose plans are made for tensors like these."""
     unfit = {"native": native.unfit_plan(dtype)}
     return check_impl("regroup", impl, IMPLEMENTATIONS[:-1], device, unfit=unfit)
 
 
-def apply_plan(x: Tensor, plan: RegroupPlan, *, impl: str = "auto") -> Tensor:
+def apply_plan(x: Tensor, plan: Plan, *, impl: str = "auto") -> Tensor:
     """Regroup (B, S, C) into (B, D, C) with a plan that was built before."""
     if x.ndim != 3 or x.shape[1] != plan.num_src:
         raise ValueError(
             f"regroup: this plan takes features of shape (B, {plan.num_src}, C), "
             f"but x has shape {tuple(x.shape)}."
         )
+    if isinstance(plan, PortablePlan):
+        check_impl("regroup", impl, ("portable",), x.device)
+        return portable.regroup(x, plan)
     unfit = {"native": native.unfit(x, plan)}
-    impl = check_impl("regroup", impl, IMPLEMENTATIONS[:-1], x.device, unfit=unfit)
+    impl = check_impl("regroup", impl, IMPLEMENTATIONS[:-2], x.device, unfit=unfit)
     if impl == "native":
         return native.regroup(x, plan)
     if impl == "triton":

@@ -31,8 +31,5 @@ def regroup(x: Tensor, plan: RegroupPlan) -> Tensor:
     batch, _, channels = x.shape
     wide = x if x.dtype == torch.float64 else x.float()
     flat = wide.reshape(batch * plan.num_src, channels).contiguous()
-    if torch.compiler.is_exporting():  # an exported graph is for inference: no gradient to define
-        out = gather_sum(flat, plan.forward)
-    else:
-        out = _Apply.apply(flat, tuple(plan.forward), tuple(plan.backward))
+    out: Tensor = _Apply.apply(flat, tuple(plan.forward), tuple(plan.backward))
     return out.view(batch, plan.num_dst, channels).to(x.dtype)

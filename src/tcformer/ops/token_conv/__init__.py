@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tcformer.ops.choose import check_impl
+from tcformer.ops.regroup import RegroupPlan
 from tcformer.ops.token_conv import native
 from tcformer.ops.token_map import TokenMap, part_of_token_map
 
@@ -97,7 +98,7 @@ def _check(
         raise ValueError(f"token_conv: the plan is for {expected} tokens, but x has {tokens}.")
     if overwrite_from is not None and torch.is_grad_enabled():
         raise ValueError("token_conv: x cannot be overwritten where gradients are recorded.")
-    if plan.to_map is None or plan.to_tokens is None or torch.compiler.is_compiling():
+    if not isinstance(plan.to_map, RegroupPlan) or torch.compiler.is_compiling():
         return
     planned = (plan.to_map.forward.row_start.shape[0] - 1) // (height * width)
     if overwrite_from is None and planned != batch:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.ops import _native
+from tcformer.ops.regroup import PortablePlan, RegroupPlan
 from tcformer.ops.token_map import TokenMap
 
 _OPS = torch.library.Library("tcformer", "FRAGMENT")
@@ -32,6 +33,8 @@ def unfit(x: Tensor, plan: TokenMap) -> str | None:
     if x.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes tokens in float32 or bfloat16, not {x.dtype}"
     for part in (plan.to_map, plan.to_tokens):
+        if isinstance(part, PortablePlan):
+            return "this plan is for exported graphs"
         if part is not None and part.forward.weight.dtype != torch.float32:
             return f"its weights are float32, and those of the plan {part.forward.weight.dtype}"
     return None
@@ -69,10 +72,13 @@ def token_conv(
 
 def plan_tensors(plan: TokenMap) -> list[Tensor]:
     """What the kernel reads of a plan: both directions share their index structure."""
-    if plan.to_map is None or plan.to_tokens is None:
+    to_map, to_tokens = plan.to_map, plan.to_tokens
+    if to_map is None or to_tokens is None:
         return []
-    pixels, tokens = plan.to_map.forward, plan.to_tokens.forward
-    weights = (pixels, plan.to_map.backward, plan.to_tokens.backward, tokens)
+    assert isinstance(to_map, RegroupPlan)
+    assert isinstance(to_tokens, RegroupPlan)
+    pixels, tokens = to_map.forward, to_tokens.forward
+    weights = (pixels, to_map.backward, to_tokens.backward, tokens)
     return [*pixels[:2], *tokens[:2], *(rows.weight for rows in weights)]
 
 

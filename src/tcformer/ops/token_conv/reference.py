@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tcformer.ops.regroup import RegroupPlan
+from tcformer.ops.regroup import Plan, RegroupPlan
 from tcformer.ops.token_map import TokenMap
 
 
@@ -28,9 +28,11 @@ def token_conv(
     return out * (1 + torch.erf(out / 2**0.5)) / 2 if gelu else out
 
 
-def _apply(x: Tensor, plan: RegroupPlan | None) -> Tensor:
+def _apply(x: Tensor, plan: Plan | None) -> Tensor:
     if plan is None:
         return x
+    if not isinstance(plan, RegroupPlan):
+        raise ValueError("token_conv: the reference reads no plan for exported graphs.")
     batch, _, channels = x.shape
     start, column, weight = plan.forward
     dense = x.new_zeros(batch * plan.num_dst, batch * plan.num_src)

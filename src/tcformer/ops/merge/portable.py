@@ -1,0 +1,25 @@
+"""Merging for exported graphs, which know neither segment sums nor gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tcformer.ops.merge.weights import relative_weights
+from tcformer.ops.regroup import portable
+
+
+def merge(
+    x: Tensor, assignment: Tensor, num_clusters: int, log_weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Merge (B, N, C) into (B, M, C); also the share (B, N) of every token in its cluster."""
+    weight, floor = relative_weights(log_weight.to(x.dtype), assignment, num_clusters, eps)
+    total = torch.zeros_like(floor).scatter_add(1, assignment, weight) + floor
+    share = weight / total.gather(1, assignment)
+    num_tokens = x.shape[1]
+    if portable.is_dense(num_tokens, num_clusters, num_tokens):
+        token = torch.arange(num_tokens, device=x.device).expand_as(assignment)
+        return portable.matrix_of(token, assignment, num_tokens, num_clusters, share) @ x, share
+    rows = x * share.unsqueeze(-1)
+    merged = x.new_zeros(x.shape[0], num_clusters, x.shape[2])
+    return merged.scatter_add(1, assignment.unsqueeze(-1).expand_as(rows), rows), share
