@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, cast
 from tcformer.errors import UserError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = "the disk is full or a limit is reached; free some space"
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -85,6 +86,32 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     _sync_folder(target.parent)
 
 
+_LEFTOVER = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp")
+
+
+def leftovers(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:
+    """Temporary files of `atomic_write` whose process is gone, each with the name it was meant for.
+
+    A process that still runs on this machine (or another one that got its number) keeps its file.
+    """
+    found = []
+    for path in Path(folder).glob(".*.tmp"):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and not _is_running(int(match[2])):
+            found.append((path, match[1]))
+    return found
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
 _O_BINARY = getattr(os, "O_BINARY", 0)  # only Windows has (and needs) it
 _O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # and only Windows lacks this one
 
@@ -142,7 +169,7 @@ def _sync_folder(folder: Path) -> None:
 def _why_not_written(target: Path, error: OSError) -> str:
     folder = target.parent
     if error.errno in _DISK_FULL:
-        return f"cannot write {target}: the disk is full or a limit is reached; free some space"
+        return f"cannot write {target}: {FULL}"
     if error.errno in _FORBIDDEN:
         return f"cannot write {target}: no permission to write in the folder {folder}"
     if error.errno == errno.ENOENT and not folder.exists():
@@ -150,6 +177,11 @@ def _why_not_written(target: Path, error: OSError) -> str:
     if error.errno == errno.ENOTDIR or not folder.is_dir():
         return f"cannot write {target}: {folder} is not a folder"
     return f"cannot write {target}: {error.strerror or error}"
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether writing failed because a disk is full or a quota or limit is reached."""
+    return isinstance(error, OSError) and error.errno in _DISK_FULL
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

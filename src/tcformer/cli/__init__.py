@@ -6,6 +6,7 @@ once; the module of a verb is imported when that verb is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import select
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from tcformer.errors import UserError, nearest
+from tcformer.files import FULL, is_full
 
 VERBS = {
     "demo": "train, evaluate and draw tokens on handwritten digits; a few minutes on a CPU",
@@ -96,7 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_SIGINT
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            if not is_full(error):
+                raise
+            _mute(sys.stdout)
+            print(f"error: the output cannot be written: {FULL}.", file=sys.stderr)
+            return EXIT_USAGE
         if not _reader_is_gone():
             raise  # a pipe of our own broke, such as one to a data worker: that is a real error
         return EXIT_SIGPIPE
@@ -142,9 +150,14 @@ def _reader_is_gone() -> bool:
     """Whether nobody reads our stdout or stderr any more; if so, send the rest nowhere."""
     gone = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
     for stream in gone:
-        # Python flushes both once more at exit and would complain about what is still in them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _mute(stream)
     return bool(gone)
+
+
+def _mute(stream: TextIO) -> None:
+    """Send the rest nowhere: Python flushes once more at exit and would complain about it."""
+    with contextlib.suppress(OSError, ValueError):  # replaced by something that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _has_no_reader(stream: TextIO) -> bool:

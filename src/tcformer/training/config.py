@@ -210,6 +210,8 @@ class TrainConfig:
     """Epochs between evaluations; the last epoch is always evaluated."""
     save_every: int = 10
     """Epochs between checkpoints that are kept (checkpoint_N.pth); 0 keeps only last and best."""
+    keep_last: int = 0
+    """Newest checkpoint_N.pth that stay, older ones are deleted; 0 keeps all."""
     save_steps: int = 0
     """Steps between saves of checkpoint.pth inside an epoch; 0 saves at the end of each epoch."""
     tensorboard: bool = False
@@ -271,7 +273,7 @@ def _check_ranges(cfg: TrainConfig) -> None:
         "cooldown_epochs": 0, "threads": 0, "world_size": 1,
         "eval_every": 1, "save_every": 0, "save_steps": 0, "lr_noise_pct": 0, "lr_noise_std": 0,
         "decay_epochs": 0, "seed": 0, "neck_channels": 1, "neck_heads": 1, "head_channels": 1,
-        "steps_per_epoch": 0, "skip_nonfinite": 0,
+        "steps_per_epoch": 0, "skip_nonfinite": 0, "keep_last": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if getattr(cfg, name) < least:
@@ -293,6 +295,8 @@ def _check_ranges(cfg: TrainConfig) -> None:
         raise UserError(f"--clip-grad is {cfg.clip_grad}; give a positive norm, or None.")
     if cfg.lr_noise is not None and len(cfg.lr_noise) not in (1, 2):
         raise UserError(f"--lr-noise takes one or two numbers, not {len(cfg.lr_noise)}.")
+    if cfg.keep_last and not cfg.save_every:
+        raise UserError("--keep-last does nothing with --save-every 0, which keeps none of them.")
     if cfg.ema_decay != TrainConfig.ema_decay and not cfg.ema:
         raise UserError("--ema-decay does nothing without --ema; add it or leave both out.")
 

@@ -35,6 +35,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from tcformer.errors import UserError
+from tcformer.files import FULL, is_full
 from tcformer.training.devices import choose_device
 from tcformer.training.environment import LaunchEnvironment, Launcher, read_environment
 from tcformer.training.interrupt import (
@@ -260,6 +261,8 @@ def _describe(error: BaseException) -> tuple[int, str]:
     """Exit status and message of an exception."""
     if isinstance(error, UserError):
         return EXIT_REFUSED, f"error: {error}"
+    if is_full(error):  # files say it as a UserError; this was the standard output
+        return EXIT_REFUSED, f"error: the output cannot be written: {FULL}."
     if isinstance(error, KeyboardInterrupt):
         return 130, ""
     if isinstance(error, SystemExit):

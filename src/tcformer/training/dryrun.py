@@ -23,6 +23,7 @@ from tcformer.training.distributed import World, broadcast_object
 from tcformer.training.metrics import peak_memory_mib
 from tcformer.training.optim import clip_gradients, parallel, scaled_lr
 from tcformer.training.resume import resume
+from tcformer.training.retention import checkpoint_bytes, num_kept
 from tcformer.training.task import Task
 
 _CPU_BATCH = 4  # a whole batch of a large model could take minutes there
@@ -141,8 +142,7 @@ def _output(cfg: TrainConfig, model: nn.Module) -> str:
         return "nothing is saved (--output_dir is empty)"
     folder = Path(cfg.output_dir).absolute()
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-    one = sum(v.numel() * v.element_size() for v in model.state_dict().values()) * (3 + cfg.ema)
-    kept = 2 + (-(-cfg.epochs // cfg.save_every) if cfg.save_every else 0)
+    one, kept = checkpoint_bytes(cfg, model), num_kept(cfg)
     note = "" if free > one * (kept + 1) else ", WHICH IS NOT ENOUGH"
     return (
         f"{cfg.output_dir}, up to {kept} checkpoints of about {one / 2**20:.0f} MiB, "

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tcformer.files import make_folder
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.badsteps import BadSteps, NotFinite, Step
 from tcformer.training.checkpoint import TrainState
@@ -37,6 +38,7 @@ from tcformer.training.optim import (
     set_learning_rate,
 )
 from tcformer.training.resume import resume
+from tcformer.training.retention import check_room, clear_leftovers, prune
 from tcformer.training.task import Task
 
 __all__ = ["FitResult", "Interrupted", "NotFinite", "build_state", "count_parameters", "fit"]
@@ -70,6 +72,7 @@ def fit(
     resumed = resume(state, task, cfg, world)
     if cfg.compile:
         state.model.compile()
+    prepare_folder(cfg, state, world)
     model = parallel(state.model, world)
     epochs = cfg.epochs + cfg.cooldown_epochs
     pending = not state.evaluated  # stopped after an epoch was saved, before it was evaluated
@@ -211,7 +214,10 @@ class _Run:
         """Save the epoch that was just trained, before its evaluation, as published."""
         every = self.cfg.save_every
         keep = every > 0 and self.state.epoch % every == 0
-        self._save(ckpt.LAST, *([f"checkpoint_{self.state.epoch}.pth"] if keep else []))
+        # The last one last: should a disk be full between them, a resumed run writes both again.
+        self._save(*([f"checkpoint_{self.state.epoch}.pth"] if keep else []), ckpt.LAST)
+        if keep:
+            prune_checkpoints(self.cfg, self.state, self.world)
         if interrupt_reason(self.world):
             raise Interrupted(self._farewell())
 
@@ -293,6 +299,22 @@ def build_state(task: Task, cfg: TrainConfig, world: World) -> TrainState:
     )
     reset_meters(state)
     return state
+
+
+def prepare_folder(cfg: TrainConfig, state: TrainState, world: World) -> None:
+    """Make the folder of the results, clear what killed processes left, look at the room."""
+    if cfg.output_dir and world.is_main:
+        clear_leftovers(make_folder(cfg.output_dir))
+        prune_checkpoints(cfg, state, world)
+        if problem := check_room(cfg, state.model):
+            say(world, f"NOTICE: {problem}.")
+
+
+def prune_checkpoints(cfg: TrainConfig, state: TrainState, world: World) -> None:
+    """Keep as many numbered checkpoints as --keep-last says."""
+    if cfg.output_dir and world.is_main:
+        for path in prune(Path(cfg.output_dir), cfg.keep_last, state.epoch):
+            say(world, f"NOTICE: {path} could not be deleted (--keep-last).")
 
 
 def reset_meters(state: TrainState) -> None:

@@ -1,0 +1,105 @@
+"""How much of a disk a run takes: which checkpoints stay, and whether there is room for them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from tcformer.errors import UserError
+from tcformer.files import leftovers
+from tcformer.training.checkpoint import BEST, BEST_WEIGHTS, LAST
+from tcformer.training.config import TrainConfig
+
+_NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
+_OWN = re.compile(
+    r"checkpoint(_\d+)?\.pth|best\.(pth|safetensors)|log\.txt|config\.json|nonfinite_.*"
+)
+
+
+def numbered(folder: Path) -> dict[int, Path]:
+    """The files checkpoint_N.pth of a folder by N."""
+    found = {}
+    for path in folder.glob("checkpoint_*.pth"):
+        match = _NUMBERED.fullmatch(path.name)
+        if match and path.is_file() and not path.is_symlink():
+            found[int(match[1])] = path
+    return found
+
+
+def prune(folder: Path, keep: int, epoch: int) -> list[Path]:
+    """Delete all but the `keep` newest checkpoint_N.pth (0: none), after that of `epoch` is whole.
+
+    Those of later epochs are another run's and stay, as do checkpoint.pth and best.pth.
+
+    Returns:
+        What could not be deleted.
+    """
+    kept = []
+    if keep:
+        ours = sorted((n for n in numbered(folder) if n <= epoch), reverse=True)
+        for number in ours[keep:]:
+            path = folder / f"checkpoint_{number}.pth"
+            try:
+                path.unlink(missing_ok=True)
+            except OSError:
+                kept.append(path)
+    return kept
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what a killed process left of files that it was writing."""
+    for path, name in leftovers(folder):
+        if _OWN.fullmatch(name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def checkpoint_bytes(cfg: TrainConfig, model: nn.Module) -> int:
+    """Estimated size of a checkpoint: weights, two moments and, with --ema, the average."""
+    return _weight_bytes(model) * (3 + cfg.ema)
+
+
+def num_kept(cfg: TrainConfig) -> int:
+    """Checkpoints that a whole run leaves: the last, the best and the numbered ones."""
+    each = -(-(cfg.epochs + cfg.cooldown_epochs) // cfg.save_every) if cfg.save_every else 0
+    return 2 + (min(each, cfg.keep_last) if cfg.keep_last else each)
+
+
+def check_room(cfg: TrainConfig, model: nn.Module) -> str:
+    """A sentence if the disk may become full, or ''.
+
+    Raises:
+        UserError: not even the weights of one checkpoint fit.
+    """
+    folder = Path(cfg.output_dir).absolute()
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    if free < _weight_bytes(model) * (1 + cfg.ema):
+        raise UserError(
+            f"--output_dir {cfg.output_dir} has {size(free)} free, too little for a checkpoint of "
+            f"about {size(checkpoint_bytes(cfg, model))}; free some space or name another folder."
+        )
+    one = checkpoint_bytes(cfg, model)
+    # One more, for a file is written beside the one it replaces; those that are there count.
+    there = [*numbered(folder).values(), folder / LAST, folder / BEST, folder / BEST_WEIGHTS]
+    have = sum(path.stat().st_size for path in there if path.is_file())
+    wanted = one * (num_kept(cfg) + 1) + _weight_bytes(model)
+    if free + have >= wanted:
+        return ""
+    return (
+        f"{cfg.output_dir} has {size(free)} free, but this run leaves up to {num_kept(cfg)} "
+        f"checkpoints of about {size(one)}: free some space, or give --keep-last N or a larger "
+        "--save-every"
+    )
+
+
+def _weight_bytes(model: nn.Module) -> int:
+    return sum(v.numel() * v.element_size() for v in model.state_dict().values())
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
