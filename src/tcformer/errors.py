@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -18,3 +19,17 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that looks most like `word`, or None when none does."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+_short = reprlib.Repr()
+_short.maxlevel = 3
+_short.maxstring = _short.maxother = _short.maxlong = 80
+
+
+def shown(value: object) -> str:
+    """`repr(value)` cut to what fits into a sentence, however much is nested in the value."""
+    try:
+        text = _short.repr(value)
+    except Exception:  # the value's own repr failed, such as an int of 5000 digits'
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -185,9 +185,9 @@ def test_mistakes_are_one_sentence(words, part):
         ("cfg = dict(opt_betas=[0.9])", "opt_betas to [0.9]"),
         ("cfg = dict(amp='fp8')", "amp to 'fp8'"),
         ("cfg = dict(epochs=True)", "epochs to True"),
-        ("import nothing_of_that_name", "ModuleNotFoundError"),
-        ("cfg = dict(", "SyntaxError"),
-        ("raise SystemExit(3)", "SystemExit"),
+        ("import os", "in line 1 stands an import"),
+        ("cfg = dict(", "line 1: '(' was never closed"),
+        ("x = 1\nraise SystemExit(3)", "in line 2 stands Python code (Raise)"),
         ("cfg = {1: 2}", "sets 1, which is not an option"),
     ],
 )  # fmt: skip

@@ -11,15 +11,15 @@ import dataclasses
 import io
 import json
 import re
-import runpy
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from tcformer.errors import UserError, nearest
+from tcformer.errors import UserError, nearest, shown
 from tcformer.training.config import TrainConfig, check, option
+from tcformer.training.configfile import read_config
 
 _ALIASES = {"dr": "decay_rate"}
 _FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
@@ -75,38 +75,18 @@ def build(values: Mapping[str, Any], *, where: str = "the configuration") -> Tra
     for key, value in values.items():
         name = _ALIASES.get(key, str(key)).replace("-", "_")
         if name not in _FIELDS:
-            raise UserError(f"{where} sets {key!r}, which is not an option{_nearest(name)}.")
+            raise UserError(f"{where} sets {shown(key)}, which is not an option{_nearest(name)}.")
         known[name] = _typed(name, value, where)
     return TrainConfig(**known)
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
-    """All settings of a config file.
-
-    A Python file may hold any number of top-level dictionaries; later ones win. A JSON file holds
-    one object, such as the `config.json` that a run writes beside its results.
+    """All settings of a config file, `find_config(path)`.
 
     Raises:
         UserError: no such file, or the file cannot be read as a configuration.
     """
-    found = find_config(path)
-    if found.suffix == ".json":
-        try:
-            values = json.loads(found.read_text())
-        except ValueError as error:
-            raise UserError(f"{found} is not valid JSON ({error}).") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{found} must hold one JSON object.")
-        return values
-    try:
-        names = runpy.run_path(str(found))
-    except (Exception, SystemExit) as error:  # anything can go wrong in somebody's file: name it
-        raise UserError(f"{found} cannot be read: {type(error).__name__}: {error}.") from error
-    merged: dict[str, Any] = {}
-    for name, value in names.items():
-        if isinstance(value, dict) and not name.startswith("__"):
-            merged.update(value)
-    return merged
+    return read_config(find_config(path))
 
 
 def find_config(path: str | Path) -> Path:
@@ -205,7 +185,7 @@ def _typed(name: str, value: Any, where: str) -> Any:
         if fits:
             return result
     meant = re.sub(r"typing\.|<class '|'>", "", str(wanted))
-    raise UserError(f"{where} sets {name} to {value!r}, but {meant} is meant.")
+    raise UserError(f"{where} sets {name} to {shown(value)}, but {meant} is meant.")
 
 
 def _fit(kind: Any, value: Any) -> tuple[bool, Any]:

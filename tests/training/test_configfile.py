@@ -1,0 +1,189 @@
+"""Config files are read, not run: settings come out, and nothing else can happen."""
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tcformer.errors import UserError
+from tcformer.training.configfile import read_config
+
+
+def read(folder, text, name="c.py"):
+    file = folder / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
+    return read_config(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ('"""Words."""\ncfg = dict(model="m", lr=5e-4, clip_grad=None)', None),
+        ("cfg = {'model': 'm', 'lr': 1e-3 / 2, 'clip_grad': None}", None),
+        (
+            "base = dict(model='m', lr=1.0)\ncfg = dict(base, lr=5e-4)\ncfg['clip_grad'] = None",
+            None,
+        ),
+        ("a = dict(model='m')\nb = dict(lr=5e-4, **{'clip_grad': None})", None),
+        ("base = {'lr': 5e-4}\ncfg = {**base, 'model': 'm', 'clip_grad': None}", None),
+        ("cfg: dict = dict(model='m', lr=5e-4) | {'clip_grad': None}\npass", None),
+        ("gpus = 8\ncfg = dict(lr=5e-4 * gpus, warmup=-1)", {"lr": 4e-3, "warmup": -1}),
+        ("n = [1, 2]\ncfg = dict(x=n[1] ** 3 // 3 % 2, y=not True)", {"x": 0, "y": False}),
+        ("name = 'a'\ncfg = dict(output_dir='work/' + name)", {"output_dir": "work/a"}),
+        ("cfg = dict(betas=(0.9, .99), lr=float('1e-3'))", {"betas": (0.9, 0.99), "lr": 1e-3}),
+        ("__hidden = dict(a=1)\nx = y = dict(b=2)", {"b": 2}),
+        ("\ufeffcfg = dict(a='\\d')\r\n", {"a": "\\d"}),
+        ("", {}),
+    ],
+)
+def test_settings_are_read(tmp_path, text, values):
+    if values is None:
+        values = {"model": "m", "lr": 5e-4, "clip_grad": None}
+    assert read(tmp_path, text) == values
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os\nos.system('touch {trace}')",
+        "from os import system",
+        "__import__('os').system('touch {trace}')",
+        "cfg = dict(a=__import__('os').system('touch {trace}'))",
+        "cfg = dict(a=open('{trace}', 'w'))",
+        "cfg = dict(a=eval(\"open('{trace}', 'w')\"))",
+        "cfg = dict(a=exec('x'))",
+        "open('{trace}', 'w')",
+        "(lambda: open('{trace}', 'w'))()",
+        "def f():\n    open('{trace}', 'w')\nf()",
+        "class A:\n    x = open('{trace}', 'w')",
+        "cfg = [open('{trace}', 'w') for _ in (1,)]",
+        "cfg = dict(a=f\"{{open('{trace}', 'w')}}\")",
+        "cfg = dict(a=().__class__.__base__.__subclasses__())",
+        "cfg = dict(a='{{0.__class__}}'.format(1))",
+        "cfg = dict(a='%c' % 1)",
+        "dict = open\ncfg = dict('{trace}', 'w')",
+        "cfg = dict.fromkeys(open('{trace}', 'w'))",
+        "@open('{trace}', 'w')\ndef f(): pass",
+        "with open('{trace}', 'w'): pass",
+        "for x in open('{trace}', 'w'): pass",
+        "while True: pass",
+        "if open('{trace}', 'w'): pass",
+        "try:\n    open('{trace}', 'w')\nexcept Exception: pass",
+        "assert open('{trace}', 'w')",
+        "del open('{trace}', 'w').x",
+        "x = 1\nx += 1",
+        "x.y = 1",
+        "(x := 1)",
+        "cfg = dict(a=print)",
+        "cfg = dict(a=1j)",
+        "cfg = dict(a=b'1')",
+        "cfg = dict(a=...)",
+        "cfg = {{(): 1}}",
+        "cfg = dict([1])",
+        "cfg = dict(a={{}}['b'])",
+        "cfg = dict(a=1 / 0)",
+        "cfg = dict(a=int('x'))",
+        "cfg = dict(a=int(1, 2))",
+        "cfg = dict(a=list(a=1))",
+        "[][0] = 1",
+        "a, b = 1, 2",
+        "nonsense here",
+    ],
+)
+def test_programs_are_refused_and_do_nothing(tmp_path, text):
+    trace = tmp_path / "trace"
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text.format(trace=trace))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "c.py") in str(caught.value)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = 9 ** 9 ** 9",
+        "x = 2 ** 99\nx = x * x * x * x * x",
+        "x = -(10 ** 99) * 100",
+        "x = 'a' * 10 ** 12",
+        "x = 10 ** 12 * 'a'",
+        "x = [0] * 10 ** 12",
+        "x = 'a' * 9999 + 'bc'",
+        "x = '%1000000000d' % 1",
+        "x = 1 << 10 ** 9",
+        "x = 0x" + "f" * 100_000,
+        "x = " + "9" * 100_000,
+        "x = " + "(" * 100_000,
+        "x = " + "[" * 500 + "]" * 500,
+        "x = " + "-" * 100_000 + "1",
+        "x = " + "1+" * 100_000 + "1",
+        "x = " + "{**" * 5000,
+        "x = 1 # " + "a" * (1 << 21),
+        "x\0 = 1",
+        b"\xff\xfe",
+    ],
+    ids=range(19),
+)
+def test_no_work_without_end(tmp_path, text):
+    began = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text)
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
+    assert time.monotonic() - began < 5
+
+
+def test_what_is_shared_a_million_times_is_not_printed(tmp_path):
+    from tcformer.training.options import build
+
+    lines = ["x = [0] * 9"] + ["x = [x] * 9"] * 60 + ["cfg = dict(lr=x)"]
+    with pytest.raises(UserError) as caught:
+        build(read(tmp_path, "\n".join(lines)), where="here")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 100_000, b"\xff", '{"a": ' + "9" * 5000 + "}", ""]
+)
+def test_json_that_is_none(tmp_path, text):
+    with pytest.raises(UserError, match=r"c\.json"):
+        read(tmp_path, text, "c.json")
+
+
+def test_what_is_no_file(tmp_path):
+    with pytest.raises(UserError, match="it is a folder"):
+        read_config(tmp_path)
+    with pytest.raises(UserError, match="No such file"):
+        read_config(tmp_path / "none.py")
+
+
+EXPRESSIONS = st.recursive(
+    st.sampled_from(["1", "2.5", "None", "'a'", "x", "True", "open", "0", "1e308", "99"]),
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from("+-*/%|^"), inner).map(" ".join),
+        st.tuples(inner, inner).map("({0[0]}) ** ({0[1]})".format),
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+        st.lists(inner, max_size=3).map(lambda items: f"({', '.join(items)},)"),
+        inner.map("dict(a={})".format),
+        inner.map("{{**({})}}".format),
+        inner.map("int({})".format),
+        inner.map("x[{}]".format),
+        inner.map("({}).__class__".format),
+        inner.map("open({})".format),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+@given(st.lists(st.tuples(st.sampled_from(["x", "cfg", "cfg['a']"]), EXPRESSIONS), max_size=5))
+def test_any_expression_gives_settings_or_a_sentence(tmp_path, lines):
+    text = "\n".join(f"{name} = {value}" for name, value in lines)
+    told = ""
+    try:
+        assert isinstance(read(tmp_path, text), dict)
+    except UserError as error:
+        told = str(error)
+    assert "\n" not in told
