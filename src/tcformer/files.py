@@ -6,19 +6,14 @@ everything it unpickles goes through `safe_torch_load`. Importing this module do
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import io
 import json
 import os
-import re
 import secrets
 import stat
-import threading
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -302,10 +297,11 @@ def parse_json(text: str | bytes) -> Any:
 def safe_torch_load(path: str | os.PathLike[str], map_location: Any = "cpu") -> Any:
     """Read a file that torch.save wrote, without ever running code from it.
 
-    Allowed are what torch's own weights-only reader allows (tensors, numbers, strings, plain
-    containers) and `argparse.Namespace`, which the authors' training checkpoints hold; nothing
-    else, not even what other libraries have registered with torch as safe. The zip format and
-    the older one are read.
+    Every record's checksum is verified first, which torch itself leaves out: a flipped byte is a
+    refusal, not another number. (The older of torch's two formats has no checksums.) Allowed are
+    what torch's own weights-only reader allows (tensors, numbers, strings, plain containers) and
+    `argparse.Namespace`, which the authors' training checkpoints hold; nothing else, not even what
+    other libraries have registered with torch as safe. The zip format and the older one are read.
 
     Args:
         path: the file.
@@ -317,70 +313,6 @@ def safe_torch_load(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     Raises:
         UserError: missing, truncated, not a file of torch, or it wants Python code to run.
     """
-    import torch
+    from tcformer.unpickle import load
 
-    file = check_readable(path)
-    try:
-        # The open file, not its name: by its name torch would read a .safetensors by itself.
-        with _only_namespace_allowed(), open(file, "rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on odd pickles; we say it better
-            return torch.load(stream, map_location=map_location, weights_only=True)
-    except MemoryError as error:
-        raise UserError(
-            f"cannot read {file}: it does not fit into memory, or is damaged"
-        ) from error
-    except Exception as error:  # a damaged pickle can raise anything, from IndexError to EOFError
-        raise UserError(f"cannot read {file}: {_why_not_loaded(file, error)}") from error
-
-
-_allowing = threading.Lock()
-
-
-@contextlib.contextmanager
-def _only_namespace_allowed() -> Iterator[None]:
-    from torch import serialization
-
-    # torch keeps one list for the process; the lock keeps two readers from restoring each
-    # other's state.
-    with _allowing:
-        before = serialization.get_safe_globals()
-        serialization.clear_safe_globals()
-        serialization.add_safe_globals([argparse.Namespace])
-        try:
-            yield
-        finally:
-            serialization.clear_safe_globals()
-            serialization.add_safe_globals(before)
-
-
-def _why_not_loaded(file: Path, error: Exception) -> str:
-    text = str(error)
-    wanted = re.search(r"GLOBAL ([\w.]+)|<(?:class|function) '?([\w.]+)", text)
-    if wanted and ("nsupported" in text or "an only" in text or "llowlist" in text):
-        return (
-            f"it holds more than weights (a Python object '{wanted[1] or wanted[2]}'), "
-            "and loading it could run code; ask for a file with plain tensors"
-        )
-    if "TorchScript" in text:
-        return "it is a TorchScript program, not a checkpoint; save its state_dict instead"
-    # EINVAL: torch looked for the end of an archive before the beginning of a file cut short.
-    if isinstance(error, OSError) and error.errno != errno.EINVAL:
-        return error.strerror or text
-    if "Attempting to deserialize" in text:
-        return "its tensors belong on a device that this machine lacks; use map_location='cpu'"
-    if _is_foreign_zip(file):
-        return "it is a zip archive, but none that torch.save wrote"
-    with open(file, "rb") as stream:
-        start = stream.read(4)
-    if start.startswith((b"PK\x03\x04", b"\x80")):
-        return "the file is damaged or incomplete (or no file of torch); get a fresh copy"
-    return "it is not a file that torch.save wrote"
-
-
-def _is_foreign_zip(file: Path) -> bool:
-    """Whether this is a whole zip archive without the entry that torch.save always writes."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return not any(name.endswith("data.pkl") for name in archive.namelist())
-    except Exception:  # not a zip, or a damaged one, which fails in as many ways as a pickle
-        return False
+    return load(check_readable(path), map_location)
