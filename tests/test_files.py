@@ -19,6 +19,7 @@ from tcformer.files import (
     cache_folder,
     check_readable,
     make_folder,
+    replacing,
     safe_torch_load,
 )
 
@@ -180,6 +181,35 @@ def test_new_file_has_the_permissions_of_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    name = os.fsdecode(b"\xff" * 200)
+    atomic_write(tmp_path / name, lambda stream: stream.write(b"x"))
+    assert names(tmp_path) == [name]
+
+
+def test_a_copy_takes_the_name_only_in_peace(tmp_path):
+    target = tmp_path / "a"
+    target.write_bytes(b"old")
+    os.chmod(target, 0o640)
+
+    def fail():
+        with replacing(target) as copy:
+            copy.write_bytes(b"half")
+            raise UserError(f"no space in {copy} at all")
+
+    with pytest.raises(UserError, match=f"no space in {target} ") as caught:
+        fail()
+    one_sentence(caught)
+    assert target.read_bytes() == b"old"
+    with pytest.raises(UserError, match=f"cannot write {target}"), replacing(target):
+        pass  # nothing was written
+    with replacing(target) as copy:
+        copy.write_bytes(b"new")
+    assert target.read_bytes() == b"new"
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert names(tmp_path) == ["a"]
 
 
 def test_longest_name(tmp_path):

@@ -11,9 +11,10 @@ import errno
 import io
 import json
 import os
+import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -60,9 +61,7 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     """
     target = Path(os.path.realpath(path))
     mode = _mode_for(target)
-    # Cut the name: the temporary one must fit into the file system's limit of 255 bytes, too.
-    stem = target.name.encode()[:100].decode(errors="ignore")
-    temporary = target.with_name(f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = _beside(target)
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
     except OSError as error:
@@ -105,6 +104,42 @@ def _is_running(pid: int) -> bool:
     except PermissionError:
         return True
     return pid != os.getpid()
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name in the folder of `path`, for a file that is to take its name at the end of the block.
+
+    For what is written and then looked at again: whatever is raised in the block leaves the old
+    file and nothing else.
+
+    Raises:
+        UserError: the file cannot take the name.
+    """
+    target = Path(os.path.realpath(path))
+    mode = _mode_for(target)
+    copy = _beside(target)
+    try:
+        yield copy
+        try:
+            if mode is not None:
+                os.chmod(copy, mode)
+            os.replace(copy, target)
+        except OSError as error:
+            raise UserError(_why_not_written(target, error)) from error
+    except UserError as error:  # nobody knows the copy by its name
+        raise UserError(str(error).replace(str(copy), str(target))) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(copy)
+    _sync_folder(target.parent)
+
+
+def _beside(target: Path) -> Path:
+    """A name that nobody else has, in the same folder."""
+    # Cut, because it must fit into the file system's limit of 255 bytes, too.
+    stem = os.fsencode(target.name)[:100].decode(errors="ignore")
+    return target.with_name(f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 _O_BINARY = getattr(os, "O_BINARY", 0)  # only Windows has (and needs) it

@@ -177,7 +177,13 @@ def test_a_copy_that_reads_back_differently_is_reported(tmp_path, capsys, monkey
         real({**state, "norm1.bias": state["norm1.bias"] + 1}, path, metadata)
 
     monkeypatch.setattr("tcformer.models.checkpoints.save_weights", faulty)
-    assert "norm1.bias" in refused(capsys, published, tmp_path / "a.safetensors")
+    kept = tmp_path / "a.safetensors"
+    assert "norm1.bias" in refused(capsys, published, kept)
+    assert not kept.exists()
+    kept.write_bytes(b"old")
+    assert "was not kept" in refused(capsys, published, kept, "--force")
+    assert kept.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("verb", ["convert", "download"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
+from tcformer.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,8 +86,9 @@ def convert(
         metadata["merging"] = json.dumps(merging)
     if checkpoint.epoch is not None:
         metadata["epoch"] = checkpoint.epoch
-    _write(state, target, to, metadata)
-    _compare(state, target)
+    with replacing(target) as copy:  # what does not read back never gets the name
+        _write(state, copy, to, metadata)
+        _compare(state, copy, target)
 
     classes = architecture.num_classes
     head = f"{classes} classes" if classes is not None else "no classifier"
@@ -132,7 +134,7 @@ def _write(state: dict[str, Tensor], target: Path, to: str, metadata: dict[str, 
     atomic_write(target, lambda stream: torch.save(published, stream))
 
 
-def _compare(state: dict[str, Tensor], target: Path) -> None:
+def _compare(state: dict[str, Tensor], copy: Path, target: Path) -> None:
     import torch
 
     from tcformer.models.reading import read_checkpoint
@@ -144,11 +146,11 @@ def _compare(state: dict[str, Tensor], target: Path) -> None:
         left, right = (t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
         return torch.equal(left, right)
 
-    written = read_checkpoint(target).state_dict
+    written = read_checkpoint(copy).state_dict
     wrong = sorted(state.keys() ^ written.keys())
     wrong += [key for key in state if key in written and not same(state[key], written[key])]
     if wrong:
         raise UserError(
-            f"{target} does not read back as it was written ('{wrong[0]}' differs); "
-            "do not use it, and check the disk"
+            f"{target} would not read back as it was written ('{wrong[0]}' differs), so it was "
+            "not kept; check the disk"
         )

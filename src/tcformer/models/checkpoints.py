@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, safe_torch_load
+from tcformer.models.checksums import ENTRY, checksum
 from tcformer.models.layouts import (
     Architecture,
     StateDict,
@@ -143,7 +144,7 @@ def load_checkpoint(
     if keep_own_head:
         mismatched += other_head
         missing = [key for key in missing if key not in head]
-    _copy(network, fitting, where)
+    network.load_state_dict(fitting, strict=False)
     return LoadReport(
         source=where,
         loaded=tuple(fitting),
@@ -175,7 +176,8 @@ def save_weights(
     """Write the weights of `model` as safetensors, atomically.
 
     The file says which variant, how many classes and image channels it is for, how the network
-    merges tokens and which version wrote it; `metadata` adds to that (values become strings).
+    merges tokens and which version wrote it; `metadata` adds to that (values become strings). A
+    checksum of all of it is among the metadata, and `read_checkpoint` verifies it.
 
     Args:
         model: a network, or tensors by key. Wrappers and their prefixes are taken off.
@@ -209,6 +211,7 @@ def save_weights(
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in state.items()
     }
+    header[ENTRY] = checksum(tensors, header)
     content = save(tensors, header)
     start, rest = _in_stable_order(content)
 
@@ -284,16 +287,6 @@ def _other_shape(
         for key in keys
         if key in target and state[key].shape != target[key].shape
     ]
-
-
-def _copy(network: nn.Module, state: StateDict, where: str) -> None:
-    # Looked at first: a failure in the middle would leave the model half loaded.
-    for key, value in state.items():
-        plain = value.layout == torch.strided and not value.is_quantized
-        if not plain or value.is_meta or value.is_complex():
-            kind = "dataless" if value.is_meta else f"{value.layout} {value.dtype}"
-            raise UserError(f"{where} holds a {kind} tensor ('{key}'), which is no weight")
-    network.load_state_dict(state, strict=False)
 
 
 def _class_counts(theirs: Architecture | None, ours: Architecture | None) -> str:

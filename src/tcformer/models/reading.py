@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from tcformer.errors import UserError
+from tcformer.errors import UserError, shown
 from tcformer.files import check_readable, safe_torch_load
+from tcformer.models.checksums import ENTRY, checksum
 from tcformer.models.layouts import StateDict
 
 _EMA_ENTRIES = ("model_ema", "state_dict_ema", "ema")
@@ -100,12 +102,18 @@ def find_weights(content: Any, where: str, *, ema: bool = False) -> StateDict:
             break
         content = inner[0]
     # A module may add entries of its own that are no tensors; they have no place in the network.
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    # Detached: whatever a file has hung on to a tensor is left behind.
+    state = {key: Tensor.detach(v) for key, v in content.items() if isinstance(v, Tensor)}
     if not state:
-        names = ", ".join(f"'{key}'" for key in list(content)[:4]) or "nothing"
+        names = ", ".join(shown(key) for key in list(content)[:4]) or "nothing"
         raise UserError(f"{where} holds no weights: its entries are {names}")
     if not all(isinstance(key, str) for key in state):
         raise UserError(f"{where} is no checkpoint: its tensors have no names")
+    for key, value in state.items():
+        plain = value.layout == torch.strided and not value.is_quantized and not value.is_nested
+        if not plain or value.is_meta or value.is_complex():
+            kind = "dataless" if value.is_meta else f"{value.layout} {value.dtype}"
+            raise UserError(f"{where} holds a {kind} tensor ({shown(key)}), which is no weight")
     return state
 
 
@@ -169,6 +177,12 @@ def _read_safetensors(file: Path) -> tuple[StateDict, dict[str, str]]:
         ) from error
     if not state:
         raise UserError(f"{file} holds no weights: it is a safetensors file without tensors")
+    if ENTRY in meta and meta[ENTRY] != checksum(state, meta):
+        raise UserError(
+            f"cannot read {file}: its weights differ from the checksum that was written with them; "
+            f"get a fresh copy, or have the program that changed them drop the entry '{ENTRY}' of "
+            "the header"
+        )
     return state, meta
 
 
