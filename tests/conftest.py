@@ -4,7 +4,9 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tcformer.training import interrupt
 
@@ -25,3 +27,17 @@ def _signals_stay_as_they_were():
         signal.signal(getattr(signal, name), handler)
     interrupt.interrupt.clear()
     interrupt._first_sigint = 0.0
+
+
+@pytest.fixture
+def save_picture():
+    """A function that writes a picture of noise and returns its path."""
+    rng = np.random.default_rng(0)
+
+    def save(path, size=(40, 50), **options):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        image.save(path, **options)
+        return path
+
+    return save

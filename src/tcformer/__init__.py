@@ -15,6 +15,7 @@ from tcformer.errors import UserError
 
 if TYPE_CHECKING:
     from tcformer import models, ops
+    from tcformer.inference import load
     from tcformer.models import TCFormer, create_model
     from tcformer.models.checkpoints import load_checkpoint, save_weights
     from tcformer.tokens import Layout, Tokens
@@ -26,6 +27,7 @@ _LAZY = {
     "TCFormer": "tcformer.models",
     "Tokens": "tcformer.tokens",
     "create_model": "tcformer.models",
+    "load": "tcformer.inference",
     "load_checkpoint": "tcformer.models.checkpoints",
     "models": "",
     "ops": "",
@@ -39,6 +41,7 @@ __all__ = [
     "UserError",
     "__version__",
     "create_model",
+    "load",
     "load_checkpoint",
     "models",
     "ops",

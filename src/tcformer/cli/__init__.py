@@ -21,6 +21,7 @@ VERBS = {
     "demo": "train, evaluate and draw tokens on handwritten digits; a few minutes on a CPU",
     "train": "train a network from a configuration file",
     "evaluate": "measure a checkpoint on a validation set",
+    "predict": "say what is in images: the most probable classes",
     "show": "draw the tokens of images, stage by stage",
     "serve": "look at tokens in a browser: a local page that needs no network",
     "convert": "turn checkpoints into safetensors and back",

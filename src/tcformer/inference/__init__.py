@@ -4,6 +4,18 @@
 """
 
 from tcformer.inference.loading import DEFAULT_MODEL, Loaded, load
+from tcformer.inference.pictures import Picture, read_picture
+from tcformer.inference.predicting import Guess, Prediction, predict_each
 from tcformer.inference.preprocess import Preprocessing
 
-__all__ = ["DEFAULT_MODEL", "Loaded", "Preprocessing", "load"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "Guess",
+    "Loaded",
+    "Picture",
+    "Prediction",
+    "Preprocessing",
+    "load",
+    "predict_each",
+    "read_picture",
+]

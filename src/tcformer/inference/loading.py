@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
+import numpy as np
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from tcformer.errors import UserError, nearest
 from tcformer.inference.about import WEIGHTS, About, about_checkpoint, about_folder
 from tcformer.inference.classes import class_names
+from tcformer.inference.pictures import Picture, is_one
+from tcformer.inference.predicting import Prediction, predict_each
 from tcformer.inference.preprocess import Preprocessing
 from tcformer.models import VARIANTS, TCFormer, create_model
 from tcformer.models.checkpoints import load_checkpoint
@@ -26,12 +30,13 @@ from tcformer.training.devices import choose_device
 from tcformer.training.environment import LaunchEnvironment
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from tcformer.tokens import Tokens
 
 __all__ = ["DEFAULT_MODEL", "Loaded", "load"]
+
+OnePicture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor | Picture
 
 DEFAULT_MODEL = "tcformer_light"
 LEAST_INPUT, MOST_INPUT = 16, 4096
@@ -54,11 +59,11 @@ class Loaded:
         epoch: the epoch the weights are from, where the file says it.
     """
 
-    network: nn.Module
+    network: nn.Module = field(repr=False)
     name: str
     task: str
     preprocessing: Preprocessing
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
     source: str | None = None
     epoch: int | None = None
@@ -80,6 +85,53 @@ class Loaded:
             raise UserError(f"{self.name} merges no tokens, so it has none to look at")
         return self.network
 
+    @overload  # a string is an iterable too, but the first that fits is meant
+    def predict(  # type: ignore[overload-overlap]
+        self, images: OnePicture, *, topk: int | None = ..., amp: str = ...
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, images: Iterable[Any], *, topk: int | None = ..., amp: str = ...
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self, images: Any, *, topk: int | None = None, amp: str = "off"
+    ) -> Prediction | list[Prediction]:
+        """What the network says of a picture, or of each of several.
+
+        Args:
+            images: a path, the bytes of a file, a PIL image, an array (H, W, 3) of uint8 (or
+                (H, W), (H, W, 4); tensors may have their channels first); or a list or another
+                iterable of these.
+            topk: number of classes, the most probable first; None for 5, or all of fewer.
+            amp: "off", "bf16" or "fp16".
+
+        Returns:
+            A `Prediction`, or a list of them in the order of the pictures. `predict_each` makes
+            no list, and reads folders.
+
+        Raises:
+            UserError: a picture cannot be read, or there is no classifier.
+        """
+        if is_one(images):
+            return next(predict_each(self, images, topk=topk, amp=amp, workers=0))
+        if isinstance(images, (str, os.PathLike)) or getattr(images, "ndim", 0) == 4:
+            raise UserError("predict takes single pictures or a list; predict_each takes folders")
+        return list(predict_each(self, images, topk=topk, amp=amp))
+
+    def predict_each(self, images: Any, **options: Any) -> Iterator[Prediction]:
+        """Predict one picture after the other, in constant memory, however many there are.
+
+        Args:
+            images: what `predict` takes, folders (images below them, in the order of their
+                paths), batches (B, H, W, 3), and any iterable of these.
+            **options: those of `tcformer.inference.predict_each`: `topk`, `batch_size`,
+                `workers`, `amp`, and `unreadable`, a function that is told the name of a picture
+                that cannot be read, and why, instead of a UserError.
+        """
+        return predict_each(self, images, **options)
+
     def tokens(self, picture: NDArray[np.uint8]) -> list[Tokens]:
         """The tokens of each stage for one whole picture, (H, W, 3) uint8 of any size."""
         with torch.inference_mode():
@@ -89,7 +141,7 @@ class Loaded:
 
 
 def load(
-    model: str | None = None,
+    model: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     *,
     pretrained: bool = False,
@@ -103,7 +155,7 @@ def load(
     Args:
         model: a variant such as "tcformer_light" (or a model of timm's). None takes what the
             checkpoint is of, or tcformer_light without a checkpoint. With both, the weights must
-            fit, and tokens are merged as `model` says.
+            fit, and tokens are merged as `model` says. A path alone is taken for `checkpoint`.
         checkpoint: a file of weights: this package's safetensors or training checkpoints, or the
             authors'; an http(s) address of one; a folder in timm's hub format. Of the checkpoint
             of a segmentation (or pose) model the backbone is loaded.
@@ -122,6 +174,11 @@ def load(
     Raises:
         UserError: no such model, file or device, or they do not fit together.
     """
+    if model is not None and _is_place(model):
+        if checkpoint is not None or pretrained:
+            raise UserError(f"{model} is no name of a model, so no other weights can be given")
+        model, checkpoint = None, model
+    name = None if model is None else str(model)
     where = choose_device(str(device), LaunchEnvironment())
     _set_threads(threads)
     if input_size is not None and not LEAST_INPUT <= input_size <= MOST_INPUT:
@@ -129,12 +186,24 @@ def load(
             f"the input size is {input_size}, but {LEAST_INPUT} to {MOST_INPUT} pixels are meant"
         )
     if pretrained:
-        checkpoint = _published(model, checkpoint)
-    loaded = _random(model) if checkpoint is None else _trained(model, checkpoint, ema)
+        checkpoint = _published(name, checkpoint)
+    loaded = _random(name) if checkpoint is None else _trained(name, checkpoint, ema)
     if input_size is not None:
         loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, input_size=input_size))
     loaded.network.to(where)
     return replace(loaded, device=where)
+
+
+def _is_place(text: str | os.PathLike[str]) -> bool:
+    """Whether this is meant as a place of weights, not as the name of a model."""
+    if not isinstance(text, str):
+        return True
+    return text not in VARIANTS and (
+        "/" in text
+        or os.sep in text
+        or text.endswith((".safetensors", ".pth", ".pt", ".tar", ".bin"))
+        or os.path.exists(text)
+    )
 
 
 def _set_threads(threads: int) -> None:

@@ -1,0 +1,239 @@
+"""Where pictures come from: files, folders of any size, and what is in memory already."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from tcformer.data.folder import EXTENSIONS
+from tcformer.errors import UserError
+from tcformer.files import read_whole
+from tcformer.images import UnreadableImageError, decode_strictly, to_rgb
+
+__all__ = ["Picture", "as_seen", "each_picture", "is_one", "read_picture", "walk"]
+
+
+class Picture(NamedTuple):
+    """A picture with a name of your choice: a path, or something in memory."""
+
+    name: str
+    source: Any
+
+
+_SINGLE = (str, os.PathLike, Image.Image, np.ndarray, torch.Tensor, bytes, Picture)
+
+LISTED = 50_000
+"""So many names of a folder are sorted in memory; longer lists go through a temporary file."""
+
+_MOST_WAYS = 100
+_BLOCK = 1 << 12
+
+Report = Callable[[str, str], None]
+"""Is told the name of what cannot be read, and why, without a full stop."""
+
+
+def read_picture(source: Any) -> Image.Image:
+    """Any picture as 8-bit RGB, as a person sees it (see `as_seen`).
+
+    Args:
+        source: a path; the bytes of a file; a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or
+            (H, W, 4) of uint8, or (H, W) of uint16 or bool; a tensor likewise, or with its
+            channels first as torch has them.
+
+    Raises:
+        UnreadableImageError: it cannot be read, with the reason and without the name.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            return decode_strictly(read_whole(source), as_seen)
+        except FileNotFoundError:
+            raise UnreadableImageError("there is no such file") from None
+        except OSError as error:
+            raise UnreadableImageError(error.strerror or str(error)) from None
+    if isinstance(source, bytes):
+        return decode_strictly(source, as_seen)
+    if isinstance(source, Image.Image):
+        try:
+            return as_seen(source)
+        except OSError as error:  # a file that Pillow has opened, but not read yet
+            raise UnreadableImageError(str(error)) from None
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        return as_seen(_from_array(source))
+    raise UnreadableImageError(
+        f"a {type(source).__name__} is no picture; give a path, a PIL image or an array"
+    )
+
+
+def as_seen(image: Image.Image) -> Image.Image:
+    """An image of any mode as 8-bit RGB, the way a person sees it.
+
+    Turned as its EXIF data says; transparent pixels on white; 16-bit grey scaled to 8 bit; of a
+    moving picture the first frame. Without any of these it is what the training's reader makes.
+
+    Raises:
+        UnreadableImageError: floating-point or 32-bit pixels, whose range is unknown.
+    """
+    image = ImageOps.exif_transpose(image)
+    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return to_rgb(image)
+
+
+def _from_array(values: Any) -> Image.Image:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        if values.ndim == 3 and values.shape[0] in (1, 3, 4) and values.shape[2] not in (3, 4):
+            values = values.permute(1, 2, 0)
+        if values.is_floating_point():
+            raise UnreadableImageError(
+                f"it is a tensor of {str(values.dtype).removeprefix('torch.')}; give uint8 from 0 "
+                "to 255, before any normalisation"
+            )
+        values = values.numpy()
+    shape = values.shape
+    if values.ndim == 3 and shape[2] == 1:
+        values = values[:, :, 0]
+    wide = values.ndim == 2 and values.dtype in (np.uint16, np.bool_)
+    flat = values.ndim == 2 or (values.ndim == 3 and shape[2] in (3, 4))
+    if not flat or 0 in shape or not (wide or values.dtype == np.uint8):
+        raise UnreadableImageError(
+            f"it is an array {shape} of {values.dtype}; give (height, width, 3) of uint8 from 0 "
+            "to 255"
+        )
+    return Image.fromarray(np.ascontiguousarray(values))
+
+
+def is_one(images: Any) -> bool:
+    """Whether this is one picture, not several: neither a folder, a batch nor a list of them.
+
+    Raises:
+        UserError: it is nothing of the kind.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        return not os.path.isdir(images)
+    if isinstance(images, _SINGLE):
+        return getattr(images, "ndim", 0) != 4
+    if isinstance(images, Iterable):
+        return False
+    raise UserError(
+        f"a {type(images).__name__} is no picture; give a path, a PIL image, an array, or several "
+        "of them"
+    )
+
+
+def each_picture(images: Any, report: Report) -> Iterator[Picture]:
+    """Each picture with its name, one after the other, none kept.
+
+    Args:
+        images: a path of an image, or of a folder (`walk`); a picture in memory, which is named
+            "image 0" and so on by its place; or any iterable of these, endless ones too.
+        report: is told of folders that cannot be read.
+    """
+    alone = is_one(images) or isinstance(images, (str, os.PathLike))
+    for place, image in enumerate([images] if alone else images):
+        if isinstance(image, Picture):
+            yield image
+        elif not isinstance(image, (str, os.PathLike)):
+            yield Picture(f"image {place}", image)
+        elif os.path.isdir(image):
+            found = 0
+            for found, path in enumerate(walk(os.fspath(image), report), 1):  # noqa: B007
+                yield Picture(path, path)
+            if not found:
+                report(os.fspath(image), f"the folder holds no image ({', '.join(EXTENSIONS)})")
+        else:
+            yield Picture(os.fspath(image), image)
+
+
+def walk(folder: str, report: Report) -> Iterator[str]:
+    """The images below `folder` in the order of their paths, whatever their number.
+
+    An image is what ends like one (`EXTENSIONS`); names that begin with a dot are left out. Links
+    are followed, but not in circles. Memory does not grow with the number of files: no list of
+    them is made, and a folder of more than `LISTED` names is sorted in a temporary file.
+
+    Args:
+        folder: where to begin.
+        report: is told of folders that cannot be read.
+    """
+    yield from _walk(folder, report, (), {})
+
+
+def _walk(
+    folder: str,
+    report: Report,
+    above: tuple[tuple[int, int], ...],
+    ways: dict[tuple[int, int], int],
+) -> Iterator[str]:
+    try:
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            report(folder, "the link leads back to a folder above it")
+            return
+        if os.path.islink(folder):
+            # Only these can be met again; links that cross could be followed in 2^n ways.
+            ways[here] = ways.get(here, 0) + 1
+            if ways[here] > _MOST_WAYS:
+                report(folder, f"the folder is linked from more than {_MOST_WAYS} places")
+                return
+        with os.scandir(folder) as entries:
+            for name in _in_order(_wanted(entries)):
+                path = os.path.join(folder, os.fsdecode(name))
+                if name.endswith(b"/"):
+                    yield from _walk(path[:-1], report, (*above, here), ways)
+                else:
+                    yield path
+    except OSError as error:
+        report(folder, f"the folder cannot be read ({error.strerror or error})")
+
+
+def _wanted(entries: Iterable[os.DirEntry[str]]) -> Iterator[bytes]:
+    """Names of images, and of folders with a slash behind, so that they sort like their paths."""
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link that leads to itself
+            is_folder = False
+        if is_folder:
+            yield os.fsencode(entry.name) + b"/"
+        elif entry.name.lower().endswith(EXTENSIONS):
+            yield os.fsencode(entry.name)
+
+
+def _in_order(names: Iterator[bytes], most: int | None = None) -> Iterator[bytes]:
+    """Sorted names, at most `most` of them in memory (default `LISTED`)."""
+    most = LISTED if most is None else most
+    part = sorted(islice(names, most))
+    if len(part) < most:
+        yield from part
+        return
+    with tempfile.TemporaryFile() as spill:
+        runs = []
+        while part:
+            start = spill.tell()
+            spill.writelines(name + b"\0" for name in part)  # no name holds a zero
+            runs.append((start, spill.tell()))
+            part = sorted(islice(names, most))
+        yield from heapq.merge(*(_run(spill, start, end) for start, end in runs))
+
+
+def _run(spill: IO[bytes], start: int, end: int) -> Iterator[bytes]:
+    rest = b""
+    while start < end:
+        spill.seek(start)
+        block = spill.read(min(_BLOCK, end - start))
+        start += len(block)
+        *whole, rest = (rest + block).split(b"\0")
+        yield from whole

@@ -1,0 +1,242 @@
+"""Classes for pictures: one at a time, many, or a stream without end."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tcformer.errors import UserError
+from tcformer.images import UnreadableImageError
+from tcformer.inference.pictures import Report, each_picture, read_picture
+from tcformer.models import TCFormer
+
+if TYPE_CHECKING:
+    from tcformer.inference.loading import Loaded
+
+__all__ = ["AMP", "Guess", "Prediction", "check_topk", "predict_each", "printable"]
+
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DECIMALS = 4
+"""Of probabilities when they are written: further ones depend on machine and size of the batch."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class and how probable the network finds it.
+
+    Attributes:
+        index: of the class, from 0.
+        name: of the class.
+        probability: 0 to 1, softmax over all classes.
+    """
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one picture.
+
+    Attributes:
+        image: the path, or "image 0" and so on for pictures that came without one.
+        guesses: the best classes, the most probable first.
+    """
+
+    image: str
+    guesses: tuple[Guess, ...]
+
+    @property
+    def best(self) -> Guess:
+        """The most probable class."""
+        return self.guesses[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: probabilities are rounded to four decimals."""
+        rounded = [(g.index, g.name, round(g.probability, DECIMALS)) for g in self.guesses]
+        keys = ("class", "name", "probability")
+        return {
+            "image": self.image,
+            "predictions": [dict(zip(keys, guess, strict=True)) for guess in rounded],
+        }
+
+    def __str__(self) -> str:
+        lines = [printable(self.image)]
+        for guess in self.guesses:
+            percent = 100 * round(guess.probability, DECIMALS)
+            lines.append(f"  {percent:6.2f} %  {printable(guess.name)} ({guess.index})")
+        return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """One line, whatever characters a file name or a class name is made of."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def check_topk(loaded: Loaded, topk: int | None) -> int:
+    """The number of guesses: `topk`, or 5, or all classes where there are fewer.
+
+    Raises:
+        UserError: there are not so many classes, or the network has no classifier.
+    """
+    where = loaded.source or loaded.name
+    if loaded.task == "segmentation":
+        raise UserError(
+            f"{where} is a segmentation model, which names a class for each pixel and none for the "
+            "picture; give a classifier, or look at its tokens with `tcformer show`"
+        )
+    if not loaded.num_classes:
+        raise UserError(f"{where} is a backbone without a classifier, so it cannot name classes")
+    if topk is None:
+        return min(5, loaded.num_classes)
+    if not 1 <= topk <= loaded.num_classes:
+        raise UserError(f"--topk is {topk}, but {where} knows {loaded.num_classes} classes")
+    return topk
+
+
+def predict_each(
+    loaded: Loaded,
+    images: Any,
+    *,
+    topk: int | None = None,
+    batch_size: int = 16,
+    workers: int | None = None,
+    amp: str = "off",
+    unreadable: Report | None = None,
+) -> Iterator[Prediction]:
+    """Predict picture after picture, in their order; memory does not grow with their number.
+
+    Args:
+        loaded: a classifier.
+        images: what `each_picture` takes.
+        topk: number of guesses for each; None for 5, or fewer where there are fewer classes.
+        batch_size: pictures that pass the network together. The guesses do not depend on it; see
+            docs/predict.md for the last digits.
+        workers: threads that read and resize files ahead; None for one a core, 0 for none.
+        amp: "off", "bf16" or "fp16".
+        unreadable: is told the name of what cannot be read, and why; the others are predicted.
+
+    Raises:
+        UserError: a picture cannot be read (without `unreadable`), an argument is wrong, or the
+            network's scores are not numbers.
+    """
+    topk = check_topk(loaded, topk)
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}, but at least 1 is meant")
+    if amp not in AMP:
+        raise UserError(f"--amp is {amp!r}, but one of {', '.join(AMP)} is meant")
+    cores = os.cpu_count() or 1
+    workers = cores if workers is None else workers
+    if not 0 <= workers <= 64:
+        raise UserError(f"--workers is {workers}, but 0 to 64 is meant")
+    report = unreadable or _refuse
+    dtype = AMP[amp]
+    return _predict(loaded, images, topk, batch_size, workers, dtype, report)
+
+
+def _refuse(name: str, reason: str) -> None:
+    raise UserError(f"cannot read {name}: {reason}")
+
+
+def _predict(
+    loaded: Loaded,
+    images: Any,
+    topk: int,
+    batch_size: int,
+    workers: int,
+    dtype: torch.dtype | None,
+    report: Report,
+) -> Iterator[Prediction]:
+    names: list[str] = []
+    inputs: list[Tensor] = []
+    for name, ready in _prepared(loaded, images, workers, batch_size + 2 * workers, report):
+        names.append(name)
+        inputs.append(ready)
+        if len(names) == batch_size:
+            yield from _answers(loaded, names, inputs, topk, dtype)
+            names, inputs = [], []
+    if names:
+        yield from _answers(loaded, names, inputs, topk, dtype)
+
+
+def _prepared(
+    loaded: Loaded, images: Any, workers: int, ahead: int, report: Report
+) -> Iterator[tuple[str, Tensor]]:
+    """Names and network inputs in order; files are read by threads, `ahead` of them at most."""
+
+    def ready(source: Any) -> Tensor:
+        return loaded.preprocessing(read_picture(source))
+
+    def done(source: Any) -> Future[Tensor]:
+        future: Future[Tensor] = Future()
+        try:
+            future.set_result(ready(source))
+        except UnreadableImageError as error:
+            future.set_exception(error)
+        return future
+
+    def taken(name: str, result: Callable[[], Tensor]) -> Iterator[tuple[str, Tensor]]:
+        try:
+            yield name, result()
+        except UnreadableImageError as error:
+            report(name, str(error))
+
+    if not workers:
+        for name, source in each_picture(images, report):
+            yield from taken(name, partial(ready, source))
+        return
+    waiting: deque[tuple[str, Future[Tensor]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for name, source in each_picture(images, report):
+            # What is in memory may be in it twice, and a PIL image reads its file only when used.
+            threaded = isinstance(source, (str, os.PathLike, bytes))
+            waiting.append((name, pool.submit(ready, source) if threaded else done(source)))
+            if len(waiting) > ahead:
+                name, future = waiting.popleft()
+                yield from taken(name, future.result)
+        while waiting:
+            name, future = waiting.popleft()
+            yield from taken(name, future.result)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _answers(
+    loaded: Loaded, names: list[str], inputs: list[Tensor], topk: int, dtype: torch.dtype | None
+) -> Iterator[Prediction]:
+    batch = torch.stack(inputs).to(loaded.device)
+    precision: AbstractContextManager[Any] = (
+        nullcontext() if dtype is None else torch.autocast(loaded.device.type, dtype)
+    )
+    with torch.inference_mode(), precision:
+        scores = _scores(loaded.network, batch)
+    # In float64: the probabilities of a thousand classes add up to one.
+    probabilities = scores.double().softmax(dim=1).cpu()
+    for name, row in zip(names, probabilities, strict=True):
+        if not bool(torch.isfinite(row).all()):
+            raise UserError(
+                f"the scores for {name} are not finite: the weights are damaged, or --amp is too "
+                "narrow for them"
+            )
+        best = row.argsort(descending=True, stable=True)[:topk].tolist()
+        yield Prediction(name, tuple(Guess(i, loaded.classes[i], float(row[i])) for i in best))
+
+
+def _scores(network: torch.nn.Module, batch: Tensor) -> Tensor:
+    """(B, classes). On a CPU a product of one row is summed otherwise than one of several."""
+    if not isinstance(network, TCFormer) or batch.device.type != "cpu":
+        scores: Tensor = network(batch)
+        return scores
+    features = network.forward_features(batch)
+    return torch.cat([network.forward_head(one[None]) for one in features])
