@@ -111,6 +111,34 @@ def test_save_steps_survive_a_hard_kill(tmp_path):
     assert train(config(output_dir=str(tmp_path), epochs=1, resume="auto")).losses == whole[2:]
 
 
+def test_killed_between_the_two_files_of_an_epoch(tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    real = ckpt.atomic_write
+
+    def die(path, write):
+        if path.name == "checkpoint_1.pth":
+            raise Killed
+        real(path, write)
+
+    whole = config(output_dir=str(tmp_path / "whole"), save_every=1)
+    broken = config(output_dir=str(tmp_path / "broken"), save_every=1, resume="auto")
+    train(whole)
+    monkeypatch.setattr(ckpt, "atomic_write", die)
+    with pytest.raises(Killed):
+        train(broken)
+    (tmp_path / "broken" / ".checkpoint_1.pth.999999999-0123abcd.tmp").touch()
+    monkeypatch.undo()
+    train(broken)
+    a, b = ({p.name for p in (tmp_path / n).iterdir()} for n in ("whole", "broken"))
+    assert a == b
+    for name in ("checkpoint_1.pth", "checkpoint.pth", "best.pth"):
+        one, two = (safe_torch_load(tmp_path / n / name) for n in ("whole", "broken"))
+        assert same(one["model"], two["model"])
+        assert same(one["ranks"], two["ranks"])
+
+
 def test_a_damaged_last_checkpoint_is_named_and_left_out(tmp_path, capsys):
     cfg = config(output_dir=str(tmp_path), save_every=1)
     train(cfg)

@@ -84,6 +84,8 @@ def fit(
     began = time.monotonic()
     try:
         if pending:
+            set_learning_rate(state.scheduler, state.epoch, compat=cfg.lr_schedule_compat)
+            run.save_epoch()  # killed between its two files, it left only the first
             run.finish_epoch()
         for epoch in range(first, epochs):
             run.train_one_epoch(epoch)

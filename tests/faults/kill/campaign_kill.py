@@ -24,9 +24,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent))
 
-from campaign import Trial  # noqa: E402 - after the line that finds its neighbours
-from killed_runs import build_shim, command, difference, losses, make_images, read  # noqa: E402
-from zygote import Running, Zygote, started  # noqa: E402
+from campaign import Trial
+from killed_runs import build_shim, command, difference, losses, make_images, read
+from zygote import Running, Zygote, started
 
 TRIALS = 60
 END_OF_THE_OTHERS = 10.0  # seconds; a launcher would end them after two
@@ -99,9 +99,7 @@ class Bench:
             return started(self.folder / f"said-{time.monotonic_ns()}", argv, size)
         return self.zygote.start(argv, size, **env)
 
-    def _killed(
-        self, kind: str, size: int, output: Path, draw: random.Random
-    ) -> tuple[str, str]:
+    def _killed(self, kind: str, size: int, output: Path, draw: random.Random) -> tuple[str, str]:
         """Start the run and kill it: (when, what was wrong with that)."""
         if kind.endswith("in a file"):
             group = draw.choice(sorted(self.events[size]))

@@ -22,7 +22,18 @@ OPTIONS = (
     *("--data-set", "IMNET", "--batch-size", str(BATCH), "--epochs", str(EPOCHS), "--threads", "1"),
     *("--ema", "--ema-decay", "0.9", "--amp", "bf16", "--accum", "2", "--clip-grad", "1.0"),
     *("--mixup", "0.8", "--cutmix", "1.0", "--drop-path", "0.3", "--drop", "0.1"),
-    *("--aa", "rand-m9-mstd0.5-inc1", "--reprob", "0.25", "--warmup-epochs", "0", "--lr", "0.02", "--lr-noise", "0.3"),
+    *(
+        "--aa",
+        "rand-m9-mstd0.5-inc1",
+        "--reprob",
+        "0.25",
+        "--warmup-epochs",
+        "0",
+        "--lr",
+        "0.02",
+        "--lr-noise",
+        "0.3",
+    ),
     *("--save-steps", "4", "--save-every", "1", "--no-pin-mem"),
 )
 
