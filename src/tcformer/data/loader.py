@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from tcformer.data.seeding import SeededDataset
 from tcformer.errors import UserError
 
 _REFILL_ATTEMPTS = 64
+_started_by_main_thread = False  # what a worker that is forked finds
 # Slurm and Ctrl-C signal every process of a job; a worker that died of it would take the main
 # process along while that is saving a checkpoint. Workers end when the main process does.
 _MAIN_PROCESS_SIGNALS = tuple(
@@ -113,6 +115,12 @@ def _pass_through(loaded: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
+    if _started_by_main_thread and sys.platform == "linux":
+        # A main process that is killed must not leave workers that hold its connections: the other
+        # processes of the run would wait for it until torch's workers look, every five seconds.
+        # (The kernel means the thread that started a process, hence the condition.)
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     for number in _MAIN_PROCESS_SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
@@ -131,6 +139,8 @@ def _end_with_parent(parent: int) -> None:
 @contextmanager
 def _signals_held() -> Iterator[None]:
     """Hold signals back while workers start, so that none arrives before they ignore it."""
+    global _started_by_main_thread
+    _started_by_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _MAIN_PROCESS_SIGNALS)
     try:
         yield
