@@ -17,8 +17,10 @@ from tcformer.tasks.classification.task import ClassificationTask
 from tcformer.tasks.segmentation.task import SegmentationTask
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.config import TrainConfig, check
-from tcformer.training.distributed import World, guard, init_world, shutdown
+from tcformer.training.devices import out_of_memory
+from tcformer.training.distributed import World, init_world, shutdown
 from tcformer.training.dryrun import dry_run
+from tcformer.training.ending import guard
 from tcformer.training.interrupt import requeue_if_slurm
 from tcformer.training.log import say
 from tcformer.training.loop import Interrupted, NotFinite, count_parameters, fit
@@ -79,14 +81,21 @@ def run(cfg: TrainConfig, *, on_progress: OnProgress | None = None) -> RunResult
             result = _run(cfg, world, on_progress)
         except (Interrupted, NotFinite) as error:
             stopped = error  # raised by every process at the same step: leave in good order
-        except RuntimeError as error:
-            raise worker_death(error) from error
+        except (RuntimeError, MemoryError) as error:
+            raise _explained(error, world) from error
         if isinstance(stopped, Interrupted):
             requeue_if_slurm(world)
         shutdown(world)
     if stopped is not None:
         raise stopped
     return result
+
+
+def _explained(error: Exception, world: World) -> Exception:
+    """A sentence for what the machine does to a run; any other error as it is."""
+    if short := out_of_memory(error, world.device):
+        return UserError(f"process {world.rank} of {world.size} ran {short}")
+    return worker_death(error) if isinstance(error, RuntimeError) else error
 
 
 def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunResult:

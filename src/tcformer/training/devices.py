@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from tcformer.errors import UserError
@@ -64,3 +66,30 @@ def _gpu_index(device: torch.device, env: LaunchEnvironment) -> int:
             else f"--device {device} does not exist: torch sees {visible} GPU(s)."
         )
     return index
+
+
+# Torch's allocators, oneDNN and the libraries of a GPU each say it in their own words.
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|could not create a memory|bad_alloc"
+    r"|bad allocation|(CUDNN|CUBLAS|CUDA)\w*_ALLOC_FAILED|Unable to allocate|Cannot allocate mem",
+    re.IGNORECASE,
+)
+
+
+def out_of_memory(error: BaseException, device: torch.device) -> str:
+    """What to tell of an error that says memory was lacking, to follow "ran"; '' for another one.
+
+    Args:
+        error: any exception.
+        device: where the process computes.
+    """
+    text = str(error)
+    said = isinstance(error, RuntimeError) and _NO_MEMORY.search(text)
+    if not (said or isinstance(error, MemoryError)):
+        return ""
+    worker = "DataLoader worker" in text
+    where = "a data worker" if worker else "the CPU" if device.type == "cpu" else str(device)
+    size = re.search(r"[Tt]ried to allocate (\d+ bytes|[\d.]+ [KMGT]iB)", text)
+    wanted = f" when it asked for {size[1]}" if size else ""
+    advice = "fewer --num_workers" if worker else "a smaller --batch-size (--accum makes up for it)"
+    return f"out of memory on {where}{wanted}; use {advice}."

@@ -14,19 +14,14 @@ With one process nothing is set up and every function below returns its input.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import multiprocessing
 import os
 import socket
 import sys
-import time
-import traceback
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 import torch
@@ -35,24 +30,12 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from tcformer.errors import UserError
-from tcformer.files import FULL, is_full
 from tcformer.training.devices import choose_device
+from tcformer.training.ending import collective_timeout, end_workers, guard
 from tcformer.training.environment import LaunchEnvironment, Launcher, read_environment
-from tcformer.training.interrupt import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_REFUSED,
-    STOP_SIGNALS,
-    interrupt,
-)
+from tcformer.training.interrupt import STOP_SIGNALS, interrupt
 
 T = TypeVar("T")
-
-# A process that is gone is noticed at once, by its closed connection. This is for one that is alive
-# and has more to do: its last batch of an evaluation can take minutes on a CPU.
-_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-
-_FAILURE_KEY = "tcformer/first_failure"
 
 
 @dataclass(frozen=True)
@@ -119,7 +102,7 @@ def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: 
             store=PrefixStore("tcformer/group", store),
             rank=env.rank,
             world_size=env.size,
-            timeout=_COLLECTIVE_TIMEOUT,
+            timeout=timedelta(seconds=collective_timeout()),
         )
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         world = dataclasses.replace(world, device=chosen, backend=backend)
@@ -148,8 +131,7 @@ def leave(status: int) -> int:
     """
     if read_environment().size == 1:
         return status
-    for worker in multiprocessing.active_children():
-        worker.kill()  # loader workers, which would notice only after seconds
+    end_workers()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -220,82 +202,6 @@ def _maximum(world: World, number: int) -> int:
     box = torch.tensor([number])
     dist.all_reduce(box, op=dist.ReduceOp.MAX)
     return int(box.item())
-
-
-@contextlib.contextmanager
-def guard(world: World) -> Iterator[None]:
-    """End all processes within seconds, with one message, when one of them fails.
-
-    The first process to fail leaves its rank in the store that all share and prints: the sentence
-    of a `UserError`, the traceback of anything else. It then ends at once, without waiting for
-    collectives that will never complete; the others find their connection closed, see that the
-    cause has been told, and end with the same status in silence.
-
-    Alone, exceptions pass through unchanged.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if world.size == 1:
-            raise
-        if isinstance(error, SystemExit) and error.code in (None, 0, EXIT_INTERRUPTED):
-            raise  # all processes leave together: the caller shuts down
-        _fail(world, error)
-
-
-def _fail(world: World, error: BaseException) -> NoReturn:
-    status, message = _describe(error)
-    first_rank, status = _claim_failure(world, status)
-    if first_rank == world.rank and message:
-        sys.stderr.write(message if message.endswith("\n") else message + "\n")
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    if world.is_main and first_rank != world.rank:
-        time.sleep(0.5)  # the store lives here: let the others still read who failed
-    # Not sys.exit: leaving the group in good order would wait for processes that never answer.
-    os._exit(status)
-
-
-def _describe(error: BaseException) -> tuple[int, str]:
-    """Exit status and message of an exception."""
-    if isinstance(error, UserError):
-        return EXIT_REFUSED, f"error: {error}"
-    if is_full(error):  # files say it as a UserError; this was the standard output
-        return EXIT_REFUSED, f"error: the output cannot be written: {FULL}."
-    if isinstance(error, KeyboardInterrupt):
-        return 130, ""
-    if isinstance(error, SystemExit):
-        if isinstance(error.code, int):
-            return error.code, ""  # whoever raised it has said why
-        return EXIT_FAILED, str(error.code)
-    return EXIT_FAILED, "".join(traceback.format_exception(error))
-
-
-def _claim_failure(world: World, status: int) -> tuple[int, int]:
-    """Be the first to fail, or learn who was: (rank, exit status). Rank -1 when nobody can say."""
-    try:
-        with _quiet_stderr():
-            told = world.store.compare_set(_FAILURE_KEY, "", f"{world.rank} {status}")
-        rank, first_status = told.decode().split()
-        return int(rank), int(first_status)
-    except Exception:
-        # The store is gone, and with it the main process, which has told its own reason.
-        return -1, status
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Keep the C++ stack dumps of a broken connection off the screen."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _meeting_point(dist_url: str, env: LaunchEnvironment) -> tuple[str, int]:

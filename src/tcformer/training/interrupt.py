@@ -25,11 +25,15 @@ Exit statuses of every run:
 status  meaning
 ======  ==========================================================================================
 0       done
-1       failed: the loss is not finite, or a defect of the program (with a traceback)
-2       refused: an option, a path or a file is wrong, and the message says which
+1       failed: the loss is not finite, another process of the run is gone or does not answer, or a
+        defect of the program (with a traceback)
+2       refused: an option, a path, a file or the memory does not do, and the message says which
 75      interrupted and saved (EX_TEMPFAIL, "try again"): the same command with `--resume auto`
         continues. Not 0, so that `train && evaluate` and a restarting supervisor see that the
         training is unfinished.
+130     Ctrl-C twice, or before anything was there to save
+137     (from dist_train.sh) a process was killed, most often because memory ran out
+143     SIGTERM before there was anything to save; in general 128 + n for a death by signal n
 ======  ==========================================================================================
 """
 

@@ -2,10 +2,10 @@
 
 Each trial starts the run of `killed_runs.py`, kills it once to three times at seeded moments, each
 time starts the same command again, lets the last one finish, and compares every file (each tensor
-by its bytes) and every loss printed after the last kill with the run that was never killed. Kinds:
+by its bytes) and every loss printed after the last kill with the run that nobody killed. Kinds:
 
-* "1 process" and "2 processes": forked from a zygote (`zygote.py`), killed at a moment of the clock;
-* "... in a file": killed by `shim.c` with half of a write done, before or after a rename, and so on;
+* "1 process" and "2 processes": forked from a zygote (`zygote.py`), killed at a moment in time;
+* "... in a file": killed by `shim.c` with half of a write done, before or after a rename, ...;
 * "one of 2 processes": only one is killed, and the other must end by itself within seconds;
 * "whole command": `python -m tcformer` and `dist_train.sh` as people call them, imports included.
 """

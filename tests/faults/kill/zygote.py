@@ -14,11 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from processes import ROOT, clean_env, free_port, torchrun_env
+
+_NONE: Mapping[int, str] = {}
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,13 @@ class Zygote:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def start(self, argv: Sequence[str], size: int = 1, **env: str) -> Running:
+    def start(
+        self, argv: Sequence[str], size: int = 1, *, patches: Mapping[int, str] = _NONE, **env: str
+    ) -> Running:
         """The command line in `size` processes, each with torchrun's variables; returns at once.
 
-        `env` may end in a rank: FAULT_AT_1 is FAULT_AT for process 1 alone.
+        `env` may end in a rank: FAULT_AT_1 is FAULT_AT for process 1 alone. `patches` is Python
+        that a rank executes before its command: a fault that has to come from inside.
         """
         self.runs += 1
         folder = self.folder / f"said-{self.runs}"
@@ -149,7 +154,8 @@ class Zygote:
                 elif int(of) == rank:
                     mine[stem] = value
             envs.append(mine)
-        pids = self._ask(do="start", argv=list(argv), folder=str(folder), envs=envs)
+        code = [patches.get(rank, "") for rank in range(size)]
+        pids = self._ask(do="start", argv=list(argv), folder=str(folder), envs=envs, patches=code)
         names = [str(rank) for rank in range(size)]
         return Running(pids, folder, lambda pid: self._ask(do="poll", pid=pid), names)
 
@@ -188,6 +194,7 @@ def child(order, rank):
     sys.argv = ["tcformer", *order["argv"]]
     status = 1
     try:
+        exec(order["patches"][rank], {})
         status = cli.main(order["argv"])
     except SystemExit as leaving:
         status = leaving.code or 0
