@@ -54,7 +54,7 @@ def test_the_timeout_is_set_by_a_variable():
         (MemoryError(), "out of memory on the CPU; use a smaller --batch-size"),
         (RuntimeError("std::bad_alloc"), "out of memory on the CPU; use"),
         (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 80 bytes."),
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 80 bytes."),
             "out of memory on the CPU when it asked for 80 bytes",
         ),
         (

@@ -25,7 +25,9 @@ rank, how = os.environ["RANK"], sys.argv[1]
 got = []
 for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
     signal.signal(getattr(signal, name), lambda number, _: got.append(signal.Signals(number).name))
-print("worker", *(os.environ.get(name) for name in names), flush=True)
+# In one write: several processes share the pipe.
+sys.stdout.write(" ".join(["worker", *(os.environ.get(n, "") for n in names)]) + "\n")
+sys.stdout.flush()
 if how == "done":
     sys.exit(0)
 if how.startswith("fail") and rank == "1":
@@ -36,7 +38,8 @@ end = time.monotonic() + 30
 while not got and time.monotonic() < end:
     time.sleep(0.02)
 time.sleep(0.3 * int(rank))  # the last one is slow to save
-print("saved", rank, got[0], flush=True)
+sys.stdout.write(f"saved {rank} {got[0]}\n")
+sys.stdout.flush()
 sys.exit(75)
 """
 

@@ -31,7 +31,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from tcformer.errors import UserError
 from tcformer.training.devices import choose_device
-from tcformer.training.ending import collective_timeout, end_workers, guard
+from tcformer.training.ending import collective_timeout, end_workers, guard, quiet_stderr
 from tcformer.training.environment import LaunchEnvironment, Launcher, read_environment
 from tcformer.training.interrupt import STOP_SIGNALS, interrupt
 
@@ -97,13 +97,14 @@ def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: 
     with guard(world):  # from here on an error is told once, however many processes meet it
         chosen = choose_device(device, env)
         # One backend a device type: collectives on CPU tensors go over gloo even in a GPU run.
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
-            store=PrefixStore("tcformer/group", store),
-            rank=env.rank,
-            world_size=env.size,
-            timeout=timedelta(seconds=collective_timeout()),
-        )
+        with quiet_stderr():  # gloo tells there of every peer that fails meanwhile
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
+                store=PrefixStore("tcformer/group", store),
+                rank=env.rank,
+                world_size=env.size,
+                timeout=timedelta(seconds=collective_timeout()),
+            )
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         world = dataclasses.replace(world, device=chosen, backend=backend)
         if chosen.type == "cuda":

@@ -95,8 +95,7 @@ def _fail(world: _World, error: BaseException) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     # Torch would dump the stacks of every broken connection there; only `told` is still shown.
-    told, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    told = _silence_stderr()
     trouble = trouble_with_others(error)
     first_rank, status = _claim_failure(world, status)
     end_workers()
@@ -113,6 +112,26 @@ def _fail(world: _World, error: BaseException) -> NoReturn:
         _until_all_know(world)  # the store lives here
     # Not sys.exit: leaving the group in good order would wait for processes that never answer.
     os._exit(status)
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Keep what C++ writes to the standard error stream off the screen; Python's goes with it."""
+    sys.stderr.flush()
+    kept = _silence_stderr()
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _silence_stderr() -> int:
+    """Send stderr nowhere; a descriptor of what it was."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    return kept
 
 
 def end_workers() -> None:
