@@ -18,7 +18,7 @@ from tcformer.errors import UserError
 from tcformer.training.launch import PUBLISHED_PORT, Plan, plan_from
 
 # What stands in for `tcformer` here: it tells its environment, then behaves as told.
-WORKER = """
+WORKER = r"""
 import os, signal, sys, time
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS")
 rank, how = os.environ["RANK"], sys.argv[1]
