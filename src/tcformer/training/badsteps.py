@@ -185,6 +185,24 @@ class BadSteps:
         return broadcast_object(self.world, said)
 
 
+def refuse_unfit_weights(state: TrainState, output_dir: str) -> None:
+    """Let no checkpoint be replaced by weights that are not finite.
+
+    Finite gradients can make such weights at a very high rate, and no step after the last of an
+    epoch would notice before it is saved. Weights are the same on every process.
+
+    Raises:
+        NotFinite: some weight is infinite or NaN.
+    """
+    fit = [weight.isfinite().all() for weight in state.model.parameters()]
+    if not torch.stack(fit).all():
+        rate = state.optimizer.param_groups[0]["lr"]
+        raise NotFinite(
+            f"The weights are not finite any more, stopping training (epoch {state.epoch}, lr "
+            f"{rate:g}); what was saved in {output_dir} before is left as it is, lower --lr."
+        )
+
+
 def _on_cpu(value: Any) -> Any:
     return value.detach().cpu() if isinstance(value, Tensor) else value
 

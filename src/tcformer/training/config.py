@@ -10,8 +10,9 @@ An option is honoured or refused with a reason (`check`); none is accepted and i
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from tcformer.errors import UserError, nearest
@@ -267,6 +268,11 @@ def check(cfg: TrainConfig) -> None:
 
 def _check_ranges(cfg: TrainConfig) -> None:
     """Bounds of the numbers, each with its option in the sentence."""
+    for field in fields(cfg):
+        value = getattr(cfg, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{option(field.name)} is {number}, but a finite number is meant.")
     at_least: dict[str, float] = {
         "batch_size": 1, "num_workers": 0, "epochs": 1, "start_epoch": 0, "weight_decay": 0,
         "accum": 1, "lr": 0, "warmup_lr": 0, "warmup_epochs": 0, "min_lr": 0,

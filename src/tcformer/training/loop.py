@@ -17,7 +17,7 @@ from torch import nn
 
 from tcformer.files import make_folder
 from tcformer.training import checkpoint as ckpt
-from tcformer.training.badsteps import BadSteps, NotFinite, Step
+from tcformer.training.badsteps import BadSteps, NotFinite, Step, refuse_unfit_weights
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import (
@@ -275,6 +275,7 @@ class _Run:
 
     def _save(self, *names: str) -> None:
         if self.cfg.output_dir:
+            refuse_unfit_weights(self.state, self.cfg.output_dir)
             content = ckpt.snapshot(self.state, self.cfg, self.world)
             content["about"] = self.task.about()
             ckpt.save(content, [Path(self.cfg.output_dir) / name for name in names], self.world)

@@ -17,15 +17,15 @@ from tcformer.tasks.classification.evaluation import batch_sums
 
 def test_sums_by_hand():
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [0.0, 5.0, 1.0]])
-    loss, top1, top5, images = batch_sums(logits, torch.tensor([0, 2, 1])).tolist()
+    loss, top1, top5, images, unfit = batch_sums(logits, torch.tensor([0, 2, 1])).tolist()
     rows = torch.log_softmax(logits.double(), 1)
     assert loss == pytest.approx(-float(rows[0, 0] + rows[1, 2] + rows[2, 1]), rel=1e-6)
-    assert (top1, top5, images) == (2, 3, 3)  # three classes: top-5 is all of them
+    assert (top1, top5, images, unfit) == (2, 3, 3, 0)  # three classes: top-5 is all of them
 
 
 def test_top5_needs_the_label_among_five():
     logits = torch.arange(7.0).repeat(7, 1)
-    assert batch_sums(logits, torch.arange(7)).tolist()[1:] == [1, 5, 7]
+    assert batch_sums(logits, torch.arange(7)).tolist()[1:] == [1, 5, 7, 0]
 
 
 # Imports once, then forks: the processes are real, but cost no further seconds of importing.

@@ -44,6 +44,7 @@ class Evaluator:
         )
         self.num_images = len(dataset)  # counted in the last evaluation
         self.num_corrupt = 0
+        self.num_unfit = 0  # images whose scores were not finite
 
     def __call__(
         self,
@@ -60,13 +61,13 @@ class Evaluator:
         model.eval()
         for name in ("loss", "acc1", "acc5"):
             log.add(name)
-        sums = torch.zeros(4, dtype=torch.float64)  # loss, top-1, top-5, images
+        sums = torch.zeros(5, dtype=torch.float64)  # loss, top-1, top-5, images, unfit
         for _, batch in log.log_every(self._loader, self.steps, "Test:"):
             with torch.inference_mode(), autocast():
                 logits = model(batch.images.to(self.world.device, non_blocking=True))
             measured = batch_sums(logits, batch.targets.to(self.world.device))
             sums += measured
-            loss, top1, top5, images = measured.tolist()
+            loss, top1, top5, images, _ = measured.tolist()
             log.meters["loss"].update(loss / images, int(images))
             log.meters["acc1"].update(100 * top1 / images, int(images))
             log.meters["acc5"].update(100 * top5 / images, int(images))
@@ -78,8 +79,8 @@ class Evaluator:
         # Processes have different numbers of batches, so they agree to stop only here.
         if interrupt_reason(self.world):
             raise Interrupted(f"Stopped by {interrupt.reason} during the evaluation.")
-        loss, top1, top5, images, corrupt = totals.tolist()
-        self.num_images, self.num_corrupt = int(images), int(corrupt)
+        loss, top1, top5, images, unfit, corrupt = totals.tolist()
+        self.num_images, self.num_corrupt, self.num_unfit = int(images), int(corrupt), int(unfit)
         if not images:
             raise UserError("no image of the validation set could be read.")
         return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images}
@@ -92,22 +93,35 @@ class Evaluator:
         ]
         if self.num_corrupt:
             lines.append(f"{self.num_corrupt} unreadable images were left out.")
+        if self.num_unfit:
+            lines.append(unfit_line(self.num_unfit))
         return lines
 
 
+def unfit_line(images: int) -> str:
+    """What to say of images whose scores were not finite."""
+    return (
+        f"NOTICE: {images} images got scores that are infinite or NaN and count as wrong; the "
+        "weights or, with --amp, their precision are at fault."
+    )
+
+
 def batch_sums(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sums over a batch: cross entropy, top-1 hits, top-5 hits, images.
+    """Sums over a batch: cross entropy, top-1 hits, top-5 hits, images, unfit images.
+
+    Unfit are those with a score that is not finite. They are never a hit.
 
     Args:
         logits: (B, classes) any float dtype; with fewer than 5 classes, top-5 uses what there is.
         targets: (B,) int64.
 
     Returns:
-        (4,) float64 on the CPU.
+        (5,) float64 on the CPU.
     """
     logits = logits.float()
     loss = cross_entropy(logits, targets, reduction="none").double().sum()
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = best == targets[:, None]
-    counts = [loss, hits[:, 0].sum().double(), hits.sum().double()]
-    return torch.stack([*counts, torch.tensor(float(len(targets))).double().to(loss)]).cpu()
+    fit = logits.isfinite().all(dim=1)
+    hits = (best == targets[:, None]) & fit[:, None]
+    images = torch.full_like(loss, len(targets))
+    return torch.stack([loss, hits[:, 0].sum(), hits.sum(), images, (~fit).sum()]).cpu()

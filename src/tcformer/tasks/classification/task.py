@@ -120,7 +120,16 @@ class ClassificationTask:
         """Mean cross entropy of the batch."""
         if self.cfg.freeze:
             rest_all_but(self.model, self._classifier())
-        return self.criterion(model(batch.images), batch.targets)
+        try:
+            return self.criterion(model(batch.images), batch.targets)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"--model {self.cfg.model} has batch norm, which cannot train on a batch of "
+                f"{len(batch.images)} image(s) of {self.cfg.input_size} px: give a larger "
+                "--batch-size or --input-size."
+            ) from None
 
     def describe(self, batch: TrainBatch) -> list[str]:
         """The files of a batch."""

@@ -45,8 +45,9 @@ class Evaluator:
             pin_memory=cfg.pin_mem,
             collate=listed,
         )
-        self.confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)  # of the last
-        self.num_images = self.num_corrupt = 0
+        shape = (len(classes), len(classes) + 1)
+        self.confusion = torch.zeros(shape, dtype=torch.int64)  # of the last evaluation
+        self.num_images = self.num_corrupt = self.num_unfit = 0
 
     def __call__(
         self,
@@ -63,7 +64,7 @@ class Evaluator:
         model.eval()
         log.add("pixel_acc")
         counts = torch.zeros_like(self.confusion)
-        images = 0
+        images = unfit = 0
         for _, batch in log.log_every(self._loader, self.steps, "Test:"):
             for first, last in runs_of_one_shape(batch.images):
                 pixels = torch.stack(batch.images[first:last]).to(self.world.device)
@@ -75,19 +76,21 @@ class Evaluator:
                     one = confusion(found, labels, len(self.classes))
                     counts += one
                     images += 1
+                    unfit += int(one[:, -1].any())
                     if one.sum():
                         right = 100 * one.diagonal().sum().item() / one.sum().item()
                         log.meters["pixel_acc"].update(right)
             if interrupt.requested:
                 break  # whoever else has batches left goes on, and hears of it at the end
-        totals = torch.cat([counts.flatten(), torch.tensor([images, self._loader.num_corrupt])])
+        others = torch.tensor([images, self._loader.num_corrupt, unfit])
+        totals = torch.cat([counts.flatten(), others])
         if self.shared:
             totals = all_reduce_sums(self.world, totals).long()  # float64 is exact to 2**53
         # Processes have different numbers of batches, so they agree to stop only here.
         if interrupt_reason(self.world):
             raise Interrupted(f"Stopped by {interrupt.reason} during the evaluation.")
-        self.num_images, self.num_corrupt = (int(n) for n in totals[-2:])
-        self.confusion = totals[:-2].view_as(counts)
+        self.num_images, self.num_corrupt, self.num_unfit = (int(n) for n in totals[-3:])
+        self.confusion = totals[:-3].view_as(counts)
         if not self.confusion.sum():
             raise UserError("no labelled pixel of the validation set could be read.")
         measured = MeanIoU(self.confusion)
@@ -108,6 +111,11 @@ class Evaluator:
         ]
         if self.num_corrupt:
             lines.append(f"{self.num_corrupt} unreadable images were left out.")
+        if self.num_unfit:
+            lines.append(
+                f"NOTICE: {self.num_unfit} images got scores that are infinite or NaN; those "
+                "pixels count as wrong."
+            )
         return lines
 
 
@@ -115,7 +123,8 @@ class MeanIoU:
     """What a confusion matrix says, in percent.
 
     Args:
-        counts: (classes, classes) int64, rows what the label says, columns what was found.
+        counts: (classes, classes or one more) int64, rows what the label says, columns what was
+            found; the column more is for pixels without any.
 
     Attributes:
         per_class: intersection over union, NaN for a class that is neither labelled nor found.
@@ -125,7 +134,7 @@ class MeanIoU:
 
     def __init__(self, counts: Tensor) -> None:
         hits = counts.diagonal()
-        union = counts.sum(0) + counts.sum(1) - hits
+        union = counts[:, : len(counts)].sum(0) + counts.sum(1) - hits
         self.per_class = [
             100 * h / u if u else math.nan
             for h, u in zip(hits.tolist(), union.tolist(), strict=True)
@@ -140,20 +149,23 @@ def confusion(found: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Count pixels by (label, found).
 
     Args:
-        found: what was found, whole numbers.
+        found: what was found, whole numbers; `num_classes` is none of them.
         labels: what is there, the same shape; 255 counts nowhere.
         num_classes: classes, 255 at most.
 
     Returns:
-        (num_classes, num_classes) int64 on the CPU.
+        (num_classes, num_classes + 1) int64 on the CPU.
     """
     seen = labels != IGNORE
-    pairs = labels[seen].long() * num_classes + found[seen].long()
-    return pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes).cpu()
+    columns = num_classes + 1
+    pairs = labels[seen].long() * columns + found[seen].long()
+    return pairs.bincount(minlength=num_classes * columns).view(num_classes, columns).cpu()
 
 
 def best_class(scores: Tensor, size: tuple[int, ...]) -> Tensor:
     """The class of the highest score at each pixel, the lowest number of several.
+
+    Where a score is not finite it is none of them: the number of classes.
 
     Args:
         scores: (classes, h, w) any float dtype; resized bilinearly, some classes at a time.
@@ -164,6 +176,7 @@ def best_class(scores: Tensor, size: tuple[int, ...]) -> Tensor:
     """
     best = torch.full(size, -math.inf, device=scores.device)
     found = torch.zeros(size, dtype=torch.int64, device=scores.device)
+    fit = torch.ones(size, dtype=torch.bool, device=scores.device)
     for first in range(0, len(scores), _CLASSES_AT_ONCE):
         some = scores[None, first : first + _CLASSES_AT_ONCE].float()
         full = F.interpolate(some, size=size, mode="bilinear", align_corners=False)[0]
@@ -171,7 +184,9 @@ def best_class(scores: Tensor, size: tuple[int, ...]) -> Tensor:
         better = highest > best
         best = torch.where(better, highest, best)
         found = torch.where(better, which + first, found)
-    return found
+        # The sum is finite only if all of them are, or overflows where scores mean nothing.
+        fit &= full.sum(0).isfinite()
+    return torch.where(fit, found, len(scores))
 
 
 def runs_of_one_shape(images: Sequence[Tensor]) -> list[tuple[int, int]]:
