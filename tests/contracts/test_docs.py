@@ -8,22 +8,14 @@ import runpy
 from pathlib import Path
 
 import pytest
+from pages import PAGES, ROOT, blocks
 
 from tcformer import cli
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")]
-)
 IDS = [path.name for path in PAGES]
 PAGES_BY_NAME = {path.name: path.read_text() for path in PAGES}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=IDS)
-
-
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """The fenced blocks of a page: (language, text)."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)
 
 
 def anchors(page: Path) -> set[str]:
@@ -48,14 +40,14 @@ def test_internal_links_lead_somewhere(page):
 
 @pages
 def test_python_blocks_parse(page):
-    for language, text in blocks(page):
+    for language, text in blocks(page.read_text()):
         if language == "python":
             ast.parse(text)
 
 
 @pages
 def test_fences_say_what_they_hold(page):
-    for language, text in blocks(page):
+    for language, text in blocks(page.read_text()):
         assert language in {"sh", "python", "text", "console"}, text
 
 

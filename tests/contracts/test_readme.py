@@ -12,27 +12,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from pages import ROOT, blocks, commands, image_folder, stand_in_for_srun
 
 from tcformer import cli
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SET_UP = ("make demo", "make test")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
-
-
-COMMANDS = [
-    line
-    for block in blocks("sh")
-    for line in block.replace("\\\n", " ").splitlines()
-    if line and not line.startswith("#")
-]
+COMMANDS = commands(README)
 
 TINY = "--model tcformer_nano --input-size 32 --batch-size 2 --epochs 1 --num_workers 0 --amp off"
 
@@ -48,26 +37,10 @@ ADDED = {
 def place(tmp_path_factory) -> Path:
     """A folder with the placeholders' files, and with a stand-in for `srun`."""
     folder = tmp_path_factory.mktemp("readme")
-    draw = np.random.default_rng(0)
-    for split, count in (("train", 8), ("val", 3)):
-        for name in ("cat", "dog"):
-            (folder / "imagenet" / split / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / "imagenet" / split / name / f"{index}.jpg")
+    image_folder(folder / "imagenet")
     shutil.copytree(ROOT / "docs" / "images", folder / "docs" / "images")
-    bin_folder = folder / "bin"
-    bin_folder.mkdir()
-    # Slurm itself is met in tests/training; here srun's options are noted and its program is run.
-    note = shlex.quote(str(folder / "srun.txt"))
-    skip = 'while [ "${1#-}" != "$1" ]; do printf "%s\\n" "$1" >> ' + note + "; shift; done"
-    stand_in(bin_folder / "srun", f'{skip}\nexec "$@"')
+    stand_in_for_srun(folder / "bin", folder / "srun.txt")
     return folder
-
-
-def stand_in(path: Path, script: str) -> None:
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +135,7 @@ def test_slurm(place):
     assert {"--gres=gpu:8", "--ntasks-per-node=8", "--cpus-per-task=5"} <= set(options)
 
 
-@pytest.mark.parametrize("text", blocks("python"))
+@pytest.mark.parametrize("text", [text for _, text in blocks(README, "python")])
 def test_python(text, capsys):
     exec(compile(text, "README.md", "exec"), {"__name__": "__main__"})
     promised = [int(number) for number in re.findall(r"\d+", text.rpartition("#")[2])]
