@@ -64,6 +64,7 @@ WAYS: dict[str, Run | Read | Left] = {
     r"pip install ": Left("installs; contracts/test_wheel.py does so where nothing is downloaded"),
     r"pytest tests/ops/kernels": Left("part of the suite itself"),
     r"compute-sanitizer": Left("a program of the CUDA toolkit, for a GPU"),
+    r"tcformer .*--pretrained\b": Read("downloads the authors' weights"),
     r"tcformer bench --suite": Read(
         "minutes; with --quick by `bench/test_suites.py::test_the_logic_of_the_cpu_suite`"
     ),
@@ -85,7 +86,9 @@ WAYS: dict[str, Run | Read | Left] = {
     r"(sh )?dist_train.sh ": Run(TINY),
     r"((GPUS|SBATCH|SBATCH_ARGS)=\S+ )+\./slurm_train.sh ": Run(f"{TINY} --dry-run"),
     r"#!/bin/bash\n#SBATCH": Run(f"{TINY} --dry-run"),
-    r"tcformer (--help|doctor|flops|download --list|\w+ --help)": Run(slow=False),
+    r"tcformer predict ": Run("--input-size 64", slow=False),
+    r"tcformer doctor": Run(),
+    r"tcformer (--help|flops|download --list|\w+ --help)": Run(slow=False),
 }
 """Beginning of a command -> what is done with it; the first that fits."""
 
@@ -106,11 +109,8 @@ NEEDS = {"dense.md": ("segmentation_models_pytorch", "transformers")}
 """Pages whose Python needs what only an extra installs, and takes long to import."""
 
 
-def way(command: str) -> Run | Read | Left:
-    for beginning, how in WAYS.items():
-        if re.match(beginning, command):
-            return how
-    raise AssertionError(f"{command}: say in WAYS how it is run")
+def way(command: str) -> Run | Read | Left | None:
+    return next((how for start, how in WAYS.items() if re.match(start, command)), None)
 
 
 def steps() -> list[object]:
@@ -156,6 +156,9 @@ class Desk:
                 finished_run(path.parent, self.folder)
             elif word == "record.json":
                 shutil.copy(max((ROOT / "benchmarks/results").glob("*-resolution-cpu.json")), path)
+            elif word.endswith("/"):
+                path.mkdir()
+                picture(path / "1.png")
             elif word == "images":
                 image_folder(path)
             elif word == "ADEChallengeData2016":
@@ -239,6 +242,7 @@ def test_commands(name, tmp_path, monkeypatch, capsys):
     desk = Desk(tmp_path)
     for command in commands(TEXTS[name]):
         how = way(command)
+        assert how is not None, f"{command}: say in WAYS how it is run"
         if isinstance(how, Run):
             desk.run(command, how.added)
         elif isinstance(how, Read):
@@ -261,6 +265,7 @@ def test_python(name, tmp_path, monkeypatch, capsys):
 
     for module in NEEDS.get(name, ()):
         pytest.importorskip(module, reason="the extra that the page names is not installed")
+    Desk(tmp_path)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "__main__"}

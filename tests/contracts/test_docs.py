@@ -146,3 +146,31 @@ def test_no_figure_is_ours_without_a_record():
     # A figure enters this column together with its record; until then it says so.
     rows = re.findall(r"^\| `tcformer\w*` \|.*\| ([^|]+) \|$", PAGES_BY_NAME["README.md"], re.M)
     assert rows == ["not run"] * 8
+
+
+def test_every_page_is_in_the_sites_navigation():
+    text = (ROOT / "mkdocs.yml").read_text()
+    navigation = text.partition("\nnav:\n")[2]
+    named = re.findall(r"^ +- (?:[^:\n]+: )?([\w/]+\.md)$", navigation, re.M)
+    # Made while the site is built (docs/make_site.py).
+    made = {"tour.md", "contributing.md", "changelog.md"}
+    assert sorted(named) == sorted({page.name for page in ROOT.glob("docs/*.md")} | made)
+
+
+@pages
+def test_lists_and_tables_stand_apart(page):
+    # Markdown of the site, unlike GitHub's, makes a list or table only after an empty line.
+    text = re.sub(r"^```.*?^```$", "```", page.read_text(), flags=re.M | re.S)
+    lines = text.splitlines()
+    for before, line in zip(lines, lines[1:], strict=False):
+        starts = re.match(r"\* |\d+\. |\|", line)
+        prose = not re.match(r"\* |\d+\. |\||\s|$", before)
+        assert not (starts and prose), f"{page.name}: an empty line is missing before {line!r}"
+
+
+@pages
+def test_pages_have_one_title_and_pictures_have_words(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    assert len(re.findall(r"^# ", text, re.M)) == 1
+    assert text.lstrip().startswith("# ")
+    assert re.findall(r"!\[\]\(", text) == []
