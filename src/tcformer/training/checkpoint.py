@@ -55,6 +55,12 @@ _NO_TRAINING_STATE = (
 # What the configuration decides of an optimiser's groups. The rest of them is state: several of
 # timm's optimisers count their steps there.
 _CONFIGURED = ("lr", "initial_lr", "weight_decay", "betas", "eps", "momentum")
+# What a checkpoint of ours must hold to be resumed from, and of each process.
+_PARTS: dict[str, type | tuple[type, ...]] = {
+    "optimizer": dict, "scaler": dict, "epoch": int, "step": int, "samples": int,
+    "evaluated": bool, "best": dict, "ranks": list,
+}  # fmt: skip
+_OF_EACH_RANK = {"rng": dict, "meters": dict}
 LAST, BEST, BEST_WEIGHTS = "checkpoint.pth", "best.pth", "best.safetensors"
 
 
@@ -157,10 +163,32 @@ def read(path: str | Path) -> dict[str, Any]:
 def _checked(content: Any, source: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise UserError(f"{source} {_NO_TRAINING_STATE}")
-    if int(content.get("format", 0)) > FORMAT:
+    if "format" not in content:  # the published code's
+        return content
+    form = content["format"]
+    if type(form) is int and form > FORMAT:
         raise UserError(
-            f"{source} was written by a newer version of tcformer (format {content['format']}, "
+            f"{source} was written by a newer version of tcformer (format {form}, "
             f"this one reads up to {FORMAT}); update tcformer."
+        )
+    if type(form) is not int or form < 1:
+        raise UserError(f"{source} has format {form!r}, but formats count from 1: it is damaged.")
+    damaged = [name for name, kind in _PARTS.items() if not isinstance(content.get(name), kind)]
+    if "best" not in damaged and not all(type(v) in (int, float) for v in content["best"].values()):
+        damaged.append("best")
+    least = {"epoch": -1, "step": 0, "samples": 0}
+    damaged += [name for name in least if name not in damaged and content[name] < least[name]]
+    for mine in content["ranks"] if "ranks" not in damaged else []:
+        known = isinstance(mine, dict)
+        damaged += [
+            f"ranks/{name}"
+            for name, kind in _OF_EACH_RANK.items()
+            if not (known and isinstance(mine.get(name), kind))
+        ]
+    if damaged:
+        raise UserError(
+            f"{source} is damaged: {damaged[0]} is missing or no training state; resume from "
+            "another one."
         )
     return content
 
@@ -177,9 +205,19 @@ def find_latest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
         content = _try_read(last)
         if content is not None:
             return last, content
-    others = [*folder.glob("checkpoint_*.pth"), folder / BEST]
+    others = [*sorted(folder.glob("checkpoint_*.pth")), folder / BEST]
     whole = [(p, c) for p in others if p.is_file() and (c := _try_read(p)) is not None]
-    return max(whole, key=lambda found: (found[1]["epoch"], found[1].get("step", 0)), default=None)
+    return max(whole, key=lambda found: _progress(found[1]), default=None)
+
+
+def _progress(content: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """How far a run had come.
+
+    Of two that were saved at the end of an epoch that is first which was not evaluated yet: only
+    from there the epoch surely gets its line in the log.
+    """
+    evaluated = bool(content.get("evaluated", True))
+    return int(content["epoch"]), int(content.get("samples", 0)), not evaluated
 
 
 def _try_read(path: Path) -> dict[str, Any] | None:
@@ -234,14 +272,31 @@ def restore(
     if len(content["ranks"]) != world.size:
         notes.append(
             f"it was written by {len(content['ranks'])} process(es), now there are {world.size}, "
-            "so dropout and drop path draw other numbers"
+            "so dropout, drop path and mixup draw other numbers"
         )
+        _put_together(state.meters, content["ranks"], world)
         return notes
     mine = content["ranks"][world.rank]
     for name, saved in mine["meters"].items():
         state.meters[name].load_state_dict(saved)
     set_rng_state(mine["rng"], world.device)
     return notes
+
+
+def _put_together(
+    meters: Mapping[str, SmoothedValue], ranks: list[Mapping[str, Any]], world: World
+) -> None:
+    """What other processes had averaged, on the first of these; each step weighs as much as ever.
+
+    Every process adds one value a step, so what was added by two counts half among four.
+    """
+    if world.is_main:
+        for name, meter in meters.items():
+            saved = [mine["meters"][name] for mine in ranks if name in mine["meters"]]
+            if saved:
+                meter.load_state_dict(saved[0])
+                meter.total = sum(float(one["total"]) for one in saved) * world.size / len(ranks)
+                meter.count = sum(int(one["count"]) for one in saved) * world.size // len(ranks)
 
 
 def _with_own_settings(

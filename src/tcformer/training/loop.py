@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tcformer.errors import UserError
 from tcformer.files import make_folder
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.badsteps import BadSteps, NotFinite, Step, refuse_unfit_weights
@@ -307,7 +308,11 @@ def build_state(task: Task, cfg: TrainConfig, world: World) -> TrainState:
 def prepare_folder(cfg: TrainConfig, state: TrainState, world: World) -> None:
     """Make the folder of the results, clear what killed processes left, look at the room."""
     if cfg.output_dir and world.is_main:
-        clear_leftovers(make_folder(cfg.output_dir))
+        folder = make_folder(cfg.output_dir)
+        for name in (ckpt.LAST, ckpt.BEST, ckpt.BEST_WEIGHTS, "log.txt"):
+            if (folder / name).is_dir():  # else it would be found at the end of the first epoch
+                raise UserError(f"{folder / name} is a folder; the run must write a file there.")
+        clear_leftovers(folder)
         prune_checkpoints(cfg, state, world)
         if problem := check_room(cfg, state.model):
             say(world, f"NOTICE: {problem}.")

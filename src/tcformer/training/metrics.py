@@ -82,8 +82,8 @@ class SmoothedValue:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.recent.clear()
-        self.recent.extend(state["recent"])
-        self.total, self.count = state["total"], state["count"]
+        self.recent.extend(map(float, state["recent"]))
+        self.total, self.count = float(state["total"]), int(state["count"])
 
     def __str__(self) -> str:
         return self.fmt.format(

@@ -34,7 +34,17 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> boo
     def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
         task.load_weights(model, weights, source)
 
-    for note in ckpt.restore(state, content, cfg, world, load_weights):
+    try:
+        notes = ckpt.restore(state, content, cfg, world, load_weights)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        what = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{source} is damaged: its training state cannot be restored "
+            f"({type(error).__name__}: {what}); resume from another one."
+        ) from error
+    for note in notes:
         say(world, f"NOTICE: resuming from {source}: {note}.")
     return True
 

@@ -1,0 +1,167 @@
+"""What a run goes on from: files of other versions, damaged ones, strangers with the name."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from toy_task import ToyTask, config, train
+
+from tcformer.errors import UserError
+from tcformer.files import safe_torch_load
+from tcformer.training import checkpoint as ckpt
+from tcformer.training.distributed import World
+from tcformer.training.loop import build_state, fit
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run of three epochs that kept a checkpoint of each."""
+    folder = tmp_path_factory.mktemp("versions") / "run"
+    train(config(output_dir=str(folder), save_every=1, save_steps=2))
+    return folder
+
+
+@pytest.fixture
+def content(finished):
+    """What the run had saved after its second epoch."""
+    return safe_torch_load(finished / "checkpoint_1.pth")
+
+
+def go_on(path, **changes):
+    return train(config(resume=str(path), **changes))
+
+
+def test_the_first_form_is_read(content, tmp_path):
+    """As the first version wrote it, which counted no skipped updates."""
+    del content["skips"]
+    torch.save(content, tmp_path / "old.pth")
+    assert go_on(tmp_path / "old.pth").losses == train(config()).losses[10:]
+
+
+@pytest.mark.parametrize("form", [2, 7, 10**12])
+def test_a_newer_form_is_refused_with_both_versions(content, tmp_path, form):
+    torch.save({**content, "format": form}, tmp_path / "new.pth")
+    with pytest.raises(UserError, match=rf"new.pth was .* \(format {form}, this one reads up to 1"):
+        go_on(tmp_path / "new.pth")
+
+
+@pytest.mark.parametrize("form", [0, -1, 1.5, "1", None, True, [1]])
+def test_a_form_that_is_none_is_refused(content, tmp_path, form):
+    torch.save({**content, "format": form}, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match=r"odd.pth has format .*, but formats count from 1"):
+        go_on(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer", "scaler", "epoch", "step", "samples", "evaluated", "best", "ranks"]
+)
+def test_a_missing_or_odd_part_is_named(content, tmp_path, name):
+    odd = {**content, name: "of another kind"}
+    del content[name]
+    for damaged in (content, odd):
+        torch.save(damaged, tmp_path / "x.pth")
+        with pytest.raises(UserError, match=rf"x.pth is damaged: {name} is missing"):
+            go_on(tmp_path / "x.pth")
+
+
+def test_damage_deep_inside_is_a_sentence(finished, tmp_path):
+    """Seeded: some value somewhere is taken out or replaced. It resumes, or says one sentence."""
+    sentences = []
+    for seed in range(25):
+        content, draw = safe_torch_load(finished / "checkpoint_1.pth"), random.Random(seed)
+        spoil(content, draw)
+        torch.save(content, tmp_path / "x.pth")
+        cfg = config(resume=str(tmp_path / "x.pth"))
+        try:
+            fit(ToyTask(cfg, steps=1), cfg, World())
+        except UserError as error:
+            sentences.append(str(error))
+    assert len(sentences) > 8
+    assert all("\n" not in said and "x.pth" in said for said in sentences), sentences
+
+
+def spoil(content, draw):
+    """Replace or delete one entry, at a drawn depth of the training state."""
+    node, name = content, draw.choice(["ranks", "best", "samples", "epoch", "step", "optimizer"])
+    while draw.random() < 0.8 and name != "optimizer":
+        child = node[name]
+        if isinstance(child, dict) and child:
+            node, name = child, draw.choice(sorted(child, key=str))
+        elif isinstance(child, list) and child:
+            node, name = child, draw.randrange(len(child))
+        else:
+            break
+    if draw.random() < 0.3:
+        del node[name]
+    else:
+        node[name] = draw.choice([None, "x", [], {}, torch.zeros(2), -(10**9), 0.5])
+
+
+def names_epoch(content, epoch, samples, evaluated):
+    return {**content, "epoch": epoch, "samples": samples, "evaluated": evaluated}
+
+
+def test_the_newest_by_content_where_the_last_is_damaged(content, tmp_path, capsys):
+    """By epoch, then by images, whatever the names say; of equal ones that to be evaluated."""
+    (tmp_path / "checkpoint.pth").write_bytes(b"PK\x03\x04 and no more")
+    for name, state in {
+        "checkpoint_30.pth": (1, 0, False),
+        "checkpoint_4.pth": (1, 8, True),
+        "checkpoint_5.pth": (1, 12, True),
+        "best.pth": (0, 16, True),
+    }.items():
+        torch.save(names_epoch(content, *state), tmp_path / name)
+    assert ckpt.find_latest(tmp_path)[0].name == "checkpoint_5.pth"
+    assert f"NOTICE: leaving out {tmp_path / 'checkpoint.pth'}, which" in capsys.readouterr().out
+    torch.save(names_epoch(content, 2, 0, True), tmp_path / "best.pth")
+    assert ckpt.find_latest(tmp_path)[0].name == "best.pth"
+    torch.save(names_epoch(content, 2, 0, False), tmp_path / "checkpoint_2.pth")
+    assert ckpt.find_latest(tmp_path)[0].name == "checkpoint_2.pth"
+
+
+def test_strangers_with_the_name_are_left_out(content, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.save(content, folder / "checkpoint_1.pth")
+    torch.save({"weights": {}}, folder / "checkpoint_7.pth")
+    torch.save({**content, "format": 2}, folder / "checkpoint_8.pth")
+    (folder / "checkpoint_9.pth").mkdir()
+    (folder / "checkpoint_10.pth").symlink_to(folder / "nowhere")
+    (folder / "checkpoint_11.pth").write_bytes(b"")
+    (folder / "checkpoint_12.pth").symlink_to(folder / "checkpoint_12.pth")
+    found, _ = ckpt.find_latest(folder)
+    assert found.name == "checkpoint_1.pth"
+    out = capsys.readouterr().out
+    for number in (7, 8, 11):
+        assert f"leaving out {folder / f'checkpoint_{number}.pth'}" in out
+    assert train(config(output_dir=str(folder), resume="auto")).seen[0] == (2, 0)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pth", "best.pth", "best.safetensors", "log.txt"])
+def test_a_folder_with_the_name_of_a_file_is_told_before_training(tmp_path, name):
+    (tmp_path / name).mkdir()
+    cfg = config(output_dir=str(tmp_path), resume="auto")
+    task = ToyTask(cfg)
+    with pytest.raises(UserError, match=rf"{name} is a folder; the run must write a file there"):
+        fit(task, cfg, World())
+    assert task.losses == []
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "expected"), [(0, 1, (6.0, 2)), (0, 4, (24.0, 8)), (2, 4, (0.0, 0))]
+)
+def test_the_averages_of_several_processes_are_put_together(content, rank, size, expected):
+    """A step weighs as much in the epoch's average as it would have: 4 values of 2 processes."""
+    meters = [
+        {"recent": [3.0, 4.0], "total": 7.0, "count": 2},
+        {"recent": [1.0, 4.0], "total": 5.0, "count": 2},
+    ]
+    one = content["ranks"][0]
+    saved = {**content, "ranks": [{**one, "meters": {"loss": meter}} for meter in meters]}
+    state = build_state(ToyTask(config()), config(), World())
+    world = World(rank=rank, size=size)
+    notes = ckpt.restore(state, saved, config(), world, lambda m, w: m.load_state_dict(w))
+    assert any(f"written by 2 process(es), now there are {size}" in note for note in notes)
+    assert (state.meters["loss"].total, state.meters["loss"].count) == expected
