@@ -15,12 +15,13 @@ from make_pictures import scene
 from PIL import Image, ImageDraw
 
 import tcformer
-from tcformer.cli.show import cell_maps, load_model
+from tcformer.inference import load
 from tcformer.viz import (
     Panel,
     Row,
     contact_sheet,
     enlarge,
+    layout_maps,
     paint_tokens,
     pixel_tokens,
     token_borders,
@@ -44,7 +45,7 @@ def main() -> None:
 def draw(folder: Path) -> None:
     """Write all of `NAMES`."""
     picture = scene()
-    maps = cell_maps(load_model("tcformer_light", None), picture)
+    maps = layout_maps(load("tcformer_light").tokens(picture))
     stages = token_row(picture, maps).panels[1:]
     rows = (
         cells(picture),

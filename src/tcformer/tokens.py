@@ -47,6 +47,10 @@ class Layout(NamedTuple):
         cells = self.grid_size[0] * self.grid_size[1]
         return self.num_tokens == cells and self.map_size == self.grid_size
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the tokens of each image in flat colours."""
+        return _html(f"Layout of {_words(self)}", self)
+
 
 class Tokens(NamedTuple):
     """Token features together with their layout.
@@ -58,6 +62,31 @@ class Tokens(NamedTuple):
 
     x: Tensor
     layout: Layout
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a sentence, and the tokens of each image in flat colours."""
+        kind = f"{self.x.shape[-1]} channels, {str(self.x.dtype).removeprefix('torch.')}"
+        return _html(f"{_words(self.layout)}; {kind} on {self.x.device}", self.layout)
+
+
+def _words(layout: Layout) -> str:
+    (rows, columns), (height, width) = layout.grid_size, layout.map_size
+    batch, count = layout.cell_to_token.shape[0], layout.num_tokens
+    images, tokens = "s" * (batch != 1), "s" * (count != 1)
+    return (
+        f"{count} token{tokens} in each of {batch} image{images}, "
+        f"on a grid of {rows} x {columns} cells, as a map {height} x {width}"
+    )
+
+
+def _html(title: str, layout: Layout) -> str:
+    # Only now: whoever computes with tokens does not need NumPy.
+    from tcformer.sketch import sketch_html
+
+    cells = layout.cell_to_token
+    # Tensors without values (torch.export, meta) have nothing to draw.
+    maps = None if cells.is_meta else cells.detach().cpu().numpy()
+    return sketch_html(title, maps, layout.grid_size)
 
 
 def grid_layout(batch: int, grid_size: tuple[int, int], device: torch.device) -> Layout:

@@ -11,7 +11,16 @@ from PIL import Image
 DOCS = Path(__file__).parents[2] / "docs"
 
 MADE = {
-    "make_pictures.py": ("scene.png", "tokens.png", "v1_v2.png"),
+    "make_pictures.py": (
+        "followed.png",
+        "heat.png",
+        "merging.webp",
+        "point.png",
+        "scene.png",
+        "tokens.png",
+        "tracked.png",
+        "v1_v2.png",
+    ),
     "make_concept.py": ("cells.png", "family.png", "one_token.png", "peaks.png", "stages.png"),
 }
 """Script -> what it draws."""
@@ -27,6 +36,7 @@ def test_the_script_makes_the_committed_pictures(script, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [script, str(tmp_path)])
     monkeypatch.syspath_prepend(str(DOCS))
     runpy.run_path(str(DOCS / script), run_name="__main__")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(MADE[script])
     for name in MADE[script]:
         made, committed = (pixels(folder / name) for folder in (tmp_path, DOCS / "images"))
         assert made.shape == committed.shape
@@ -40,6 +50,19 @@ def test_the_committed_scene_is_the_one_that_the_script_draws():
 
 
 def test_committed_pictures_are_small():
-    files = sorted((DOCS / "images").glob("*.png"))
-    assert {file.name for file in files} == {name for names in MADE.values() for name in names}
-    assert all(file.stat().st_size < 200_000 for file in files)
+    images = DOCS / "images"
+    files = {path.name for path in (*images.glob("*.png"), *images.glob("*.webp"))}
+    assert files == {name for names in MADE.values() for name in names}
+    for name in files:
+        size = (DOCS / "images" / name).stat().st_size
+        assert size < (500_000 if name == "merging.webp" else 250_000), name
+
+
+def test_the_moving_picture_shows_every_stage_long_enough_to_be_read():
+    with Image.open(DOCS / "images" / "merging.webp") as moving:
+        durations = []
+        for frame in range(moving.n_frames):
+            moving.seek(frame)
+            moving.load()
+            durations.append(moving.info["duration"])
+    assert sum(duration >= 1000 for duration in durations) == 5  # the image and four stages

@@ -127,7 +127,7 @@ def test_other_formats_and_blocked_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"must end in \.png"):
         write_png(tmp_path / "picture.jpg", PICTURE)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot create the folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         write_png(tmp_path / "file" / "picture.png", PICTURE)
 
 

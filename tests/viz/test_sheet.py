@@ -4,21 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import procedural_scene
 from PIL import Image
 
 from tcformer.errors import UserError
 from tcformer.viz import Panel, Row, contact_sheet, paint_tokens, token_row
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "viz"
-
-
-def procedural_scene(height=30, width=45):
-    """A sun over a hill: smooth and sharp parts, sides that are no multiples of 4."""
-    y, x = np.mgrid[:height, :width]
-    image = np.stack([60 + 2 * y, 120 + y, 230 - 3 * y], axis=-1)
-    image[(y - 8) ** 2 + (x - 33) ** 2 < 36] = (250, 210, 60)
-    image[y > 20 + ((x - 15) ** 2) // 60] = (40, 130, 50)
-    return image.astype(np.uint8)
 
 
 def stage_maps(height=30, width=45):

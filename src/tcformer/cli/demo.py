@@ -164,11 +164,11 @@ def _draw(result: RunResult, folder: Path) -> Path:
     """tokens.png: for six test images of different digits, the image and its four stages."""
     import torch
 
-    from tcformer.cli.show import cell_maps, load_model, network_input
     from tcformer.data import DataSpec, build_dataset
-    from tcformer.viz import contact_sheet, token_row, write_png
+    from tcformer.inference import load
+    from tcformer.viz import contact_sheet, layout_maps, token_row, write_png
 
-    model = load_model(None, result.checkpoint)
+    loaded = load(None, result.checkpoint)
     images = build_dataset(DataSpec(data_set="digits"), "val")
     rows, seen = [], set()
     for index in range(len(images)):
@@ -179,11 +179,11 @@ def _draw(result: RunResult, folder: Path) -> Path:
         picture = np.asarray(image)
         write_png(folder / "digits" / f"{label}.png", picture)
         with torch.inference_mode():
-            answer = int(model(network_input(model, picture)).argmax())
+            answer = int(loaded.network(loaded.preprocessing.normalise(picture)).argmax())
         rows.append(
             token_row(
                 picture,
-                cell_maps(model, picture),
+                layout_maps(loaded.tokens(picture)),
                 title=f"a {images.classes[label]}, read as {images.classes[answer]}",
                 edge_colour=EDGE,
                 panel_size=192,

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from argparse import BooleanOptionalAction, Namespace
+from argparse import ArgumentTypeError, BooleanOptionalAction, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ImageColor
 
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
-from tcformer.errors import UserError
+from tcformer.errors import UserError, nearest
 from tcformer.viz import (
-    FILLS,
-    check_png_name,
-    contact_sheet,
+    FORMATS,
+    KINDS,
+    POINT_COLOURS,
+    Look,
+    Point,
+    check_picture_name,
     read_image,
-    resize_image,
-    token_row,
-    write_png,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tcformer.models import TCFormer
+from tcformer.viz.paint import Colour
 
 HELP = VERBS["show"]
 
@@ -40,7 +36,12 @@ MOST_PIXELS = 1024 * 1024
 MOST_IMAGES = 100
 """Rows on one sheet; more would be a picture that few programs open."""
 
+DEFAULT_MODEL = "tcformer_light"
 DEFAULT_SHORT_SIDE = 224
+DEFAULT_PANEL = 448
+
+POINT_KINDS = ("region", "attention", "weights")
+MOVING = ("gif", "webp")
 
 
 def main(argv: list[str]) -> int:
@@ -48,91 +49,238 @@ def main(argv: list[str]) -> int:
     args = _parse(argv)
     paths = [Path(name) for name in args.images]
     out = _checked_out(args.out, paths)
-    pictures = [_read(path, args.size) for path in paths]
-    model = load_model(args.model, args.checkpoint)
-    if args.checkpoint is None:
-        print(
-            "note: no --checkpoint is given, so the weights are random: tokens follow what the "
-            "image looks like, not what a trained network finds important.",
-            file=sys.stderr,
-        )
-    rows = []
-    for path, (picture, original) in zip(paths, pictures, strict=True):
-        maps = cell_maps(model, picture)
-        counts = ", ".join(str(len(np.unique(cells))) for cells in maps)
-        height, width = picture.shape[:2]
-        print(
-            f"{path}: {original[0]} x {original[1]} px, seen as {height} x {width}, {counts} tokens"
-        )
-        rows.append(
-            token_row(
-                picture,
-                maps,
-                title=path.name,
-                fill=args.fill,
-                outline=args.outline,
-                panel_size=args.panel_size,
-            )
-        )
-    write_png(out, contact_sheet(rows))
+    _check_options(args, out)
+    images = [_read(path, args) for path in paths]
+
+    # Torch is imported only now: a mistake is answered at once.
+    from tcformer.cli.show_rows import Request, draw_images
+    from tcformer.inference import load
+
+    loaded = load(args.model, args.checkpoint)
+    for note in loaded.notes:
+        print(f"note: {_in_words(note)}", file=sys.stderr)
+    request = Request(
+        kinds=tuple(args.draw),
+        points=tuple(args.point),
+        stage=args.stage,
+        block=args.block,
+        head=args.head,
+        panel_size=args.panel_size if isinstance(args.panel_size, int) else None,
+        look=Look(args.outline, args.opacity, args.edge_colour),
+        seconds=args.seconds or 1.4,
+        size=args.size,
+    )
+    for line in draw_images(loaded, paths, images, request, out):
+        print(line)
     print(f"wrote {out}")
     return 0
 
 
+def _in_words(note: str) -> str:
+    if "weights are random" not in note:
+        return f"{note}."
+    return (
+        "no --checkpoint is given, so the weights are random: tokens follow what the "
+        "image looks like, not what a trained network finds important."
+    )
+
+
 def _parse(argv: list[str]) -> Namespace:
+    kinds = "; ".join(f"{name}: {words}" for name, words in KINDS.items())
     parser = Parser(
         "show",
-        epilog="Each row of the picture is one image and, to its right, the same image painted by "
-        "its tokens after each stage: a token gets the mean colour of the pixels it covers.",
+        epilog="Each row of the picture is one image and, to its right, the same image drawn by "
+        f"its tokens after each stage. What can be drawn: {kinds}.",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument(
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="image files")
+    add(
         "--model",
         metavar="NAME",
-        help="model to run (default: the checkpoint's own, else tcformer_light)",
+        help=f"model to run (default: the checkpoint's own, else {DEFAULT_MODEL})",
         default=None,
     )
-    parser.add_argument(
+    add(
         "--checkpoint",
         metavar="FILE",
         default=None,
         help="trained weights; without them the network is random",
     )
-    parser.add_argument("--out", metavar="FILE.png", default="tokens.png", help="picture to write")
-    parser.add_argument(
+    add(
+        "--out",
+        metavar="FILE",
+        default="tokens.png",
+        help="picture to write: .png, .svg (tokens are paths), or .gif or .webp (the merging as "
+        "a moving picture)",
+    )
+    add(
+        "--draw",
+        "--fill",
+        metavar="WHAT",
+        type=_kinds,
+        default=None,
+        help=f"what to draw, one or several with commas between: {', '.join(KINDS)} "
+        "(default: mean; with --point region,attention,weights)",
+    )
+    add(
+        "--point",
+        metavar="X,Y",
+        type=_point,
+        action="append",
+        default=[],
+        help="follow the token at this point, in pixels of the image from its upper left corner; "
+        f"may be given {len(POINT_COLOURS)} times",
+    )
+    add(
+        "--stage",
+        metavar="N",
+        type=_count,
+        default=None,
+        help="for family: the stage whose tokens have a colour each; for weights: the stage of "
+        "the token that others contribute to (default: the last)",
+    )
+    add(
+        "--block",
+        metavar="N",
+        type=_count,
+        default=None,
+        help="for attention: which block of each stage, from 1 (default: the last)",
+    )
+    add(
+        "--head",
+        metavar="N",
+        type=_count,
+        default=None,
+        help="for attention: which head, from 1 (default: the mean of all)",
+    )
+    add(
+        "--opacity",
+        metavar="PERCENT",
+        type=_percent,
+        default=None,
+        help="of the paint on the image, 0 to 100 (default: what suits each drawing)",
+    )
+    add("--outline", action=BooleanOptionalAction, default=True, help="draw the tokens' borders")
+    add(
+        "--edge-colour",
+        metavar="COLOUR",
+        type=_colour,
+        default="white",
+        help="of the borders: a name such as black, or #rrggbb",
+    )
+    add(
         "--size",
         metavar="N",
         type=_size,
         default=None,
         help="short side of the image that the network sees, in pixels, or `full` for the image as "
-        f"it is (default: {DEFAULT_SHORT_SIDE} for larger images, smaller ones as they are)",
+        "it is (default: what the checkpoint was trained with, else "
+        f"{DEFAULT_SHORT_SIDE}, for larger images, smaller ones as they are)",
     )
-    parser.add_argument(
-        "--fill",
-        choices=FILLS,
-        default="mean",
-        help="what a token is painted with: its mean colour, nothing, or a colour of its own",
-    )
-    parser.add_argument(
-        "--outline", action=BooleanOptionalAction, default=True, help="draw the tokens' borders"
-    )
-    parser.add_argument(
+    add(
         "--panel-size",
         metavar="N",
-        type=int,
-        default=448,
-        help="wished length of a panel's longer side; images are enlarged by a whole factor from 2",
+        type=_panel,
+        default=DEFAULT_PANEL,
+        help="wished length of a panel's longer side in pixels, rounded so that all tokens' cells "
+        "are equal, or `full` for the resolution of the image",
+    )
+    add(
+        "--seconds",
+        metavar="S",
+        type=float,
+        default=None,
+        help="how long a moving picture stands still at each stage (default: 1.4)",
     )
     args = parser.parse_args(argv)
-    if args.fill == "none" and not args.outline:
-        raise UserError("--fill none with --no-outline would draw no tokens: drop one of the two")
-    if args.panel_size < 1:
-        raise UserError(f"--panel-size is {args.panel_size}, but at least 1 pixel is meant")
+    if args.draw is None:
+        args.draw = list(POINT_KINDS) if args.point else ["mean"]
+    return args
+
+
+def _check_options(args: Namespace, out: Path) -> None:
+    """Refuse what cannot be drawn, and options that nothing would come of."""
+    drawn = set(args.draw)
+    lonely = [kind for kind in args.draw if kind in POINT_KINDS]
+    if lonely and not args.point:
+        raise UserError(f"--draw {lonely[0]} is about the token at a point: give --point X,Y")
+    if "none" in drawn and not args.outline:
+        raise UserError("--draw none with --no-outline would draw no tokens: drop one of the two")
+    if args.opacity is not None and not drawn - {"none", "region"}:
+        raise UserError(f"--opacity means nothing to --draw {args.draw[0]}: drop it")
+    for option, value, kinds in (
+        ("--stage", args.stage, ("family", "weights")),
+        ("--block", args.block, ("attention",)),
+        ("--head", args.head, ("attention",)),
+    ):
+        if value is not None and not drawn & set(kinds):
+            raise UserError(
+                f"{option} is for --draw {' or '.join(kinds)}: add it, or drop {option}"
+            )
+    if args.seconds is not None:
+        if out.suffix.lower().removeprefix(".") not in MOVING:
+            raise UserError(f"--seconds is for moving pictures, and {out.name} is none: drop it")
+        if not (math.isfinite(args.seconds) and 0.1 <= args.seconds <= 60):
+            raise UserError(f"--seconds is {args.seconds:g}, but 0.1 to 60 are meant")
+    if len(args.point) > len(POINT_COLOURS):
+        raise UserError(f"{len(args.point)} points are too many: give at most {len(POINT_COLOURS)}")
     if len(args.images) > MOST_IMAGES:
         raise UserError(
             f"{len(args.images)} images are too many for one picture: give at most {MOST_IMAGES}"
         )
-    return args
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = [word.strip() for word in text.split(",")]
+    for kind in kinds:
+        if kind not in KINDS:
+            guess = nearest(kind, KINDS)
+            hint = f", did you mean {guess}" if guess else f", choose of {', '.join(KINDS)}"
+            raise ArgumentTypeError(f"there is no {kind!r}{hint}")
+    if len(set(kinds)) < len(kinds):
+        raise ArgumentTypeError(f"{text} names something twice, name each once")
+    return kinds
+
+
+def _point(text: str) -> Point:
+    try:
+        x, y = (float(part) for part in text.split(","))
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise ValueError
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text!r} is no point, give two numbers, X,Y, in pixels from the upper left "
+            "corner of the image"
+        ) from None
+    return x, y
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "number (a whole one from 1)"
+
+
+def _percent(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 100:
+        raise ValueError
+    return number
+
+
+_percent.__name__ = "percentage (a whole number from 0 to 100)"
+
+
+def _colour(text: str) -> Colour:
+    red, green, blue, *_ = ImageColor.getrgb(text)
+    return red, green, blue
+
+
+_colour.__name__ = "colour (a name such as black, or #rrggbb)"
 
 
 def _size(text: str) -> int | str:
@@ -147,76 +295,60 @@ def _size(text: str) -> int | str:
 _size.__name__ = f"size (a whole number from {LEAST_SIDE}, or full)"
 
 
+def _panel(text: str) -> int | str:
+    if text == "full":
+        return text
+    size = int(text)
+    if not 1 <= size <= 16384:
+        raise ValueError
+    return size
+
+
+_panel.__name__ = "length (a whole number from 1 to 16384, or full)"
+
+
 def _checked_out(name: str, inputs: list[Path]) -> Path:
     """Refuse a bad name for the result before any work is done, above all one of the inputs."""
-    out = check_png_name(name)
+    out = check_picture_name(name, FORMATS)
     for path in inputs:
         if path.exists() and out.exists() and path.samefile(out):
             raise UserError(f"--out {out} would overwrite the image itself: give another name")
     return out
 
 
-def _read(path: Path, size: int | str | None) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """The picture that the network will see, and the height and width of the file's image."""
+def _read(path: Path, args: Namespace) -> NDArray[np.uint8]:
+    """The image of a file as it is meant to be seen, checked as far as torch is not needed."""
     image = read_image(path)
-    original = image.shape[:2]
-    height, width = _seen_size(original, size)
-    if min(height, width) < LEAST_SIDE:
+    height, width = image.shape[:2]
+    check_seen(path, (height, width), seen_size((height, width), args.size, DEFAULT_SHORT_SIDE))
+    for x, y in args.point:
+        if not (0 <= x < width and 0 <= y < height):
+            raise UserError(
+                f"--point {x:g},{y:g} lies outside of {path}, which is {width} pixels wide and "
+                f"{height} high: give x from 0 to {width - 1} and y from 0 to {height - 1}"
+            )
+    return image
+
+
+def check_seen(path: Path, original: tuple[int, int], seen: tuple[int, int]) -> None:
+    """Refuse sizes that the network cannot see, or not in reasonable time."""
+    if min(seen) < LEAST_SIDE:
         raise UserError(
             f"{path} is {original[0]} x {original[1]} px, and the network needs at least "
             f"{LEAST_SIDE} on each side: enlarge it with --size {4 * LEAST_SIDE}"
         )
-    if height * width > MOST_PIXELS:
+    if seen[0] * seen[1] > MOST_PIXELS:
         raise UserError(
-            f"{path} would be seen as {height} x {width} px, which takes too long (the limit is "
+            f"{path} would be seen as {seen[0]} x {seen[1]} px, which takes too long (the limit is "
             f"{MOST_PIXELS // 2**20} million pixels): give a smaller --size"
         )
-    return resize_image(image, (height, width)), original
 
 
-def _seen_size(original: tuple[int, int], size: int | str | None) -> tuple[int, int]:
+def seen_size(original: tuple[int, int], size: int | str | None, default: int) -> tuple[int, int]:
     """Height and width for the network: the aspect is kept, the short side is as asked."""
     short = min(original)
-    if size == "full" or (size is None and short <= DEFAULT_SHORT_SIDE):
+    if size == "full" or (size is None and short <= default):
         return original
-    target = DEFAULT_SHORT_SIDE if size is None else int(size)
+    target = default if size is None else int(size)
     height, width = (max(1, round(side * target / short)) for side in original)
     return height, width
-
-
-def load_model(name: str | None, checkpoint: str | Path | None) -> TCFormer:
-    """The model in evaluation mode, with the checkpoint's weights or reproducibly random ones.
-
-    Args:
-        name: a variant; None takes the checkpoint's own, or the default without a checkpoint.
-        checkpoint: a file of weights, of which sizes, classes and channels are taken.
-
-    Raises:
-        UserError: no such model, or the file holds nothing that fits.
-    """
-    from tcformer.inference import load
-
-    return load(name, checkpoint).backbone
-
-
-def network_input(model: TCFormer, picture: NDArray[np.uint8]) -> Tensor:
-    """An (H, W, 3) uint8 picture as the normalised (1, C, H, W) float32 batch of this model."""
-    import torch
-
-    config = cast("dict[str, Any]", model.pretrained_cfg)  # timm sets it on every model
-    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
-    pixels = torch.tensor(picture).permute(2, 0, 1)
-    if model.in_chans == 1:
-        # As in training (tcformer.data.transforms): luma, and the average of the three channels.
-        pixels = torch.tensor(np.asarray(Image.fromarray(picture).convert("L")))[None]
-        mean, std = mean.mean(), std.mean()
-    return ((pixels / 255 - mean) / std)[None]
-
-
-def cell_maps(model: TCFormer, picture: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
-    """For each stage the token of each cell of one picture, (H0*W0,) integers."""
-    import torch
-
-    with torch.inference_mode():
-        stages = model.forward_tokens(network_input(model, picture))
-    return [tokens.layout.cell_to_token[0].numpy() for tokens in stages]

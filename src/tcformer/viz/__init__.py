@@ -6,14 +6,12 @@ torch tensors are both accepted. All arithmetic on colours is done in integers, 
 input gives the same pixels on every machine.
 """
 
-from tcformer.viz.images import (
-    as_rgb,
-    check_png_name,
-    read_image,
-    resize_image,
-    unnormalise,
-    write_png,
-)
+from tcformer.viz.display import Picture, draw_tokens, panel_picture, with_image
+from tcformer.viz.drawing import Dot, Drawing, Mark
+from tcformer.viz.heat import Scale, heat_colours
+from tcformer.viz.images import as_rgb, read_image, resize_image, unnormalise
+from tcformer.viz.kinds import KINDS, POINT_COLOURS, Look, Point, Subject
+from tcformer.viz.moving import Frame, encode_frames, merging_frames
 from tcformer.viz.paint import (
     FILLS,
     blend,
@@ -36,47 +34,71 @@ from tcformer.viz.regions import (
     token_paths,
 )
 from tcformer.viz.sheet import Panel, Row, contact_sheet, token_row
-from tcformer.viz.tracking import (
-    children,
-    contributions,
-    families,
-    layout_maps,
-    parents,
-    relatives,
+from tcformer.viz.svg import svg_sheet
+from tcformer.viz.tracking import children, contributions, families, layout_maps, parents, relatives
+from tcformer.viz.writing import (
+    FORMATS,
+    check_picture_name,
+    png_bytes,
+    write_moving,
+    write_png,
+    write_sheet,
 )
 
 __all__ = [
     "FILLS",
+    "FORMATS",
+    "KINDS",
+    "POINT_COLOURS",
+    "Dot",
+    "Drawing",
+    "Frame",
+    "Look",
+    "Mark",
     "Panel",
+    "Picture",
+    "Point",
     "Row",
+    "Scale",
+    "Subject",
     "as_rgb",
     "blend",
     "border_path",
     "cell_grid",
-    "check_png_name",
+    "check_picture_name",
     "children",
     "contact_sheet",
     "contributions",
     "density_map",
+    "draw_tokens",
+    "encode_frames",
     "enlarge",
     "families",
     "family_colours",
+    "heat_colours",
     "layout_maps",
     "mean_colours",
+    "merging_frames",
     "paint_tokens",
     "palette_colours",
+    "panel_picture",
     "parents",
     "pixel_tokens",
+    "png_bytes",
     "read_image",
     "region_mask",
     "relatives",
     "resize_image",
     "spread",
+    "svg_sheet",
     "token_at",
     "token_borders",
     "token_colours",
     "token_paths",
     "token_row",
     "unnormalise",
+    "with_image",
+    "write_moving",
     "write_png",
+    "write_sheet",
 ]

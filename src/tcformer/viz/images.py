@@ -1,18 +1,18 @@
-"""Images in and out: reading for display, back from network input, writing PNG."""
+"""Images in: reading for display, back from network input."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, make_folder, read_whole
+from tcformer.files import read_whole
 from tcformer.images import (
     TooManyPixelsError,
     UnknownImageError,
@@ -139,31 +139,3 @@ def resize_image(image: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
         (width, height), Image.Resampling.BICUBIC
     )
     return np.asarray(resized)
-
-
-def check_png_name(path: str | PathLike[str]) -> Path:
-    """The path, if it can name a picture: for refusing a name before the work is done."""
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise UserError(f"{path}: pictures are written as PNG, so the name must end in .png")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of a file in it")
-    return path
-
-
-def write_png(path: str | PathLike[str], picture: Any) -> None:
-    """Write an (H, W, 3) uint8 picture as PNG; the file appears whole or not at all.
-
-    Folders on the way are created.
-
-    Raises:
-        UserError: when the name does not end in .png or the place cannot be written.
-    """
-    path = check_png_name(path)
-    image = Image.fromarray(np.ascontiguousarray(as_rgb(picture)))
-
-    def write(file: BinaryIO) -> None:
-        image.save(file, format="PNG", optimize=True)
-
-    make_folder(path.parent)
-    atomic_write(path, write)

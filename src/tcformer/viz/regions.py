@@ -51,7 +51,8 @@ def cell_grid(cell_to_token: Any, size: Size) -> NDArray[np.int64]:
     if cells.shape not in {(rows * columns,), (1, rows * columns), (rows, columns)}:
         raise UserError(
             f"cell_to_token has shape {cells.shape}, but an image of {height} x {width} pixels has "
-            f"{rows} x {columns} = {rows * columns} cells: pass the map of one image of this size"
+            f"{rows} x {columns} = {rows * columns} cells: pass the map of one image of this size, "
+            "or say with seen= which size the network saw"
         )
     if not np.issubdtype(cells.dtype, np.integer):
         raise UserError(f"cell_to_token must hold integers, not {cells.dtype}")
