@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import re
 import runpy
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -162,7 +163,7 @@ def test_lists_and_tables_stand_apart(page):
     # Markdown of the site, unlike GitHub's, makes a list or table only after an empty line.
     text = re.sub(r"^```.*?^```$", "```", page.read_text(), flags=re.M | re.S)
     lines = text.splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         starts = re.match(r"\* |\d+\. |\|", line)
         prose = not re.match(r"\* |\d+\. |\||\s|$", before)
         assert not (starts and prose), f"{page.name}: an empty line is missing before {line!r}"

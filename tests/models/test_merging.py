@@ -125,10 +125,10 @@ def test_converting_keeps_the_note(tmp_path, capsys):
 
 
 def test_show_draws_the_network_that_the_file_is_for(tmp_path):
-    from tcformer.cli.show import load_model
+    from tcformer.inference import load
 
     path = tmp_path / "w.safetensors"
     save_weights(tcformer.create_model("tcformerv2_nano", num_classes=2, k=4), path)
-    assert merging_of(load_model(None, path)) == {"k": 4, **LOCAL}
-    assert merging_of(load_model("tcformer_nano", path)) == {}
-    assert merging_of(load_model("tcformerv2_nano", None)) == LOCAL
+    assert merging_of(load(None, path).backbone) == {"k": 4, **LOCAL}
+    assert merging_of(load("tcformer_nano", path).backbone) == {}
+    assert merging_of(load("tcformerv2_nano").backbone) == LOCAL
