@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tcformer.bench import contenders, machine, memory, models, phases, timing
+from tcformer.bench import contenders, memory, models, phases, timing
 from tcformer.bench.contenders import Setting, parse
+from tcformer.training import machine
 
 GPU = SimpleNamespace(type="cuda")
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tcformer import cli
-from tcformer.bench import machine, record
+from tcformer.bench import record
 from tcformer.ops import selfcheck
+from tcformer.training import machine
 
 QUICK = ["bench", "--quick", "--device", "cpu", "--size", "32", "--mode", "inference"]
 

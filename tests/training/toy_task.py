@@ -81,6 +81,9 @@ class ToyTask:
     def about(self):
         return {"classes": ["a", "b", "c"]}
 
+    def facts_for_record(self):
+        return {"task": "toy", "metric": self.metric}
+
     def load_weights(self, model, weights, where):
         model.load_state_dict(weights)
 

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from tcformer.bench.machine import total_memory
+from tcformer.training.machine import resident, total_memory
 
-_STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 SHARE = 0.8
@@ -43,11 +42,11 @@ def peak(device: torch.device, step: Callable[[], object]) -> Peak | None:
     if device.type != "cpu":
         return None
     _return_free_memory()
-    before_cpu = _resident("VmRSS")
+    before_cpu = resident("VmRSS")
     if before_cpu is None or not _forget_peak():
         return None
     step()
-    highest_cpu = _resident("VmHWM")
+    highest_cpu = resident("VmHWM")
     if highest_cpu is None:
         return None
     return Peak(max(0, highest_cpu - before_cpu), highest_cpu)
@@ -67,17 +66,6 @@ def _forget_peak() -> bool:
     return True
 
 
-def _resident(entry: str) -> int | None:
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        if line.startswith(f"{entry}:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
 def free(device: torch.device) -> int:
     """Bytes that could be had now."""
     if device.type == "cuda":
@@ -90,7 +78,7 @@ def free(device: torch.device) -> int:
     available = next((line for line in lines if line.startswith("MemAvailable:")), None)
     if available is None:
         return total_memory() // 2
-    taken = _resident("VmRSS") or 0
+    taken = resident("VmRSS") or 0
     return min(int(available.split()[1]) * 1024, max(0, total_memory() - taken))
 
 

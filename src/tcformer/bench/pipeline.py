@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from tcformer.bench import inputs, timing
-from tcformer.bench.machine import usable_cores
 from tcformer.data.dataset import ImageDataset
 from tcformer.data.decode import require_decoder
 from tcformer.data.seeding import seed_all
 from tcformer.data.spec import DECODERS, TransformSpec
 from tcformer.data.transforms import train_transform
 from tcformer.errors import UserError
+from tcformer.training.machine import usable_cores
 
 CPU = torch.device("cpu")
 

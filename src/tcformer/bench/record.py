@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tcformer.bench import machine
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, check_readable
+from tcformer.training import machine
 
 FORM = 1
 """Version of the records' form."""
@@ -29,24 +27,11 @@ def default_folder() -> Path:
 
 def begin(arguments: Sequence[str], device: torch.device) -> dict[str, Any]:
     """What is known before anything is measured; the load above all, which measuring changes."""
-    now = datetime.datetime.now(datetime.UTC)
     return {
         "form": FORM,
-        "command": command(arguments),
-        "date": now.date().isoformat(),
-        "time": now.strftime("%H:%M UTC"),
-        **machine.provenance(),
-        "machine": machine.machine(device),
-        "versions": machine.versions(),
-        "settings": machine.settings(),
-        "load_average_at_start": machine.load_average(),
+        "command": machine.command_line(["bench", *arguments]),
+        **machine.circumstances(device),
     }
-
-
-def command(arguments: Sequence[str]) -> str:
-    """The command as it can be given again; of absolute paths only the last part is kept."""
-    words = [Path(word).name if word.startswith(("/", "~")) else word for word in arguments]
-    return shlex.join(["tcformer", "bench", *words])
 
 
 def keep(record: dict[str, Any], kind: str, target: Path | None = None) -> Path:

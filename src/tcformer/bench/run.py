@@ -17,7 +17,6 @@ from tcformer.bench import (
     ceilings,
     contenders,
     inputs,
-    machine,
     models,
     ops,
     pipeline,
@@ -30,6 +29,7 @@ from tcformer.bench import (
 )
 from tcformer.errors import UserError, nearest
 from tcformer.ops import selfcheck
+from tcformer.training import machine
 from tcformer.training.devices import choose_device
 from tcformer.training.environment import LaunchEnvironment
 

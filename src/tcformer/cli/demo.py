@@ -47,6 +47,7 @@ _OURS = (
     "best.safetensors",
     "log.txt",
     "config.json",
+    "record.json",
     "tokens.png",
     "digits/*.png",
 )

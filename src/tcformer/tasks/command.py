@@ -28,7 +28,7 @@ def main(argv: list[str], *, verb: str = "train") -> int:
     status = EXIT_OK
     try:
         with progress_bar() as on_progress:
-            run(cfg, on_progress=on_progress)
+            run(cfg, on_progress=on_progress, command=[verb, *argv])
     except Interrupted as stop:
         print(f"{stop} Exit status {EXIT_INTERRUPTED}.")
         status = EXIT_INTERRUPTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tcformer.training.log import say
 from tcformer.training.loop import Interrupted, NotFinite, count_parameters, fit
 from tcformer.training.metrics import MetricLogger, OnProgress
 from tcformer.training.optim import build_precision
+from tcformer.training.record import RunRecord, closing
 
 AnyTask = ClassificationTask | SegmentationTask
 
@@ -58,12 +60,18 @@ def _build_task(cfg: TrainConfig, world: World) -> AnyTask:
     return (SegmentationTask if cfg.task == "segmentation" else ClassificationTask)(cfg, world)
 
 
-def run(cfg: TrainConfig, *, on_progress: OnProgress | None = None) -> RunResult:
+def run(
+    cfg: TrainConfig,
+    *,
+    on_progress: OnProgress | None = None,
+    command: Sequence[str] | None = None,
+) -> RunResult:
     """Train as `cfg` says, or evaluate (`cfg.eval`), or only plan (`cfg.dry_run`).
 
     Args:
         cfg: see `TrainConfig`; `tcformer.training.options.build` makes one from plain values.
         on_progress: called after each step on the main process.
+        command: the words of the command line, for the record of the run.
 
     Raises:
         UserError: an option, path or file is wrong.
@@ -76,11 +84,13 @@ def run(cfg: TrainConfig, *, on_progress: OnProgress | None = None) -> RunResult
     world = init_world(cfg.device, cfg.dist_url)
     stopped: Interrupted | NotFinite | None = None
     result = RunResult(float("nan"), None, None, [])
-    with guard(world):
+    record = RunRecord(cfg, world, command)
+    with guard(world), closing(record):
         try:
-            result = _run(cfg, world, on_progress)
+            result = _run(cfg, world, on_progress, record)
         except (Interrupted, NotFinite) as error:
             stopped = error  # raised by every process at the same step: leave in good order
+            record.close("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
         except (RuntimeError, MemoryError) as error:
             raise _explained(error, world) from error
         if isinstance(stopped, Interrupted):
@@ -98,7 +108,9 @@ def _explained(error: Exception, world: World) -> Exception:
     return worker_death(error) if isinstance(error, RuntimeError) else error
 
 
-def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunResult:
+def _run(
+    cfg: TrainConfig, world: World, on_progress: OnProgress | None, record: RunRecord
+) -> RunResult:
     if cfg.world_size not in (1, world.size):
         raise UserError(
             f"--world_size {cfg.world_size} does not match the {world.size} process(es) that were "
@@ -124,8 +136,8 @@ def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunR
             say(world, line)
         return RunResult(float("nan"), None, None, [])
     if cfg.eval:
-        return _evaluate(task, cfg, world, on_progress)
-    outcome = fit(task, cfg, world, on_progress=on_progress)
+        return _evaluate(task, cfg, world, on_progress, record)
+    outcome = fit(task, cfg, world, on_progress=on_progress, record=record)
     folder = Path(cfg.output_dir) if cfg.output_dir else None
     best = folder / ckpt.BEST_WEIGHTS if folder else None
     shown = outcome.best_result or outcome.last
@@ -134,13 +146,21 @@ def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunR
 
 
 def _evaluate(
-    task: AnyTask, cfg: TrainConfig, world: World, on_progress: OnProgress | None
+    task: AnyTask,
+    cfg: TrainConfig,
+    world: World,
+    on_progress: OnProgress | None,
+    record: RunRecord,
 ) -> RunResult:
     source = _load_for_evaluation(task, cfg, world)
+    if record.path is not None:
+        record.begin({**task.facts_for_record(), "weights": Path(source).name or None})
+        say(world, f"The record goes to {record.path}")
     if cfg.compile:
         task.model.compile()
     log = MetricLogger(world, on_progress, "test")
     result = task.evaluate(task.model, log, build_precision(cfg, world.device).autocast)
+    record.result(result)
     lines = task.report(result)
     for line in lines:
         say(world, line)

@@ -201,6 +201,9 @@ class TrainConfig:
     # Run
     output_dir: str = ""
     """Folder for checkpoints, log and configuration; empty saves nothing."""
+    record: str = ""
+    """File for the record of the run (JSON); empty is record.json, or with --eval evaluation.json,
+    in --output_dir."""
     resume: str = ""
     """Checkpoint to go on from: a path, a URL, or auto for the newest whole one in --output_dir."""
     eval: bool = False

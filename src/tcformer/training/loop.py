@@ -38,6 +38,7 @@ from tcformer.training.optim import (
     parallel,
     set_learning_rate,
 )
+from tcformer.training.record import RunRecord
 from tcformer.training.resume import resume
 from tcformer.training.retention import check_room, clear_leftovers, prune
 from tcformer.training.task import Task
@@ -60,9 +61,14 @@ class FitResult:
 
 
 def fit(
-    task: Task, cfg: TrainConfig, world: World, *, on_progress: OnProgress | None = None
+    task: Task,
+    cfg: TrainConfig,
+    world: World,
+    *,
+    on_progress: OnProgress | None = None,
+    record: RunRecord | None = None,
 ) -> FitResult:
-    """Train `task` as `cfg` says.
+    """Train `task` as `cfg` says, and keep `record` up to date.
 
     Raises:
         Interrupted: a signal asked for the end; everything is saved.
@@ -79,7 +85,9 @@ def fit(
     pending = not state.evaluated  # stopped after an epoch was saved, before it was evaluated
     first = state.epoch + 1
     log = RunLog(cfg, world, first_epoch=first - pending, resumed=resumed)
-    run = _Run(task, cfg, world, state, model, log, on_progress, first, epochs)
+    if record is not None and record.path is not None:
+        record.begin(task.facts_for_record(), resumed=resumed, first_epoch=first - pending)
+    run = _Run(task, cfg, world, state, model, log, on_progress, first, epochs, record)
 
     say(world, f"Start training for {cfg.epochs} epochs")
     began = time.monotonic()
@@ -114,6 +122,7 @@ class _Run:
     on_progress: OnProgress | None
     first_epoch: int
     epochs: int
+    record: RunRecord | None = None
 
     def __post_init__(self) -> None:
         self.last: dict[str, float] = {}
@@ -240,16 +249,17 @@ class _Run:
                 self._save_best_weights()
             name = "accuracy" if task.metric == "acc1" else task.metric
             say(self.world, f"Max {name}: {state.best.get(task.metric, math.nan):.2f}%")
-        self.log.write(
-            {
-                **{f"train_{name}": meter.global_avg for name, meter in state.meters.items()},
-                **{f"test_{name}": value for name, value in result.items()},
-                "epoch": epoch,
-                "n_parameters": count_parameters(state.model),
-                **task.epoch_facts(),
-                **self._skipped(),
-            }
-        )
+        numbers = {
+            **{f"train_{name}": meter.global_avg for name, meter in state.meters.items()},
+            **{f"test_{name}": value for name, value in result.items()},
+            "epoch": epoch,
+            "n_parameters": count_parameters(state.model),
+            **task.epoch_facts(),
+            **self._skipped(),
+        }
+        self.log.write(numbers)
+        if self.record is not None:
+            self.record.epoch(numbers)
 
     def _skipped(self) -> dict[str, int]:
         """Updates of the epoch that were left out, by reason, where there may be any."""

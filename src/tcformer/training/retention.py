@@ -16,7 +16,8 @@ from tcformer.training.config import TrainConfig
 
 _NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
 _OWN = re.compile(
-    r"checkpoint(_\d+)?\.pth|best\.(pth|safetensors)|log\.txt|config\.json|nonfinite_.*"
+    r"checkpoint(_\d+)?\.pth|best\.(pth|safetensors)|log\.txt|(config|record|evaluation)\.json"
+    r"|nonfinite_.*"
 )
 
 

@@ -61,6 +61,9 @@ class Task(Protocol):
         Plain values: they are saved with the weights, and `tcformer.inference` reads them.
         """
 
+    def facts_for_record(self) -> dict[str, Any]:
+        """What the record of a run tells of model and data; plain values. Asked for once a run."""
+
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         """Copy weights into `model`, or raise a UserError that names `where` and what differs."""
 

@@ -95,6 +95,9 @@ def difference(whole: dict[str, Any], other: dict[str, Any]) -> str:
         if name == "config.json":
             a, b = (json.loads(side[name]) for side in (whole, other))
             where = _differs(_without_own(a), _without_own(b), name)
+        elif name == "record.json":
+            a, b = (_told_by(side[name]) for side in (whole, other))
+            where = _differs(a, b, name)
         elif isinstance(content, dict):
             a, b = (dict(side[name]) for side in (whole, other))
             a["args"], b["args"] = _without_own(a["args"]), _without_own(b["args"])
@@ -104,6 +107,13 @@ def difference(whole: dict[str, Any], other: dict[str, Any]) -> str:
         if where:
             return where
     return ""
+
+
+def _told_by(record: bytes) -> dict[str, Any]:
+    """What a record says of the run, without when, how long and in how many parts it ran."""
+    content = json.loads(record)
+    epochs = [{k: v for k, v in entry.items() if k != "seconds"} for entry in content["epochs"]]
+    return {"epochs": epochs, **{k: content[k] for k in ("status", "best", "data", "model")}}
 
 
 def _without_own(args: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted, NotFinite
 from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build, load_config
+from tcformer.training.record import read_record
 
 PUBLISHED = [
     r"\* Acc@1 \d+\.\d{3} Acc@5 100\.000 loss \d+\.\d{3}",
@@ -70,6 +71,32 @@ def test_weights_that_were_trained_to_merge_otherwise_are_noticed(trained, capsy
         assert "trained to merge" not in capsys.readouterr().out
         run(dataclasses.replace(again, resume=str(folder / source), keep_ratio=(0.5,)))
         assert "trained to merge tokens in another way" in capsys.readouterr().out
+
+
+def test_training_and_evaluation_leave_records(trained, tmp_path, capsys):
+    cfg, result, folder = trained
+    kept = read_record(folder / "record.json")
+    assert (kept["kind"], kept["status"], kept["task"]) == (
+        "training",
+        "finished",
+        "classification",
+    )
+    assert (kept["model"], kept["best"]["acc1"]) == ("tcformer_nano", result.best)
+    assert [kept["data"][split]["images"] for split in ("train", "val")] == [14, 11]
+    weights = str(folder / "best.safetensors")
+    place = tmp_path / "measured.json"
+    run(dataclasses.replace(cfg, eval=True, resume=weights, output_dir="", record=str(place)))
+    said = capsys.readouterr().out.splitlines()
+    assert f"The record goes to {place}" in said[:-2]  # the published lines come last
+    measured = read_record(place)
+    assert (measured["kind"], measured["weights"]) == ("evaluation", "best.safetensors")
+    assert measured["result"]["acc1"] == result.best
+    assert measured["data"] == {"name": "IMNET", "val": kept["data"]["val"]}
+    for _ in range(2):  # beside the results of the training, which stay as they are
+        run(dataclasses.replace(cfg, eval=True, resume=weights))
+    assert read_record(folder / "evaluation.json")["status"] == "finished"
+    assert read_record(folder / "evaluation-1.json")["status"] == "finished"
+    assert read_record(folder / "record.json") == kept
 
 
 def test_only_val_is_needed_to_evaluate(trained, small, tmp_path, images):

@@ -25,6 +25,7 @@ from tcformer.data import (
     train_transform,
 )
 from tcformer.data.dataset import ImageDataset, require_same_classes
+from tcformer.data.fingerprint import fingerprint
 from tcformer.errors import UserError
 from tcformer.models.checkpoints import load_checkpoint, save_weights
 from tcformer.models.freezing import freeze_all_but, rest_all_but
@@ -67,6 +68,7 @@ class ClassificationTask:
         self.classes = list(val.classes)
         self.num_classes = _num_classes(cfg, len(self.classes))
         self.evaluator = Evaluator(val, cfg, world)
+        self._train: Any = None
         self.train_size = self.num_corrupt = 0
         self.steps_per_epoch = 0
         self.mixer = build_mixer(mixing, num_classes=self.num_classes, seed=cfg.seed)
@@ -98,7 +100,7 @@ class ClassificationTask:
         self.steps_per_epoch = self.sampler.batches_per_epoch
         workers = min(cfg.num_workers, self.steps_per_epoch)  # more would have nothing to do
         self.loader = build_loader(train, self.sampler, num_workers=workers, pin_memory=cfg.pin_mem)
-        self._describe = train.describe
+        self._describe, self._train = train.describe, train
 
     def batches(self, epoch: int, start: int) -> Iterator[TrainBatch]:
         """Training batches of this process, mixed and on the device."""
@@ -151,6 +153,24 @@ class ClassificationTask:
     def epoch_facts(self) -> dict[str, float]:
         """Unreadable images that the last epoch skipped, if any."""
         return {"corrupt": self.num_corrupt} if self.num_corrupt else {}
+
+    def facts_for_record(self) -> dict[str, Any]:
+        """Model, data and metric; see `tcformer.training.record`."""
+        sets = {"train": self._train, "val": self.evaluator.dataset}
+        return {
+            "task": self.cfg.task,
+            "model": self.cfg.model,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "metric": self.metric,
+            "data": {
+                "name": self.cfg.data_set,
+                **{
+                    split: fingerprint(dataset, self.cfg.data_path)
+                    for split, dataset in sets.items()
+                    if dataset is not None
+                },
+            },
+        }
 
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         """Strictly, with a sentence about what differs."""

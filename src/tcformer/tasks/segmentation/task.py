@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tcformer.data import ResumableSampler, SteppedSampler, build_loader
 from tcformer.data.ade20k import IGNORE
+from tcformer.data.fingerprint import fingerprint
 from tcformer.data.pixelwise import (
     EvalPair,
     PixelBatch,
@@ -60,6 +61,7 @@ class SegmentationTask:
         val = PixelDataset(source, EvalPair(self.spec), skip_corrupt=cfg.skip_corrupt)
         names = self.classes + [f"class {i}" for i in range(len(self.classes), self.num_classes)]
         self.evaluator = Evaluator(val, names, cfg, world)
+        self._train: Any = None
         self.train_size = self.num_corrupt = 0
         self.steps_per_epoch = 0
         if not cfg.eval:
@@ -95,7 +97,7 @@ class SegmentationTask:
             pin_memory=cfg.pin_mem,
             collate=stacked,
         )
-        self._describe = train.describe
+        self._describe, self._train = train.describe, train
 
     def batches(self, epoch: int, start: int) -> Iterator[PixelBatch]:
         """Training batches of this process, on the device."""
@@ -172,6 +174,24 @@ class SegmentationTask:
             fits = dict(weights)
         self._fit({**own, **fits}, path, self.model)
         return f"{len(fits)} tensors loaded from {path}"
+
+    def facts_for_record(self) -> dict[str, Any]:
+        """Model, data and metric; see `tcformer.training.record`."""
+        sets = {"train": self._train, "val": self.evaluator.dataset}
+        return {
+            "task": self.cfg.task,
+            "model": self.cfg.model,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "metric": self.metric,
+            "data": {
+                "name": self.cfg.data_set,
+                **{
+                    split: fingerprint(dataset, self.cfg.data_path)
+                    for split, dataset in sets.items()
+                    if dataset is not None
+                },
+            },
+        }
 
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         """Strictly, with a sentence about what differs."""

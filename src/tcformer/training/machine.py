@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,46 @@ SETTINGS = (
 
 BUSY = 0.3
 """Load average a core from which the machine counts as busy."""
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """Everything of this module that a record begins with."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "date": now.date().isoformat(),
+        "time": now.strftime("%H:%M UTC"),
+        **provenance(),
+        "machine": machine(device),
+        "versions": versions(),
+        "settings": settings(),
+        "load_average_at_start": load_average(),
+    }
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command as it can be given again; of absolute paths only the last part is kept."""
+    return shlex.join(["tcformer", *map(without_place, words)])
+
+
+def without_place(text: str) -> str:
+    """The last part of an absolute path, other text as it is: a record may be shown to anybody.
+
+    `--option=/path/to/file` is understood too.
+    """
+    option, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
+    return option + equals + (Path(value).name if value.startswith(("/", "~")) else value)
+
+
+def resident(entry: str) -> int | None:
+    """Bytes of memory of this process, by the name Linux has for it ("VmRSS", "VmHWM")."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith(f"{entry}:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -77,6 +120,7 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+@cache
 def compiler() -> str | None:
     """The first line in which the C++ compiler tells its version."""
     for name in (os.environ.get("CXX", "").split(" ")[0], "g++", "clang++"):
@@ -91,6 +135,7 @@ def compiler() -> str | None:
     return None
 
 
+@cache
 def provenance() -> dict[str, Any]:
     """The commit of the sources that run, and whether they were changed since; None if unknown."""
     here = Path(__file__)

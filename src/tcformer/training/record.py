@@ -1,0 +1,257 @@
+"""The record of a run: one JSON file that tells everything its figures depend on.
+
+A training run writes OUTPUT/record.json after every epoch, whole or not at all, an evaluation
+OUTPUT/evaluation.json; `--record FILE` names another place. A run that is resumed goes on with the
+record it finds. Of absolute paths only the last part is kept, so that a record may be published;
+the whole ones are in OUTPUT/config.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tcformer.errors import UserError
+from tcformer.files import atomic_write, make_folder, parse_json, read_whole
+from tcformer.training import machine
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World
+from tcformer.training.options import to_json
+
+__all__ = ["EVALUATION", "FORM", "TRAINING", "RunRecord", "closing", "read_record"]
+
+FORM = "tcformer run 1"
+"""Name and version of the records' form."""
+
+TRAINING, EVALUATION = "record.json", "evaluation.json"
+
+
+class RunRecord:
+    """The record of one run, kept up to date on disk. Silent where nothing is to be kept.
+
+    Nothing is written before `begin`, so that a run which is refused leaves no file.
+
+    Args:
+        cfg: the options.
+        world: this process among all; only the main one writes.
+        command: the words of the command line behind `tcformer`; None when called from Python.
+    """
+
+    def __init__(
+        self, cfg: TrainConfig, world: World, command: Sequence[str] | None = None
+    ) -> None:
+        self.path = _place(cfg) if world.is_main and not cfg.dry_run else None
+        self._cfg, self._world, self._command = cfg, world, command
+        self._started = self._last = time.monotonic()
+        self._content: dict[str, Any] = {}
+        self._session: dict[str, Any] = {}
+
+    def begin(
+        self, about: Mapping[str, Any], *, resumed: bool = False, first_epoch: int = 0
+    ) -> None:
+        """Write the record for the first time, or go on with the one of the run that is resumed.
+
+        Args:
+            about: what the task tells: model, number of parameters, data.
+            resumed: whether this goes on from a checkpoint.
+            first_epoch: the epoch that comes next; what is recorded of it and later is dropped.
+        """
+        if self.path is None:
+            return
+        make_folder(self.path.parent)
+        earlier = None if self._cfg.eval else self._earlier()
+        # A run that was killed before its first checkpoint begins anew, and yet is the same run.
+        if earlier is None or (earlier["epochs"] and not resumed):
+            _set_aside(self.path)
+            earlier = {"epochs": [], "sessions": []}
+        for session in earlier["sessions"]:
+            if session["status"] == "running":
+                session["status"] = "killed"  # it had no time to say so
+        epochs = [entry for entry in earlier["epochs"] if entry["epoch"] < first_epoch]
+        self._session = {
+            "status": "running",
+            "command": None if self._command is None else machine.command_line(self._command),
+            "resumed": resumed,
+            "first_epoch": None if self._cfg.eval else first_epoch,
+            "processes": self._world.size,
+            "launcher": self._world.launcher,
+            **machine.circumstances(self._world.device),
+        }
+        self._content = {
+            "form": FORM,
+            "kind": "evaluation" if self._cfg.eval else "training",
+            "status": "running",
+            **about,
+            "seed": self._cfg.seed,
+            "config": _without_places(to_json(self._cfg)),
+            "best": None,
+            "wall_seconds": 0.0,
+            "peak_memory": {},
+            "epochs": epochs,
+            "sessions": [*earlier["sessions"], self._session],
+        }
+        self._last = time.monotonic()
+        self._write()
+
+    def epoch(self, numbers: Mapping[str, float]) -> None:
+        """Add the numbers of an epoch that is finished, as they stand in log.txt."""
+        if not self._session:
+            return
+        now = time.monotonic()
+        plain = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+        self._content["epochs"].append({**plain, "seconds": round(now - self._last, 3)})
+        self._last = now
+        self._write()
+
+    def result(self, numbers: Mapping[str, float]) -> None:
+        """Add what an evaluation came to."""
+        if self._session:
+            plain = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+            self._content["result"] = plain
+
+    def close(self, status: str, reason: str = "") -> None:
+        """Write the end: "finished", "interrupted" or "failed", and why."""
+        if not self._session or "ended" in self._session:
+            return
+        self._session["status"] = status
+        if reason:
+            self._session["reason"] = _told_without_places(reason)
+        now = datetime.datetime.now(datetime.UTC)
+        self._session["ended"] = now.strftime("%Y-%m-%d %H:%M UTC")
+        try:
+            self._write()
+        except UserError:
+            if status == "finished":  # otherwise the true cause must not be hidden by this one
+                raise
+
+    def _write(self) -> None:
+        assert self.path is not None
+        content, session = self._content, self._session
+        session["wall_seconds"] = round(time.monotonic() - self._started, 3)
+        session["peak_memory"] = _peak_memory(self._world.device)
+        content["status"] = session["status"]
+        content["wall_seconds"] = round(sum(s["wall_seconds"] for s in content["sessions"]), 3)
+        for name in ("host_bytes", "gpu_bytes"):
+            peaks = [s["peak_memory"].get(name) for s in content["sessions"]]
+            known = [peak for peak in peaks if peak is not None]
+            content["peak_memory"][name] = max(known, default=None)
+        content["best"] = _best(content["epochs"], f"test_{content.get('metric')}")
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        atomic_write(self.path, lambda stream: stream.write(text.encode()))
+
+    def _earlier(self) -> dict[str, Any] | None:
+        assert self.path is not None
+        if not self.path.exists():
+            return None
+        try:
+            return read_record(self.path)
+        except UserError as problem:
+            print(f"NOTICE: the record begins anew: {problem}.", flush=True)
+            return None
+
+
+@contextlib.contextmanager
+def closing(record: RunRecord) -> Iterator[None]:
+    """Close the record when the block ends, in whatever way; what is closed already stays so."""
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+        record.close("interrupted" if stopped else "failed", f"{type(error).__name__}: {error}")
+        raise
+    record.close("finished")
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Read a record back.
+
+    Raises:
+        UserError: no such file, or not a record of a run.
+    """
+    try:
+        content = parse_json(read_whole(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name the record.json of a run") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        raise UserError(f"{path} is not JSON; name the record.json of a run") from None
+    good = isinstance(content, dict) and content.get("form") == FORM
+    lists = good and all(
+        isinstance(content.get(name), list) and all(isinstance(e, dict) for e in content[name])
+        for name in ("epochs", "sessions")
+    )
+    if not lists or not _is_whole(content):
+        raise UserError(f"{path} is not the record of a run of this tcformer ({FORM!r})")
+    assert isinstance(content, dict)
+    return content
+
+
+def _is_whole(content: Mapping[str, Any]) -> bool:
+    number = (int, float)
+    return all(isinstance(entry.get("epoch"), number) for entry in content["epochs"]) and all(
+        isinstance(session.get("wall_seconds"), number)
+        and isinstance(session.get("peak_memory"), dict)
+        and isinstance(session.get("status"), str)
+        for session in content["sessions"]
+    )
+
+
+def _place(cfg: TrainConfig) -> Path | None:
+    if cfg.record:
+        return Path(cfg.record)
+    if not cfg.output_dir:
+        return None
+    return Path(cfg.output_dir) / (EVALUATION if cfg.eval else TRAINING)
+
+
+def _set_aside(path: Path) -> None:
+    """Keep the record of an earlier run under a numbered name."""
+    if not path.exists():
+        return
+    number = 1
+    while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        number += 1
+    try:
+        path.rename(kept)
+    except OSError as error:
+        raise UserError(f"cannot rename {path}: {error.strerror or error}") from error
+
+
+def _best(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
+    measured = [entry for entry in epochs if isinstance(entry.get(name), (int, float))]
+    if not measured:
+        return None
+    best = max(measured, key=lambda entry: (entry[name], -entry["epoch"]))
+    return {"epoch": best["epoch"], name.removeprefix("test_"): best[name]}
+
+
+def _peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Of the main process, in bytes: resident memory, and what torch held on the GPU."""
+    on_gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return {"host_bytes": machine.resident("VmHWM"), "gpu_bytes": on_gpu}
+
+
+def _without_places(value: Any) -> Any:
+    """The values of a configuration; a path may hold spaces."""
+    if isinstance(value, str):
+        return machine.without_place(value)
+    if isinstance(value, Mapping):
+        return {key: _without_places(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_places(entry) for entry in value]
+    return value
+
+
+def _told_without_places(text: str) -> str:
+    """A sentence in which absolute paths keep their last part only."""
+    return re.sub(r"(^|[\s'\"=(,])[~/]\S*/(?=\S)", r"\1", text)
