@@ -127,3 +127,20 @@ def test_websockets_are_closed():
     guard = Guard(None, hosts=(), most_bytes=1, too_large="")
     asyncio.run(guard({"type": "websocket"}, None, send))
     assert sent[0]["type"] == "websocket.close"
+
+
+def test_a_refused_body_is_read_to_its_end_but_not_for_ever():
+    read = []
+
+    async def receive():
+        read.append(1)
+        return {"type": "http.request", "body": b"x" * 90, "more_body": True}
+
+    async def send(message):
+        pass
+
+    guard = Guard(None, hosts=(), most_bytes=100, too_large="")
+    headers = [(b"content-length", b"99999999")]
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": headers}
+    asyncio.run(guard(scope, receive, send))
+    assert len(read) == 5  # four times the limit

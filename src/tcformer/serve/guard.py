@@ -31,6 +31,9 @@ WRITE = re.compile(rf"{API}/(?:queue/join|reset|cancel)/?")
 LITTLE = 64 * 1024
 """What a request may weigh besides the picture, in bytes."""
 
+PATIENCE = 4
+"""How many times the limit is read of a body that is refused anyway."""
+
 POLICY = "; ".join(
     [
         "default-src 'self' data: blob:",
@@ -75,6 +78,8 @@ class Guard:
             return
         refusal = self._refusal(scope)
         if refusal is not None:
+            if refusal[0] == 413:
+                await _read_away(receive, PATIENCE * self.most_bytes)
             await _answer(send, *refusal)
             return
         body = _Body(receive, self.most_bytes)
@@ -84,6 +89,8 @@ class Guard:
         except _TooLargeError:
             if reply.started:
                 raise
+            if body.goes_on:
+                await _read_away(receive, PATIENCE * self.most_bytes)
             await _answer(send, 413, self.too_large)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
@@ -114,9 +121,11 @@ class _Body:
     def __init__(self, receive: Receive, most: int) -> None:
         self._receive = receive
         self._left = most
+        self.goes_on = True
 
     async def receive(self) -> Message:
         message = await self._receive()
+        self.goes_on = bool(message.get("more_body"))
         self._left -= len(message.get("body", b""))
         if self._left < 0:
             raise _TooLargeError
@@ -144,12 +153,21 @@ _HEADERS = [
 ]
 
 
+async def _read_away(receive: Receive, most: int) -> None:
+    """Read what is left of a body: who is still sending would not hear an answer."""
+    while most > 0:
+        message = await receive()
+        most -= len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
+
+
 async def _answer(send: Send, status: int, sentence: str) -> None:
     body = json.dumps({"detail": sentence}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        # What is left of a refused body is not read.
+        # There may be more of a refused body than we cared to read.
         (b"connection", b"close"),
         *_HEADERS,
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import traceback
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 NOTHING = "nothing"
 """The choice beside the first network that means: one alone."""
+
+EXAMPLE = "example:"
+"""What the keys of examples begin with; the others are hexadecimal."""
+
+DEFECT = "something went wrong here, and the terminal that runs the page says what"
 
 MOST_KEPT = 256 * 2**20
 """Bytes of visitors' pictures that are kept, as files, for when they choose another network."""
@@ -76,14 +83,23 @@ class Desk:
         self.most_bytes = most_bytes
         self.kept = Kept(MOST_KEPT)
 
-    def upload(self, sent: dict[str, Any]) -> tuple[str, Any]:
-        """Take the picture that the page sends: name of the file, and its key."""
-        picture = from_browser(sent.get("name"), sent.get("data"), most_bytes=self.most_bytes)
+    def upload(self, sent: object) -> str:
+        """Take the picture that the page sends and return its key.
+
+        Raises:
+            UserError: it is too large, damaged, or no picture.
+        """
+        found = sent if isinstance(sent, dict) else {}
+        picture = from_browser(found.get("name"), found.get("data"), most_bytes=self.most_bytes)
         decode(picture)
-        return picture.name, self.kept.keep(picture)
+        return self.kept.keep(picture)
+
+    def example(self, sent: object) -> str:
+        """The key of the example that the page names."""
+        return f"{EXAMPLE}{sent.get('example') if isinstance(sent, dict) else None}"
 
     def draw(self, key: str | None, first: str, beside: str, paint: str, view: str) -> str:
-        """What to draw for a picture and the choices; `key` None or "example:NAME" is an example.
+        """What to draw for the picture of a key (None: the first example) and the choices.
 
         Raises:
             UserError: the picture is gone, the choice is none, the size does not suit.
@@ -97,8 +113,8 @@ class Desk:
 
     def _picture(self, key: str | None) -> tuple[str, Any]:
         drawn = examples()
-        if key is None or key.startswith("example:"):
-            name = next(iter(drawn)) if key is None else key.removeprefix("example:")
+        if key is None or key.startswith(EXAMPLE):
+            name = next(iter(drawn)) if key is None else key.removeprefix(EXAMPLE)
             if name not in drawn:
                 raise UserError("there is no such example: choose another")
             return name, drawn[name]
@@ -146,22 +162,28 @@ def build(desk: Desk) -> gr.Blocks:
                 )
         choices = [first, beside, paint, view]
 
-        # Answers: the picture's key, what to draw, and the message ("" for none).
-        def redraw(key: str | None, *chosen: str) -> tuple[Any, Any, str]:
+        # An answer is the picture's key, what to draw, and a message ("" for none).
+        def answer(key: str | None, chosen: tuple[Any, ...], sent: Any, find: Any) -> Any:
             try:
+                key = find(sent) if find else key
                 return key, desk.draw(key, *chosen), _message("")
             except UserError as problem:
                 return gr.skip(), gr.skip(), _message(str(problem))
+            except Exception:  # a defect of ours: the visitor learns that much, the terminal what
+                traceback.print_exc()
+                return gr.skip(), gr.skip(), _message(DEFECT)
 
-        def take(key: str | None, *chosen: Any, event: gr.EventData) -> tuple[Any, Any, str]:
-            try:
-                _, key = desk.upload(event._data or {})
-            except UserError as problem:
-                return gr.skip(), gr.skip(), _message(str(problem))
-            return redraw(key, *chosen)
+        def take(event: Any, key: str | None, *chosen: Any) -> Any:
+            return answer(key, chosen, event._data, desk.upload)
 
-        def example(key: str | None, *chosen: Any, event: gr.EventData) -> tuple[Any, Any, str]:
-            return redraw(f"example:{(event._data or {}).get('example')}", *chosen)
+        def example(event: Any, key: str | None, *chosen: Any) -> Any:
+            return answer(key, chosen, event._data, desk.example)
+
+        def redraw(key: str | None, *chosen: Any) -> Any:
+            return answer(key, chosen, None, None)
+
+        for function in (take, example):  # Gradio hands over the event where it finds this type
+            function.__annotations__ = {"event": gr.EventData}
 
         settings: dict[str, Any] = {
             "inputs": [key, *choices],
@@ -169,12 +191,14 @@ def build(desk: Desk) -> gr.Blocks:
             "concurrency_limit": 1,
             "concurrency_id": WORK,
             "api_visibility": "private",
+            "trigger_mode": "always_last",  # who clicks while it calculates means the last click
             "show_progress": "minimal",
             "show_progress_on": shown,
         }
         picker.upload(take, **settings)
         picker.select(example, **settings)
-        gr.on([page.load, *(each.input for each in choices)], redraw, **settings)
+        # Not "input", which a dropdown fires twice for one choice.
+        gr.on([page.load, *(each.select for each in choices)], redraw, **settings)
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
     page.state_session_capacity = MOST_TABS
     return page
@@ -206,8 +230,12 @@ def application(desk: Desk) -> Any:
     )
 
 
+_messages = itertools.count(1)
+
+
 def _message(text: str) -> str:
-    return json.dumps({"message": f"{text}." if text else ""})
+    # Numbered, so that the browser notices the same sentence for the second time.
+    return json.dumps({"message": f"{text}." if text else "", "number": next(_messages)})
 
 
 def _thumbnails() -> list[tuple[str, str]]:

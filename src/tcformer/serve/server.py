@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -19,7 +21,7 @@ from tcformer.serve.guard import App
 DEFAULT_PORT = 7860
 PORTS_TO_TRY = 20
 
-SECONDS_TO_END = 3
+SECONDS_TO_END = 1
 """How long open connections may go on after Ctrl-C; a browser tab holds one for as long as it is
 open."""
 
@@ -68,8 +70,6 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _is_taken(error: OSError) -> bool:
-    import errno
-
     return error.errno in (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", -1))
 
 
@@ -143,8 +143,11 @@ def run(app: App, listener: socket.socket, *, ready: Callable[[], None]) -> None
         while thread.is_alive() and not end.wait(0.5):
             pass
         died = not end.is_set()
+        # Every open tab holds a connection that never ends by itself; uvicorn calls it an error
+        # with a traceback when it cuts them.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
         server.should_exit = True
-        thread.join(SECONDS_TO_END + 2)
+        thread.join(SECONDS_TO_END + 4)
     if died:
         raise RuntimeError("the server ended by itself")
 

@@ -236,6 +236,7 @@ function tell(index, focus) {
     if (held) to.append(chip(index, focus.from + 1, next));
   }
   place.append(to);
+  if (held) place.append(make("p", "tcf-hint", "Click it again, or press Escape, to let go."));
 }
 
 // ---- building the page -------------------------------------------------------------------------
@@ -319,6 +320,11 @@ function buildView(view, index) {
   frame.setAttribute("aria-label", "The picture by its tokens. Arrow keys move, Enter pins a token, Escape lets go.");
   frame.addEventListener("click", (event) => pin(index, big.stage, cellUnder(event, big)));
   frame.addEventListener("keydown", (event) => walk(event, index, big.stage));
+  section.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    pinned = null;
+    rest();
+  });
   const strip = make("div", "tcf-strip");
   for (let at = 0; at <= view.stages.length; at++) {
     const button = make("button", "tcf-thumb");
@@ -343,10 +349,7 @@ function buildView(view, index) {
 function walk(event, view, at) {
   const [rows, columns] = data.views[view].grid;
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-  if (event.key === "Escape") {
-    pinned = null;
-    rest();
-  } else if (event.key === "Enter" || event.key === " ") {
+  if (event.key === "Enter" || event.key === " ") {
     pin(view, at, cursor ?? Math.floor(rows / 2) * columns + Math.floor(columns / 2));
   } else if (steps[event.key]) {
     const now = cursor ?? Math.floor(rows / 2) * columns + Math.floor(columns / 2);
