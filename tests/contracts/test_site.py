@@ -156,7 +156,7 @@ def opened(chromium, size, scheme="light"):
 OUTSIDE = """
 [...document.querySelectorAll("article *")]
     .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
-    .filter(e => !e.closest("table, pre, .tour-output"))
+    .filter(e => !e.closest(".md-typeset__scrollwrap, table, pre, .tour-output"))
     .map(e => e.outerHTML.slice(0, 120))
 """
 
