@@ -57,11 +57,15 @@ def records() -> dict[str, dict[str, Any]]:
 
 def measured(promise: dict[str, Any], kept: dict[str, dict[str, Any]]) -> str:
     """The last cell of a row."""
+    told: list[str] = []
     if name := promise.get("campaign"):
         if name not in kept:
             return NOT_MEASURED
         kinds = kept[name]["kinds"]
-        rows, noun = [kinds[kind] for kind in promise.get("kinds", kinds)], "trial"
+        wanted = list(promise.get("kinds", kinds))
+        rows, noun = [kinds[kind] for kind in wanted], "trial"
+        figures = kept[name].get("told", {})
+        told = [figures[kind] for kind in wanted if kind in figures]
     else:
         cases = kept.get("tests", {}).get("tests", {})
         if any(test not in cases for test in promise["tests"]):
@@ -70,7 +74,8 @@ def measured(promise: dict[str, Any], kept: dict[str, dict[str, Any]]) -> str:
     trials, failures = (sum(row[what] for row in rows) for what in ("trials", "failures"))
     skipped = sum(row.get("skipped", 0) for row in rows)
     parts = [_number(trials, noun), _number(failures, "failure")]
-    return ", ".join(parts + ([f"{skipped} skipped"] if skipped else []))
+    parts += [f"{skipped} skipped"] if skipped else []
+    return "; ".join([", ".join(parts), *told])
 
 
 def page() -> str:

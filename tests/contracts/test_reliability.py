@@ -64,6 +64,8 @@ def test_a_measured_cell_adds_up():
     measured = MAKE["measured"]
     assert measured({"tests": ["a.py::b"]}, kept) == "1 case, 0 failures, 2 skipped"
     assert measured({"tests": [], "campaign": "kill"}, kept) == "1,030 trials, 1 failure"
+    kept["kill"]["told"] = {"x": "3 MiB"}
+    assert measured({"tests": [], "campaign": "kill"}, kept) == "1,030 trials, 1 failure; 3 MiB"
     one = {"tests": [], "campaign": "kill", "kinds": ["y"]}
     assert measured(one, kept) == "1,000 trials, 0 failures"
     assert measured({"tests": ["a.py::c"]}, kept) == MAKE["NOT_MEASURED"]

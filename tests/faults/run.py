@@ -80,9 +80,12 @@ def counted(name: str, trials: Iterator[Trial]) -> dict[str, Any]:
     """Numbers of trials and failures, in all and of each kind; failures are told in words."""
     kinds: dict[str, collections.Counter[str]] = {}
     failed: list[dict[str, str]] = []
+    told: dict[str, str] = {}
     for number, trial in enumerate(trials, 1):
         kind = kinds.setdefault(trial.kind, collections.Counter(trials=0, failures=0))
         kind["trials"] += trial.count
+        if trial.told:
+            told[trial.kind] = trial.told
         if trial.problem:
             kind["failures"] += 1
             failed.append({"kind": trial.kind, "what": trial.what, "problem": trial.problem})
@@ -94,6 +97,7 @@ def counted(name: str, trials: Iterator[Trial]) -> dict[str, Any]:
         "failures": len(failed),
         "kinds": {name: dict(kind) for name, kind in kinds.items()},
         "failed": failed,
+        **({"told": told} if told else {}),
     }
 
 

@@ -14,9 +14,11 @@ class Trial:
         what: enough to repeat it: the seed, the moment, the input.
         problem: why the promise was broken; empty if it held.
         count: trials that this stands for, where there are too many to tell one by one.
+        told: a measurement in words, for the record and the page; the last of a kind is kept.
     """
 
     kind: str
     what: str
     problem: str = ""
     count: int = 1
+    told: str = ""
