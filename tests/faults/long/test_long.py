@@ -9,16 +9,17 @@ import os
 import shutil
 import threading
 
-import psutil
 import pytest
 from toy_task import ToyTask, config, train
-from watched import MIB, Sample, grown, images, watch
 
 from tcformer.tasks.runner import run
 from tcformer.training.distributed import World
 from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import fit
 from tcformer.training.options import build
+
+psutil = pytest.importorskip("psutil", reason="psutil looks at a run from outside")
+from watched import MIB, Sample, grown, images, watch  # noqa: E402 - needs psutil as well
 
 
 def epochs_in(*files):
