@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -84,9 +85,26 @@ def home(module: str, name: str) -> str | None:
     defined = getattr(value, "__module__", None)
     if isinstance(defined, str) and defined.startswith("tcformer") and hasattr(value, "__name__"):
         return f"{defined}.{value.__name__}"
-    # A constant does not know where it comes from.
-    found = tree()[f"{module.removeprefix('tcformer.')}.{name}" if "." in module else name]
-    return found.canonical_path if not found.is_alias else found.final_target.path
+    return _constant(module, name)
+
+
+def _constant(module: str, name: str) -> str:
+    """Where a constant is defined: in the module or below it; empty if not by a line of its own."""
+    inside = tree()[module.removeprefix("tcformer.")] if "." in module else tree()
+    for place in _modules(inside):
+        member = place.members.get(name)
+        if member is not None and not member.is_alias:
+            return member.path
+        if member is not None and place is inside:
+            return member.final_target.path
+    return ""
+
+
+def _modules(top: griffe.Module) -> Iterator[griffe.Module]:
+    yield top
+    for below in top.members.values():
+        if isinstance(below, griffe.Module) and not below.is_alias:
+            yield from _modules(below)
 
 
 def modules_of(package: str) -> list[str]:
@@ -119,7 +137,7 @@ def pages() -> dict[str, str]:
         if page != "tcformer":
             for found in modules.values():
                 for target in found.values():
-                    if target is not None:
+                    if target:
                         owners.setdefault(target, page)
     return {f"{page}.md": _page(page, owners) for page in names()}
 
@@ -137,6 +155,9 @@ def _page(page: str, owners: dict[str, str]) -> str:
         for name, target in found.items():
             if target is None:
                 elsewhere.append(f"* [`{module}.{name}`]({name}.md)")
+            elif not target:
+                value = getattr(importlib.import_module(module), name)
+                lines += [f"{'#' * level} {name}", "", f"`{value!r}`", ""]
             elif owners.get(target, page) != page:
                 elsewhere.append(f"* [`{module}.{name}`][{target}]")
             elif target in written:
