@@ -54,6 +54,28 @@ def test_a_signal_becomes_a_request(name):
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_while_python_shuts_down_changes_no_status(name):
+    program = (
+        "import os, sys\n"
+        "from tcformer.training.interrupt import ignore_from_now_on, install_early\n"
+        "install_early()\n"
+        "class Late:\n"
+        "    def __init__(self, kill): self.kill = kill\n"
+        "    def __del__(self): self.kill()\n"
+        f"number = {int(getattr(signal, name))}\n"
+        "late = Late(lambda kill=os.kill, pid=os.getpid(), number=number: kill(pid, number))\n"
+        "sys.held = late\n"  # taken down last of all
+        "del late\n"
+        "if len(sys.argv) > 1: ignore_from_now_on()\n"
+    )
+    ends = [
+        subprocess.run([sys.executable, "-c", program, *more], timeout=30).returncode
+        for more in ([], ["ignore"])
+    ]
+    assert ends == [-getattr(signal, name), 0]
+
+
 def test_ctrl_c_twice_aborts_but_one_key_press_counts_once():
     process = start(linger=20)
     assert process.stdout is not None

@@ -33,7 +33,7 @@ from tcformer.errors import UserError
 from tcformer.training.devices import choose_device
 from tcformer.training.ending import collective_timeout, end_workers, guard, quiet_stderr
 from tcformer.training.environment import LaunchEnvironment, Launcher, read_environment
-from tcformer.training.interrupt import STOP_SIGNALS, interrupt
+from tcformer.training.interrupt import STOP_SIGNALS, ignore_from_now_on, interrupt
 
 T = TypeVar("T")
 
@@ -130,6 +130,7 @@ def leave(status: int) -> int:
     and sometimes meet an interpreter that is being taken down under them: one of 22 runs, all
     finished in good order, died of SIGABRT at exit (torch 2.15).
     """
+    ignore_from_now_on()
     if read_environment().size == 1:
         return status
     end_workers()

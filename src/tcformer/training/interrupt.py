@@ -132,6 +132,17 @@ def install_early() -> None:
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
 
+def ignore_from_now_on() -> None:
+    """Let no signal change an exit status that is settled.
+
+    Python gives back the default, which is to die, to every signal with a handler while it shuts
+    down: a finished run that took a moment longer to leave would count as failed.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for name in STOP_SIGNALS:
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def requeue_if_slurm(world: _HasIsMain) -> bool:
     """Queue this Slurm job again if it was stopped by its time limit or for a more urgent job.
 

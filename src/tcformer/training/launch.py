@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from tcformer.errors import UserError
-from tcformer.training.interrupt import EXIT_INTERRUPTED, EXIT_REFUSED
+from tcformer.training.interrupt import EXIT_INTERRUPTED, EXIT_REFUSED, ignore_from_now_on
 
 PUBLISHED_PORT = 6666
 
@@ -129,6 +129,7 @@ def run(plan: Plan, command: Sequence[str]) -> int:
             )
     try:
         status = _wait(plan, processes)
+        ignore_from_now_on()
     finally:
         for process in processes:
             if process.poll() is None:

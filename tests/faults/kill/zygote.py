@@ -107,6 +107,7 @@ class Zygote:
     def __init__(self, folder: Path, preload: Path | None = None) -> None:
         self.folder = folder
         self.runs = 0
+        self.counts_files = preload is not None
         env = clean_env(THP_MEM_ALLOC_ENABLE="1")
         if preload is not None:
             env["LD_PRELOAD"] = str(preload)
