@@ -26,9 +26,7 @@ def test_a_killed_run_ends_like_one_that_was_not(references, kind):
     assert not done.problem, done.what
 
 
-@pytest.mark.parametrize(
-    "kind", ["2 processes, in a file", f"{WHOLE}, to everything"]
-)
+@pytest.mark.parametrize("kind", ["2 processes, in a file", f"{WHOLE}, to everything"])
 def test_a_run_that_is_told_to_stop_ends_like_one_that_was_not(references, kind):
     if kind.endswith("in a file") and not references.zygote.counts_files:
         pytest.skip("no C compiler here")
