@@ -15,7 +15,7 @@ from tcformer.errors import UserError
 
 if TYPE_CHECKING:
     from tcformer import models, ops
-    from tcformer.inference import load
+    from tcformer.inference import load, push_to_hub, save_pretrained
     from tcformer.models import TCFormer, create_model
     from tcformer.models.checkpoints import load_checkpoint, save_weights
     from tcformer.tokens import Layout, Tokens
@@ -31,6 +31,8 @@ _LAZY = {
     "load_checkpoint": "tcformer.models.checkpoints",
     "models": "",
     "ops": "",
+    "push_to_hub": "tcformer.inference",
+    "save_pretrained": "tcformer.inference",
     "save_weights": "tcformer.models.checkpoints",
 }
 
@@ -45,6 +47,8 @@ __all__ = [
     "load_checkpoint",
     "models",
     "ops",
+    "push_to_hub",
+    "save_pretrained",
     "save_weights",
 ]
 

@@ -25,6 +25,7 @@ VERBS = {
     "show": "draw the tokens of images, stage by stage",
     "serve": "look at tokens in a browser: a local page that needs no network",
     "convert": "turn checkpoints into safetensors and back",
+    "hub": "write a checkpoint in timm's hub format, or push it to the Hub",
     "download": "fetch, verify and cache the weights the authors published",
     "flops": "count parameters and operations of a model",
     "bench": "time models and ops side by side, and keep a record of it",

@@ -3,6 +3,7 @@
 `show`, `predict`, `serve` and `export` all get their network from :func:`load`.
 """
 
+from tcformer.inference.hub import push_to_hub, save_pretrained
 from tcformer.inference.loading import DEFAULT_MODEL, Loaded, load
 from tcformer.inference.pictures import Picture, read_picture
 from tcformer.inference.predicting import Guess, Prediction, predict_each
@@ -17,5 +18,7 @@ __all__ = [
     "Preprocessing",
     "load",
     "predict_each",
+    "push_to_hub",
     "read_picture",
+    "save_pretrained",
 ]

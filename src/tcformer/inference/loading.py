@@ -57,6 +57,8 @@ class Loaded:
             weights are random.
         source: the file, folder or address of the weights; None when they are random.
         epoch: the epoch the weights are from, where the file says it.
+        named: whether the names of the classes came with the weights.
+        device: where the network computes.
     """
 
     network: nn.Module = field(repr=False)
@@ -67,6 +69,7 @@ class Loaded:
     notes: tuple[str, ...] = ()
     source: str | None = None
     epoch: int | None = None
+    named: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -132,6 +135,23 @@ class Loaded:
         """
         return predict_each(self, images, **options)
 
+    def resized(self, input_size: int) -> Loaded:
+        """The same network for inputs of another size, pixels."""
+        _check_input_size(input_size)
+        return replace(self, preprocessing=replace(self.preprocessing, input_size=input_size))
+
+    def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> Path:
+        """Write a folder in timm's hub format; see `tcformer.save_pretrained` for the options."""
+        from tcformer.inference.hub import save_pretrained
+
+        return save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Upload to the Hugging Face Hub; see `tcformer.push_to_hub` for the options."""
+        from tcformer.inference.hub import push_to_hub
+
+        return push_to_hub(self, repo, **options)
+
     def tokens(self, picture: NDArray[np.uint8]) -> list[Tokens]:
         """The tokens of each stage for one whole picture, (H, W, 3) uint8 of any size."""
         with torch.inference_mode():
@@ -157,8 +177,8 @@ def load(
             checkpoint is of, or tcformer_light without a checkpoint. With both, the weights must
             fit, and tokens are merged as `model` says. A path alone is taken for `checkpoint`.
         checkpoint: a file of weights: this package's safetensors or training checkpoints, or the
-            authors'; an http(s) address of one; a folder in timm's hub format. Of the checkpoint
-            of a segmentation (or pose) model the backbone is loaded.
+            authors'; an http(s) address of one; a folder in timm's hub format, or "hf-hub:" and a
+            repository. Of the checkpoint of a segmentation (or pose) model the backbone is loaded.
         pretrained: the weights the authors published for `model`, fetched once and kept.
         ema: True for the averaged weights of a training checkpoint, False for the last ones; None
             for the averaged ones where the file has them, which are what training evaluates.
@@ -181,15 +201,12 @@ def load(
     name = None if model is None else str(model)
     where = choose_device(str(device), LaunchEnvironment())
     _set_threads(threads)
-    if input_size is not None and not LEAST_INPUT <= input_size <= MOST_INPUT:
-        raise UserError(
-            f"the input size is {input_size}, but {LEAST_INPUT} to {MOST_INPUT} pixels are meant"
-        )
+    _check_input_size(input_size)
     if pretrained:
         checkpoint = _published(name, checkpoint)
     loaded = _random(name) if checkpoint is None else _trained(name, checkpoint, ema)
     if input_size is not None:
-        loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, input_size=input_size))
+        loaded = loaded.resized(input_size)
     loaded.network.to(where)
     return replace(loaded, device=where)
 
@@ -201,9 +218,17 @@ def _is_place(text: str | os.PathLike[str]) -> bool:
     return text not in VARIANTS and (
         "/" in text
         or os.sep in text
+        or text.startswith(("hf-hub:", "local-dir:"))
         or text.endswith((".safetensors", ".pth", ".pt", ".tar", ".bin"))
         or os.path.exists(text)
     )
+
+
+def _check_input_size(size: int | None) -> None:
+    if size is not None and not LEAST_INPUT <= size <= MOST_INPUT:
+        raise UserError(
+            f"the input size is {size}, but {LEAST_INPUT} to {MOST_INPUT} pixels are meant"
+        )
 
 
 def _set_threads(threads: int) -> None:
@@ -288,12 +313,19 @@ def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None
         tuple(f"{source}: {note}" for note in notes),
         str(source),
         checkpoint.epoch,
+        bool(count and about.classes) and len(about.classes or ()) <= count,
     )
 
 
 def _read(source: str | os.PathLike[str], ema: bool | None) -> tuple[Checkpoint, About]:
     path = source
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
+    if isinstance(source, str) and source.startswith("hf-hub:"):
+        from tcformer.inference.hub import fetch_folder
+
+        path = fetch_folder(source.removeprefix("hf-hub:"))
+    elif isinstance(source, str) and source.startswith("local-dir:"):
+        path = source.removeprefix("local-dir:")
+    elif isinstance(source, str) and source.startswith(("http://", "https://")):
         from tcformer.models.fetch import fetch_cached
 
         path = fetch_cached(source)

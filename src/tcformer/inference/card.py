@@ -1,0 +1,190 @@
+"""The card of a model on the Hub, written from the record of its training. No figure is made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tcformer.training.config import TrainConfig
+
+__all__ = ["model_card"]
+
+_METRICS = {"acc1": ("accuracy", "top-1 accuracy"), "miou": ("mean_iou", "mean IoU")}
+# Of a configuration, what says nothing about the training.
+_PRIVATE = {"output_dir", "resume", "record", "data_path", "device", "dist_url", "num_workers"}
+
+_USE = """\
+```python
+import tcformer
+
+model = tcformer.load("hf-hub:{repo}")  # or the path of a folder with these files
+print(model.predict("picture.jpg"))
+```
+
+With timm (`import tcformer` registers the architecture):
+
+```python
+import timm
+import tcformer
+
+model = timm.create_model("hf-hub:{repo}", pretrained=True)
+```
+"""
+
+
+def model_card(
+    config: Mapping[str, Any],
+    record: Mapping[str, Any] | None,
+    *,
+    name: str,
+    repo: str | None = None,
+    licence: str | None = None,
+    epoch: int | None = None,
+) -> str:
+    """README.md for a folder in timm's hub format.
+
+    Args:
+        config: the content of its `config.json`.
+        record: of the training, see `tcformer.training.record`; without one the card says that
+            nothing is known.
+        name: of the model.
+        repo: "user/name" on the Hub, where it is known.
+        licence: of the weights, by the Hub's name.
+        epoch: the epoch of the weights; None for the best.
+    """
+    name = _cell(name)
+    task = "image-classification" if config["num_classes"] else "image-feature-extraction"
+    result = _result(record, epoch)
+    parts = [
+        _front(name, task, licence, record, result),
+        f"# {name}",
+        _opening(config),
+        "## Use",
+        _USE.format(repo=_cell(repo or f"USER/{name}")).rstrip(),
+        "## How it was trained",
+        _training(record, result),
+    ]
+    if "label_names" in config:
+        names = ", ".join(_cell(label) for label in config["label_names"][:20])
+        more = len(config["label_names"]) - 20
+        parts += ["## Classes", names + (f" and {more} more" if more > 0 else "")]
+    parts += [
+        "## Source",
+        "TCFormer: Zeng et al., Not All Tokens Are Equal: Human-centric Visual Analysis via Token "
+        "Clustering Transformer, CVPR 2022 (arXiv:2204.08680).",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front(
+    name: str,
+    task: str,
+    licence: str | None,
+    record: Mapping[str, Any] | None,
+    result: tuple[str, float, int] | None,
+) -> str:
+    """What the Hub reads: YAML, of which JSON's strings and numbers are a part."""
+    lines = ["---", "tags:", f"- {task}", "- timm", "- tcformer"]
+    lines += ["library_name: timm", f"pipeline_tag: {task}"]
+    if licence:
+        lines.append(f"license: {json.dumps(licence)}")
+    if result is not None and record is not None:
+        data = json.dumps(str(record.get("data", {}).get("name", "unknown")))
+        kind, value = _METRICS.get(result[0], (result[0], ""))[0], result[1]
+        lines += [
+            "model-index:",
+            f"- name: {json.dumps(name)}",
+            "  results:",
+            "  - task:",
+            f"      type: {task}",
+            "    dataset:",
+            f"      name: {data}",
+            f"      type: {data}",
+            "    metrics:",
+            f"    - type: {kind}",
+            f"      value: {value:.3f}",
+        ]
+    return "\n".join([*lines, "---"])
+
+
+def _opening(config: Mapping[str, Any]) -> str:
+    channels, side, _ = config["pretrained_cfg"]["input_size"]
+    kind = f"{config['num_classes']} classes" if config["num_classes"] else "no classifier"
+    merging = config.get("model_args")
+    how = f" Tokens are merged with {json.dumps(merging)}." if merging else ""
+    return (
+        f"`{config['architecture']}`, {kind}, for images of {side} x {side} pixels and {channels} "
+        f"channel{'s' * (channels != 1)}.{how}"
+    )
+
+
+def _result(record: Mapping[str, Any] | None, epoch: int | None) -> tuple[str, float, int] | None:
+    """Metric, value and epoch of these weights, if they were measured."""
+    if record is None:
+        return None
+    metric = str(record.get("metric"))
+    if epoch is None:
+        best = record.get("best") or {}
+        return (metric, best[metric], best["epoch"]) if metric in best else None
+    for entry in record["epochs"]:
+        value = entry.get(f"test_{metric}")
+        if entry["epoch"] == epoch and value is not None:
+            return metric, value, epoch
+    return None
+
+
+def _training(record: Mapping[str, Any] | None, result: tuple[str, float, int] | None) -> str:
+    if record is None:
+        return (
+            "No record of its training came with it, so nothing is known here about how it was "
+            "trained or how good it is."
+        )
+    data, sessions = record.get("data", {}), record["sessions"]
+    last = sessions[-1] if sessions else {}
+    machine, versions = last.get("machine", {}), last.get("versions", {})
+    rows: list[tuple[str, object]] = [("data", data.get("name"))]
+    for split in ("train", "val"):
+        if split in data:
+            told = data[split]
+            rows.append(
+                (
+                    split,
+                    f"{told['images']} images, {told['classes']} classes, fingerprint "
+                    f"{told['sha256']}",
+                )
+            )
+    if result is not None:
+        words = _METRICS.get(result[0], ("", result[0]))[1]
+        rows.append((words, f"{result[1]:.3f} % after epoch {result[2]} (counted from 0)"))
+    rows += [
+        ("epochs done", len(record["epochs"])),
+        ("status of the run", record.get("status")),
+        ("seed", record.get("seed")),
+        ("wall time", f"{record.get('wall_seconds', 0):.0f} s in {len(sessions)} session(s)"),
+        ("machine", machine.get("gpu") or machine.get("processor")),
+        ("processes", last.get("processes")),
+        ("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v is not None)),
+        ("commit", _commit(last)),
+        ("command", last.get("command")),
+    ]
+    for key, value in record.get("config", {}).items():
+        default = getattr(TrainConfig, key, None)
+        usual = list(default) if isinstance(default, tuple) else default
+        if key not in _PRIVATE and value != usual:
+            rows.append((f"--{key.replace('_', '-')}", json.dumps(value)))
+    told_rows = [f"| {_cell(a)} | {_cell(b)} |" for a, b in rows if b not in (None, "")]
+    return "\n".join(["| | |", "|---|---|", *told_rows])
+
+
+def _commit(session: Mapping[str, Any]) -> str | None:
+    commit = session.get("commit")
+    return f"{commit}, with changes" if commit and session.get("changed") else commit
+
+
+def _cell(value: object) -> str:
+    """One line without what Markdown or HTML would take for its own."""
+    text = " ".join(str(value).split())
+    for sign, plain in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):
+        text = text.replace(sign, plain)
+    return text

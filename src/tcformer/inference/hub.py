@@ -1,0 +1,309 @@
+"""Networks in timm's hub format: a folder, or a repository on the Hugging Face Hub.
+
+The format is two files, `config.json` and `model.safetensors`, and a model card, `README.md`.
+`timm.create_model("local-dir:FOLDER", pretrained=True)` reads it, and so do transformers and
+`tcformer.load`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from torch import nn
+
+from tcformer.errors import UserError
+from tcformer.files import atomic_write, make_folder
+from tcformer.inference.about import CONFIG, WEIGHTS
+from tcformer.inference.card import model_card
+from tcformer.inference.preprocess import Preprocessing
+from tcformer.models.checkpoints import save_weights
+from tcformer.models.merging import merging_of
+from tcformer.training.record import TRAINING, read_record
+
+if TYPE_CHECKING:
+    from tcformer.inference.loading import Loaded
+
+__all__ = ["CARD", "fetch_folder", "push_to_hub", "record_beside", "save_pretrained"]
+
+CARD = "README.md"
+
+
+def save_pretrained(
+    model: nn.Module | Loaded,
+    folder: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    input_size: int | None = None,
+    record: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    name: str | None = None,
+    repo: str | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a network as a folder in timm's hub format, and read it back to be sure.
+
+    Args:
+        model: one of ours or of timm's, or what `tcformer.load` returned, which knows its classes
+            and its preprocessing.
+        folder: the folder to write; it is created.
+        classes: names of the classes; None takes what `model` knows.
+        input_size: side of the square input it is for, pixels; None takes what `model` knows.
+        record: of the training (`record.json`), from which the model card is written.
+        name: what the model is called in its card; None for the folder's name.
+        repo: "user/name" on the Hub, for the card, where it is known.
+        licence: of the weights, as the Hub names it ("mit", "apache-2.0"); None leaves it out.
+        overwrite: replace the files of an earlier save.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: there are such files in the folder, it cannot be written, or the network is not
+            one that timm can build by name.
+    """
+    network, shape = _described(model, input_size)
+    folder = Path(folder)
+    config = _config(network, shape, _labels(model, network, classes))
+    told = read_record(Path(record)) if isinstance(record, (str, os.PathLike)) else record
+    taken = [file for file in (CONFIG, WEIGHTS, CARD) if os.path.lexists(folder / file)]
+    if taken and not overwrite:
+        raise UserError(
+            f"{folder} holds a {taken[0]} already; name another folder, or say that it is to be "
+            "replaced (--force, overwrite=True)"
+        )
+    _check_buildable(network, config)
+    make_folder(folder)
+    # The configuration comes last and goes first: without it nobody takes the folder for a model.
+    with contextlib.suppress(FileNotFoundError):
+        (folder / CONFIG).unlink()
+    about: dict[str, object] = {"input_size": shape.input_size, "in_chans": shape.in_chans}
+    about |= {"classes": "\n".join(config["label_names"])} if "label_names" in config else {}
+    save_weights(network, folder / WEIGHTS, about)
+    epoch = getattr(model, "epoch", None)
+    title = name or folder.resolve().name
+    card = model_card(config, told, name=title, repo=repo, licence=licence, epoch=epoch)
+    _write(folder / CARD, card)
+    _write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    _compare(network, folder)
+    return folder
+
+
+def push_to_hub(
+    model: nn.Module | Loaded,
+    repo: str,
+    *,
+    token: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    message: str = "Add model",
+    **options: Any,
+) -> str:
+    """Upload a network to the Hugging Face Hub in timm's format.
+
+    A repository that does not exist is created. A model card that is there already stays.
+
+    Args:
+        model: as for `save_pretrained`.
+        repo: "user/name".
+        token: with the right to write; None takes what `hf auth login` or HF_TOKEN gave.
+        private: whether a new repository is private.
+        revision: branch to write to; None for the main one.
+        message: of the commit.
+        **options: `classes`, `input_size`, `record`, `name`, `licence` of `save_pretrained`.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UserError: no network, no or another's token, a bad name, or as `save_pretrained`.
+    """
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory(prefix="tcformer-hub-") as temporary:
+        options = {"name": repo.rpartition("/")[2], **options, "repo": repo}
+        folder = save_pretrained(model, Path(temporary) / "model", **options)
+        with _plain_errors(repo):
+            api = HfApi(token=token, library_name="tcformer")
+            made = api.create_repo(repo, private=private, exist_ok=True)
+            if api.file_exists(made.repo_id, CARD, revision=revision):
+                (folder / CARD).unlink()
+            api.upload_folder(
+                repo_id=made.repo_id,
+                folder_path=folder,
+                revision=revision,
+                commit_message=message,
+            )
+    return str(made)
+
+
+def fetch_folder(repo: str) -> Path:
+    """The configuration and the weights of a repository ("user/name", "user/name@revision").
+
+    Raises:
+        UserError: no network, no such repository, or it is private.
+    """
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = repo.partition("@")
+    with _plain_errors(name):
+        patterns = [CONFIG, WEIGHTS]
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+
+
+def record_beside(source: str | os.PathLike[str] | None) -> Path | None:
+    """The record of the training that a file of weights lies beside, if there is one."""
+    if source is None:
+        return None
+    path = Path(source).parent / TRAINING
+    return path if path.is_file() else None
+
+
+def _described(
+    model: nn.Module | Loaded, input_size: int | None
+) -> tuple[nn.Module, Preprocessing]:
+    network = model if isinstance(model, nn.Module) else model.network
+    if isinstance(model, nn.Module):
+        cfg = getattr(model, "pretrained_cfg", None) or {}
+        channels, side = cfg.get("input_size", (3, 224, 224))[::2]
+        channels = getattr(model, "in_chans", channels)
+        mean, std = (cfg.get(key) for key in ("mean", "std"))
+        same = bool(mean and std) and len(mean or ()) == channels
+        shape = Preprocessing(
+            input_size or side,
+            channels,
+            tuple(mean or ()) if same else None,
+            tuple(std or ()) if same else None,
+            interpolation=cfg.get("interpolation", "bicubic"),
+        )
+        return network, shape
+    if model.task == "segmentation":
+        raise UserError(
+            f"{model.source} is a segmentation model, which timm's hub format cannot describe; "
+            "save a classifier or a backbone"
+        )
+    shape = model.preprocessing
+    return network, shape if input_size is None else model.resized(input_size).preprocessing
+
+
+def _labels(
+    model: nn.Module | Loaded, network: nn.Module, classes: Sequence[str] | None
+) -> list[str]:
+    count = int(getattr(network, "num_classes", 0))
+    if classes is None:
+        known = not isinstance(model, nn.Module) and model.named
+        return list(model.classes) if known and not isinstance(model, nn.Module) else []
+    if len(classes) != count:
+        raise UserError(f"there are {len(classes)} names for {count} classes")
+    return [str(name) for name in classes]
+
+
+def _config(network: nn.Module, shape: Preprocessing, labels: list[str]) -> dict[str, Any]:
+    known: dict[str, Any] = dict(getattr(network, "pretrained_cfg", None) or {})
+    architecture = known.get("architecture")
+    if not architecture or not timm.is_model(architecture):
+        raise UserError(
+            f"{type(network).__name__} is not a model that timm builds by name; create it with "
+            "tcformer.create_model or timm.create_model"
+        )
+    count = int(getattr(network, "num_classes", 0))
+    config: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": count,
+        "num_features": int(getattr(network, "num_features", 0)),
+    }
+    if isinstance(pool := getattr(network, "global_pool", None), str) and pool:
+        config["global_pool"] = pool
+    if labels:
+        config["label_names"] = labels
+    if merging := merging_of(network):
+        config["model_args"] = merging
+    side = shape.input_size
+    config["pretrained_cfg"] = {
+        "custom_load": False,
+        "num_classes": count,
+        "input_size": [shape.in_chans, side, side],
+        "fixed_input_size": bool(known.get("fixed_input_size", False)),
+        "pool_size": None,
+        "interpolation": shape.interpolation,
+        "crop_pct": shape.kept,
+        "crop_mode": "center",
+        "mean": list(shape.spec.norm_mean),
+        "std": list(shape.spec.norm_std),
+        "first_conv": known.get("first_conv"),
+        "classifier": known.get("classifier"),
+    }
+    return config
+
+
+def _check_buildable(network: nn.Module, config: Mapping[str, Any]) -> None:
+    """Refuse a network whose sizes are not those of its name: nobody could build it again."""
+    with torch.device("meta"):
+        twin = timm.create_model(
+            config["architecture"],
+            num_classes=config["num_classes"],
+            in_chans=config["pretrained_cfg"]["input_size"][0],
+            **config.get("model_args", {}),
+        )
+    ours, theirs = (
+        {key: tuple(value.shape) for key, value in each.state_dict().items()}
+        for each in (network, twin)
+    )
+    if ours != theirs:
+        key = next(k for k in [*ours, *theirs] if ours.get(k) != theirs.get(k))
+        raise UserError(
+            f"this network is not a {config['architecture']} as timm builds it ({key} differs), so "
+            "the hub format cannot describe it"
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    atomic_write(path, lambda stream: stream.write(text.encode("utf-8", "backslashreplace")))
+
+
+def _compare(network: nn.Module, folder: Path) -> None:
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
+    for key, value in network.state_dict().items():
+        if not torch.equal(value.cpu(), again[key]):
+            raise UserError(f"{folder} does not read back as it was written ({key} differs)")
+
+
+@contextlib.contextmanager
+def _plain_errors(repo: str) -> Iterator[None]:
+    """Everything huggingface_hub raises, as one sentence."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except UserError:
+        raise
+    except errors.HFValidationError as error:
+        raise UserError(f"{repo!r} cannot name a repository; give user/name") from error
+    except Exception as error:  # its own kinds, and those of the HTTP library of its version
+        raise UserError(_why(repo, error)) from error
+
+
+def _why(repo: str, error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401:
+        return (
+            f"the Hub refuses {repo}: there is no valid token, or no such repository; log in with "
+            "`hf auth login`, or set HF_TOKEN to a token that may do this"
+        )
+    if status == 403:
+        return f"the Hub refuses {repo}: this token may not do that; use one that may write to it"
+    if status == 404:
+        return f"the Hub has no {repo}, or it is private and there is no token for it"
+    said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    if status is not None:
+        return f"the Hub answers {status} for {repo}: {said}"
+    if isinstance(error, OSError) or "onnect" in type(error).__name__ or "offline" in said.lower():
+        return f"the Hub cannot be reached for {repo} ({said}); save into a folder instead"
+    return f"the Hub cannot take or give {repo}: {said}"

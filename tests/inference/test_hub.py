@@ -1,0 +1,308 @@
+"""timm's hub format: written, read back by others, pushed to a hub that is not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+import tcformer
+from tcformer import cli
+from tcformer.errors import UserError
+from tcformer.inference import load
+from tcformer.models import SemanticFPN
+from tcformer.models.checkpoints import save_weights
+from tcformer.models.merging import merging_of
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World
+from tcformer.training.record import RunRecord
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (60, 40, 3), dtype=np.uint8)
+
+
+def images(network):
+    torch.manual_seed(1)
+    return torch.randn(2, network.in_chans, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("tcformer_nano", {"num_classes": 3}),
+        ("tcformer_nano", {"num_classes": 3, "in_chans": 1, "keep_ratio": 0.5, "k": 3}),
+        ("tcformer_nano", {"num_classes": 3, "part_grids": (2, 1, 1)}),
+        ("tcformerv2_nano", {"num_classes": 3}),
+        ("tcformer_nano", {"num_classes": 0}),
+    ],
+)
+def test_timm_and_we_read_back_what_was_saved(tmp_path, name, options):
+    network = tcformer.create_model(name, **options).eval()
+    names = ["a", "b", "c"] if options["num_classes"] else None
+    folder = tcformer.save_pretrained(network, tmp_path / "m", classes=names, input_size=48)
+    assert sorted(os.listdir(folder)) == ["README.md", "config.json", "model.safetensors"]
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    ours = load(checkpoint=folder)
+    with torch.inference_mode():
+        expected = network(images(network))
+        assert torch.equal(theirs(images(network)), expected)
+        assert torch.equal(ours.network(images(network)), expected)
+    assert merging_of(theirs) == merging_of(ours.network) == merging_of(network)
+    assert list(theirs.pretrained_cfg["input_size"]) == [network.in_chans, 48, 48]
+    assert list(theirs.pretrained_cfg.get("label_names") or []) == (names or [])
+    assert ours.classes == tuple(names or ())
+    # timm's own preprocessing for this model is ours.
+    if network.in_chans == 3:
+        resolved = timm.data.resolve_model_data_config(theirs)
+        transform = timm.data.create_transform(**resolved, is_training=False)
+        picture = Image.fromarray(PIXELS)
+        assert torch.allclose(transform(picture), ours.preprocessing(picture), atol=1e-6)
+
+
+def test_what_was_loaded_keeps_its_names_and_size(weights, tmp_path):
+    loaded = load(checkpoint=weights)
+    again = load(checkpoint=loaded.save_pretrained(tmp_path / "m"))
+    assert again.classes == loaded.classes
+    assert again.preprocessing.input_size == 32
+    assert again.predict(PIXELS) == loaded.predict(PIXELS)
+    # The weights alone tell the same.
+    assert load(checkpoint=tmp_path / "m" / "model.safetensors").classes == loaded.classes
+    assert load(f"local-dir:{tmp_path / 'm'}").classes == loaded.classes
+
+
+def test_names_that_were_assumed_are_not_passed_on(tmp_path):
+    save_weights(tcformer.create_model("tcformer_nano"), tmp_path / "a.safetensors")
+    folder = load(checkpoint=tmp_path / "a.safetensors").save_pretrained(tmp_path / "m")
+    assert "label_names" not in json.loads((folder / "config.json").read_text())
+
+
+@pytest.fixture
+def record(tmp_path):
+    """The record of a run of two epochs."""
+    place = tmp_path / "run" / "record.json"
+    cfg = TrainConfig(record=str(place), lr=0.25, finetune="/at/home/x.pth")
+    kept = RunRecord(cfg, World(), ["train", "/at/home/config.py"])
+    data = {"name": "IMNET", "train": {"images": 70, "classes": 3, "sha256": "0" * 16}}
+    kept.begin({"task": "classification", "metric": "acc1", "data": data})
+    kept.epoch({"epoch": 0, "test_acc1": 61.5})
+    kept.epoch({"epoch": 1, "test_acc1": 50.25})
+    kept.close("finished")
+    return place
+
+
+def test_the_card_is_written_from_the_record(weights, record, tmp_path):
+    folder = load(checkpoint=weights).save_pretrained(tmp_path / "m", record=record, licence="mit")
+    card = (folder / "README.md").read_text()
+    assert "value: 61.500" in card
+    assert "| top-1 accuracy | 61.500 % after epoch 0 (counted from 0) |" in card
+    assert "| train | 70 images, 3 classes, fingerprint 0000000000000000 |" in card
+    assert "| --lr | 0.25 |" in card
+    assert "| command | tcformer train config.py |" in card
+    assert 'license: "mit"' in card
+    assert "lilac and grün" in card
+    assert "/at/home" not in card
+    import yaml
+
+    front = yaml.safe_load(card.split("---")[1])
+    (result,) = front["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "accuracy", "value": 61.5}]
+    assert front["library_name"] == "timm"
+    # Weights of another epoch have another figure, or none.
+    checkpoint = {"model": load(checkpoint=weights).network.state_dict(), "epoch": 1}
+    torch.save(checkpoint, tmp_path / "checkpoint.pth")
+    late = load(checkpoint=tmp_path / "checkpoint.pth")
+    assert (
+        "50.250 % after epoch 1"
+        in (late.save_pretrained(tmp_path / "late", record=record) / "README.md").read_text()
+    )
+
+
+def test_without_a_record_the_card_claims_nothing(weights, tmp_path):
+    card = (load(checkpoint=weights).save_pretrained(tmp_path / "m") / "README.md").read_text()
+    assert "nothing is known here about how it was trained" in card
+    assert "accuracy" not in card
+    assert "license" not in card
+
+
+def test_names_cannot_break_out_of_the_card(tmp_path, record):
+    network = tcformer.create_model("tcformer_nano", num_classes=2)
+    names = ["<script>|`x`", "a\nb---\nlicense: mit"]
+    folder = tcformer.save_pretrained(
+        network, tmp_path / "m", classes=names, record=record, name='x"\ny: z'
+    )
+    card = (folder / "README.md").read_text()
+    assert "<script>" not in card
+    assert "\nlicense" not in card
+    assert "\ny: z" not in card
+
+
+def test_a_folder_that_holds_a_model_is_left_alone_unless_told(weights, tmp_path):
+    loaded = load(checkpoint=weights)
+    loaded.save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UserError, match=r"holds a config\.json already"):
+        loaded.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    loaded.save_pretrained(tmp_path, overwrite=True)
+    assert (tmp_path / "README.md").read_text() != "mine"
+
+
+def test_what_timm_could_not_build_is_refused(tmp_path):
+    other = tcformer.create_model("tcformer_nano", num_classes=2, depths=(1, 1, 1, 1))
+    two = tcformer.create_model("tcformer_nano", num_classes=2)
+    for model, options, words in (
+        (other, {}, "not a tcformer_nano as timm builds it"),
+        (nn.Linear(2, 2), {}, "Linear is not a model that timm builds"),
+        (two, {"classes": "abc"}, "3 names for 2"),
+    ):
+        with pytest.raises(UserError, match=words):
+            tcformer.save_pretrained(model, tmp_path / "m", **options)
+        assert not (tmp_path / "m").exists()
+    backbone = tcformer.create_model("tcformer_nano", num_classes=0)
+    save_weights(SemanticFPN(backbone, 5, neck_channels=32), tmp_path / "seg.safetensors")
+    with pytest.raises(UserError, match="segmentation model"):
+        load(checkpoint=tmp_path / "seg.safetensors").save_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize("card_is_there", [False, True])
+def test_a_push_creates_the_repository_and_uploads_the_folder(
+    weights, record, monkeypatch, card_is_there
+):
+    import huggingface_hub
+
+    told = {}
+
+    class Api:
+        def __init__(self, token=None, **_):
+            told["token"] = token
+
+        def create_repo(self, repo, private, exist_ok):
+            told["repo"] = (repo, private, exist_ok)
+            return SimpleNamespace(repo_id=f"somebody/{repo}")
+
+        def file_exists(self, repo, name, revision):
+            return card_is_there
+
+        def upload_folder(self, repo_id, folder_path, revision, commit_message):
+            told["files"] = sorted(os.listdir(folder_path))
+            told["names"] = load(checkpoint=folder_path).classes
+            told["to"] = (repo_id, revision, commit_message)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    loaded = load(checkpoint=weights)
+    loaded.push_to_hub("blue", token="secret", private=True, revision="next", record=record)
+    assert told["repo"] == ("blue", True, True)
+    assert told["token"] == "secret"
+    assert told["to"] == ("somebody/blue", "next", "Add model")
+    assert told["names"] == loaded.classes
+    card = [] if card_is_there else ["README.md"]
+    assert told["files"] == [*card, "config.json", "model.safetensors"]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A server that answers every request with one status; a list whose last entry it is."""
+    status = [401]
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status[-1])
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_GET = do_HEAD = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+                        address + "/{repo_id}/resolve/{revision}/{filename}")  # fmt: skip
+    yield status
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_that_refuses_is_one_sentence(weights, hub):
+    loaded = load(checkpoint=weights)
+    for status, words in ((401, "no valid token"), (403, "may not"), (500, "500")):
+        hub.append(status)
+        with pytest.raises(UserError, match=words) as refusal:
+            loaded.push_to_hub("somebody/blue", token="hf_wrong")
+        assert "\n" not in str(refusal.value)
+        assert "hf_wrong" not in str(refusal.value)
+    with pytest.raises(UserError, match="cannot name a repository"):
+        loaded.push_to_hub("a/b/c", token="hf_wrong")
+
+
+def test_no_network_is_one_sentence(weights, monkeypatch, tmp_path):
+    nowhere = "http://127.0.0.1:9"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nowhere)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="cannot be reached") as refusal:
+        load(checkpoint=weights).push_to_hub("somebody/blue", token="hf_x")
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError, match="somebody/blue"):
+        load("hf-hub:somebody/blue")
+
+
+def test_the_command(weights, record, tmp_path, capsys, monkeypatch):
+    beside = record.parent / "best.safetensors"
+    beside.write_bytes(weights.read_bytes())
+    out = tmp_path / "hub"
+    assert cli.main(["hub", str(beside), str(out), "--name", "Colours"]) == 0
+    said = capsys.readouterr().out
+    assert f'timm.create_model("local-dir:{out}", pretrained=True)' in said
+    card = (out / "README.md").read_text()
+    assert "# Colours" in card
+    assert "61.500" in card
+    assert cli.main(["hub", str(weights), str(out), "--force"]) == 0
+    assert "no record of the training" in capsys.readouterr().out
+    pushed = []
+    monkeypatch.setattr(
+        "tcformer.inference.hub.push_to_hub", lambda *a, **k: pushed.append((a, k)) or "address"
+    )
+    assert cli.main(["hub", str(beside), "--push", "me/colours", "--private"]) == 0
+    ((loaded, repo), options) = pushed[0]
+    assert (loaded.num_classes, repo) == (3, "me/colours")
+    assert options == {"private": True, "record": record}
+    for args, words in (
+        ([str(weights)], "either a FOLDER"),
+        ([str(weights), "x", "--push", "a/b"], "either a FOLDER"),
+        ([str(weights), str(out)], "already"),
+        ([str(weights), "x", "--private"], "--private"),
+        ([str(weights), "--push", "a/b", "--force"], "--force"),
+        ([str(weights), "x", "--record", str(weights)], "not JSON"),
+        (["gone.pth", "x"], "no such file"),
+    ):
+        capsys.readouterr()
+        assert cli.main(["hub", *args]) == 2
+        errors = capsys.readouterr().err
+        assert words in errors
+        assert errors.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_transformers_reads_it_with_its_names(weights, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    loaded = load(checkpoint=weights)
+    folder = loaded.save_pretrained(tmp_path / "m")
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    batch = loaded.preprocessing(Image.fromarray(PIXELS))[None]
+    with torch.inference_mode():
+        assert torch.equal(model(pixel_values=batch).logits, loaded.network(batch))
+    assert tuple(model.config.id2label.values()) == loaded.classes
