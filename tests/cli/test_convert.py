@@ -11,6 +11,7 @@ import torch
 
 import tcformer
 from tcformer.cli import main
+from tcformer.inference.about import about_checkpoint
 from tcformer.models.checkpoints import load_checkpoint, read_checkpoint, save_weights
 
 
@@ -46,6 +47,17 @@ def refused(capsys, *argv: object) -> str:
     assert captured.err.count("\n") == 1
     assert captured.err.startswith("error: ")
     return captured.err
+
+
+def test_names_and_size_go_along(tmp_path, state):
+    about = {"classes": list("abcdef"), "input_size": 96, "task": "classification"}
+    torch.save({"model": state, "about": about}, tmp_path / "checkpoint.pth")
+    assert run(tmp_path / "checkpoint.pth", tmp_path / "a.safetensors") == 0
+    assert run(tmp_path / "a.safetensors", tmp_path / "b.safetensors") == 0
+    for name in ("a", "b"):
+        written = about_checkpoint(read_checkpoint(tmp_path / f"{name}.safetensors"))
+        assert (written.classes, written.input_size) == (tuple("abcdef"), 96)
+        assert written.task == "classification"
 
 
 def test_to_safetensors_and_back(tmp_path, capsys, state, published):

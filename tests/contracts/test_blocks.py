@@ -86,6 +86,8 @@ WAYS: dict[str, Run | Read | Left] = {
     r"(sh )?dist_train.sh ": Run(TINY),
     r"((GPUS|SBATCH|SBATCH_ARGS)=\S+ )+\./slurm_train.sh ": Run(f"{TINY} --dry-run"),
     r"#!/bin/bash\n#SBATCH": Run(f"{TINY} --dry-run"),
+    r"tcformer hub .*--push": Read("needs the network; `inference/test_hub.py::test_the_command`"),
+    r"tcformer hub ": Run(slow=False),
     r"tcformer predict ": Run("--input-size 64", slow=False),
     r"tcformer doctor": Run(),
     r"tcformer (--help|flops|download --list|\w+ --help)": Run(slow=False),

@@ -88,8 +88,8 @@ def test_names_that_were_assumed_are_not_passed_on(tmp_path):
 def record(tmp_path):
     """The record of a run of two epochs."""
     place = tmp_path / "run" / "record.json"
-    cfg = TrainConfig(record=str(place), lr=0.25, finetune="/at/home/x.pth")
-    kept = RunRecord(cfg, World(), ["train", "/at/home/config.py"])
+    cfg = TrainConfig(record=str(place), lr=0.25, finetune="/at/our/place/x.pth")
+    kept = RunRecord(cfg, World(), ["train", "/at/our/place/config.py"])
     data = {"name": "IMNET", "train": {"images": 70, "classes": 3, "sha256": "0" * 16}}
     kept.begin({"task": "classification", "metric": "acc1", "data": data})
     kept.epoch({"epoch": 0, "test_acc1": 61.5})
@@ -108,7 +108,7 @@ def test_the_card_is_written_from_the_record(weights, record, tmp_path):
     assert "| command | tcformer train config.py |" in card
     assert 'license: "mit"' in card
     assert "lilac and grün" in card
-    assert "/at/home" not in card
+    assert "/at/our" not in card
     import yaml
 
     front = yaml.safe_load(card.split("---")[1])

@@ -29,7 +29,13 @@ def train(cfg, world=None, command=("train", "config.py"), **options):
 
 def test_a_record_tells_what_its_figures_depend_on(tmp_path):
     cfg = config(output_dir=str(tmp_path), seed=5, finetune="/somewhere/private/weights.pth")
-    command = ["train", "/home/somebody/c.py", "--output_dir=/home/somebody/out", "--seed", "5"]
+    command = [
+        "train",
+        "/private/somebody/c.py",
+        "--output_dir=/private/somebody/out",
+        "--seed",
+        "5",
+    ]
     result = train(cfg, command=command)
     text = (tmp_path / "record.json").read_text()
     kept = read_record(tmp_path / "record.json")

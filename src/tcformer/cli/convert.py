@@ -67,6 +67,7 @@ def convert(
     # Before torch is imported: the mistakes that need no look into the file.
     if os.path.lexists(target) and not force:
         raise UserError(f"{target} exists already; add --force to replace it")
+    from tcformer.inference.about import about_checkpoint
     from tcformer.models.layouts import identify, to_our_layout
     from tcformer.models.merging import recorded_merging
     from tcformer.models.reading import read_checkpoint
@@ -82,6 +83,12 @@ def convert(
     if others:  # a pose model: nothing may be lost, so its neck and head come along
         state, notes, _ = to_our_layout(checkpoint.state_dict, keep_other_parts=True)
     metadata: dict[str, object] = {"model": architecture.name} if architecture.name else {}
+    about = about_checkpoint(checkpoint)
+    for key in ("task", "input_size"):
+        if (value := getattr(about, key)) is not None:
+            metadata[key] = value
+    if about.classes:
+        metadata["classes"] = "\n".join(about.classes)
     if merging := recorded_merging(checkpoint):
         metadata["merging"] = json.dumps(merging)
     if checkpoint.epoch is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
@@ -16,6 +18,33 @@ _EPILOG = (
 
 def main(argv: list[str]) -> int:
     """Run the verb; see `tcformer hub --help`."""
+    args = _parse(argv)
+
+    from tcformer.inference import load
+    from tcformer.inference.hub import push_to_hub, record_beside, save_pretrained
+
+    loaded = load(
+        args.model, args.checkpoint, ema=False if args.no_ema else None, input_size=args.input_size
+    )
+    record = args.record or record_beside(loaded.source)
+    given = {"record": record, "name": args.name, "licence": args.license}
+    for note in loaded.notes:
+        print(f"note: {note}.")
+    if record is None:
+        print("note: there is no record of the training, so the model card says nothing about it.")
+    if args.push is None:
+        folder = save_pretrained(loaded, args.folder, overwrite=args.force, **given)
+        print(
+            f"wrote {folder}: {loaded.name}, {loaded.num_classes} classes; it reads back the same"
+        )
+        print(f'timm.create_model("local-dir:{folder}", pretrained=True) loads it')
+        return 0
+    given = {key: value for key, value in given.items() if value is not None}
+    print(f"pushed {push_to_hub(loaded, args.push, private=args.private, **given)}")
+    return 0
+
+
+def _parse(argv: list[str]) -> Namespace:
     parser = Parser("hub", epilog=_EPILOG)
     add = parser.add_argument
     add("checkpoint", metavar="CHECKPOINT", help="trained weights, or a folder in this format")
@@ -41,26 +70,4 @@ def main(argv: list[str]) -> int:
         raise UserError("--private is about a repository; give --push USER/NAME, or leave it out")
     if args.force and args.push is not None:
         raise UserError("--force is about a folder; a push adds a commit and replaces nothing")
-
-    from tcformer.inference import load
-    from tcformer.inference.hub import push_to_hub, record_beside, save_pretrained
-
-    loaded = load(
-        args.model, args.checkpoint, ema=False if args.no_ema else None, input_size=args.input_size
-    )
-    record = args.record or record_beside(loaded.source)
-    given = {"record": record, "name": args.name, "licence": args.license}
-    for note in loaded.notes:
-        print(f"note: {note}.")
-    if record is None:
-        print("note: there is no record of the training, so the model card says nothing about it.")
-    if args.push is None:
-        folder = save_pretrained(loaded, args.folder, overwrite=args.force, **given)
-        print(
-            f"wrote {folder}: {loaded.name}, {loaded.num_classes} classes; it reads back the same"
-        )
-        print(f'timm.create_model("local-dir:{folder}", pretrained=True) loads it')
-        return 0
-    given = {key: value for key, value in given.items() if value is not None}
-    print(f"pushed {push_to_hub(loaded, args.push, private=args.private, **given)}")
-    return 0
+    return args
