@@ -43,7 +43,7 @@ class DigitScenesSource:
         else:
             draw = np.random.RandomState([_VAL_STREAM, index])
         size = self.size
-        picture = _canvas(draw, size)
+        picture = canvas(draw, size)
         labels = np.zeros((size, size), np.uint8)
         for _ in range(draw.randint(2, 4)):
             row = draw.randint(len(self.digits))
@@ -61,8 +61,16 @@ class DigitScenesSource:
         return Image.fromarray(picture.clip(0, 255).astype(np.uint8)), labels
 
 
-def _canvas(draw: np.random.RandomState, size: int) -> np.ndarray:
-    """A background, (size, size, 3) float64, 0 to 255."""
+def canvas(draw: np.random.RandomState, size: int) -> np.ndarray:
+    """A background: two darker colours mixed by smooth noise and stripes.
+
+    Args:
+        draw: where the random numbers come from.
+        size: side, in pixels.
+
+    Returns:
+        (size, size, 3) float64, 0 to 130 or so.
+    """
     cells = draw.randint(2, 7)
     noise = Image.fromarray(draw.uniform(0, 1, (cells, cells)).astype(np.float32))
     share = np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC), np.float64)

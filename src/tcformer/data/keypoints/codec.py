@@ -1,0 +1,221 @@
+"""Keypoints to heat maps and back, as one object, so that both sides always agree.
+
+* ``classic``: the published crop; the target's peak is at the nearest cell and cut to 13 x 13
+  cells; a heat map is read at its highest cell, moved a quarter of a cell to the higher neighbour
+  on each axis.
+* ``dark``: the published crop; the peak is where the keypoint is; the highest cell is refined by a
+  Newton step on the logarithm of the blurred map (Zhang et al., CVPR 2020).
+* ``udp``: columns 0 to W - 1 cover the box (Huang et al., CVPR 2020); the rest as ``dark``.
+
+The published TCFormer numbers are "classic".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tcformer.data.keypoints.crop import PADDING, Crop, crop_of_box
+from tcformer.errors import nearest
+
+METHODS = ("classic", "dark", "udp")
+_BLUR_RADIUS = 5  # an 11 x 11 kernel, whose usual sigma is 2, that of the target
+
+
+@dataclass(frozen=True)
+class HeatmapCodec:
+    """Encode keypoints as heat maps, decode heat maps as keypoints.
+
+    Args:
+        input_size: width and height of the network's input, in pixels.
+        heatmap_size: width and height of a heat map; a quarter of the input's for TCFormer.
+        sigma: spread of the target's peak, in cells.
+        method: one of `METHODS`; see the module.
+
+    Raises:
+        ValueError: an unknown method, or a size or sigma that is not above zero.
+    """
+
+    input_size: tuple[int, int]
+    heatmap_size: tuple[int, int]
+    sigma: float = 2.0
+    method: str = "classic"
+    exact: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            near = nearest(self.method, METHODS)
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(METHODS)}."
+            raise ValueError(f"there is no codec called {self.method!r}; {hint}")
+        sizes = (*self.input_size, *self.heatmap_size)
+        if min(sizes) < 2 or self.sigma <= 0:
+            raise ValueError(
+                f"a codec needs sides of two or more and a sigma above zero, not {sizes} and "
+                f"{self.sigma}"
+            )
+        object.__setattr__(self, "exact", self.method != "classic")
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether crops follow UDP's convention."""
+        return self.method == "udp"
+
+    def crop(self, box: np.ndarray, padding: float = PADDING) -> Crop:
+        """The rectangle that the network sees for a box (4,) of x, y, width, height."""
+        return crop_of_box(box, *self.input_size, padding=padding, unbiased=self.unbiased)
+
+    def to_cells(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 2) of the input, in cells of the heat map."""
+        end = 1 if self.unbiased else 0
+        inner = np.array(self.input_size, np.float64) - end
+        return points * ((np.array(self.heatmap_size, np.float64) - end) / inner)
+
+    def encode(self, points: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Targets of one person; section A.6 of the recipe, Gaussians of height one.
+
+        Args:
+            points: (K, 2) in pixels of the input; those of invisible keypoints do not matter.
+            visible: (K,) above zero where a keypoint is labelled.
+
+        Returns:
+            Heat maps (K, height, width) float32, and weights (K,) float32: 1 for a labelled
+            keypoint whose peak touches the map or just misses it (its centre may lie outside), as
+            published, else 0, and then the map is empty.
+        """
+        width, height = self.heatmap_size
+        reach = 3 * self.sigma
+        centre = self.to_cells(np.where(visible[:, None] > 0, points, 0.0))
+        cell = np.trunc(centre + 0.5)
+        if not self.exact:
+            centre = cell
+        touches = ((cell - reach < [width, height]) & (cell + reach + 1 >= 0)).all(axis=1)
+        weight = ((visible > 0) & touches).astype(np.float32)
+        axes = []
+        for axis, length in enumerate((width, height)):
+            far = np.arange(length) - centre[:, axis, None]
+            bell = np.exp(-(far**2) / (2 * self.sigma**2))
+            axes.append(bell if self.exact else np.where(np.abs(far) <= reach, bell, 0.0))
+        target = np.zeros((len(points), height, width), np.float32)
+        some = np.flatnonzero(weight)
+        # The product of both axes, in float64, only where it is not zero.
+        for k in some:
+            rows, columns = np.flatnonzero(axes[1][k]), np.flatnonzero(axes[0][k])
+            if len(rows) and len(columns):
+                place = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+                target[k][place] = np.outer(axes[1][k][place[0]], axes[0][k][place[1]])
+        return target, weight
+
+    def decode(self, heatmaps: Tensor, crops: Sequence[Crop]) -> tuple[np.ndarray, np.ndarray]:
+        """Keypoints in the photograph.
+
+        Args:
+            heatmaps: (B, K, height, width), any float dtype, on any device.
+            crops: B of them, those the inputs were cut with.
+
+        Returns:
+            Points (B, K, 2) float64 in pixels of the photographs, and scores (B, K) float64: the
+            height of each peak. Where a map has no value above zero the point is that of cell
+            (-1, -1), and the score says so by being zero or less.
+        """
+        cells, scores = self.peaks(heatmaps)
+        width, height = self.heatmap_size
+        points = [
+            crop.to_photograph(found, width, height)
+            for crop, found in zip(crops, cells.numpy(), strict=True)
+        ]
+        shape = (0, heatmaps.shape[1], 2)
+        return np.stack(points) if points else np.zeros(shape), scores.numpy()
+
+    def peaks(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each heat map is highest: cells (B, K, 2) as x, y, and heights (B, K), float64.
+
+        The first of equal cells counts, in reading order.
+        """
+        height, width = heatmaps.shape[2:]
+        if (width, height) != tuple(self.heatmap_size):
+            raise ValueError(
+                f"the heat maps measure {width} x {height}, but the codec is for "
+                f"{self.heatmap_size[0]} x {self.heatmap_size[1]}"
+            )
+        maps = heatmaps.detach().float().cpu()
+        scores, where = maps.flatten(2).max(dim=2)
+        # `max` need not return the first of several maxima, argmax of a mask's first one does.
+        where = (maps.flatten(2) == scores[..., None]).float().argmax(dim=2)
+        x, y = where % width, where // width
+        cells = torch.stack([x, y], dim=-1).double()
+        move = self._newton(maps, x, y) if self.exact else _quarter(maps, x, y)
+        some = (scores > 0)[..., None]
+        return torch.where(some, cells + move, -torch.ones_like(cells)), scores.double()
+
+    def average_with_mirrored(
+        self, heatmaps: Tensor, of_mirrored: Tensor, mirror: Tensor
+    ) -> Tensor:
+        """The flip test: the mean of two passes, the second over mirrored inputs.
+
+        Args:
+            heatmaps: (B, K, height, width).
+            of_mirrored: the same for the mirrored inputs.
+            mirror: (K,) int64, `Layout.mirror`.
+
+        Without UDP a keypoint at cell x of the input is found at x - 3/4 in the map that is
+        mirrored back; moving that map by one column leaves a quarter.
+        """
+        back = of_mirrored[:, mirror.to(of_mirrored.device)].flip(-1)
+        if not self.unbiased:
+            back = torch.cat([back[..., :1], back[..., :-1]], dim=-1)
+        return (heatmaps + back) * 0.5
+
+    def _newton(self, maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """From the highest cell to the top of the Gaussian through its neighbours, in cells."""
+        log = _blurred(maps).clamp(min=1e-10).log().double()
+        height, width = log.shape[-2:]
+        inside = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
+        cx, cy = x.clamp(1, width - 2), y.clamp(1, height - 2)
+        flat = log.flatten(2)
+
+        def at(dx: int, dy: int) -> Tensor:
+            index = (cy + dy) * width + cx + dx
+            return flat.gather(2, index[..., None])[..., 0]
+
+        middle = at(0, 0)
+        gx, gy = (at(1, 0) - at(-1, 0)) / 2, (at(0, 1) - at(0, -1)) / 2
+        hxx = at(1, 0) - 2 * middle + at(-1, 0)
+        hyy = at(0, 1) - 2 * middle + at(0, -1)
+        hxy = (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / 4
+        det = hxx * hyy - hxy**2
+        hill = inside & (det > 0) & (hxx < 0)  # elsewhere a step would lead downhill or away
+        det = torch.where(hill, det, torch.ones_like(det))
+        move = torch.stack([(hxy * gy - hyy * gx) / det, (hxy * gx - hxx * gy) / det], dim=-1)
+        # The blurred map may be highest in a neighbouring cell; further away it says nothing.
+        near = hill[..., None] & (move.abs() <= 1.5).all(dim=-1, keepdim=True)
+        return torch.where(near, move, torch.zeros_like(move))
+
+
+def _quarter(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """A quarter of a cell towards the higher neighbour; nothing near the border, as published."""
+    height, width = maps.shape[-2:]
+    inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
+    cx, cy = x.clamp(1, width - 2), y.clamp(1, height - 2)
+    flat = maps.flatten(2)
+
+    def at(dx: int, dy: int) -> Tensor:
+        return flat.gather(2, ((cy + dy) * width + cx + dx)[..., None])[..., 0]
+
+    move = torch.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], dim=-1).sign().double() / 4
+    return torch.where(inside[..., None], move, torch.zeros_like(move))
+
+
+def _blurred(maps: Tensor) -> Tensor:
+    """Smoothed by a Gaussian of sigma 2, zeros beyond the border."""
+    far = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, dtype=torch.float64)
+    bell = torch.exp(-(far**2) / 8)
+    kernel = (bell / bell.sum()).float()
+    flat = maps.flatten(0, 1)[:, None]
+    flat = F.conv2d(flat, kernel[None, None, None, :], padding=(0, _BLUR_RADIUS))
+    flat = F.conv2d(flat, kernel[None, None, :, None], padding=(_BLUR_RADIUS, 0))
+    return flat[:, 0].view_as(maps)

@@ -1,0 +1,141 @@
+"""People cut out of photographs, with heat maps as targets: the data set and its batches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tcformer.data.dataset import Item
+from tcformer.data.decode import UnreadableImageError
+from tcformer.data.keypoints.augment import Pose, PoseAugmentation
+from tcformer.data.keypoints.codec import HeatmapCodec
+from tcformer.data.keypoints.crop import Crop, after_mirroring, warp
+from tcformer.data.keypoints.people import KeypointSource, Subject, WflwSource, WholeBodySource
+from tcformer.data.keypoints.sticks import SticksSource
+from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from tcformer.errors import UserError, nearest
+
+KEYPOINT_SETS = ("COCO-WholeBody", "WFLW", "sticks")
+
+
+class KeypointBatch(NamedTuple):
+    """A batch of people."""
+
+    images: Tensor  # (B, 3, H, W) float32, normalised
+    targets: Tensor  # (B, K, h, w) float32; (B, 0) in evaluation
+    weights: Tensor  # (B, K) float32; (B, 0) in evaluation
+    indices: Tensor  # (B,) int64, positions in the data set
+    num_corrupt: int  # people left out because their photograph could not be read
+
+
+def stacked(items: list[Item], num_corrupt: int) -> KeypointBatch:
+    """Batch of items."""
+    targets, weights = zip(*(item.target for item in items), strict=True)
+    return KeypointBatch(
+        torch.stack([item.image for item in items]),
+        torch.stack(targets),
+        torch.stack(weights),
+        torch.tensor([item.position for item in items], dtype=torch.int64),
+        num_corrupt,
+    )
+
+
+class KeypointDataset(Dataset):
+    """Cut people out of photographs.
+
+    Args:
+        source: photographs and people.
+        codec: makes the crop and, in training, the targets.
+        augmentation: how people are varied; None gives them as they are, without targets.
+        skip_corrupt: whether what cannot be read becomes an `Item` without image, or a UserError.
+    """
+
+    def __init__(
+        self,
+        source: KeypointSource,
+        codec: HeatmapCodec,
+        augmentation: PoseAugmentation | None,
+        *,
+        skip_corrupt: bool = False,
+    ) -> None:
+        self.source, self.codec, self.augmentation = source, codec, augmentation
+        self.skip_corrupt = skip_corrupt
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def describe(self, index: int) -> str:
+        """The file of person `index`."""
+        return self.source.describe(index)
+
+    def crop(self, subject: Subject) -> Crop:
+        """Where the network looks for a person that is not varied."""
+        return self.codec.crop(subject.box, self.source.padding)
+
+    def __getitem__(self, index: int) -> Item:
+        subject = self.source.subject(index)
+        try:
+            image = self.source.read(index)
+        except (UnreadableImageError, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            if self.skip_corrupt:
+                return Item(None, -1, index, reason)
+            raise UserError(
+                f"Cannot read the image {self.describe(index)}: {reason}; replace the file, or "
+                "pass --skip-corrupt to leave such images out and count them."
+            ) from None
+        crop = self.crop(subject)
+        nothing = torch.zeros(0)
+        if self.augmentation is None:
+            return Item(cut(image, crop, self.codec), (nothing, nothing), index)
+        width, height = self.codec.input_size
+        pose = Pose(crop, subject.points, subject.visible)
+        pose, flip = self.augmentation(pose, image.width, self.source.layout, width / height)
+        pixels = cut(image, pose.crop, self.codec, flip=flip)
+        points = pose.crop.to_input(pose.points, width, height)
+        target, weight = self.codec.encode(points, pose.visible)
+        return Item(pixels, (torch.from_numpy(target), torch.from_numpy(weight)), index)
+
+
+def cut(image: Image.Image, crop: Crop, codec: HeatmapCodec, *, flip: bool = False) -> Tensor:
+    """The network's input: (3, H, W) float32, normalised; black outside of the photograph.
+
+    Args:
+        image: RGB.
+        crop: where to look, in the mirrored photograph if `flip`.
+        codec: knows the input's size.
+        flip: mirror the photograph first.
+    """
+    width, height = codec.input_size
+    matrix = crop.matrix(width, height)
+    if flip:
+        matrix = after_mirroring(matrix, image.width)
+    pixels = warp(torch.from_numpy(np.array(image)), matrix, width, height)
+    mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
+    std = torch.tensor(IMAGENET_STD)[:, None, None]
+    return pixels.div_(255).sub_(mean).div_(std)
+
+
+def build_keypoint_source(data_set: str, data_path: str, split: str, boxes: str) -> KeypointSource:
+    """The photographs and people that the options name.
+
+    Raises:
+        UserError: no such set, or its files are missing or wrong.
+    """
+    if data_set not in KEYPOINT_SETS:
+        near = nearest(data_set, KEYPOINT_SETS)
+        raise UserError(
+            f"--data-set {data_set} has no keypoints"
+            + (f" (did you mean {near}?)" if near else "")
+            + f": for pose use one of {', '.join(KEYPOINT_SETS)}."
+        )
+    if data_set == "COCO-WholeBody":
+        return WholeBodySource(data_path, split, boxes)
+    if boxes:
+        raise UserError(f"--boxes is about COCO-WholeBody and would do nothing with {data_set}.")
+    return WflwSource(data_path, split) if data_set == "WFLW" else SticksSource(split)

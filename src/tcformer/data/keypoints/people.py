@@ -1,0 +1,322 @@
+"""Who is in which photograph: people of COCO-WholeBody, faces of WFLW."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from tcformer.data.decode import decode_pil
+from tcformer.data.folder import PathList, require_folder
+from tcformer.data.keypoints import Layout, layout
+from tcformer.data.keypoints.annotations import (
+    Truth,
+    check_number,
+    check_numbers,
+    check_whole,
+    points_of,
+    read_json,
+    read_truth,
+)
+from tcformer.errors import UserError
+
+DETECTIONS = "COCO_val2017_detections_AP_H_56_person.json"
+"""The person boxes of published results, by the name under which they are given out."""
+
+
+class Subject(NamedTuple):
+    """One person or face to look for."""
+
+    image_id: int
+    number: int  # id of the annotation, or position of the detected box
+    box: np.ndarray  # (4,) float64: x, y, width, height
+    points: np.ndarray  # (K, 2) float64, pixels; zeros for a detected box
+    visible: np.ndarray  # (K,) float64, above zero where labelled
+    score: float  # of the box; 1 for an annotated one
+
+
+class KeypointSource(Protocol):
+    """Where photographs and the people in them come from."""
+
+    layout: Layout
+    truth: Truth | None  # the annotations to evaluate against; None if the subjects hold them
+    padding: float  # factor between a subject's box and what the network sees
+
+    def __len__(self) -> int: ...
+
+    def subject(self, index: int) -> Subject:
+        """One person or face."""
+        ...
+
+    def read(self, index: int) -> Image.Image:
+        """Its photograph, RGB.
+
+        Raises:
+            OSError, UnreadableImageError: it cannot be read.
+        """
+        ...
+
+    def describe(self, index: int) -> str:
+        """The file that a person would look for."""
+        ...
+
+
+class _Files:
+    """Subjects in files, packed into arrays, which worker processes share."""
+
+    padding = 1.25
+
+    def __init__(
+        self, kind: Layout, folder: Path, names: Mapping[int, str], subjects: Sequence[Subject]
+    ) -> None:
+        self.layout = kind
+        self.truth: Truth | None = None
+        ids = sorted({s.image_id for s in subjects})
+        position = {image: i for i, image in enumerate(ids)}
+        self.files = PathList([str(folder / names[image]) for image in ids], [0] * len(ids))
+        self._file = np.array([position[s.image_id] for s in subjects], np.int64)
+        self._ids = np.array([(s.image_id, s.number) for s in subjects], np.int64).reshape(-1, 2)
+        self._boxes = np.array([s.box for s in subjects], np.float64).reshape(-1, 4)
+        self._scores = np.array([s.score for s in subjects], np.float64)
+        # float32 holds a thousandth of a pixel, in half of the memory.
+        self._points = np.zeros((len(subjects), len(kind), 3), np.float32)
+        for row, subject in zip(self._points, subjects, strict=True):
+            row[:, :2], row[:, 2] = subject.points, subject.visible
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def subject(self, index: int) -> Subject:
+        """One person or face."""
+        points = self._points[index].astype(np.float64)
+        image, number = (int(i) for i in self._ids[index])
+        score = float(self._scores[index])
+        return Subject(image, number, self._boxes[index], points[:, :2], points[:, 2], score)
+
+    def describe(self, index: int) -> str:
+        """The photograph's path."""
+        return self.files[int(self._file[index])]
+
+    def read(self, index: int) -> Image.Image:
+        """The photograph, RGB."""
+        return decode_pil(Path(self.describe(index)).read_bytes())
+
+
+class WholeBodySource(_Files):
+    """People of COCO 2017 with COCO-WholeBody's 133 keypoints.
+
+    Below the data path lie `annotations/coco_wholebody_{train,val}_v1.0.json` and the photographs
+    in `train2017/` and `val2017/` (or these two in `images/`).
+
+    Args:
+        data_path: the folder.
+        split: "train" or "val".
+        boxes: who is looked for in "val": "truth" for the annotated people, or a file of detected
+            boxes (`bbox`, `image_id`, `score`, `category_id` 1); empty for the published one, in
+            `person_detection_results/` or the data path itself.
+
+    Raises:
+        UserError: a file or folder is missing or wrong.
+    """
+
+    def __init__(self, data_path: str, split: str, boxes: str = "") -> None:
+        root = require_folder(
+            data_path, "COCO's folder, which holds annotations/, train2017/ and val2017/"
+        )
+        notes = root / "annotations" / f"coco_wholebody_{split}_v1.0.json"
+        truth = read_truth(notes)
+        if truth.kind.name != "coco_wholebody" or len(truth.parts) < len(truth.kind.parts):
+            raise UserError(
+                f"{notes} holds COCO's keypoints without feet, face and hands; give the file of "
+                "COCO-WholeBody."
+            )
+        names, sizes = _images(notes, truth)
+        folder = _first_folder(root / f"{split}2017", root / "images" / f"{split}2017")
+        kind = layout("coco_wholebody")
+        if split == "train" or boxes == "truth":
+            subjects = _annotated(truth, sizes)
+        else:
+            subjects = _detected(_boxes_file(root, boxes), set(truth.images), kind)
+        if not subjects:
+            raise UserError(f"{notes} has nobody with a labelled body keypoint to look for.")
+        super().__init__(kind, folder, names, subjects)
+        self.truth = None if split == "train" else truth
+
+
+class WflwSource(_Files):
+    """Faces of WFLW with 98 landmarks; a face is cut out by its landmarks, as published.
+
+    Below the data path lie either MMPose's conversion, `annotations/face_landmarks_wflw_{train,
+    test}.json` and `images/`, or the set as its authors give it out, the lists of 98 points in
+    `WFLW_annotations/list_98pt_rect_attr_train_test/` and `WFLW_images/`. Only the lists name the
+    subsets of the test faces.
+
+    Raises:
+        UserError: a file or folder is missing or wrong.
+    """
+
+    def __init__(self, data_path: str, split: str) -> None:
+        root = require_folder(data_path, "WFLW's folder (docs/pose.md shows its two layouts)")
+        name = "train" if split == "train" else "test"
+        converted = root / "annotations" / f"face_landmarks_wflw_{name}.json"
+        listed = (
+            root
+            / "WFLW_annotations"
+            / "list_98pt_rect_attr_train_test"
+            / f"list_98pt_rect_attr_{name}.txt"
+        )
+        if converted.is_file() or not listed.is_file():
+            truth = read_truth(converted)
+            names, _ = _images(converted, truth)
+            folder = _first_folder(root / "images")
+        else:
+            truth, names = read_wflw_list(listed)
+            folder = _first_folder(root / "WFLW_images")
+        if truth.kind.name != "wflw":
+            raise UserError(f"{truth.path} does not hold the 98 landmarks of WFLW.")
+        subjects = [_face(note) for note in truth.annotations if not note.get("iscrowd", 0)]
+        super().__init__(layout("wflw"), folder, names, subjects)
+        self.truth = None if split == "train" else truth
+
+
+def read_wflw_list(path: Path) -> tuple[Truth, dict[int, str]]:
+    """A list of WFLW's authors: a line is 196 coordinates, a box, six attributes and a file name.
+
+    Returns:
+        The faces, whose ids are the numbers of their lines, from 1; and the files by image id.
+
+    Raises:
+        UserError: the file cannot be read, or a line is wrong.
+    """
+    kind = layout("wflw")
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    images: dict[str, int] = {}
+    notes = []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"line {number} of {path}"
+        if len(words) != 207:
+            raise UserError(f"{where} has {len(words)} fields, but 207 are meant.")
+        try:
+            values = [float(word) for word in words[:206]]
+        except ValueError:
+            raise UserError(f"{where} has words where numbers are meant.") from None
+        if not np.isfinite(values).all() or not set(values[200:]) <= {0.0, 1.0}:
+            raise UserError(f"{where} has numbers that are not finite, or attributes beyond 0, 1.")
+        image = images.setdefault(words[206], len(images) + 1)
+        points = np.array(values[:196]).reshape(-1, 2)
+        keypoints = np.concatenate([points, np.ones((len(kind), 1))], axis=1).ravel().tolist()
+        notes.append(
+            {
+                "id": number,
+                "image_id": image,
+                "keypoints": keypoints,
+                "attributes": [int(v) for v in values[200:]],
+            }
+        )
+    if not notes:
+        raise UserError(f"{path} lists no faces.")
+    truth = Truth(str(path), kind, ("face",), tuple(images.values()), tuple(notes))
+    return truth, {image: name for name, image in images.items()}
+
+
+def all_points(note: Mapping[str, Any], kind: Layout) -> np.ndarray:
+    """(K, 3) float64: the keypoints of all parts of an annotation, in order."""
+    return np.concatenate([points_of(note, field) for field in kind.fields.values()])
+
+
+def _annotated(truth: Truth, sizes: Mapping[int, tuple[int, int]]) -> list[Subject]:
+    """The people that the published code trains on: not crowds, with a box and body keypoints."""
+    subjects = []
+    for note in truth.annotations:
+        width, height = sizes[note["image_id"]]
+        x, y, w, h = (float(v) for v in note["bbox"])
+        x0, y0 = max(0.0, x), max(0.0, y)
+        x1, y1 = min(width - 1.0, x0 + max(0.0, w)), min(height - 1.0, y0 + max(0.0, h))
+        body = note[truth.kind.fields["body"]]
+        if note.get("iscrowd", 0) or note["area"] <= 0 or x1 <= x0 or y1 <= y0 or max(body) == 0:
+            continue
+        points = all_points(note, truth.kind)
+        box = np.array([x0, y0, x1 - x0, y1 - y0])
+        subjects.append(
+            Subject(note["image_id"], note["id"], box, points[:, :2], points[:, 2], 1.0)
+        )
+    return subjects
+
+
+def _detected(path: Path, images: set[int], kind: Layout) -> list[Subject]:
+    """The boxes of a detector's file."""
+    content = read_json(path, "a file of detected boxes")
+    if not isinstance(content, list):
+        raise UserError(f"{path} needs a list with one entry a box.")
+    nothing = np.zeros((len(kind), 2)), np.zeros(len(kind))
+    subjects = []
+    for number, entry in enumerate(content):
+        where = f"box {number} of {path}"
+        if check_whole(entry, "category_id", where) != 1:
+            continue
+        image = check_whole(entry, "image_id", where)
+        if image not in images:
+            raise UserError(f"{where} is on image {image}, which the annotations do not list.")
+        check_numbers(entry, "bbox", 4, where)
+        box = np.array(entry["bbox"], np.float64)
+        score = check_number(entry, "score", where)
+        if score < 0 or (box[2:] <= 0).any():
+            continue
+        subjects.append(Subject(image, number, box, *nothing, score))
+    if not subjects:
+        raise UserError(f"{path} holds no person's box.")
+    return subjects
+
+
+def _face(note: Mapping[str, Any]) -> Subject:
+    """A square around the landmarks, of whole pixels."""
+    points = points_of(note, "keypoints")
+    low, high = np.floor(points[:, :2].min(0)), np.ceil(points[:, :2].max(0))
+    side = max(float((high - low).max()), 1.0)
+    box = np.array([*((low + high) / 2 - side / 2), side, side])
+    return Subject(note["image_id"], note["id"], box, points[:, :2], points[:, 2], 1.0)
+
+
+def _images(path: Path, truth: Truth) -> tuple[dict[int, str], dict[int, tuple[int, int]]]:
+    """File names and sizes of the images of an annotation file."""
+    names, sizes = {}, {}
+    for number, image in enumerate(truth.image_entries):
+        where = f"image {number} of {path}"
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name or os.path.isabs(name) or ".." in Path(name).parts:
+            raise UserError(f"{where}: `file_name` is {name!r}, not a name below its folder.")
+        names[image["id"]] = name
+        sizes[image["id"]] = (
+            check_whole(image, "width", where),
+            check_whole(image, "height", where),
+        )
+    return names, sizes
+
+
+def _boxes_file(root: Path, boxes: str) -> Path:
+    if boxes:
+        return Path(boxes)
+    for folder in (root / "person_detection_results", root / "annotations", root):
+        if (folder / DETECTIONS).is_file():
+            return folder / DETECTIONS
+    raise UserError(
+        f"{DETECTIONS} is not in {root / 'person_detection_results'}: fetch it, name another file "
+        "of boxes with --boxes FILE, or look for the annotated people with --boxes truth."
+    )
+
+
+def _first_folder(*folders: Path) -> Path:
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise UserError(f"The folder {folders[0]}, which should hold the photographs, is missing.")
