@@ -51,7 +51,7 @@ def test_help_imports_no_torch(args):
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_a_module_with_the_same_line(verb):
-    module = importlib.import_module(f"tcformer.cli.{verb}")
+    module = importlib.import_module(f"tcformer.cli.{verb.replace('-', '_')}")
     assert cli.VERBS[verb] == module.HELP
     assert callable(module.main)
 

@@ -8,6 +8,7 @@ README.md is the business of test_readme.py.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import pytest
 from pages import PAGES, ROOT, blocks, commands, image_folder, stand_in, stand_in_for_srun
+from people import make_annotations, make_coco, perfect
 
 from tcformer import cli
 
@@ -27,6 +29,12 @@ TEXTS = {page.name: page.read_text() for page in PAGES if page.name != "README.m
 TINY = (
     "--model tcformer_nano --input-size 32 --batch-size 2 --epochs 1 --num_workers 0 --amp off "
     "--device cpu --threads 1"
+)
+
+
+PERSON = (
+    "--model tcformer_nano --crop-size 64 48 --batch-size 2 --num_workers 0 --device cpu "
+    "--threads 1 --neck-channels 16 --neck-heads 2 --epochs 1 --sched cosine --decay-milestones"
 )
 
 
@@ -78,6 +86,12 @@ WAYS: dict[str, Run | Read | Left] = {
         "--epochs 1 --warmup-epochs 0 --steps-per-epoch 1 --batch-size 2 --threads 1"
     ),
     r"tcformer evaluate runs/": Run(),
+    r"tcformer train configs/pose/sticks.py$": Run(
+        "--epochs 1 --warmup-steps 0 --batch-size 512 --crop-size 32 32 --threads 1"
+    ),
+    r"(tcformer evaluate|(sh )?dist_train.sh) configs/wholebody/": Run(f"{PERSON} --boxes truth"),
+    r"(sh )?dist_train.sh configs/wflw/": Left("`tasks/pose/test_faces.py::test_a_run` runs it"),
+    r"tcformer (pose|evaluate-keypoints) ": Run(),
     r"tcformer (train|evaluate) ": Run(TINY),
     r"torchrun .* -m tcformer train ": Run(f"{TINY} --dry-run"),
     r"(sh )?dist_train.sh configs/segmentation/ade20k": Run(
@@ -152,6 +166,8 @@ class Desk:
             path.parent.mkdir(parents=True, exist_ok=True)
             if word.endswith((".png", ".jpg", ".jpeg", ".webp")):
                 picture(path)
+            elif word.startswith(("tcformer_mta", "pose.")):
+                pose_weights(path)
             elif word.endswith((".pth", ".safetensors")):
                 weights(path)
             elif word.endswith("/config.json"):
@@ -163,6 +179,14 @@ class Desk:
                 picture(path / "1.png")
             elif word == "images":
                 image_folder(path)
+            elif word == "COCO":
+                make_coco(path)
+            elif word in ("annotations.json", "keypoints.json"):
+                content = make_annotations()
+                path.write_text(json.dumps(content if word < "b" else perfect(content)))
+            elif word == "boxes.json":
+                box = {"file_name": "photo.jpg", "bbox": [4, 4, 40, 56]}
+                path.write_text(json.dumps([box]))
             elif word == "ADEChallengeData2016":
                 challenge(path)
 
@@ -216,6 +240,23 @@ def weights(path: Path, model: str = "tcformer_nano", num_classes: int = 2) -> N
         torch.save({"model": network.state_dict()}, path)
     else:
         save_weights(network, path)
+
+
+def pose_weights(path: Path) -> None:
+    import torch
+
+    from tcformer.models import create_model
+    from tcformer.models.checkpoints import save_weights
+    from tcformer.models.pose import TopDownPose
+
+    torch.manual_seed(0)
+    backbone = create_model("tcformer_nano", num_classes=0)
+    network = TopDownPose(backbone, 133, neck_channels=16, neck_heads=2)
+    if path.suffix == ".pth":
+        torch.save({"state_dict": network.state_dict()}, path)
+    else:
+        about = {"task": "pose", "crop_size": "64x48", "neck_heads": "2"}
+        save_weights(network.state_dict(), path, about)
 
 
 def finished_run(folder: Path, place: Path) -> None:

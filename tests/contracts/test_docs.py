@@ -119,7 +119,7 @@ def test_every_option_is_explained():
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_option_of_every_verb_is_in_its_help(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    importlib.import_module(f"tcformer.cli.{verb}")
+    importlib.import_module(f"tcformer.cli.{verb.replace('-', '_')}")
     assert cli.main([verb, "--help"]) == 0
     text = capsys.readouterr().out
     # Some words beside each option: a bare name explains nothing.

@@ -351,14 +351,17 @@ def test_every_field_is_read_by_a_run(tmp_path, monkeypatch):
                          "epoch_facts", "save_weights"):  # fmt: skip
                 setattr(self, name, getattr(toy, name))
 
-    monkeypatch.setattr(runner, "ClassificationTask", Small)
+    monkeypatch.setitem(runner._TASKS, "classification", Small)
     common = {
         "model": "tcformer_nano", "data_set": "digits", "input_size": 32, "batch_size": 4,
         "num_workers": 0, "epochs": 1, "device": "cpu", "threads": 1,
     }  # fmt: skip
     runner.run(Watched(**common, output_dir=str(tmp_path), ema=True, ema_decay=0.5))
-    # A dry run of the other task reads what is only for that.
+    # Dry runs of the other tasks read what is only for them.
     segments = {**common, "task": "segmentation", "neck_channels": 8, "head_channels": 8}
     runner.run(Watched(**segments, neck_heads=2, dry_run=True))
+    pose = {"task": "pose", "data_set": "sticks", "crop_size": (32, 32), "neck_channels": 8}
+    less = {k: v for k, v in common.items() if k != "input_size"}
+    runner.run(Watched(**{**less, **pose}, neck_heads=2, dry_run=True))
     refused = {"use_mcloader", "cache_mode", "resplit", "patience_epochs"}
     assert names - reads == refused

@@ -27,6 +27,7 @@ class ToyTask:
     """Regress noise with an MLP with dropout; `losses` keeps every loss, `stop_at` interrupts."""
 
     metric = "acc1"
+    lower_is_better = False
 
     def __init__(self, cfg: TrainConfig, steps: int = 5, stop_at: int | None = None) -> None:
         ckpt.seed_everything(cfg.seed, 0)

@@ -22,6 +22,8 @@ VERBS = {
     "train": "train a network from a configuration file",
     "evaluate": "measure a checkpoint on a validation set",
     "predict": "say what is in images: the most probable classes",
+    "pose": "find the keypoints of people in pictures and videos, and draw them",
+    "evaluate-keypoints": "measure a file of keypoints against annotations: AP, or a face's error",
     "show": "draw the tokens of images, stage by stage",
     "serve": "look at tokens in a browser: a local page that needs no network",
     "convert": "turn checkpoints into safetensors and back",
@@ -138,7 +140,8 @@ def _run_verb(verb: str, rest: list[str]) -> int:
     # Large pages for large tensors (Linux); torch looks this up when it first allocates. On 2 cores
     # a forward pass of 8 images took 18 to 33 % less time, our models' and timm's alike.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    run: Callable[[list[str]], int] = importlib.import_module(f"tcformer.cli.{verb}").main
+    module = f"tcformer.cli.{verb.replace('-', '_')}"
+    run: Callable[[list[str]], int] = importlib.import_module(module).main
     try:
         return run(rest)
     except SystemExit as leaving:  # argument parsers leave this way, after --help as well

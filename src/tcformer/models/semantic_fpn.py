@@ -113,7 +113,8 @@ class SemanticFPN(nn.Module):
         backbone: a network with `forward_tokens`; its classifier must have been left out
             (`num_classes=0`).
         num_classes: classes to score.
-        neck_channels, neck_heads, reduction: of the neck, see :class:`~tcformer.models.MTA`.
+        neck_channels, neck_heads, neck_mlp_ratio, reduction: of the neck, see
+            :class:`~tcformer.models.MTA`.
         channels: inside the head.
         dropout: before the scores.
 
@@ -128,6 +129,7 @@ class SemanticFPN(nn.Module):
         *,
         neck_channels: int = 256,
         neck_heads: int = 4,
+        neck_mlp_ratio: float = 4.0,
         reduction: str = "cluster_norm",
         channels: int = 128,
         dropout: float = 0.1,
@@ -146,7 +148,12 @@ class SemanticFPN(nn.Module):
         self.backbone = backbone
         widths = [info["num_chs"] for info in cast("TCFormer", backbone).feature_info]
         self.neck = MTA(
-            widths, neck_channels, len(widths), num_heads=neck_heads, reduction=reduction
+            widths,
+            neck_channels,
+            len(widths),
+            num_heads=neck_heads,
+            mlp_ratios=neck_mlp_ratio,
+            reduction=reduction,
         )
         self.decode_head = SemanticFPNHead(
             neck_channels, num_classes, channels, len(widths), dropout

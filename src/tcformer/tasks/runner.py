@@ -15,6 +15,7 @@ from tcformer.files import safe_torch_load
 from tcformer.models.checkpoints import read_checkpoint
 from tcformer.models.merging import merging_of, recorded_merging
 from tcformer.tasks.classification.task import ClassificationTask
+from tcformer.tasks.pose.task import PoseTask
 from tcformer.tasks.segmentation.task import SegmentationTask
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.config import TrainConfig, check
@@ -29,7 +30,12 @@ from tcformer.training.metrics import MetricLogger, OnProgress
 from tcformer.training.optim import build_precision
 from tcformer.training.record import RunRecord, closing
 
-AnyTask = ClassificationTask | SegmentationTask
+AnyTask = ClassificationTask | SegmentationTask | PoseTask
+_TASKS: dict[str, type[AnyTask]] = {
+    "classification": ClassificationTask,
+    "segmentation": SegmentationTask,
+    "pose": PoseTask,
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class RunResult:
 
 
 def _build_task(cfg: TrainConfig, world: World) -> AnyTask:
-    return (SegmentationTask if cfg.task == "segmentation" else ClassificationTask)(cfg, world)
+    return _TASKS[cfg.task](cfg, world)
 
 
 def run(

@@ -25,7 +25,7 @@ class TrainConfig:
 
     # Task
     task: str = "classification"
-    """What is trained: classification, or segmentation (a class for each pixel)."""
+    """What is trained: classification, segmentation (a class for each pixel), pose (keypoints)."""
 
     # Model
     model: str = "tcformer"
@@ -60,7 +60,7 @@ class TrainConfig:
     """Folder that holds the data (ImageFolder: train/ and val/ with one folder a class)."""
     data_set: str = "IMNET"
     """IMNET (an ImageFolder), CIFAR (100 classes), CIFAR10, INAT, INAT19, digits, fake, timm:X;
-    for segmentation ADE20K or digits."""
+    for segmentation ADE20K or digits; for pose COCO-WholeBody, WFLW or sticks."""
     inat_category: str = "name"
     """Label of INAT*: kingdom, phylum, class, order, supercategory, family, genus, name."""
     batch_size: int = 128
@@ -112,19 +112,43 @@ class TrainConfig:
     mixup_mode: Literal["batch", "pair", "elem"] = "batch"
     """Whether lambda is drawn per batch, per pair or per image."""
 
-    # Segmentation
+    # Segmentation and pose
     neck_channels: int = 256
     """Channels of the maps of the neck (MTA); a multiple of --neck-heads."""
     neck_heads: int = 4
     """Attention heads of the neck."""
     neck_reduction: str = "cluster_norm"
     """Keys of the neck's attention: conv, pool, cluster, cluster_linear, cluster_norm."""
+    neck_mlp_ratio: float = 4.0
+    """Hidden width of the neck's MLPs over its channels."""
+
+    # Segmentation
     head_channels: int = 128
     """Channels inside the head."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Least and greatest factor by which a training image is resized before it is cropped."""
     steps_per_epoch: int = 0
     """Training steps that count as an epoch; 0 is one pass over the images."""
+
+    # Pose
+    crop_size: tuple[int, int] = (256, 192)
+    """Height and width of the network's input, pixels; multiples of 4."""
+    codec: Literal["classic", "dark", "udp"] = "classic"
+    """Keypoints to heat maps and back: as published, or with exact peaks (DARK, UDP)."""
+    heatmap_sigma: float = 2.0
+    """Spread of a peak, in cells of the heat map (4 pixels)."""
+    boxes: str = ""
+    """People to look for in evaluation: a file of boxes, or truth; empty is the published file."""
+    flip_test: bool = True
+    """In evaluation, average the heat maps with those of the mirrored person."""
+    shift_prob: float = 0.3
+    """Probability that a person's box is moved in training, 0 to 1."""
+    half_body_prob: float = 0.3
+    """Probability of looking at half a person in training, 0 to 1."""
+    scale_spread: float = 0.5
+    """Standard deviation of the box's size factor in training; cut to 1 -+ this."""
+    rotation: float = 40.0
+    """Standard deviation of the rotation in training, degrees; cut to twice this."""
 
     # Optimisation
     epochs: int = 300
@@ -141,6 +165,8 @@ class TrainConfig:
     """Momentum of SGD-like optimisers."""
     weight_decay: float = 0.05
     """Weight decay, on parameters of two or more dimensions that are not biases."""
+    decay_all: bool = False
+    """Decay biases and norms as well, as the published pose models do."""
     clip_grad: float | None = None
     """Greatest norm of the gradient; None does not clip."""
     accum: int = 1
@@ -153,6 +179,8 @@ class TrainConfig:
     """Learning rate the warm-up starts from (not scaled)."""
     warmup_epochs: int = 5
     """Epochs of linear warm-up; it does not shift the cosine."""
+    warmup_steps: int = 0
+    """Steps, over all epochs, in which the rate rises from a thousandth of what it would be."""
     min_lr: float = 1e-5
     """Learning rate the schedule ends at (not scaled)."""
     lr_noise: tuple[float, ...] | None = None
@@ -163,8 +191,10 @@ class TrainConfig:
     """Standard deviation of the noise, as a share of the learning rate."""
     decay_epochs: float = 30
     """Epochs between two decays of --sched step."""
+    decay_milestones: tuple[int, ...] = ()
+    """Epochs (0-based) from which on --sched multistep decays."""
     decay_rate: float = 0.1
-    """Factor of each decay of --sched step, power of --sched poly (--dr is the same)."""
+    """Factor of a decay of --sched step and multistep, power of --sched poly (also --dr)."""
     skip_nonfinite: int = 0
     """Updates with an infinite or NaN loss or gradient to leave out before the run stops at one."""
     cooldown_epochs: int = 0
@@ -282,7 +312,8 @@ def _check_ranges(cfg: TrainConfig) -> None:
         "cooldown_epochs": 0, "threads": 0, "world_size": 1,
         "eval_every": 1, "save_every": 0, "save_steps": 0, "lr_noise_pct": 0, "lr_noise_std": 0,
         "decay_epochs": 0, "seed": 0, "neck_channels": 1, "neck_heads": 1, "head_channels": 1,
-        "steps_per_epoch": 0, "skip_nonfinite": 0, "keep_last": 0,
+        "steps_per_epoch": 0, "skip_nonfinite": 0, "keep_last": 0, "neck_mlp_ratio": 0.01,
+        "warmup_steps": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if getattr(cfg, name) < least:
@@ -306,38 +337,54 @@ def _check_ranges(cfg: TrainConfig) -> None:
         raise UserError(f"--lr-noise takes one or two numbers, not {len(cfg.lr_noise)}.")
     if cfg.keep_last and not cfg.save_every:
         raise UserError("--keep-last does nothing with --save-every 0, which keeps none of them.")
+    multistep = cfg.sched == "multistep"
+    if multistep != bool(cfg.decay_milestones):
+        raise UserError(
+            "--sched multistep needs --decay-milestones, the epochs at which it decays."
+            if multistep
+            else f"--decay-milestones does nothing with --sched {cfg.sched}; leave it out."
+        )
     if cfg.ema_decay != TrainConfig.ema_decay and not cfg.ema:
         raise UserError("--ema-decay does nothing without --ema; add it or leave both out.")
 
 
-# Options of one task alone, and the values besides the default that say "not at all".
-_ONLY: dict[str, dict[str, tuple[object, ...]]] = {
-    "classification": {
+# Options of some tasks alone, and the values besides the default that say "not at all".
+_ONLY: dict[tuple[str, ...], dict[str, tuple[object, ...]]] = {
+    ("classification",): {
         "in_chans": (), "inat_category": (), "decoder": (), "repeated_aug": (), "aa": (None,),
         "train_interpolation": (), "reprob": (0,), "remode": (), "recount": (), "smoothing": (0,),
         "mixup": (0,), "cutmix": (0,), "cutmix_minmax": (), "mixup_prob": (0,),
         "mixup_switch_prob": (), "mixup_mode": (),
     },
-    "segmentation": {
-        "neck_channels": (), "neck_heads": (), "neck_reduction": (), "head_channels": (),
-        "scale": (), "steps_per_epoch": (),
+    ("segmentation",): {"head_channels": (), "scale": (), "steps_per_epoch": ()},
+    ("segmentation", "pose"): {
+        "neck_channels": (), "neck_heads": (), "neck_reduction": (), "neck_mlp_ratio": (),
+    },
+    ("classification", "segmentation"): {
+        "input_size": (), "color_jitter": (None, 0), "num_classes": (),
+    },
+    ("pose",): {
+        "crop_size": (), "codec": (), "heatmap_sigma": (), "boxes": (), "flip_test": (),
+        "shift_prob": (0,), "half_body_prob": (0,), "scale_spread": (0,), "rotation": (0,),
     },
 }  # fmt: skip
+
+TASKS = ("classification", "segmentation", "pose")
 
 
 def check_task(cfg: TrainConfig) -> None:
     """Refuse an unknown task, and options that are about another task than the one that runs."""
-    if cfg.task not in _ONLY:
-        near = nearest(cfg.task, _ONLY)
-        hint = f"did you mean {near}?" if near else f"use one of {', '.join(_ONLY)}."
+    if cfg.task not in TASKS:
+        near = nearest(cfg.task, TASKS)
+        hint = f"did you mean {near}?" if near else f"use one of {', '.join(TASKS)}."
         raise UserError(f"--task {cfg.task} is not known; {hint}")
-    for task, options in _ONLY.items():
+    for tasks, options in _ONLY.items():
         for name, off in options.items():
             value = getattr(cfg, name)
-            if task != cfg.task and value != getattr(TrainConfig, name) and value not in off:
+            if cfg.task not in tasks and value != getattr(TrainConfig, name) and value not in off:
                 raise UserError(
-                    f"{option(name)} is about {task} and would do nothing with --task {cfg.task}; "
-                    "leave it out."
+                    f"{option(name)} is about {' and '.join(tasks)} and would do nothing with "
+                    f"--task {cfg.task}; leave it out."
                 )
 
 

@@ -31,6 +31,7 @@ from tcformer.training.log import RunLog, say
 from tcformer.training.metrics import MetricLogger, OnProgress, SmoothedValue, hms
 from tcformer.training.optim import (
     Ema,
+    WarmUp,
     build_optimizer,
     build_precision,
     build_scheduler,
@@ -134,6 +135,7 @@ class _Run:
         task, cfg, state, precision = self.task, self.cfg, self.state, self.state.precision
         steps = task.steps_per_epoch
         set_learning_rate(state.scheduler, epoch, compat=cfg.lr_schedule_compat)
+        warm_up = WarmUp(state.optimizer, cfg.warmup_steps)
         precision.paused = cfg.fp32_resume and epoch < self.first_epoch + 2
         self.model.train()
         state.optimizer.zero_grad(set_to_none=True)
@@ -147,6 +149,7 @@ class _Run:
         for step, batch in meters.log_every(batches, steps, f"Epoch: [{epoch}]", start=start):
             group = min(cfg.accum, steps - step // cfg.accum * cfg.accum)
             updates = (step + 1) % cfg.accum == 0 or step + 1 == steps
+            warm_up.step(epoch * steps + step)
             if step % cfg.accum == 0:
                 self.bad.begin(step)
             value, norm = 0.0, None
@@ -242,13 +245,14 @@ class _Run:
         state.evaluated = True
         if due:
             self.last = result
-            if result[task.metric] > state.best.get(task.metric, -math.inf):
+            if is_better(task, result[task.metric], state.best.get(task.metric)):
                 state.best = {"epoch": epoch, task.metric: result[task.metric]}
                 self.best_result = result
                 self._save(ckpt.BEST)
                 self._save_best_weights()
             name = "accuracy" if task.metric == "acc1" else task.metric
-            say(self.world, f"Max {name}: {state.best.get(task.metric, math.nan):.2f}%")
+            most = "Min" if task.lower_is_better else "Max"
+            say(self.world, f"{most} {name}: {state.best.get(task.metric, math.nan):.2f}%")
         numbers = {
             **{f"train_{name}": meter.global_avg for name, meter in state.meters.items()},
             **{f"test_{name}": value for name, value in result.items()},
@@ -298,6 +302,13 @@ class _Run:
 
     def _meters(self, epoch: int, phase: str) -> MetricLogger:
         return MetricLogger(self.world, self.on_progress, phase, epoch, self.epochs)
+
+
+def is_better(task: Task, value: float, best: float | None) -> bool:
+    """Whether an evaluation beats the best one so far."""
+    if best is None:
+        return not math.isnan(value)
+    return value < best if task.lower_is_better else value > best
 
 
 def build_state(task: Task, cfg: TrainConfig, world: World) -> TrainState:

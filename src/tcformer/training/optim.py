@@ -34,7 +34,8 @@ def scaled_lr(cfg: TrainConfig, world_size: int) -> float:
 def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torch.optim.Optimizer:
     """The optimiser, by timm's name; group 0 is not decayed, group 1 is, each in module order.
 
-    Decayed are the parameters with two or more dimensions that are not biases.
+    Decayed are the parameters with two or more dimensions that are not biases; with `--decay-all`
+    there is one group of all.
     """
     from timm.optim import create_optimizer_v2, list_optimizers
 
@@ -55,6 +56,7 @@ def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torc
             lr=scaled_lr(cfg, world_size),
             weight_decay=cfg.weight_decay,
             momentum=cfg.momentum,
+            filter_bias_and_bn=not cfg.decay_all,
             **extra,
         )
     except (AssertionError, ImportError, TypeError, ValueError) as error:
@@ -76,6 +78,8 @@ def build_scheduler(cfg: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
             sched=cfg.sched,
             num_epochs=cfg.epochs,
             decay_epochs=cfg.decay_epochs,
+            # timm decays an epoch early: in the epoch that, counted from 1, is a milestone.
+            decay_milestones=[milestone + 1 for milestone in cfg.decay_milestones],
             cooldown_epochs=cfg.cooldown_epochs,
             decay_rate=cfg.decay_rate,
             min_lr=cfg.min_lr,
@@ -100,6 +104,29 @@ def set_learning_rate(scheduler: Any, epoch: int, *, compat: bool = False) -> No
     meant for e and the first rate is used twice. `compat` does the same.
     """
     scheduler.step(max(epoch - 1, 0) if compat else epoch)
+
+
+class WarmUp:
+    """The rise of the rate over the first steps of a run, on top of the schedule's.
+
+    At step t of n the rate is the schedule's times 1 - (1 - t / n) (1 - 0.001). It is a function of
+    the step alone, so nothing of it needs saving.
+
+    Args:
+        optimizer: whose rates the schedule has just set for an epoch.
+        steps: n; 0 leaves the rates alone.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        self.optimizer, self.steps = optimizer, steps
+        self._full = [group["lr"] for group in optimizer.param_groups]
+
+    def step(self, number: int) -> None:
+        """Set the rates of step `number`, counted from the run's start."""
+        if number <= self.steps and self.steps:
+            factor = 1 - (1 - number / self.steps) * (1 - 1e-3)
+            for group, rate in zip(self.optimizer.param_groups, self._full, strict=True):
+                group["lr"] = rate * factor
 
 
 @dataclass

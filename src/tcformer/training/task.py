@@ -18,12 +18,14 @@ class Task(Protocol):
     Attributes:
         model: the network, on its device, not wrapped; the loop trains its parameters.
         steps_per_epoch: number of batches of an epoch, the same on every process.
-        metric: key of `evaluate`'s result that decides which checkpoint is best; larger is better.
+        metric: key of `evaluate`'s result that decides which checkpoint is best.
+        lower_is_better: whether a small value of it is good, as of an error.
     """
 
     model: nn.Module
     steps_per_epoch: int
     metric: str
+    lower_is_better: bool
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """The training batches of this process, from number `start` of `epoch` on, on the device.

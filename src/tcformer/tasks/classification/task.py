@@ -59,6 +59,7 @@ class ClassificationTask:
     """
 
     metric = "acc1"
+    lower_is_better = False
 
     def __init__(self, cfg: TrainConfig, world: World) -> None:
         self.cfg, self.world = cfg, world

@@ -50,6 +50,7 @@ class SegmentationTask:
     """
 
     metric = "miou"
+    lower_is_better = False
 
     def __init__(self, cfg: TrainConfig, world: World) -> None:
         check_task(cfg)
@@ -286,6 +287,7 @@ def build_model(cfg: TrainConfig, num_classes: int) -> SemanticFPN:
             num_classes,
             neck_channels=cfg.neck_channels,
             neck_heads=cfg.neck_heads,
+            neck_mlp_ratio=cfg.neck_mlp_ratio,
             reduction=cfg.neck_reduction,
             channels=cfg.head_channels,
         )

@@ -1,0 +1,282 @@
+"""Load a pose network to use it, and find the people of a picture."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from tcformer.data.keypoints import LAYOUTS, Layout, layout
+from tcformer.data.keypoints.codec import HeatmapCodec
+from tcformer.data.keypoints.crop import Crop
+from tcformer.data.keypoints.dataset import cut
+from tcformer.errors import UserError
+from tcformer.models import TCFormer, create_model
+from tcformer.models.layouts import identify, to_our_layout
+from tcformer.models.merging import recorded_merging
+from tcformer.models.pose import STRIDE, TopDownPose
+from tcformer.models.reading import Checkpoint, find_weights, read_checkpoint
+from tcformer.tokens import Tokens
+from tcformer.training.devices import choose_device
+from tcformer.training.environment import LaunchEnvironment
+
+__all__ = ["Person", "PoseEstimator", "find_heatmaps", "load_pose"]
+
+_HEAD = "keypoint_head.final_layer.weight"
+
+
+class Person(NamedTuple):
+    """One person (or face) in a picture."""
+
+    box: NDArray[np.float64]  # (4,) x, y, width, height, as given
+    points: NDArray[np.float64]  # (K, 2) x and y in pixels of the picture
+    scores: NDArray[np.float64]  # (K,) heights of the peaks; zero or less: not found
+    crop: Crop  # what the network saw
+    box_score: float
+
+
+@dataclass(frozen=True)
+class PoseEstimator:
+    """A pose network in evaluation mode with what belongs to it.
+
+    Attributes:
+        network: from crops to heat maps, on `device`.
+        name: of its backbone's variant.
+        layout: its keypoints.
+        codec: cuts and decodes.
+        device: where it runs.
+        notes: what a person should know, sentences without their full stops.
+    """
+
+    network: TopDownPose
+    name: str
+    layout: Layout
+    codec: HeatmapCodec
+    device: torch.device
+    notes: tuple[str, ...] = ()
+
+    def __call__(
+        self,
+        picture: NDArray[np.uint8],
+        boxes: Any = None,
+        *,
+        box_scores: Sequence[float] | None = None,
+        flip_test: bool = True,
+        batch_size: int = 16,
+    ) -> list[Person]:
+        """Find the keypoints of people.
+
+        Args:
+            picture: (H, W, 3) uint8.
+            boxes: (N, 4) x, y, width and height in pixels, one person each; None is one person who
+                fills the picture.
+            box_scores: N; 1 each by default.
+            flip_test: average with the mirrored crops, as in published numbers; twice the time.
+            batch_size: people at once.
+
+        Raises:
+            UserError: a box has no area or is not finite.
+        """
+        height, width = picture.shape[:2]
+        given = [[0, 0, width, height]] if boxes is None else boxes
+        where = np.asarray(given, np.float64).reshape(-1, 4)
+        sure = [1.0] * len(where) if box_scores is None else list(box_scores)
+        try:
+            crops = [self.codec.crop(box) for box in where]
+        except ValueError as error:
+            raise UserError(f"{error}") from None
+        image = Image.fromarray(picture)
+        people = []
+        for first in range(0, len(crops), batch_size):
+            some = crops[first : first + batch_size]
+            inputs = torch.stack([cut(image, crop, self.codec) for crop in some]).to(self.device)
+            heatmaps = self.heatmaps(inputs, flip_test=flip_test)
+            points, scores = self.codec.decode(heatmaps, some)
+            for i, crop in enumerate(some):
+                n = first + i
+                people.append(Person(where[n], points[i], scores[i], crop, float(sure[n])))
+        return people
+
+    def heatmaps(self, inputs: Tensor, *, flip_test: bool) -> Tensor:
+        """Crops (B, 3, H, W), normalised, to heat maps (B, K, H/4, W/4) float32."""
+        return find_heatmaps(self.network, inputs, self.codec, self.layout, flip_test=flip_test)
+
+    def tokens(self, picture: NDArray[np.uint8], person: Person) -> list[Tokens]:
+        """The backbone's tokens of the crop of one person."""
+        inputs = cut(Image.fromarray(picture), person.crop, self.codec)[None].to(self.device)
+        with torch.inference_mode():
+            return cast(TCFormer, self.network.backbone).forward_tokens(inputs)
+
+
+def find_heatmaps(
+    network: nn.Module,
+    inputs: Tensor,
+    codec: HeatmapCodec,
+    kind: Layout,
+    *,
+    flip_test: bool,
+    autocast: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Tensor:
+    """The heat maps of a batch of crops.
+
+    Args:
+        network: from (B, 3, H, W) to heat maps, in evaluation mode.
+        inputs: (B, 3, H, W), normalised, on the network's device.
+        codec: knows how mirrored heat maps are brought into line.
+        kind: knows which keypoints a mirrored picture swaps.
+        flip_test: also look at the mirrored inputs, and average.
+        autocast: the context of each forward pass.
+
+    Returns:
+        (B, K, H/4, W/4) float32.
+    """
+    with torch.inference_mode():
+        with autocast():
+            heatmaps = network(inputs)
+        heatmaps = heatmaps.float()
+        if not flip_test:
+            return heatmaps
+        with autocast():
+            mirrored = network(inputs.flip(-1))
+        mirror = torch.from_numpy(kind.mirror.copy())
+        return codec.average_with_mirrored(heatmaps, mirrored.float(), mirror)
+
+
+def load_pose(
+    checkpoint: str | os.PathLike[str],
+    *,
+    crop_size: tuple[int, int] | None = None,
+    codec: str | None = None,
+    device: str = "cpu",
+) -> PoseEstimator:
+    """Load a pose network.
+
+    Args:
+        checkpoint: what training wrote (best.safetensors, checkpoint.pth), or a file in the layout
+            of the released ones. Those say nothing of themselves: their sizes are read from the
+            weights, and the crop is taken to be 256 x 192 (of faces, 256 x 256).
+        crop_size: height and width of the network's input; None is what the file says.
+        codec: "classic", "dark" or "udp"; None is what the file says, or "classic".
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" for a GPU if there is one.
+
+    Raises:
+        UserError: the file cannot be read or holds no pose network, or an option does not fit.
+    """
+    read = read_checkpoint(checkpoint)
+    said = _about(read)
+    raw = read.raw if isinstance(read.raw, Mapping) else {}
+    if raw.get("model_ema"):
+        read = read_checkpoint(checkpoint, ema=True)  # what training evaluates
+    state = find_weights(read.state_dict, str(checkpoint))
+    weights = to_our_layout(state, keep_other_parts=True)[0]
+    if _HEAD not in weights:
+        raise UserError(
+            f"{checkpoint} holds no pose network ({_HEAD} is not in it); train one with "
+            "`tcformer train configs/wholebody/tcformer_256x192.py`, or give a released one"
+        )
+    notes = []
+    kind = _layout(said, len(weights[_HEAD]), str(checkpoint))
+    size = crop_size or _size(said)
+    if size is None:
+        size = (256, 256) if kind.norm else (256, 192)
+        notes.append(
+            f"{checkpoint} does not say what it was trained on; {size[0]} x {size[1]} px is "
+            "assumed (--crop-size)"
+        )
+    network, name = _network(weights, said, read, len(kind), str(checkpoint))
+    height, width = size
+    if min(size) < 32 or height % STRIDE or width % STRIDE:
+        raise UserError(
+            f"a crop of {height} x {width} is not possible: both sides must be multiples of "
+            f"{STRIDE}, and 32 pixels or more"
+        )
+    method = codec or str(said.get("codec", "classic"))
+    sigma = _number(said.get("heatmap_sigma"), 2.0)
+    try:
+        made = HeatmapCodec((width, height), (width // STRIDE, height // STRIDE), sigma, method)
+    except ValueError as error:
+        raise UserError(f"{error}") from None
+    where = choose_device(device, LaunchEnvironment())
+    return PoseEstimator(network.to(where).eval(), name, kind, made, where, tuple(notes))
+
+
+def _about(read: Checkpoint) -> dict[str, Any]:
+    """What the file says of itself."""
+    if read.format == "safetensors":
+        return dict(read.meta)
+    raw = read.raw if isinstance(read.raw, Mapping) else {}
+    about = raw.get("about")
+    return dict(about) if isinstance(about, Mapping) else {}
+
+
+def _layout(said: Mapping[str, Any], keypoints: int, where: str) -> Layout:
+    name = said.get("keypoints")
+    fitting = [n for n in LAYOUTS if len(layout(n)) == keypoints]
+    if name in fitting:
+        return layout(str(name))
+    if not fitting:
+        known = ", ".join(f"{len(layout(n))} ({n})" for n in LAYOUTS)
+        raise UserError(f"{where} finds {keypoints} keypoints; known sets have {known}")
+    return layout(fitting[0])
+
+
+def _size(said: Mapping[str, Any]) -> tuple[int, int] | None:
+    match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", str(said.get("crop_size", "")))
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _number(value: Any, default: float) -> float:
+    with contextlib.suppress(TypeError, ValueError):
+        return float(value)
+    return default
+
+
+def _network(
+    weights: Mapping[str, Tensor],
+    said: Mapping[str, Any],
+    read: Checkpoint,
+    keypoints: int,
+    where: str,
+) -> tuple[TopDownPose, str]:
+    """The network that the weights are of, with them loaded, and its backbone's name."""
+    backbone = {k.removeprefix("backbone."): v for k, v in weights.items() if "backbone." in k}
+    found = identify(backbone)
+    name = str(said.get("model") or (found.name if found else None) or "")
+    if not name:
+        raise UserError(f"{where}: the sizes of its backbone are those of no variant")
+    channels = len(weights["neck.lateral_convs.0.conv.bias"])
+    hidden = len(weights["neck.merge_blocks.0.mlp.fc1.bias"])
+    try:
+        network = TopDownPose(
+            create_model(name, num_classes=0, **recorded_merging(read)),
+            keypoints,
+            neck_channels=channels,
+            neck_heads=int(_number(said.get("neck_heads"), 4)),
+            neck_mlp_ratio=hidden / channels,
+            reduction=str(said.get("neck_reduction") or _reduction(weights)),
+        )
+        network.load_state_dict(dict(weights))
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise UserError(f"{where} does not fit the network it seems to be of: {first}") from error
+    return network, name
+
+
+def _reduction(weights: Mapping[str, Tensor]) -> str:
+    """How the neck's keys are made fewer, told by the parameters that this needs."""
+    inner = "neck.merge_blocks.0.attn."
+    if inner + "sr.weight" in weights:
+        return "conv"
+    if inner + "gather.weight" in weights:
+        return "cluster_linear"
+    return "cluster_norm" if inner + "norm.weight" in weights else "pool"

@@ -1,0 +1,164 @@
+"""Average precision of whole-body keypoints, equal to that of COCO-WholeBody's own script.
+
+One protocol, COCO's, is run for each part on the same list of people; pycocotools computes it. What
+the official script does otherwise than plain COCO (section A.3 of the recipe):
+
+* each part brings its own keypoints and sigmas; a person without a labelled keypoint of the part is
+  ignored there, whatever `num_keypoints` (which counts the body) says;
+* the area that scales the distances is the person's, also for a hand;
+* a prediction that gives no keypoint of the part a score above zero does not take part;
+* the size of a prediction, which only AP and AR of medium and large people look at, is the extent
+  of its seventeen body keypoints, for every part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tcformer.data.keypoints import Layout
+from tcformer.data.keypoints.annotations import Truth, points_of, read_truth
+from tcformer.errors import UserError
+from tcformer.tasks.pose.results import (
+    check_predictions,
+    read_predictions,
+)
+
+STATISTICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+"""The ten numbers of each part, in pycocotools' order; fractions, -1 where there is no truth."""
+
+WHOLE = "wholebody"
+
+
+def evaluate_keypoints(
+    truth: str | Path | Truth, predictions: str | Path | Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Evaluate predictions of people against an annotation file.
+
+    Args:
+        truth: file in COCO's format with COCO-WholeBody's fields, or with the body alone.
+        predictions: file or list, one entry a person: `image_id`, `score`, `keypoints` (17 times x,
+            y, score), `foot_kpts`, `face_kpts`, `lefthand_kpts`, `righthand_kpts`; optionally
+            `foot_score` and so on, by which that part is ranked instead.
+
+    Returns:
+        Part ("body", "foot", "face", "lefthand", "righthand", "wholebody"; of a file of bodies only
+        the first) to the ten `STATISTICS`.
+
+    Raises:
+        UserError: a file is missing or wrong (the sentence says where), or pycocotools is not
+            installed.
+    """
+    real = truth if isinstance(truth, Truth) else read_truth(truth)
+    if real.kind.sigmas is None:
+        raise UserError(
+            f"{real.path} annotates {real.kind.name}, which has no average precision; its measure "
+            "is the normalised mean error."
+        )
+    found = (
+        read_predictions(predictions, real)
+        if isinstance(predictions, str | Path)
+        else check_predictions(predictions, real)
+    )
+    parts = list(real.parts)
+    if len(parts) > 1:
+        parts.append(WHOLE)
+    return {part: _evaluate(real, found, part) for part in parts}
+
+
+def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> dict[str, float]:
+    coco, coco_eval = _pycocotools()
+    kind = truth.kind
+    fields = [kind.fields[p] for p in (truth.parts if part == WHOLE else (part,))]
+    real = [_as_truth(note, fields) for note in truth.annotations]
+    people = [
+        _as_prediction(entry, fields, part, kind) for entry in found if _has_score(entry, fields)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on what it does
+        data = coco()
+        data.dataset = {
+            "images": [{"id": image} for image in truth.images],
+            "annotations": real,
+            "categories": [{"id": 1, "name": "person"}],
+        }
+        data.createIndex()
+        if not people:
+            return dict.fromkeys(STATISTICS, 0.0 if any(not n["ignore"] for n in real) else -1.0)
+        guesses = data.loadRes(people)
+        for person in guesses.dataset["annotations"]:
+            person["area"] = person["body_area"]
+        run = coco_eval(data, guesses, "keypoints")
+        run.params.kpt_oks_sigmas = _sigmas(kind, part, truth)
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return {name: float(value) for name, value in zip(STATISTICS, run.stats, strict=True)}
+
+
+def _as_truth(note: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    points = [number for field in fields for number in note[field]]
+    labelled = sum(v > 0 for v in points[2::3])
+    crowd = int(bool(note.get("iscrowd", 0)))
+    return {
+        "id": note["id"],
+        "image_id": note["image_id"],
+        "category_id": 1,
+        "area": note["area"],
+        "bbox": note["bbox"],
+        "iscrowd": crowd,
+        "ignore": int(crowd or labelled == 0),
+        "keypoints": points,
+        "num_keypoints": labelled,
+    }
+
+
+def _as_prediction(
+    entry: Mapping[str, Any], fields: Sequence[str], part: str, kind: Layout
+) -> dict[str, Any]:
+    body = points_of(entry, kind.fields["body"])[:, :2]
+    score = entry["score"] if part == "body" else entry.get(f"{part}_score", entry["score"])
+    return {
+        "image_id": entry["image_id"],
+        "category_id": 1,
+        "keypoints": [number for field in fields for number in entry[field]],
+        "score": score,
+        "body_area": float(np.prod(body.max(0) - body.min(0))),
+    }
+
+
+def _has_score(entry: Mapping[str, Any], fields: Sequence[str]) -> bool:
+    return any(score > 0 for field in fields for score in entry[field][2::3])
+
+
+def _sigmas(kind: Layout, part: str, truth: Truth) -> np.ndarray:
+    assert kind.sigmas is not None
+    if part == WHOLE:
+        return np.concatenate([kind.sigmas[kind.slice(p)] for p in truth.parts])
+    return copy.copy(kind.sigmas[kind.slice(part)])
+
+
+def require_coco() -> None:
+    """Refuse to go on without pycocotools.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    _pycocotools()
+
+
+def _pycocotools() -> tuple[Any, Any]:
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise UserError(
+            "average precision is computed by pycocotools, which is not installed: "
+            "pip install 'tcformer[pose]'."
+        ) from error
+    return COCO, COCOeval

@@ -1,0 +1,248 @@
+"""Evaluate a network on people: predict them all, on any number of processes, then measure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tcformer.data import build_loader, exact_eval_indices
+from tcformer.data.keypoints import Layout
+from tcformer.data.keypoints.dataset import KeypointDataset, stacked
+from tcformer.errors import UserError
+from tcformer.files import atomic_write
+from tcformer.inference.pose import find_heatmaps
+from tcformer.tasks.pose.evaluation import STATISTICS, WHOLE, evaluate_keypoints, require_coco
+from tcformer.tasks.pose.nme import evaluate_faces
+from tcformer.tasks.pose.oks import oks_nms, person_score
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World, all_reduce_sums, gather_objects, interrupt_reason
+from tcformer.training.interrupt import interrupt
+from tcformer.training.loop import Interrupted
+from tcformer.training.metrics import MetricLogger
+
+RESULTS = "keypoints.json"
+"""What an evaluation with --output_dir leaves there: a results file of the last evaluation."""
+
+PCK = 0.05
+"""A stick figure's keypoint is right within this share of its box's longer side."""
+
+
+class Evaluator:
+    """Predict the people of a data set and measure.
+
+    Each person counts once and meets the same batch-mates whatever the number of processes
+    (`exact_eval_indices`); every process gathers all predictions and computes the same numbers.
+
+    Attributes:
+        metric: "ap", "nme" or "pck".
+        results: the entries of the last evaluation's results file.
+    """
+
+    def __init__(self, dataset: KeypointDataset, cfg: TrainConfig, world: World) -> None:
+        self.dataset, self.world = dataset, world
+        self.flip_test, self.output_dir = cfg.flip_test, cfg.output_dir
+        kind = dataset.source.layout
+        self.metric = "ap" if kind.sigmas is not None else "nme" if kind.norm else "pck"
+        if self.metric == "ap":
+            require_coco()  # now, not after an epoch
+        self.shared = cfg.dist_eval and world.size > 1
+        rank, size = (world.rank, world.size) if self.shared else (0, 1)
+        indices = exact_eval_indices(len(dataset), cfg.batch_size, size, rank)
+        self.steps = math.ceil(len(indices) / cfg.batch_size)
+        self._loader = build_loader(
+            dataset,
+            indices,
+            batch_size=cfg.batch_size,
+            num_workers=min(cfg.num_workers, self.steps),
+            pin_memory=cfg.pin_mem,
+            collate=stacked,
+        )
+        self.results: list[dict[str, Any]] = []
+        self.table: dict[str, dict[str, float]] = {}
+        self.num_corrupt = 0
+
+    def __call__(
+        self,
+        model: nn.Module,
+        log: MetricLogger,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> dict[str, float]:
+        """Measure: the same numbers in percent on every process.
+
+        Raises:
+            Interrupted: on every process, when any was asked to stop.
+            UserError: an unreadable image (without `--skip-corrupt`), or none that can be read.
+        """
+        model.eval()
+        log.add("peak")
+        mine: list[tuple[int, np.ndarray, np.ndarray]] = []
+        for _, batch in log.log_every(self._loader, self.steps, "Test:"):
+            indices = batch.indices.tolist()
+            crops = [self.dataset.crop(self.dataset.source.subject(i)) for i in indices]
+            heatmaps = find_heatmaps(
+                model,
+                batch.images.to(self.world.device),
+                self.dataset.codec,
+                self.dataset.source.layout,
+                flip_test=self.flip_test,
+                autocast=autocast,
+            )
+            points, scores = self.dataset.codec.decode(heatmaps, crops)
+            mine += zip(indices, points.astype(np.float32), scores.astype(np.float32), strict=True)
+            log.meters["peak"].update(float(scores.mean()), len(indices))
+            if interrupt.requested:
+                break  # whoever else has batches left goes on, and hears of it at the end
+        corrupt = torch.tensor([self._loader.num_corrupt])
+        shares = [mine]
+        if self.shared:
+            corrupt = all_reduce_sums(self.world, corrupt)
+            shares = gather_objects(self.world, mine)
+        # Processes have different numbers of batches, so they agree to stop only here.
+        if interrupt_reason(self.world):
+            raise Interrupted(f"Stopped by {interrupt.reason} during the evaluation.")
+        self.num_corrupt = int(corrupt.item())
+        found = {index: (points, scores) for share in shares for index, points, scores in share}
+        if not found:
+            raise UserError("no image of the validation set could be read.")
+        result = self._measure(found)
+        if self.results and self.output_dir and self.world.is_main:
+            folder = Path(self.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(self.results).encode()
+            atomic_write(folder / RESULTS, lambda file: file.write(text))
+        return result
+
+    def _measure(self, found: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+        source = self.dataset.source
+        if self.metric == "pck":
+            return {"pck": 100 * self._share_right(found)}
+        assert source.truth is not None
+        if self.metric == "nme":
+            self.results = self._faces(found)
+            errors = evaluate_faces(source.truth, self.results)
+            self.table = {name: {"NME": value} for name, value in errors.items()}
+            rest = {f"nme_{name}": 100 * v for name, v in errors.items() if name != "test"}
+            return {"nme": 100 * errors["test"], **rest}
+        self.results = self._people(found)
+        self.table = evaluate_keypoints(source.truth, self.results) if self.results else {}
+        if not self.table:
+            parts = [*source.layout.parts, WHOLE]
+            self.table = {part: dict.fromkeys(STATISTICS, 0.0) for part in parts}
+        result = {"ap": 100 * self.table[WHOLE]["AP"], "ar": 100 * self.table[WHOLE]["AR"]}
+        for part, values in self.table.items():
+            result |= {f"{part}_ap": 100 * values["AP"], f"{part}_ar": 100 * values["AR"]}
+        return result
+
+    def _share_right(self, found: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> float:
+        right = labelled = 0
+        for index, (points, _) in sorted(found.items()):
+            subject = self.dataset.source.subject(index)
+            far = np.linalg.norm(points - subject.points, axis=-1) / subject.box[2:].max()
+            seen = subject.visible > 0
+            right += int((far[seen] <= PCK).sum())
+            labelled += int(seen.sum())
+        return right / labelled if labelled else math.nan
+
+    def _faces(self, found: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+        entries = []
+        for index, (points, scores) in sorted(found.items()):
+            subject = self.dataset.source.subject(index)
+            flat = np.concatenate([points, scores[:, None]], axis=1).ravel()
+            entries.append(
+                {
+                    "id": subject.number,
+                    "image_id": subject.image_id,
+                    "category_id": 1,
+                    "keypoints": flat.astype(float).tolist(),
+                }
+            )
+        return entries
+
+    def _people(self, found: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+        by_image: dict[int, list[int]] = {}
+        for index in sorted(found):
+            by_image.setdefault(self.dataset.source.subject(index).image_id, []).append(index)
+        entries = []
+        for image, indices in by_image.items():
+            subjects = [self.dataset.source.subject(i) for i in indices]
+            points = np.stack([found[i][0] for i in indices]).astype(np.float64)
+            scores = np.stack([found[i][1] for i in indices]).astype(np.float64)
+            areas = np.array([self.dataset.crop(s).area for s in subjects])
+            entries += results_of_image(
+                image,
+                points,
+                scores,
+                areas,
+                [s.score for s in subjects],
+                self.dataset.source.layout,
+            )
+        return entries
+
+    def report(self, result: Mapping[str, float]) -> list[str]:
+        """The metric on its own line, then a table of the parts or subsets."""
+        number = len(self.dataset) - self.num_corrupt
+        if self.metric == "pck":
+            lines = [
+                f"* PCK@{PCK:g} {result['pck']:.3f}",
+                f"{result['pck']:.1f}% of the keypoints of {number} figures are right.",
+            ]
+        elif self.metric == "nme":
+            lines = [
+                f"* NME {result['nme']:.3f}",
+                f"Normalised mean error of the network on the {number} test faces: "
+                f"{result['nme']:.2f}%",
+            ]
+            subsets = [f"{name} {100 * v['NME']:.2f}" for name, v in self.table.items()]
+            lines += ["NME of " + ", ".join(subsets)] if len(subsets) > 1 else []
+        else:
+            lines = [
+                f"* AP {result['ap']:.3f} AR {result['ar']:.3f}",
+                f"Whole-body AP of the network on {number} boxes: {result['ap']:.1f}%",
+            ]
+            lines += [
+                f"{part:<9} " + " ".join(f"{name} {value:.3f}" for name, value in values.items())
+                for part, values in self.table.items()
+            ]
+        if self.num_corrupt:
+            lines.append(f"{self.num_corrupt} people in unreadable images were left out.")
+        return lines
+
+
+def results_of_image(
+    image_id: int,
+    points: np.ndarray,
+    scores: np.ndarray,
+    areas: np.ndarray,
+    box_scores: Sequence[float],
+    layout: Layout,
+) -> list[dict[str, Any]]:
+    """The entries of a results file for the people of one image, after OKS-NMS.
+
+    Args:
+        image_id: of the image.
+        points: (N, K, 2) in pixels.
+        scores: (N, K) of the keypoints.
+        areas: (N,) of the padded boxes.
+        box_scores: N of the detector.
+        layout: of the keypoints; without sigmas nobody is dropped.
+    """
+    people = np.array([person_score(b, s) for b, s in zip(box_scores, scores, strict=True)])
+    kept = list(range(len(points)))
+    if layout.sigmas is not None:
+        kept = oks_nms(points, people, areas, layout.sigmas)
+    entries = []
+    for i in kept:
+        flat = np.concatenate([points[i], scores[i][:, None]], axis=1)
+        entry: dict[str, Any] = {"image_id": image_id, "category_id": 1}
+        for part, field in layout.fields.items():
+            entry[field] = flat[layout.slice(part)].ravel().astype(float).tolist()
+        entries.append({**entry, "score": float(people[i])})
+    return entries

@@ -1,0 +1,161 @@
+"""Average precision: beside its definition, and what cannot be evaluated."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from keypoint_ap import statistics
+from people import WHOLE, as_prediction, make_annotations
+
+from tcformer.data.keypoints.annotations import read_truth
+from tcformer.data.keypoints.people import all_points
+from tcformer.errors import UserError
+from tcformer.tasks.pose.evaluation import STATISTICS, evaluate_keypoints
+from tcformer.tasks.pose.evaluation import WHOLE as WHOLE_PART
+
+pytest.importorskip("pycocotools", reason="average precision needs pycocotools")
+PARTS = [*WHOLE.parts, WHOLE_PART]
+
+
+@pytest.fixture
+def truth_file(tmp_path):
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(make_annotations(seed=3, images=4, people=4, size=(400, 300))))
+    return path
+
+
+def noisy(path, seed=0):
+    """Predictions around the annotations, some people missing, some there twice."""
+    random = np.random.RandomState(seed)
+    found = []
+    for note in read_truth(path).annotations:
+        for _ in range(random.choice([0, 1, 1, 2])):
+            points = all_points(note, WHOLE)
+            reach = random.choice([0.3, 1, 3]) * 2 * WHOLE.sigmas * np.sqrt(note["area"])
+            points[:, :2] += random.randn(133, 2) * reach[:, None]
+            points[:, 2] = random.uniform(-0.1, 1, 133)
+            if random.rand() < 0.2:
+                points[WHOLE.slice("face"), 2] = 0  # drops out of the face's evaluation
+            entry = as_prediction(note, points, float(random.rand()))
+            if random.rand() < 0.5:
+                entry["foot_score"] = float(random.rand())
+            found.append(entry)
+    return found
+
+
+def by_definition(path, found, part):
+    """The ten numbers of a part by the slow reference."""
+    chosen = np.ones(133, bool)
+    if part != WHOLE_PART:
+        chosen[:] = False
+        chosen[WHOLE.slice(part)] = True
+    real = read_truth(path)
+    truths = {image: [] for image in real.images}
+    for note in real.annotations:
+        truths[note["image_id"]].append(
+            {"points": all_points(note, WHOLE)[chosen], "area": note["area"],
+             "bbox": note["bbox"], "crowd": note["iscrowd"]}
+        )  # fmt: skip
+    people = {}
+    for entry in found:
+        points = all_points(entry, WHOLE)
+        if (points[chosen, 2] > 0).any():
+            body = points[:17, :2]
+            score = entry.get(f"{part}_score", entry["score"]) if part != "body" else entry["score"]
+            people.setdefault(entry["image_id"], []).append(
+                {"points": points[chosen], "score": score, "area": np.prod(np.ptp(body, axis=0))}
+            )
+    return statistics(truths, people, WHOLE.sigmas[chosen])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_all_numbers_are_those_of_the_definition(truth_file, seed):
+    found = noisy(truth_file, seed)
+    table = evaluate_keypoints(truth_file, found)
+    assert list(table) == PARTS
+    for part in PARTS:
+        want = by_definition(truth_file, found, part)
+        for name in STATISTICS:
+            assert table[part][name] == pytest.approx(want[name], abs=1e-9), (part, name)
+    assert 0.05 < table["body"]["AP"] < 0.95  # the case says something
+
+
+def test_the_truth_is_perfect(truth_file):
+    found = [
+        as_prediction(n, all_points(n, WHOLE), 1.0) for n in read_truth(truth_file).annotations
+    ]
+    table = evaluate_keypoints(truth_file, found)
+    assert all(table[part]["AP"] == pytest.approx(1) for part in PARTS)
+    assert all(table[part]["AR"] == pytest.approx(1) for part in PARTS)
+
+
+def test_bodies_alone(tmp_path):
+    """COCO's own files: one part, and predictions need no other."""
+    content = make_annotations(seed=5)
+    for note in content["annotations"]:
+        for part, field in WHOLE.fields.items():
+            if part != "body":
+                del note[field]
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(content))
+    found = [
+        {"image_id": n["image_id"], "category_id": 1, "score": 0.9, "keypoints": n["keypoints"]}
+        for n in content["annotations"]
+    ]
+    table = evaluate_keypoints(path, found)
+    assert list(table) == ["body"]
+    assert table["body"]["AP"] == pytest.approx(1)
+
+
+def damage(entry, field, value):
+    entry[field] = value
+
+
+WRONG = [
+    (lambda e: e.pop("image_id"), "entry 1 of .* has no `image_id`"),
+    (lambda e: damage(e, "image_id", 77), "image 77, which .* does not list"),
+    (lambda e: damage(e, "image_id", "1"), "`image_id` is '1', not a whole number"),
+    (lambda e: e.pop("face_kpts"), "has no `face_kpts`"),
+    (lambda e: e["lefthand_kpts"].pop(), "`lefthand_kpts` needs 63 numbers, it has 62 numbers"),
+    (lambda e: damage(e, "keypoints", 3), "`keypoints` needs 51 numbers, it has 3"),
+    (lambda e: damage(e, "score", float("nan")), "`score` is nan, not a finite number"),
+    (lambda e: damage(e, "score", None), "`score` is None"),
+    (lambda e: e["foot_kpts"].__setitem__(4, float("inf")), "number 4 of `foot_kpts` is inf"),
+    (lambda e: e["foot_kpts"].__setitem__(4, "x"), "number 4 of `foot_kpts` is 'x'"),
+    (lambda e: e["foot_kpts"].__setitem__(0, True), "number 0 of `foot_kpts` is True"),
+    (lambda e: e["foot_kpts"].__setitem__(0, 10**400), "number 0 of `foot_kpts` is 1000"),
+    (lambda e: damage(e, "category_id", 2), "category_id 2"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG)
+def test_wrong_predictions(truth_file, tmp_path, change, words):
+    found = noisy(truth_file)
+    found = copy.deepcopy(found)
+    change(found[1])
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(found))
+    with pytest.raises(UserError, match=words) as error:
+        evaluate_keypoints(truth_file, path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1}', "[3]", "[" * 10000, "\x00\xff"])
+def test_files_that_hold_no_predictions(truth_file, tmp_path, text):
+    path = tmp_path / "found.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        evaluate_keypoints(truth_file, path)
+    assert str(path) in str(error.value)
+    with pytest.raises(UserError):
+        evaluate_keypoints(path, path)
+
+
+def test_missing_file(truth_file, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        evaluate_keypoints(truth_file, tmp_path / "no.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        evaluate_keypoints(tmp_path, tmp_path)

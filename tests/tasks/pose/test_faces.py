@@ -1,0 +1,56 @@
+"""A whole run on faces: the error, its subsets, the lowest kept as best."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from people import SMALL
+from PIL import Image
+
+from tcformer.tasks.pose import evaluate_faces
+from tcformer.tasks.runner import run
+from tcformer.training.options import build, load_config
+
+
+@pytest.fixture
+def wflw(tmp_path):
+    """WFLW as its authors give it out: six faces, each in a subset of its own."""
+    random = np.random.RandomState(0)
+    root = tmp_path / "WFLW"
+    lists = root / "WFLW_annotations" / "list_98pt_rect_attr_train_test"
+    lists.mkdir(parents=True)
+    (root / "WFLW_images" / "0--Parade").mkdir(parents=True)
+    lines = []
+    for i in range(6):
+        name = f"0--Parade/face{i}.jpg"
+        pixels = random.randint(0, 256, (90, 100, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "WFLW_images" / name)
+        numbers = [*random.uniform(20, 70, 196).round(3), 20, 20, 70, 70]
+        lines.append(" ".join([*map(str, numbers), *map(str, np.eye(6, dtype=int)[i]), name]))
+    for split in ("train", "test"):
+        (lists / f"list_98pt_rect_attr_{split}.txt").write_text("\n".join(lines))
+    return root
+
+
+def test_a_run(wflw, tmp_path, capsys):
+    recipe = load_config("configs/wflw/tcformer_light_256x256.py")
+    less = {k: v for k, v in SMALL.items() if k not in ("boxes", "neck_reduction", "data_set")}
+    out = tmp_path / "out"
+    smaller = {"data_path": str(wflw), "crop_size": (64, 64), "output_dir": str(out),
+               "eval_every": 1, "sched": "cosine", "decay_milestones": (), "lr": 0.2}  # fmt: skip
+    result = run(build({**recipe, **less, **smaller}))
+    printed = capsys.readouterr().out
+    logged = [json.loads(line)["test_nme"] for line in (out / "log.txt").read_text().splitlines()]
+    assert len(logged) == 2
+    assert result.best == pytest.approx(min(logged))
+    assert f"Min nme: {min(logged):.2f}%" in printed
+    assert "make-up" in printed
+    lists = wflw / "WFLW_annotations" / "list_98pt_rect_attr_train_test"
+    from tcformer.data.keypoints.people import read_wflw_list
+
+    truth, _ = read_wflw_list(lists / "list_98pt_rect_attr_test.txt")
+    errors = evaluate_faces(truth, out / "keypoints.json")
+    assert 100 * errors["test"] == pytest.approx(logged[-1])
+    assert len(errors) == 7

@@ -1,0 +1,238 @@
+"""Whole runs of the pose task: train, stop, resume, evaluate on two processes, fine-tune."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+from people import SMALL
+from processes import Family
+from safetensors import safe_open
+
+from tcformer.errors import UserError
+from tcformer.files import safe_torch_load
+from tcformer.inference.pose import load_pose
+from tcformer.models import create_model
+from tcformer.models.checkpoints import save_weights
+from tcformer.tasks.pose import PoseTask, evaluate_keypoints
+from tcformer.tasks.runner import run
+from tcformer.training.distributed import World
+from tcformer.training.interrupt import interrupt
+from tcformer.training.loop import Interrupted
+from tcformer.training.options import build
+
+pytest.importorskip("pycocotools", reason="average precision needs pycocotools")
+pytestmark = pytest.mark.xdist_group("processes")
+
+
+@pytest.fixture(scope="module")
+def trained(coco, tmp_path_factory):
+    """A finished run: (configuration, result, folder)."""
+    folder = tmp_path_factory.mktemp("posed")
+    cfg = build({**SMALL, "data_path": str(coco), "output_dir": str(folder), "ema": True,
+                 "ema_decay": 0.5, "warmup_steps": 3})  # fmt: skip
+    return cfg, run(cfg), folder
+
+
+def test_result_and_files(trained, coco):
+    _, result, folder = trained
+    assert re.fullmatch(r"\* AP -?\d+\.\d{3} AR -?\d+\.\d{3}", result.eval_lines[0])
+    last = json.loads((folder / "log.txt").read_text().splitlines()[-1])
+    assert {"train_loss", "test_ap", "test_ar", "test_face_ap", "test_body_ar"} <= last.keys()
+    with safe_open(folder / "best.safetensors", "pt") as file:
+        about = file.metadata()
+    assert (about["task"], about["keypoints"]) == ("pose", "coco_wholebody")
+    assert about["crop_size"] == "64x48"
+    # The results file that the run leaves says the same as the run.
+    truth = coco / "annotations" / "coco_wholebody_val_v1.0.json"
+    table = evaluate_keypoints(truth, folder / "keypoints.json")
+    assert 100 * table["wholebody"]["AP"] == pytest.approx(last["test_ap"])
+
+
+def test_use_of_the_weights(trained, small):
+    _, _, folder = trained
+    estimator = load_pose(folder / "best.safetensors")
+    assert estimator.layout.name == "coco_wholebody"
+    assert estimator.codec.input_size == (48, 64)
+    assert not estimator.notes
+    for name in ("best.pth", "best.safetensors"):
+        again = load_pose(folder / name)
+        inputs = torch.randn(1, 3, 64, 48)
+        assert torch.equal(
+            again.heatmaps(inputs, flip_test=True), estimator.heatmaps(inputs, flip_test=True)
+        )
+
+
+def losses_of(monkeypatch, cfg, stop_at=None):
+    """The losses of a run; `stop_at` asks it to stop while it computes that loss."""
+    losses = []
+    real = PoseTask.loss
+
+    def watched(self, model, batch):
+        loss = real(self, model, batch)
+        if len(losses) == stop_at:
+            interrupt.request("SIGTERM")
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(PoseTask, "loss", watched)
+    interrupt.clear()
+    try:
+        run(cfg)
+    except Interrupted:
+        assert stop_at is not None
+    monkeypatch.undo()
+    interrupt.clear()
+    return losses
+
+
+def test_resume_is_exact(small, tmp_path, monkeypatch):
+    """Shifts, flips, halves, scales, turns, drop path, warm-up, averaging, bf16."""
+    on = {"drop_path": 0.3, "ema": True, "ema_decay": 0.9, "amp": "bf16", "warmup_steps": 5,
+          "half_body_prob": 0.9, "shift_prob": 0.9, "eval_every": 2}  # fmt: skip
+    whole = small(**on, output_dir=str(tmp_path / "whole"))
+    broken = small(**on, output_dir=str(tmp_path / "broken"))
+    losses = losses_of(monkeypatch, whole)
+    assert len(losses) >= 4
+    first = losses_of(monkeypatch, broken, stop_at=1)
+    assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 2
+    second = losses_of(monkeypatch, dataclasses.replace(broken, resume="auto"))
+    assert first + second == losses
+    a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
+    for key in ("model", "model_ema"):
+        assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+
+
+def test_the_rate_warms_up_by_steps(small, monkeypatch):
+    seen = []
+    real = torch.optim.AdamW.step
+
+    def step(self, *args, **kwargs):
+        seen.append([group["lr"] for group in self.param_groups])
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    cfg = small(warmup_steps=4, sched="multistep", decay_milestones=(1,), lr=0.512, decay_all=True)
+    run(cfg)
+    full = 0.512 * 2 / 512
+    per_epoch = len(seen) // 2
+    want = [full * (0.1 if t >= per_epoch else 1) * (1 - (1 - min(t, 4) / 4) * 0.999)
+            for t in range(len(seen))]  # fmt: skip
+    assert [rates[0] for rates in seen] == pytest.approx(want)
+    assert all(len(rates) == 1 for rates in seen)  # --decay-all: one group
+
+
+RUN = "import sys; from tcformer.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    parent = Family(tmp_path_factory.mktemp("family"), "tcformer.tasks.runner")
+    yield parent
+    parent.close()
+
+
+def test_two_processes_measure_the_same(trained, family, tmp_path):
+    _, _, folder = trained
+    config = tmp_path / "config.json"
+    values = json.loads((folder / "config.json").read_text())
+    config.write_text(json.dumps({**values, "output_dir": "", "tensorboard": False}))
+    printed = []
+    for size in (1, 2):
+        ended = family.run(
+            *(RUN, size, "evaluate", str(config), "--resume", str(folder / "best.safetensors")),
+            *("--output_dir", str(tmp_path / str(size))),
+        )
+        assert [process.status for process in ended] == [0] * size, ended[0].err
+        lines = ended[0].out.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith("* AP"))
+        printed.append(lines[start:])
+        assert not any("* AP" in process.out for process in ended[1:])
+    assert printed[0] == printed[1]
+
+
+def test_finetune(trained, small, tmp_path):
+    _, _, folder = trained
+    classifier = create_model("tcformer_nano", num_classes=7)
+    save_weights(classifier, tmp_path / "classifier.safetensors")
+    task = PoseTask(small(), World())
+    assert "the backbone alone" in task.finetune(str(tmp_path / "classifier.safetensors"))
+    own = task.model.backbone.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in classifier.state_dict().items() if k in own)
+    sticks = PoseTask(small(data_set="sticks", boxes="", data_path="data"), World())
+    head = sticks.model.keypoint_head.final_layer.weight.clone()
+    sticks.finetune(str(folder / "best.safetensors"))  # everything but the heat maps
+    assert torch.equal(sticks.model.keypoint_head.final_layer.weight, head)
+    with safe_open(folder / "best.safetensors", "pt") as file:
+        key = "neck.lateral_convs.0.conv.weight"
+        assert torch.equal(sticks.model.state_dict()[key], file.get_tensor(key))
+
+
+def test_files_in_the_released_layout(small, tmp_path):
+    """As MMPose wrote them: meta beside state_dict, the stem under another name."""
+    task = PoseTask(small(eval=True), World())
+    state = {
+        key.replace("patch_embed1.proj.", "patch_embed1.projection."): value
+        for key, value in task.model.state_dict().items()
+    }
+    path = tmp_path / "released.pth"
+    torch.save({"meta": {"epoch": 210}, "state_dict": state}, path)
+    result = run(small(eval=True, resume=str(path)))
+    assert result.eval_lines
+    estimator = load_pose(path, crop_size=(64, 48))
+    inputs = torch.randn(1, 3, 64, 48)
+    with torch.no_grad():
+        want = task.model.eval()(inputs)
+    # The file does not say how many heads the neck has: those of the release, four, are assumed.
+    assert estimator.heatmaps(inputs, flip_test=False).shape == want.shape
+    assert "assumed" in load_pose(path).notes[0]
+    del state["neck.merge_blocks.1.norm1.weight"]
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(UserError, match=r"misses neck.merge_blocks.1.norm1.weight"):
+        run(small(eval=True, resume=str(path)))
+    with pytest.raises(UserError, match="does not fit"):
+        load_pose(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"codec": "dork"}, "codec"),
+        ({"crop_size": (30, 48)}, "multiples of 4"),
+        ({"heatmap_sigma": -1.0}, "--heatmap-sigma"),
+        ({"data_set": "stick"}, "did you mean sticks?"),
+        ({"model": "resnet18"}, "gives no tokens"),
+        ({"neck_reduction": "pol"}, "did you mean pool"),
+        ({"neck_heads": 3}, "shared out to 3 heads"),
+        ({"rotation": 200.0}, "rotation is 200"),
+        ({"input_size": 64}, "--input-size is about classification and segmentation"),
+        ({"mixup": 0.5}, "--mixup is about classification"),
+        ({"sched": "multistep"}, "--decay-milestones"),
+        ({"decay_milestones": (3,)}, "does nothing with --sched cosine"),
+        ({"task": "classification"}, "is about"),
+    ],
+)
+def test_mistakes_are_one_sentence(small, changes, part):
+    with pytest.raises(UserError) as caught:
+        run(small(**changes))
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_kind(trained, small, tmp_path):
+    _, _, folder = trained
+    save_weights(create_model("tcformer_nano", num_classes=7), tmp_path / "c.safetensors")
+    best = str(folder / "best.safetensors")
+    for changes, part in [
+        ({"resume": str(tmp_path / "c.safetensors")}, "holds no pose model"),
+        ({"resume": best, "data_set": "sticks", "boxes": "", "data_path": "data"},
+         "finds 133 keypoints, but sticks has 11"),
+        ({"resume": best, "neck_channels": 32}, "it differs in neck."),
+    ]:  # fmt: skip
+        with pytest.raises(UserError, match=re.escape(part)):
+            run(small(eval=True, **changes))
+    with pytest.raises(UserError, match="holds no pose network"):
+        load_pose(tmp_path / "c.safetensors")
