@@ -43,6 +43,7 @@ class KeypointSource(Protocol):
     """Where photographs and the people in them come from."""
 
     layout: Layout
+    classes: list[str]  # names of the keypoints
     truth: Truth | None  # the annotations to evaluate against; None if the subjects hold them
     padding: float  # factor between a subject's box and what the network sees
 
@@ -74,6 +75,7 @@ class _Files:
         self, kind: Layout, folder: Path, names: Mapping[int, str], subjects: Sequence[Subject]
     ) -> None:
         self.layout = kind
+        self.classes = list(kind.names)
         self.truth: Truth | None = None
         ids = sorted({s.image_id for s in subjects})
         position = {image: i for i, image in enumerate(ids)}
@@ -86,6 +88,7 @@ class _Files:
         self._points = np.zeros((len(subjects), len(kind), 3), np.float32)
         for row, subject in zip(self._points, subjects, strict=True):
             row[:, :2], row[:, 2] = subject.points, subject.visible
+        self.labels = np.rint(self._boxes).astype(np.int64)  # what tells two such sets apart
 
     def __len__(self) -> int:
         return len(self._file)

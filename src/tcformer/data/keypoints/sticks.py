@@ -34,6 +34,7 @@ class SticksSource:
 
     def __init__(self, split: str) -> None:
         self.layout = layout("sticks")
+        self.classes = list(self.layout.names)
         self.truth: Truth | None = None
         self.split = split
         self._drawn: tuple[int, Image.Image] | None = None

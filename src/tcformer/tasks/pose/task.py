@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tcformer.data import ResumableSampler, build_loader
+from tcformer.data.fingerprint import fingerprint
 from tcformer.data.keypoints.augment import PoseAugmentation
 from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.data.keypoints.dataset import (
@@ -57,6 +59,7 @@ class PoseTask:
         self.evaluator = Evaluator(val, cfg, world)
         self.metric = self.evaluator.metric
         self.lower_is_better = self.metric == "nme"
+        self._train: KeypointDataset | None = None
         self.train_size = self.num_corrupt = 0
         self.steps_per_epoch = 0
         if not cfg.eval:
@@ -95,7 +98,7 @@ class PoseTask:
             pin_memory=cfg.pin_mem,
             collate=stacked,
         )
-        self._describe = train.describe
+        self._describe, self._train = train.describe, train
 
     def batches(self, epoch: int, start: int) -> Iterator[KeypointBatch]:
         """Training batches of this process, on the device."""
@@ -148,6 +151,22 @@ class PoseTask:
             "on",
             "keypoints": f"{len(self.layout)} ({self.layout.name})",
             "input": f"3 x {height} x {width}",
+        }
+
+    def facts_for_record(self) -> dict[str, Any]:
+        """Model, data and metric; see `tcformer.training.record`."""
+        sets = {"train": self._train, "val": self.evaluator.dataset}
+        prints = {
+            split: fingerprint(dataset, self.cfg.data_path)
+            for split, dataset in sets.items()
+            if dataset is not None
+        }
+        return {
+            "task": self.cfg.task,
+            "model": self.cfg.model,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "metric": self.metric,
+            "data": {"name": self.cfg.data_set, **prints},
         }
 
     def finetune(self, path: str) -> str:
