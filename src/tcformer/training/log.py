@@ -6,12 +6,13 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, make_folder
+from tcformer.files import FULL, atomic_write, is_full, make_folder
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World
 from tcformer.training.options import to_json
@@ -31,6 +32,8 @@ class RunLog:
     def __init__(self, cfg: TrainConfig, world: World, *, first_epoch: int, resumed: bool) -> None:
         self.path: Path | None = None
         self._board: Any = None
+        self._board_failed = False
+        self._excepthook = threading.excepthook
         if not (cfg.output_dir and world.is_main):
             return
         folder = make_folder(cfg.output_dir)
@@ -41,6 +44,7 @@ class RunLog:
             self._take_off(first_epoch)
         if cfg.tensorboard:
             self._board = _summary_writer(folder, first_epoch)
+            threading.excepthook = self._without_traceback
 
     def _take_off(self, first_epoch: int) -> None:
         assert self.path is not None
@@ -64,15 +68,35 @@ class RunLog:
             except OSError as error:
                 raise UserError(f"cannot write {self.path}: {error.strerror}.") from error
         if self._board is not None:
-            for name, value in numbers.items():
-                if name.startswith(("train_", "test_")):  # train_loss is the curve train/loss
-                    self._board.add_scalar(name.replace("_", "/", 1), value, int(numbers["epoch"]))
-            self._board.flush()
+            with self._board_errors():
+                for name, value in numbers.items():
+                    if name.startswith(("train_", "test_")):  # train_loss is the curve train/loss
+                        curve = name.replace("_", "/", 1)
+                        self._board.add_scalar(curve, value, int(numbers["epoch"]))
+                self._board.flush()
 
     def close(self) -> None:
         """Finish the TensorBoard file."""
         if self._board is not None:
-            self._board.close()
+            board, self._board = self._board, None
+            with contextlib.suppress(OSError) if self._board_failed else self._board_errors():
+                board.close()
+            threading.excepthook = self._excepthook
+
+    @contextlib.contextmanager
+    def _board_errors(self) -> Iterator[None]:
+        """TensorBoard writes in a thread, whose failure the next call raises."""
+        try:
+            yield
+        except OSError as error:
+            self._board_failed = True
+            why = FULL if is_full(error) else error.strerror
+            raise UserError(f"cannot write the TensorBoard events: {why}.") from error
+
+    def _without_traceback(self, args: threading.ExceptHookArgs) -> None:
+        """What becomes of an error in a thread: TensorBoard's is told in words, by the above."""
+        if not type(args.thread).__module__.startswith("tensorboard"):
+            self._excepthook(args)
 
 
 def say(world: World, line: str) -> None:

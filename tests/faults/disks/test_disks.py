@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -21,6 +23,7 @@ from tcformer.files import atomic_write, safe_torch_load
 from tcformer.training import checkpoint as ckpt
 from tcformer.training import retention
 from tcformer.training.distributed import World
+from tcformer.training.log import RunLog
 from tcformer.training.loop import fit
 
 
@@ -230,6 +233,36 @@ def test_a_limit_ends_all_processes_with_one_sentence(tmp_path):
 def mountable(tmp_path):
     if not may_mount(tmp_path / "mount"):
         pytest.skip("mounting a file system needs root")
+
+
+@pytest.mark.slow
+def test_a_disk_too_full_for_tensorboard(mountable, tmp_path, capfd):
+    """It writes in a thread of its own, whose traceback must not reach anybody."""
+    pytest.importorskip("tensorboard", reason="the events are TensorBoard's")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
+    before = threading.excepthook
+    try:
+        cfg = config(output_dir=str(folder), tensorboard=True)
+        log = RunLog(cfg, World(), first_epoch=0, resumed=False)
+        log.write({"train_loss": 1.0, "epoch": 0})
+        with open(folder / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(512))
+        log.path = None  # the events alone
+
+        def write():
+            for epoch in range(1, 99):
+                log.write({**{f"train_{n}": 1.0 for n in range(60)}, "epoch": epoch})
+
+        with pytest.raises(UserError, match="cannot write the TensorBoard events: the disk is fu"):
+            write()
+        log.close()
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook == before
 
 
 @pytest.mark.slow
