@@ -26,6 +26,7 @@ VERBS = {
     "evaluate-keypoints": "measure a file of keypoints against annotations: AP, or a face's error",
     "show": "draw the tokens of images, stage by stage",
     "serve": "look at tokens in a browser: a local page that needs no network",
+    "export": "write a network for onnxruntime, OpenVINO or AOTInductor, and check it",
     "convert": "turn checkpoints into safetensors and back",
     "hub": "write a checkpoint in timm's hub format, or push it to the Hub",
     "download": "fetch, verify and cache the weights the authors published",

@@ -1,0 +1,158 @@
+"""`tcformer export`: a network as a file for other programs, checked against PyTorch."""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from tcformer.cli import VERBS
+from tcformer.cli.parser import Parser
+from tcformer.errors import UserError
+
+HELP = VERBS["export"]
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb; see `tcformer export --help`."""
+    args = _parse(argv)
+    size = None if args.size is None else _size(args.size)
+    if args.dtype != "float32":
+        raise UserError(
+            f"--dtype {args.dtype} is not exported: distances in half precision choose other "
+            "clusters than the network was trained with; leave it at float32"
+        )
+
+    from tcformer import export, inference
+    from tcformer.export.formats import choose
+
+    chosen = choose(args.format, args.out)
+    loaded = inference.load(args.model, args.checkpoint)
+    for note in loaded.notes:
+        print(f"note: {note}.", file=sys.stderr)
+    out = Path(args.out or f"{loaded.name}{chosen.suffix}")
+    report = export.export(
+        loaded,
+        out,
+        format=chosen.name,
+        size=size,
+        input=args.input,
+        outputs=_outputs(args.outputs, bool(loaded.num_classes)),
+        opset=args.opset,
+        images=args.images,
+        time_batches=args.time,
+    )
+    height, width = report.contract.size
+    shape = ", ".join(map(str, ("batch", *report.contract.input_shape)))
+    kind = "uint8" if args.input == "pixels" else "float32"
+    print(f"{loaded.name}, images of {height} x {width} px")
+    print(f"in:  images ({shape}) {kind}")
+    print(f"out: {', '.join(report.contract.output_names)}")
+    batches = " and ".join(map(str, dict.fromkeys(report.parity.batches)))
+    print(f"compared with PyTorch on {report.pictures}, in batches of {batches}:")
+    for line in report.parity.lines():
+        print(f"  {line}")
+    for times in report.times:
+        print(times.line())
+    for file in report.files:
+        print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def _parse(argv: list[str]) -> Namespace:
+    parser = Parser(
+        "export",
+        epilog="A file is written only if the exported model, opened again, clusters the images "
+        "as PyTorch does and gives the same numbers.",
+    )
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=None,
+        metavar="MODEL",
+        help="name of the variant (default: the checkpoint's own, else tcformer_light)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        default=None,
+        help="trained weights; without them the network is random",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        default=None,
+        help="file to write, replaced if it exists (default: the model's name)",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT",
+        default=None,
+        help="onnx, pt2 (torch.export), aoti (compiled by AOTInductor) or openvino; by default "
+        "what --out ends in, .pt2 meaning pt2, or else onnx",
+    )
+    parser.add_argument(
+        "--size",
+        metavar="N|HxW",
+        default=None,
+        help="height and width of the images, fixed in the file (default: that of the training)",
+    )
+    parser.add_argument(
+        "--input",
+        choices=("normalised", "pixels"),
+        default="normalised",
+        help="images as float32 (batch, 3, H, W) with mean and std taken off, or as uint8 pixels "
+        "(batch, H, W, 3), which the exported model normalises itself",
+    )
+    parser.add_argument(
+        "--outputs",
+        nargs="+",
+        metavar="NAME",
+        default=None,
+        help="what comes out: logits, features (a map for each stage) and tokens (the token of "
+        "each cell at each stage); by default logits, where there are classes, and tokens",
+    )
+    parser.add_argument(
+        "--dtype", metavar="TYPE", default="float32", help="of weights and arithmetic"
+    )
+    parser.add_argument(
+        "--opset", metavar="N", type=int, default=None, help="ONNX's operators (default: 20)"
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        metavar="FILE",
+        default=(),
+        help="images to compare on (default: 4 scenes that are drawn for it)",
+    )
+    parser.add_argument(
+        "--time",
+        nargs="*",
+        type=int,
+        metavar="BATCH",
+        default=None,
+        help="time the exported model beside PyTorch, in turns, for these numbers of images "
+        "(default with --time: 1)",
+    )
+    args = parser.parse_args(argv)
+    args.time = () if args.time is None else (args.time or [1])
+    return args
+
+
+def _outputs(asked: list[str] | None, classifies: bool) -> list[str]:
+    if asked is not None:
+        return asked
+    return ["logits", "tokens"] if classifies else ["features", "tokens"]
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if match is not None:
+        return int(match[1]), int(match[2] or match[1])
+    if text.lower() in ("dynamic", "any", "-1"):
+        raise UserError(
+            f"--size {text}: height and width cannot be left open, because they decide how many "
+            "tokens there are and which cells a pixel has; export one file for each size"
+        )
+    raise UserError(f"--size takes pixels, such as 224 or 256x192 (height x width), not {text!r}")

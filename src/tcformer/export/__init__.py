@@ -1,0 +1,29 @@
+"""Exported models: a network as a file that other programs run, and the proof that it is the same.
+
+    from tcformer import export, inference
+
+    report = export.export(inference.load("tcformer_light"), "light.onnx")
+    print(report.parity)
+
+A file is kept only if it clusters real pictures as PyTorch does and gives the same numbers.
+"""
+
+from tcformer.export.contract import INPUTS, OUTPUTS, Contract
+from tcformer.export.formats import FORMATS
+from tcformer.export.making import LEAST_SIDE, MOST_PIXELS, Report, export
+from tcformer.export.parity import TOLERANCE, Parity
+from tcformer.export.timing import Times
+
+__all__ = [
+    "FORMATS",
+    "INPUTS",
+    "LEAST_SIDE",
+    "MOST_PIXELS",
+    "OUTPUTS",
+    "TOLERANCE",
+    "Contract",
+    "Parity",
+    "Report",
+    "Times",
+    "export",
+]

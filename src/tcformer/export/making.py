@@ -1,0 +1,230 @@
+"""Export one network to one file: trace, write, open again, compare, and only then keep it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tcformer.errors import UserError
+from tcformer.export import onnx_file, parity, pictures, timing
+from tcformer.export.contract import INPUTS, OUTPUTS, Contract
+from tcformer.export.formats import Format, choose
+from tcformer.export.program import trace
+from tcformer.export.runner import Runner
+from tcformer.files import atomic_write
+from tcformer.inference import Loaded
+from tcformer.models import TCFormer
+
+__all__ = ["LEAST_SIDE", "MOST_PIXELS", "Report", "export"]
+
+LEAST_SIDE = 16
+"""The network takes images from this side on, in pixels."""
+
+MOST_PIXELS = 1024 * 1024
+"""Clustering compares every token with every other: time grows with the square of the pixels."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, and how it compares.
+
+    Attributes:
+        files: what lies on the disk now.
+        contract: what goes in and comes out.
+        parity: the figures of the comparison.
+        pictures: the images it was made on, in words.
+        times: for each batch size that was timed.
+    """
+
+    files: tuple[Path, ...]
+    contract: Contract
+    parity: parity.Parity
+    pictures: str
+    times: tuple[timing.Times, ...] = field(default=())
+
+
+def export(
+    loaded: Loaded,
+    out: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    size: tuple[int, int] | None = None,
+    input: str = "normalised",
+    outputs: Sequence[str] = ("logits", "tokens"),
+    opset: int | None = None,
+    images: Sequence[str | Path] = (),
+    time_batches: Sequence[int] = (),
+) -> Report:
+    """Write a network as a file for other programs, after checking that it does the same.
+
+    Args:
+        loaded: the network, from :func:`tcformer.inference.load`, on the CPU.
+        out: the file; one that exists is replaced in one step.
+        format: one of `FORMATS`; None takes the one whose files end like `out`.
+        size: (height, width) of the images in pixels, fixed in the file; None is the square that
+            the network was trained with.
+        input: "normalised", or "pixels" for uint8 images that the graph normalises.
+        outputs: some of "logits", "features" and "tokens".
+        opset: version of ONNX's operators.
+        images: image files to compare on; none for drawn scenes.
+        time_batches: numbers of images for which to time the file beside PyTorch.
+
+    Returns:
+        The figures.
+
+    Raises:
+        UserError: something is not there or does not fit, the file cannot be written, or the
+            exported model disagrees with PyTorch; then nothing is written.
+    """
+    chosen = choose(format, out)
+    network = _network(loaded)
+    contract = _contract(loaded, size, input, outputs)
+    _check_opset(chosen, opset)
+    if any(batch < 1 for batch in time_batches):
+        raise UserError(f"batches of {list(time_batches)} cannot be timed: 1 image or more")
+    seen = pictures.read_pictures(images, contract.size) if images else None
+    words = f"{len(images)} image{'s' if len(images) > 1 else ''}"
+    if seen is None:
+        seen, words = pictures.scenes(contract.size), f"{pictures.NUM_SCENES} drawn scenes"
+    batch = _as_input(loaded, contract, seen)
+    target = Path(out)
+    found = parity.Parity()
+    times: list[timing.Times] = []
+
+    with tempfile.TemporaryDirectory(prefix="tcformer-export-") as folder:
+        place = Path(folder, f"model{chosen.suffix}")
+
+        def make(file: BinaryIO) -> None:
+            # Within the replacement of the target: where it cannot be written is known at once.
+            if "tokens" not in contract.outputs:
+                # The same network with its clusters laid open, to see that they are equal.
+                other = replace(contract, outputs=(*contract.outputs, "tokens"))
+                path = Path(folder, f"tokens{chosen.suffix}")
+                _make(chosen, network, other, path, opset, batch, found)
+            again = parity.Parity() if found.batches else found
+            runner = _make(chosen, network, contract, place, opset, batch, again)
+            for count in time_batches:
+                some = np.resize(batch, (count, *batch.shape[1:]))
+                times.append(timing.measure(network, contract, runner, some))
+            _copy(place, file)
+            if chosen.name == "openvino":
+                # Old structure and new weights must never be taken for one model.
+                target.unlink(missing_ok=True)
+                weights = place.with_suffix(".bin")
+                atomic_write(target.with_suffix(".bin"), lambda other: _copy(weights, other))
+
+        atomic_write(target, make)
+    files = (target, target.with_suffix(".bin")) if chosen.name == "openvino" else (target,)
+    return Report(files, contract, found, words, tuple(times))
+
+
+def _make(
+    chosen: Format,
+    network: TCFormer,
+    contract: Contract,
+    path: Path,
+    opset: int | None,
+    images: NDArray[Any],
+    found: parity.Parity,
+) -> Runner:
+    """Write a file, open it, and compare on all images.
+
+    Raises:
+        UserError: it disagrees.
+    """
+    try:
+        chosen.write(trace(network, contract), contract, path, opset)
+        runner = chosen.load(path, contract)
+    except torch._inductor.exc.CppCompileError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise UserError(f"the C++ compiler could not compile the model: {last}") from error
+    for part in parity.batches(images):
+        parity.compare(network, contract, runner, part, found)
+    problem = found.problem()
+    if problem is not None:
+        raise UserError(
+            f"the exported model disagrees with PyTorch, so nothing is written: {problem}"
+        )
+    return runner
+
+
+def _network(loaded: Loaded) -> TCFormer:
+    network = loaded.network
+    if not isinstance(network, TCFormer):
+        raise UserError(f"{loaded.name} is no TCFormer; tcformer export writes TCFormers only")
+    if loaded.device.type != "cpu" or network.training:
+        raise UserError("a network is exported in evaluation mode and on the CPU: load it so")
+    dtypes = {parameter.dtype for parameter in network.parameters()}
+    if dtypes != {torch.float32}:
+        raise UserError(f"a network is exported in float32, and {loaded.name} has {dtypes}")
+    if any(ctm.density_noise for ctm in (network.ctm1, network.ctm2, network.ctm3)):
+        raise UserError(f"{loaded.name} draws noise, so no two runs agree: set density_noise to 0")
+    return network
+
+
+def _contract(
+    loaded: Loaded, size: tuple[int, int] | None, input: str, outputs: Sequence[str]
+) -> Contract:
+    side = loaded.preprocessing.input_size
+    height, width = (side, side) if size is None else size
+    if min(height, width) < LEAST_SIDE or height * width > MOST_PIXELS:
+        raise UserError(
+            f"images of {height} x {width} px are not exported: {LEAST_SIDE} px a side or more "
+            f"are meant, and at most {MOST_PIXELS // 2**20} million pixels"
+        )
+    if input not in INPUTS:
+        raise UserError(f"the input is {' or '.join(INPUTS)}, not {input!r}")
+    for name in outputs:
+        if name not in OUTPUTS:
+            raise UserError(f"there is no output {name!r}; choose from {', '.join(OUTPUTS)}")
+    if not outputs:
+        raise UserError(f"nothing is to come out: choose from {', '.join(OUTPUTS)}")
+    if "logits" in outputs and not loaded.num_classes:
+        raise UserError(
+            f"{loaded.name} has no classifier, so no logits come out: say --outputs features "
+            "and/or tokens"
+        )
+    spec = loaded.preprocessing.spec
+    return Contract(
+        loaded.name,
+        (height, width),
+        input,
+        tuple(name for name in OUTPUTS if name in outputs),
+        tuple(map(float, spec.norm_mean)),
+        tuple(map(float, spec.norm_std)),
+        loaded.classes,
+    )
+
+
+def _check_opset(chosen: Format, opset: int | None) -> None:
+    if opset is None:
+        return
+    if chosen.name != "onnx":
+        raise UserError(f"an opset is ONNX's; --format {chosen.name} has none")
+    low, high = onnx_file.OPSETS
+    if not low <= opset <= high:
+        raise UserError(f"ONNX is written with an opset from {low} to {high}, not {opset}")
+
+
+def _as_input(loaded: Loaded, contract: Contract, seen: NDArray[np.uint8]) -> NDArray[Any]:
+    """(n, H, W, 3) pictures as the contract's input."""
+    made = np.concatenate([loaded.preprocessing.normalise(picture).numpy() for picture in seen])
+    if contract.input == "normalised":
+        return made
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (contract.mean, contract.std))
+    pixels = (made * std + mean) * 255
+    return np.ascontiguousarray(pixels.round().astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def _copy(path: Path, file: BinaryIO) -> None:
+    with open(path, "rb") as written:
+        shutil.copyfileobj(written, file, 1 << 20)

@@ -1,0 +1,49 @@
+"""OpenVINO: converted from the same graph, run in full precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tcformer.export.contract import Contract
+from tcformer.export.runner import Runner
+
+PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+"""On processors with bfloat16 OpenVINO computes in it unless told otherwise. Distances in three
+digits choose other centres, so the tokens would be others than PyTorch's.
+"""
+
+
+def write(
+    program: torch.export.ExportedProgram, contract: Contract, path: Path, opset: int | None
+) -> None:
+    """Convert the graph and write NAME.xml and, with the weights in float32, NAME.bin."""
+    import openvino
+
+    model = openvino.convert_model(program)
+    model.inputs[0].set_names({"images"})
+    for output, name in zip(model.outputs, contract.output_names, strict=True):
+        output.set_names({name})
+    for key, value in contract.metadata().items():
+        model.set_rt_info(value, ["tcformer", key])
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def load(path: Path, contract: Contract) -> Runner:
+    """Compile the file for the processor, in float32, on as many threads as torch has."""
+    import openvino
+
+    core = openvino.Core()
+    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(str(path), "CPU", {**PRECISION, **threads})
+    names = contract.output_names
+
+    def run(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        found = compiled({"images": images})
+        return {name: np.array(found[name]) for name in names}
+
+    return run
