@@ -100,8 +100,8 @@ FORMATS = {
             "two files, .xml and .bin, for OpenVINO",
             openvino_file.write,
             openvino_file.load,
-            ("openvino",),
-            "openvino",
+            ("onnx", "onnxscript", "openvino"),
+            "export,openvino",
         ),
     )
 }

@@ -23,6 +23,7 @@ from tcformer.export.runner import Runner
 from tcformer.files import atomic_write
 from tcformer.inference import Loaded
 from tcformer.models import TCFormer
+from tcformer.models.ctm import CTM
 
 __all__ = ["LEAST_SIDE", "MOST_PIXELS", "Report", "export"]
 
@@ -141,12 +142,8 @@ def _make(
     Raises:
         UserError: it disagrees.
     """
-    try:
-        chosen.write(trace(network, contract), contract, path, opset)
-        runner = chosen.load(path, contract)
-    except torch._inductor.exc.CppCompileError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise UserError(f"the C++ compiler could not compile the model: {last}") from error
+    chosen.write(trace(network, contract), contract, path, opset)
+    runner = chosen.load(path, contract)
     for part in parity.batches(images):
         parity.compare(network, contract, runner, part, found)
     problem = found.problem()
@@ -166,7 +163,7 @@ def _network(loaded: Loaded) -> TCFormer:
     dtypes = {parameter.dtype for parameter in network.parameters()}
     if dtypes != {torch.float32}:
         raise UserError(f"a network is exported in float32, and {loaded.name} has {dtypes}")
-    if any(ctm.density_noise for ctm in (network.ctm1, network.ctm2, network.ctm3)):
+    if any(module.density_noise for module in network.modules() if isinstance(module, CTM)):
         raise UserError(f"{loaded.name} draws noise, so no two runs agree: set density_noise to 0")
     return network
 
@@ -219,7 +216,7 @@ def _as_input(loaded: Loaded, contract: Contract, seen: NDArray[np.uint8]) -> ND
     """(n, H, W, 3) pictures as the contract's input."""
     made = np.concatenate([loaded.preprocessing.normalise(picture).numpy() for picture in seen])
     if contract.input == "normalised":
-        return made
+        return np.ascontiguousarray(made)
     mean, std = (np.array(v, np.float32)[:, None, None] for v in (contract.mean, contract.std))
     pixels = (made * std + mean) * 255
     return np.ascontiguousarray(pixels.round().astype(np.uint8).transpose(0, 2, 3, 1))

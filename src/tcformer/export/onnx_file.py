@@ -62,7 +62,9 @@ def write(
 
 def _stable_sort() -> Any:
     """ONNX sorts by TopK, whose ties go to the lower index: that is what a stable sort does."""
-    from onnxscript import opset18 as op
+    import onnxscript
+
+    op: Any = onnxscript.opset18
 
     def sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
         length = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))
@@ -77,9 +79,7 @@ def load(path: Path, contract: Contract) -> Runner:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = contract.output_names
 
     def run(images: NDArray[Any]) -> dict[str, NDArray[Any]]:

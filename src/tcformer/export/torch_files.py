@@ -1,11 +1,12 @@
-"""Files of PyTorch: a graph (torch.export) and a graph compiled for this processor (AOTInductor)."""
+"""Files of PyTorch: a graph (torch.export), and one compiled for this processor (AOTInductor)."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tcformer.errors import UserError
 from tcformer.export.contract import Contract
 from tcformer.export.runner import Runner
 
@@ -43,12 +45,20 @@ def write_package(
     program: torch.export.ExportedProgram, contract: Contract, path: Path, opset: int | None
 ) -> None:
     """Compile the graph and save the library with its weights."""
-    with _quiet(), torch.no_grad():
-        torch._inductor.aoti_compile_and_package(
-            program,
-            package_path=str(path),
-            inductor_configs={"aot_inductor.metadata": contract.metadata()},
-        )
+    from torch._inductor.exc import InductorError
+
+    try:
+        with _quiet(), torch.no_grad():
+            torch._inductor.aoti_compile_and_package(
+                program,
+                package_path=str(path),
+                inductor_configs={"aot_inductor.metadata": contract.metadata()},
+            )
+    except InductorError as error:
+        raise UserError(
+            f"{contract.model} could not be compiled, is the C++ compiler whole ($CXX, or g++)? "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
 
 
 def load_package(path: Path, contract: Contract) -> Runner:
@@ -61,7 +71,8 @@ def load_package(path: Path, contract: Contract) -> Runner:
 def _runner(module: Callable[[Tensor], Any], contract: Contract) -> Runner:
     def run(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         with torch.no_grad():
-            found = module(torch.from_numpy(images))
+            # A compiled model takes the memory order for granted and would read other pixels.
+            found = module(torch.from_numpy(images).contiguous())
         return {
             name: value.numpy() for name, value in zip(contract.output_names, found, strict=True)
         }
@@ -70,7 +81,14 @@ def _runner(module: Callable[[Tensor], Any], contract: Contract) -> Runner:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about its own insides
-        yield
+def _quiet() -> Iterator[None]:
+    """Without torch's remarks about its own insides, and about a GPU that is not asked for."""
+    log = logging.getLogger("torch.utils.cpp_extension")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
