@@ -102,6 +102,10 @@ WAYS: dict[str, Run | Read | Left] = {
     r"#!/bin/bash\n#SBATCH": Run(f"{TINY} --dry-run"),
     r"tcformer hub .*--push": Read("needs the network; `inference/test_hub.py::test_the_command`"),
     r"tcformer hub ": Run(slow=False),
+    r"tcformer export ": Read(
+        "half a minute: `export/test_formats.py::test_the_command_and_the_example_that_needs_onnxruntime_only`"
+    ),
+    r"python examples/onnx_deploy.py": Left("as `tcformer export`, by the same test"),
     r"tcformer predict ": Run("--input-size 64", slow=False),
     r"tcformer doctor": Run(),
     r"tcformer (--help|flops|download --list|\w+ --help)": Run(slow=False),
@@ -121,7 +125,10 @@ SWAPS = {
 }
 """Placeholders of the pages -> what stands there in a test."""
 
-NEEDS = {"dense.md": ("segmentation_models_pytorch", "transformers")}
+NEEDS = {
+    "dense.md": ("segmentation_models_pytorch", "transformers"),
+    "export.md": ("onnx", "onnxscript", "onnxruntime"),
+}
 """Pages whose Python needs what only an extra installs, and takes long to import."""
 
 

@@ -14,7 +14,7 @@ from tcformer.models import create_model
 SIZE = (32, 48)
 
 
-def network(name="tcformer_nano", depths=(1, 1, 1, 1), **options):
+def make_network(name="tcformer_nano", depths=(1, 1, 1, 1), **options):
     torch.manual_seed(1)
     model = create_model(name, num_classes=10, depths=depths, **options).eval()
     classes = tuple(f"thing {number}" for number in range(10))
@@ -22,8 +22,13 @@ def network(name="tcformer_nano", depths=(1, 1, 1, 1), **options):
 
 
 @pytest.fixture(scope="session")
+def network():
+    return make_network
+
+
+@pytest.fixture(scope="session")
 def loaded():
-    return network()
+    return make_network()
 
 
 @pytest.fixture
