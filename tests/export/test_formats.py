@@ -38,7 +38,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_the_command_and_the_example_that_needs_onnxruntime_only(tmp_path):
+def test_the_command_and_example_on_onnxruntime_only(tmp_path):
     available("onnx")
     import onnx
     import onnxruntime
