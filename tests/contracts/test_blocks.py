@@ -103,8 +103,7 @@ WAYS: dict[str, Run | Read | Left] = {
     r"tcformer hub .*--push": Read("needs the network; `inference/test_hub.py::test_the_command`"),
     r"tcformer hub ": Run(slow=False),
     r"tcformer export ": Read(
-        "half a minute: `export/test_formats.py::"
-        "test_the_command_and_example_on_onnxruntime_only`"
+        "half a minute: `export/test_formats.py::test_the_command_and_example_on_onnxruntime_only`"
     ),
     r"python examples/onnx_deploy.py": Left("as `tcformer export`, by the same test"),
     r"tcformer predict ": Run("--input-size 64", slow=False),

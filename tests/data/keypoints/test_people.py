@@ -188,6 +188,23 @@ def test_faces(wflw):
     assert sources[0].truth.annotations[3]["attributes"] == [1, 0, 1, 0, 0, 0]
 
 
+def test_subsets_of_the_conversion(wflw):
+    folder = wflw[1] / "annotations"
+    content = json.loads((folder / "face_landmarks_wflw_test.json").read_text())
+    chosen = [{**content["annotations"][i], "id": 70 + i} for i in (1, 3)]
+    for word in ("blur", "makeup"):
+        part = {"images": content["images"], "annotations": chosen[: 2 if word == "blur" else 1]}
+        (folder / f"face_landmarks_wflw_test_{word}.json").write_text(json.dumps(part))
+    source = WflwSource(str(wflw[1]), "val")
+    found = [note.get("attributes", []) for note in source.truth.annotations]
+    assert found == [[], ["make-up", "blur"], [], ["blur"]]
+    chosen[0]["keypoints"][0] += 1
+    part = {"images": content["images"], "annotations": chosen}
+    (folder / "face_landmarks_wflw_test_blur.json").write_text(json.dumps(part))
+    with pytest.raises(UserError, match="not of one conversion"):
+        WflwSource(str(wflw[1]), "val")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [("1 2 3", "3 fields, but 207"), (" ".join(["x"] * 207), "words where numbers"),

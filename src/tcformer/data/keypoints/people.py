@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +24,11 @@ from tcformer.data.keypoints.annotations import (
     read_truth,
 )
 from tcformer.errors import UserError
+
+_SUBSET_FILES = {
+    "pose": "largepose", "expression": "expression", "illumination": "illumination",
+    "make-up": "makeup", "occlusion": "occlusion", "blur": "blur",
+}  # fmt: skip
 
 DETECTIONS = "COCO_val2017_detections_AP_H_56_person.json"
 """The person boxes of published results, by the name under which they are given out."""
@@ -155,8 +161,9 @@ class WflwSource(_Files):
 
     Below the data path lie either MMPose's conversion, `annotations/face_landmarks_wflw_{train,
     test}.json` and `images/`, or the set as its authors give it out, the lists of 98 points in
-    `WFLW_annotations/list_98pt_rect_attr_train_test/` and `WFLW_images/`. Only the lists name the
-    subsets of the test faces.
+    `WFLW_annotations/list_98pt_rect_attr_train_test/` and `WFLW_images/`. The lists name the
+    subsets of the test faces; the conversion does where its files of them, such as
+    `face_landmarks_wflw_test_blur.json`, are there too.
 
     Raises:
         UserError: a file or folder is missing or wrong.
@@ -176,6 +183,8 @@ class WflwSource(_Files):
             truth = read_truth(converted)
             names, _ = _images(converted, truth)
             folder = _first_folder(root / "images")
+            if split != "train":
+                truth = _with_subsets(truth, names, converted.parent)
         else:
             truth, names = read_wflw_list(listed)
             folder = _first_folder(root / "WFLW_images")
@@ -230,6 +239,30 @@ def read_wflw_list(path: Path) -> tuple[Truth, dict[int, str]]:
         raise UserError(f"{path} lists no faces.")
     truth = Truth(str(path), kind, ("face",), tuple(images.values()), tuple(notes))
     return truth, {image: name for name, image in images.items()}
+
+
+def _with_subsets(truth: Truth, names: Mapping[int, str], folder: Path) -> Truth:
+    """The faces with the subsets that they are in, by the conversion's files of those.
+
+    Ids differ between the files, so a face is known by its photograph and landmarks.
+    """
+    notes = [dict(note) for note in truth.annotations]
+    by_face = {(names[n["image_id"]], tuple(n["keypoints"])): n for n in notes}
+    for subset, word in _SUBSET_FILES.items():
+        path = folder / f"face_landmarks_wflw_test_{word}.json"
+        if not path.is_file():
+            continue
+        part = read_truth(path)
+        part_names, _ = _images(path, part)
+        for note in part.annotations:
+            face = by_face.get((part_names[note["image_id"]], tuple(note["keypoints"])))
+            if face is None:
+                raise UserError(
+                    f"annotation {note['id']} of {path} is on a face that {truth.path} does not "
+                    "have: the two files are not of one conversion."
+                )
+            face["attributes"] = [*face.get("attributes", []), subset]
+    return replace(truth, annotations=tuple(notes))
 
 
 def all_points(note: Mapping[str, Any], kind: Layout) -> np.ndarray:
