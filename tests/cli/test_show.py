@@ -180,7 +180,7 @@ def test_networks_of_any_kind_are_shown(tmp_path, monkeypatch, colours):
         (["good.png", "--size", "9999"], "give a smaller --size"),
         (["good.png", "--size", "8"], "--size"),
         (["good.png", "--fill", "colour"], "--draw/--fill: there is no 'colour'"),
-        (["good.png", "--draw", "famly"], "did you mean family"),
+        (["good.png", "--draw", "famili"], "did you mean family"),
         (["good.png", "--draw", "mean,mean"], "name each once"),
         (["good.png", "--fil", "mean"], "--fill"),
         (["good.png", "--fill", "none", "--no-outline"], "draw no tokens"),

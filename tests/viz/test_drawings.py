@@ -84,6 +84,22 @@ def test_golden_drawings(name):
     np.testing.assert_array_equal(panels(ROWS[name]()), golden)
 
 
+def test_borders_are_seen_on_bright_images_too():
+    white = np.full((30, 45, 3), 250, np.uint8)
+    bright = Subject(white, nested_maps()).draw("mean").panels[3].picture
+    assert bright.edge_colour == (48, 48, 48)
+    assert (bright.pixels() == 48).any()
+    assert Subject(white // 2, nested_maps()).draw("mean").panels[3].picture.edge_colour == (
+        255,
+        255,
+        255,
+    )
+    chosen = Look(edge_colour=(255, 255, 255))
+    assert not (
+        Subject(white, nested_maps(), look=chosen).draw("mean").panels[3].pixels() == 48
+    ).any()
+
+
 def test_numbers_of_tokens_have_no_meaning():
     rng = np.random.default_rng(0)
     shuffled = [rng.permutation(int(cells.max()) + 1)[cells] for cells in nested_maps()]

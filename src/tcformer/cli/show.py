@@ -165,8 +165,9 @@ def _parse(argv: list[str]) -> Namespace:
         "--edge-colour",
         metavar="COLOUR",
         type=_colour,
-        default="white",
-        help="of the borders: a name such as black, or #rrggbb",
+        default=None,
+        help="of the borders: a name such as black, or #rrggbb (default: white, or dark where the "
+        "image is bright)",
     )
     add(
         "--size",

@@ -15,6 +15,7 @@ from tcformer.viz.moving import Frame, encode_frames, merging_frames
 from tcformer.viz.paint import (
     FILLS,
     blend,
+    cell_sums,
     density_map,
     enlarge,
     family_colours,
@@ -65,6 +66,7 @@ __all__ = [
     "blend",
     "border_path",
     "cell_grid",
+    "cell_sums",
     "check_picture_name",
     "children",
     "contact_sheet",

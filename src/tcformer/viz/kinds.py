@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,15 @@ from tcformer.errors import UserError
 from tcformer.viz.drawing import Dot, Drawing, Mark
 from tcformer.viz.heat import Scale, heat_colours, number
 from tcformer.viz.images import as_array, as_rgb
-from tcformer.viz.paint import WHITE, Colour, family_colours, mean_colours, palette_colours
+from tcformer.viz.paint import (
+    WHITE,
+    CellSums,
+    Colour,
+    cell_sums,
+    family_colours,
+    mean_colours,
+    palette_colours,
+)
 from tcformer.viz.regions import Size, cell_grid, token_at
 from tcformer.viz.sheet import Panel, Row
 from tcformer.viz.tracking import contributions, parents
@@ -39,6 +48,10 @@ DIM: Colour = (24, 24, 24)
 DIM_EDGE: Colour = (110, 110, 110)
 """Of what is not meant, and of the borders there."""
 
+BRIGHT = 170
+DARK_EDGE: Colour = (48, 48, 48)
+"""Mean from which an image is so bright that white borders would not be seen, and their colour."""
+
 POINT_COLOURS: tuple[Colour, ...] = (
     (255, 59, 48),
     (52, 220, 90),
@@ -61,13 +74,13 @@ class Look:
     Attributes:
         outline: draw the borders between tokens.
         opacity: percent of the paint on the image; None for what suits the kind.
-        edge_colour: of the borders.
+        edge_colour: of the borders; None for white, or dark where the image is bright.
         width: pixels on each side of a border; None for what suits the size of a cell.
     """
 
     outline: bool = True
     opacity: int | None = None
-    edge_colour: Colour = WHITE
+    edge_colour: Colour | None = None
     width: float | None = None
 
 
@@ -110,6 +123,10 @@ class Subject:
         self.points_in = self.size if points_in is None else points_in
         self.look = Look() if look is None else look
 
+    @cached_property
+    def _sums(self) -> CellSums:
+        return cell_sums(self.image, self.seen)
+
     # ---- all tokens -------------------------------------------------------------------------
 
     def draw(
@@ -137,7 +154,7 @@ class Subject:
             paint: NDArray[np.uint8] | None = None
             scale, values = None, None
             if kind == "mean":
-                paint = mean_colours(self.image, cells, seen=self.seen)
+                paint = mean_colours(self.image, cells, seen=self.seen, sums=self._sums)
             elif kind == "palette":
                 paint = palette_colours(cells, self.seen)
             elif kind == "family":
@@ -298,7 +315,14 @@ class Subject:
             return self.look.width
         cell = min(self.size[0] / cells.shape[0], self.size[1] / cells.shape[1])
         alone = np.unique(cells).size == cells.size
-        return max(1, round(cell / (8 if alone else 4.5))) / 2
+        return max(1 if alone or cell < 6 else 2, round(cell / 8)) / 2
+
+    @cached_property
+    def _edge(self) -> Colour:
+        if self.look.edge_colour is not None:
+            return self.look.edge_colour
+        # The mean over every 16th pixel of rows and columns tells bright pictures as well.
+        return DARK_EDGE if self.image[::16, ::16].mean() >= BRIGHT else WHITE
 
     def _drawing(
         self,
@@ -321,7 +345,7 @@ class Subject:
             opacity,
             areas,
             outline and self.look.outline,
-            DIM_EDGE if dimmed and self.look.edge_colour == WHITE else self.look.edge_colour,
+            DIM_EDGE if dimmed and self.look.edge_colour is None else self._edge,
             self._width(cells),
             tuple(marks),
             dots,

@@ -5,7 +5,7 @@ What a cell is, and what ``seen`` means, stands at the top of `tcformer.viz.regi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from tcformer.errors import UserError
 from tcformer.partition import distinct_colours
 from tcformer.viz.images import as_array, as_rgb
-from tcformer.viz.regions import CELL, Size, cell_grid, cell_of_pixels, on_pixels
+from tcformer.viz.regions import (
+    CELL,
+    Size,
+    cell_grid,
+    cell_of_pixels,
+    grid_size,
+    on_pixels,
+)
 from tcformer.viz.tracking import families
 
 FILLS = ("mean", "none", "palette")
@@ -25,7 +32,43 @@ Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 
 
-def mean_colours(image: Any, cell_to_token: Any, *, seen: Size | None = None) -> NDArray[np.uint8]:
+class CellSums(NamedTuple):
+    """The pixels of each cell added up: what all mean colours of an image are made from."""
+
+    colours: NDArray[np.int64]
+    """(H0, W0, 3)"""
+    pixels: NDArray[np.int64]
+    """(H0, W0) number of pixels; 0 where a picture is smaller than the grid"""
+
+
+def cell_sums(image: Any, seen: Size | None = None) -> CellSums:
+    """Add up the pixels of each cell, once for all stages.
+
+    Args:
+        image: (H, W, 3), (H, W, 1) or (H, W) uint8.
+        seen: height and width of the image as the network saw it; by default the same.
+    """
+    pixels = as_rgb(image)
+    size = pixels.shape[:2]
+    seen = size if seen is None else seen
+    sums: NDArray[Any] = pixels
+    places = []
+    for axis, sides in enumerate(zip(size, seen, strict=True)):
+        cells = cell_of_pixels(*sides)
+        first = np.flatnonzero(np.diff(cells, prepend=-1))
+        sums = np.add.reduceat(sums, first, axis=axis, dtype=np.int64)
+        places.append((cells[first], np.diff(first, append=len(cells))))
+    (rows, heights), (columns, widths) = places
+    total = np.zeros((*grid_size(*seen), 3), np.int64)
+    count = np.zeros(total.shape[:2], np.int64)
+    total[np.ix_(rows, columns)] = sums
+    count[np.ix_(rows, columns)] = heights[:, None] * widths
+    return CellSums(total, count)
+
+
+def mean_colours(
+    image: Any, cell_to_token: Any, *, seen: Size | None = None, sums: CellSums | None = None
+) -> NDArray[np.uint8]:
     """The mean colour of every token.
 
     The mean is over the token's pixels, so a cell cut off by the image's edge counts by what is
@@ -35,34 +78,22 @@ def mean_colours(image: Any, cell_to_token: Any, *, seen: Size | None = None) ->
         image: (H, W, 3), (H, W, 1) or (H, W) uint8.
         cell_to_token: as in `regions.cell_grid`.
         seen: height and width of the image as the network saw it; by default the same.
+        sums: `cell_sums` of the image, if they are at hand.
 
     Returns:
         (N, 3) uint8, N = largest number in the map + 1; black for a token without a pixel.
     """
     pixels = as_rgb(image)
-    size = pixels.shape[:2]
-    seen = size if seen is None else seen
-    grid = cell_grid(cell_to_token, seen)
-    total: NDArray[Any] = pixels
-    places = []
-    for axis, sides in enumerate(zip(size, seen, strict=True)):
-        cells = cell_of_pixels(*sides)
-        first = np.flatnonzero(np.diff(cells, prepend=-1))
-        # Sums of whole cells before anything is counted per token: few numbers are left.
-        total = np.add.reduceat(total, first, axis=axis, dtype=np.int64)
-        places.append((cells[first], np.diff(first, append=len(cells))))
-    (rows, heights), (columns, widths) = places
-    tokens = grid[rows][:, columns].reshape(-1)
-    length = int(grid.max()) + 1
-    count = _sums(tokens, (heights[:, None] * widths).reshape(-1), length)
-    sums = np.stack([_sums(tokens, total[..., c].reshape(-1), length) for c in range(3)], axis=1)
-    count = np.maximum(count, 1)[:, None]
-    return ((2 * sums + count) // (2 * count)).astype(np.uint8)
-
-
-def _sums(names: NDArray[np.int64], values: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    grid = cell_grid(cell_to_token, pixels.shape[:2] if seen is None else seen)
+    total, cells = cell_sums(pixels, seen) if sums is None else sums
+    tokens, length = grid.reshape(-1), int(grid.max()) + 1
     # Whole numbers below 2^53 (2^53/255 pixels) are exact in the float64 that bincount adds in.
-    return np.bincount(names, weights=values, minlength=length).astype(np.int64)
+    count, *colours = (
+        np.bincount(tokens, weights=part.reshape(-1), minlength=length).astype(np.int64)
+        for part in (cells, *np.moveaxis(total, -1, 0))
+    )
+    count = np.maximum(count, 1)[:, None]
+    return ((2 * np.stack(colours, axis=1) + count) // (2 * count)).astype(np.uint8)
 
 
 def token_colours(image: Any, cell_to_token: Any, *, seen: Size | None = None) -> NDArray[np.uint8]:

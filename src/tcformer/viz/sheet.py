@@ -19,6 +19,9 @@ from tcformer.viz.regions import Size
 
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (32, 32, 32)
+FRAME: Colour = (205, 205, 205)
+"""Of the line around panels, which bright pictures need on white paper."""
+
 GAP = 12
 """Free pixels between panels and around the sheet."""
 
@@ -237,6 +240,8 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for row, places in zip(rows, plan.places, strict=True):
         for panel, place in zip(row.panels, places, strict=True):
+            (left, top), (height, width) = place, panel.size
+            draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FRAME)
             sheet.paste(Image.fromarray(np.ascontiguousarray(panel.pixels())), place)
     for text in plan.texts:
         draw.text((text.x, text.y), text.words, INK, font, anchor="ma" if text.centred else "la")

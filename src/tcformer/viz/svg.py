@@ -14,7 +14,7 @@ from PIL import Image, ImageFont
 
 from tcformer.viz.drawing import Drawing, rgb
 from tcformer.viz.heat import STOPS
-from tcformer.viz.sheet import GAP, INK, Plan, Row, plan_sheet
+from tcformer.viz.sheet import FRAME, GAP, INK, Plan, Row, plan_sheet
 
 SMALL = 256 * 256
 """Pixels up to which a picture is embedded without loss; above, as JPEG."""
@@ -54,6 +54,8 @@ def svg_sheet(rows: Sequence[Row], *, font_size: int | None = None) -> str:
             inside = panel.picture.svg(name) if drawn else f'<use href="#{name}"/>'  # type: ignore[union-attr]
             high, wide = panel.size
             body.append(
+                f'<rect x="{left - 0.5}" y="{top - 0.5}" width="{wide + 1}" height="{high + 1}" '
+                f'fill="none" stroke="{rgb(FRAME)}"/>\n'
                 f'<svg x="{left}" y="{top}" width="{wide}" height="{high}" '
                 f'viewBox="0 0 {wide} {high}">\n<title>{_text(panel.caption)}</title>\n'
                 f"{inside}\n</svg>"
