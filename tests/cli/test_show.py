@@ -244,6 +244,8 @@ def test_a_mistake_is_answered_without_loading_torch(tmp_path):
         (["--model", "pvt_v2_b0"], "merges no tokens"),
         (["--checkpoint", "nowhere.pth"], "nowhere.pth"),
         (["--checkpoint", "text.png"], "text.png"),
+        (["--checkpoint", "text.png", "--pretrained"], "choose one"),
+        ([*NANO, "--device", "cuda:99"], "cuda"),
         ([*NANO, "--draw", "family", "--stage", "5"], "tcformer_nano has 4 stages"),
         ([*NANO, "--point", "1,1", "--stage", "1"], "weights need 2 or more"),
         ([*NANO, "--point", "1,1", "--block", "3"], "have 2, 2, 2, 2 blocks"),

@@ -106,6 +106,7 @@ WAYS: dict[str, Run | Read | Left] = {
         "half a minute: `export/test_formats.py::test_the_command_and_example_on_onnxruntime_only`"
     ),
     r"python examples/onnx_deploy.py": Left("as `tcformer export`, by the same test"),
+    r"tcformer show ": Run("--size 64 --model tcformer_nano --panel-size 64"),
     r"tcformer predict ": Run("--input-size 64", slow=False),
     r"tcformer doctor": Run(),
     r"tcformer (--help|flops|download --list|\w+ --help)": Run(slow=False),

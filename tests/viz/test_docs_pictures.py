@@ -52,7 +52,7 @@ def test_the_committed_scene_is_the_one_that_the_script_draws():
 def test_committed_pictures_are_small():
     images = DOCS / "images"
     files = {path.name for path in (*images.glob("*.png"), *images.glob("*.webp"))}
-    assert files == {name for names in MADE.values() for name in names}
+    assert files >= {name for names in MADE.values() for name in names}
     for name in files:
         size = (DOCS / "images" / name).stat().st_size
         assert size < (500_000 if name == "merging.webp" else 250_000), name
