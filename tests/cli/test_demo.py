@@ -91,7 +91,7 @@ def test_an_accuracy_below_the_promise_fails(monkeypatch, capsys, tmp_path):
 
     lines = ["* Acc@1 90.000 Acc@5 99.000 loss 0.300", "Accuracy of ..."]
     poor = RunResult(90.0, tmp_path / "best.safetensors", tmp_path, lines)
-    monkeypatch.setattr(demo, "_train", lambda cfg, folder: poor)
+    monkeypatch.setattr(demo, "_train", lambda *_: poor)
     monkeypatch.setattr(demo, "_draw", lambda result, folder: folder / "tokens.png")
     monkeypatch.setattr(demo, "_next_steps", lambda result, folder: [])
     assert demo.main(["--output_dir", str(tmp_path / "out")]) == 1

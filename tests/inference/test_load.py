@@ -177,6 +177,28 @@ def test_a_hub_folder_is_read_with_its_preprocessing(tmp_path, network):
 
 
 @pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "not a configuration"),
+        ("{", "not a configuration"),
+        ("[" * 100_000, "not a configuration"),
+        ('{"architecture": "tcformer_nano", "model_args": 3}', "not a configuration"),
+        ('{"architecture": "tcformer_nano", "model_args": {"k": "many"}}', "cannot be built|k"),
+        (
+            '{"architecture": "tcformer_nano", "model_args": {"checkpoint_path": "/etc/passwd"}}',
+            "'checkpoint_path' is not an argument",
+        ),
+        ('{"architecture": "tcformer_nano", "model_args": {"depths": [9, 9, 9, 9]}}', "'depths'"),
+    ],
+)
+def test_a_folders_configuration_can_build_nothing_else(network, tmp_path, content, words):
+    save_weights(network, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=words):
+        load(checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"model": "tcformer_nanno"}, "did you mean tcformer_nano"),

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     from tcformer.training.loop import Interrupted, NotFinite
 
     try:
-        result = _train(cfg, folder)
+        result = _train(cfg, folder, argv)
     except Interrupted:
         print(f"Stopped before the end; `{command()} demo` starts anew.")
         return EXIT_INTERRUPTED
@@ -148,7 +148,7 @@ def _clear(folder: Path) -> None:
         path.unlink()
 
 
-def _train(cfg: TrainConfig, folder: Path) -> RunResult:
+def _train(cfg: TrainConfig, folder: Path, argv: list[str]) -> RunResult:
     """Train with a progress bar on the screen and everything else in the log."""
     from tcformer.cli.demo_progress import show_progress
     from tcformer.tasks.runner import run
@@ -158,7 +158,7 @@ def _train(cfg: TrainConfig, folder: Path) -> RunResult:
         show_progress(folder / "log.txt") as on_progress,
         contextlib.redirect_stdout(log),
     ):
-        return run(cfg, on_progress=on_progress)
+        return run(cfg, on_progress=on_progress, command=["demo", *argv])
 
 
 def _draw(result: RunResult, folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tcformer.errors import UserError
-from tcformer.files import check_readable
+from tcformer.files import parse_json, read_whole
+from tcformer.models.merging import GIVEN
 from tcformer.models.reading import Checkpoint
 
 __all__ = ["CONFIG", "WEIGHTS", "About", "about_checkpoint", "about_folder"]
@@ -21,6 +21,9 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """The two files of a folder in timm's hub format."""
 
 _LARGEST_SIDE = 8192
+_LARGEST_CONFIG = 1 << 24
+_TOLD_BY_WEIGHTS = {"in_chans", "num_classes", "global_pool"}
+_FOR_TRAINING = {"drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"}
 
 
 @dataclass(frozen=True)
@@ -87,15 +90,14 @@ def about_folder(folder: str | os.PathLike[str]) -> About:
             f"{folder} is a folder without {CONFIG}: give a file of weights, or a folder that "
             "save_pretrained (or timm) wrote"
         )
-    check_readable(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_whole(path, most=_LARGEST_CONFIG))
         # timm's older form has one level; the present one keeps the preprocessing apart.
         inner = content.get("pretrained_cfg", content)
         size = inner.get("input_size")
         channels, size = (size[0], size[-1]) if isinstance(size, list) and size else (None, None)
         crop, pixels = inner.get("crop_pct"), inner.get("interpolation")
-        arguments = content.get("model_args") or {}
+        arguments = _arguments(content.get("model_args") or {})
         names = content.get("label_names") or inner.get("label_names") or inner.get("labels")
         described = content.get("label_descriptions") or inner.get("label_descriptions")
         if isinstance(names, list) and isinstance(described, Mapping):
@@ -110,10 +112,23 @@ def about_folder(folder: str | os.PathLike[str]) -> About:
             std=_numbers(inner.get("std")),
             crop_pct=float(crop) if isinstance(crop, (int, float)) and 0 < crop <= 1 else None,
             interpolation=_text(pixels),
-            arguments=dict(arguments) if isinstance(arguments, Mapping) else {},
+            arguments=arguments,
         )
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is not a configuration that timm wrote ({error})") from error
+
+
+def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes the network besides its weights; the rest is in them, or is for training.
+
+    Nothing else is handed on: a file from somebody else must not choose what is built or read.
+    """
+    unknown = set(given) - set(GIVEN) - _TOLD_BY_WEIGHTS - _FOR_TRAINING
+    if unknown:
+        raise ValueError(f"'{min(unknown)}' is not an argument that is taken from a file")
+    return {key: value for key, value in given.items() if key in GIVEN}
 
 
 def _text(value: Any) -> str | None:

@@ -271,7 +271,7 @@ def _write(path: Path, text: str) -> None:
 def _compare(network: nn.Module, folder: Path) -> None:
     again = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
     for key, value in network.state_dict().items():
-        if not torch.equal(value.cpu(), again[key]):
+        if not torch.equal(value.cpu().to(again[key].dtype), again[key]):
             raise UserError(f"{folder} does not read back as it was written ({key} differs)")
 
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,6 +72,17 @@ def test_weights_that_were_trained_to_merge_otherwise_are_noticed(trained, capsy
         assert "trained to merge" not in capsys.readouterr().out
         run(dataclasses.replace(again, resume=str(folder / source), keep_ratio=(0.5,)))
         assert "trained to merge tokens in another way" in capsys.readouterr().out
+
+
+def test_predictions_are_as_often_right_as_the_evaluation_says(trained, images):
+    _, result, folder = trained
+    model = load(checkpoint=folder / "best.safetensors")
+    right = [
+        prediction.best.name == Path(prediction.image).parent.name
+        for prediction in model.predict_each(images / "val", batch_size=4)
+    ]
+    assert len(right) == 11
+    assert 100 * sum(right) / 11 == pytest.approx(result.best)
 
 
 def test_training_and_evaluation_leave_records(trained, tmp_path, capsys):
