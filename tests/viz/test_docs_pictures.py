@@ -55,7 +55,7 @@ def test_committed_pictures_are_small():
     assert files >= {name for names in MADE.values() for name in names}
     for name in files:
         size = (DOCS / "images" / name).stat().st_size
-        assert size < (500_000 if name == "merging.webp" else 250_000), name
+        assert size < 500_000, name
 
 
 def test_the_moving_picture_shows_every_stage_long_enough_to_be_read():
