@@ -100,6 +100,7 @@ def test_pixels_and_pyramids_of_another_keep_ratio_in_onnx(tmp_path, network):
         report = export.export(loaded, path, outputs=("features", "tokens"), **options)
     assert out[0].read_bytes() == out[1].read_bytes()
     assert report.parity.unequal == [0, 0, 0, 0]
+    assert str(ROOT).encode() not in out[0].read_bytes()
 
     runner = formats.FORMATS["onnx"].load(out[0], report.contract)
     # Ties everywhere: an even picture, one that is even on one side, and one thing again and again.
@@ -125,6 +126,7 @@ def test_the_other_formats(tmp_path, network, name):
     assert report.parity.batches == [1, 4]
     assert report.parity.unequal == [0, 0, 0, 0]
     assert set(report.files) == set(tmp_path.iterdir())
+    assert not any(str(ROOT).encode() in path.read_bytes() for path in report.files)
     assert report.times[0].exported > 0
     images = np.random.default_rng(0).standard_normal((5, 3, 64, 64)).astype(np.float32)
     runner = formats.FORMATS[name].load(out, report.contract)

@@ -1,4 +1,6 @@
 import json
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from tcformer.errors import UserError
 from tcformer.export import formats, making, pictures
 from tcformer.export.program import ExportedNetwork
 
+ROOT = Path(__file__).parents[2]
 SIZE = (32, 48)
 
 
+@pytest.mark.slow  # as tests/models/test_compile_export.py, which is not, but through a file
 def test_a_graph_of_pytorch_is_written_checked_and_read_by_pytorch_alone(loaded, tmp_path):
     photo = tmp_path / "photo.png"
     Image.fromarray(pictures.scenes((60, 50), 1)[0]).save(photo)
@@ -25,6 +29,8 @@ def test_a_graph_of_pytorch_is_written_checked_and_read_by_pytorch_alone(loaded,
     assert report.parity.problem() is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2", "photo.png"]
 
+    with zipfile.ZipFile(out) as archive:
+        assert not any(str(ROOT).encode() in archive.read(name) for name in archive.namelist())
     extra = {"tcformer.json": ""}
     module = torch.export.load(out, extra_files=extra).module()
     about = json.loads(extra["tcformer.json"])
