@@ -58,6 +58,7 @@ def main(argv: list[str]) -> int:
             parser.error(f"there is no campaign {name!r}, only {', '.join(names)}")
     failed = 0
     for name in options.names or names:
+        begun = beginning(argv) if options.record else {}
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix=f"tcf-faults-{name}-") as folder:
             if name == ALL_TESTS:
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> int:
         print(f"{name}: {outcome['trials']} trials, {outcome['failures']} failures", flush=True)
         failed += outcome["failures"]
         if options.record:
-            keep(name, outcome, argv)
+            keep(name, begun | outcome)
     return int(failed > 0)
 
 
@@ -134,17 +135,22 @@ def named_tests(folder: Path) -> dict[str, Any]:
     }
 
 
-def keep(name: str, outcome: dict[str, Any], argv: list[str]) -> None:
-    """Write the record of a campaign, with machine, versions and commit; replaces today's."""
+def beginning(argv: list[str]) -> dict[str, Any]:
+    """Machine, versions and commit, before a long campaign gives time to change the files."""
     import torch
 
     from tcformer.bench import record
 
-    kept = record.begin([], torch.device("cpu"))
-    kept["command"] = shlex.join(["python", "tests/faults/run.py", *argv])
-    kept["campaign"] = name
-    place = record.default_folder() / f"{kept['date']}-faults-{name}.json"
-    place.write_text(json.dumps(kept | outcome, indent=1) + "\n")
+    command = shlex.join(["python", "tests/faults/run.py", *argv])
+    return record.begin([], torch.device("cpu")) | {"command": command}
+
+
+def keep(name: str, outcome: dict[str, Any]) -> None:
+    """Write the record of a campaign; replaces today's."""
+    from tcformer.bench import record
+
+    place = record.default_folder() / f"{outcome['date']}-faults-{name}.json"
+    place.write_text(json.dumps({"campaign": name, **outcome}, indent=1) + "\n")
     print(f"{name}: record in {place.relative_to(ROOT)}", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -40,6 +41,22 @@ def test_a_log_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "log.txt").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*log\.txt: Is a directory"):
         log.write({"epoch": 0})
+
+
+def test_no_part_of_a_line_stays_where_the_disk_is_full(tmp_path, monkeypatch):
+    """A later run adds to the log: what it adds must not continue half a line."""
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = RunLog(config(output_dir=str(tmp_path)), World(), first_epoch=0, resumed=False)
+    log.write({"epoch": 0})
+    with monkeypatch.context() as patch:
+        patch.setattr("tcformer.training.log.os.fsync", full)
+        with pytest.raises(UserError, match=r"cannot write .*log\.txt: the disk is full"):
+            log.write({"epoch": 1})
+    log.write({"epoch": 2})
+    assert epochs_of(tmp_path) == [0, 2]
 
 
 def test_only_the_main_process_writes(tmp_path):

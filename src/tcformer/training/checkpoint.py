@@ -265,7 +265,7 @@ def restore(
         return notes
     state.best = dict(content["best"])
     state.evaluated = bool(content["evaluated"])
-    state.skips = Skips(**content.get("skips", {}))
+    state.skips = Skips(**{name: int(n) for name, n in content.get("skips", {}).items()})
     state.step, rest = divmod(int(content["samples"]), cfg.batch_size * world.size)
     if rest:
         notes.append(f"the images per step have changed, so {rest} images are shown twice")

@@ -59,6 +59,7 @@ class RunLog:
     def write(self, numbers: Mapping[str, float]) -> None:
         """Append an epoch; the order of the keys is kept, and what is not finite becomes null."""
         if self.path is not None:
+            whole = self.path.stat().st_size if self.path.is_file() else 0
             try:
                 with self.path.open("a") as stream:
                     plain = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
@@ -66,7 +67,11 @@ class RunLog:
                     stream.flush()
                     os.fsync(stream.fileno())
             except OSError as error:
-                raise UserError(f"cannot write {self.path}: {error.strerror}.") from error
+                with contextlib.suppress(OSError):  # no part of a line, which JSON could not read
+                    if self.path.stat().st_size > whole:
+                        os.truncate(self.path, whole)
+                why = FULL if is_full(error) else error.strerror
+                raise UserError(f"cannot write {self.path}: {why}.") from error
         if self._board is not None:
             with self._board_errors():
                 for name, value in numbers.items():

@@ -154,12 +154,13 @@ def one_pixel(value):
     return labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "labels",
     [
         one_pixel(9),
-        pytest.param(np.full((1, 1), 3, np.uint8), marks=pytest.mark.slow),
-        pytest.param(np.where(one_pixel(0) == 0, 7, 0), marks=pytest.mark.slow),
+        np.full((1, 1), 3, np.uint8),
+        np.where(one_pixel(0) == 0, 7, 0),
     ],
     ids=["a class of one pixel", "an image of one pixel", "one pixel has a label"],
 )
