@@ -130,6 +130,15 @@ def test_the_merging_moves_for_several_images(tmp_path, monkeypatch, out):
         assert moving.info["duration"] == 200
 
 
+def test_a_moving_picture_that_memory_cannot_hold_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a.png", 20, 20)
+    args = ("--model", "tcformer_nano", "--panel-size", "8000", "--out", "a.gif")
+    assert cli.main(["show", "a.png", *args]) == 2
+    assert "64 million pixels, and 25 is" in capsys.readouterr().err
+    assert not (tmp_path / "a.gif").exists()
+
+
 def test_a_photograph_is_painted_at_its_own_resolution_and_turned(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exif = Image.Exif()
@@ -246,6 +255,7 @@ def test_a_mistake_is_answered_without_loading_torch(tmp_path):
         (["--checkpoint", "text.png"], "text.png"),
         (["--checkpoint", "text.png", "--pretrained"], "choose one"),
         ([*NANO, "--device", "cuda:99"], "cuda"),
+        (["--model", "tcformer_nano", "--panel-size", "16384"], "smaller --panel-size"),
         ([*NANO, "--draw", "family", "--stage", "5"], "tcformer_nano has 4 stages"),
         ([*NANO, "--point", "1,1", "--stage", "1"], "weights need 2 or more"),
         ([*NANO, "--point", "1,1", "--block", "3"], "have 2, 2, 2, 2 blocks"),

@@ -24,11 +24,14 @@ from tcformer.viz import (
     Subject,
     layout_maps,
     panel_picture,
+    panel_shape,
     resize_image,
     with_image,
     write_moving,
     write_sheet,
 )
+from tcformer.viz.moving import MOST_PIXELS as MOST_OF_A_FRAME
+from tcformer.viz.sheet import MOST_PIXELS as MOST_OF_A_SHEET
 
 SHORT_SIDE = 224
 
@@ -67,6 +70,8 @@ def draw_images(
         original = image.shape[0], image.shape[1]
         sizes.append(seen_size(original, request.size, default))
         check_seen(path, original, sizes[-1])
+    moving = out.suffix.lower().removeprefix(".") in MOVING
+    _check_extent(images, sizes, request, moving)
     rows_of_images = []
     for path, image, seen in zip(paths, images, sizes, strict=True):
         traced = trace(
@@ -83,10 +88,31 @@ def draw_images(
         )
         rows[0] = rows[0]._replace(heading=f"{about}\n{rows[0].heading}")
         rows_of_images.append(rows)
-    if out.suffix.lower().removeprefix(".") in MOVING:
+    if moving:
         write_moving(out, _merging(rows_of_images), seconds=request.seconds)
     else:
         write_sheet(out, [row for rows in rows_of_images for row in rows])
+
+
+def _check_extent(
+    images: Sequence[NDArray[np.uint8]],
+    sizes: Sequence[tuple[int, int]],
+    request: Request,
+    moving: bool,
+) -> None:
+    """Refuse a picture that is too large for programs and memory, before anything is drawn."""
+    of_points = sum(kind in ("attention", "weights") for kind in request.kinds)
+    rows = len(request.kinds) + of_points * (max(1, len(request.points)) - 1)
+    area = 0
+    for image, seen in zip(images, sizes, strict=True):
+        height, width = panel_shape((image.shape[0], image.shape[1]), seen, request.panel_size)
+        area += height * width * rows * (1 if moving else 5)
+    most = MOST_OF_A_FRAME if moving else MOST_OF_A_SHEET
+    if area > most:
+        raise UserError(
+            f"the picture would have {area / 1e6:.0f} million pixels, and {most / 1e6:.0f} is what "
+            "programs can open: give fewer images or drawings, or a smaller --panel-size"
+        )
 
 
 def _called(loaded: Loaded) -> str:

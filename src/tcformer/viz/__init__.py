@@ -6,7 +6,7 @@ torch tensors are both accepted. All arithmetic on colours is done in integers, 
 input gives the same pixels on every machine.
 """
 
-from tcformer.viz.display import Picture, draw_tokens, panel_picture, with_image
+from tcformer.viz.display import Picture, draw_tokens, panel_picture, panel_shape, with_image
 from tcformer.viz.drawing import Dot, Drawing, Mark
 from tcformer.viz.heat import Scale, heat_colours
 from tcformer.viz.images import as_rgb, read_image, resize_image, unnormalise
@@ -84,6 +84,7 @@ __all__ = [
     "paint_tokens",
     "palette_colours",
     "panel_picture",
+    "panel_shape",
     "parents",
     "pixel_tokens",
     "png_bytes",

@@ -113,9 +113,16 @@ def panel_picture(image: Any, seen: Size, panel_size: int | None) -> NDArray[np.
         panel_size: wished length of the longer side in pixels; None for the image as it is.
     """
     pixels = as_rgb(image)
+    size = panel_shape((pixels.shape[0], pixels.shape[1]), seen, panel_size)
+    if pixels.shape[:2] == tuple(seen) and panel_size is not None:
+        # There is no more detail; the network's own pixels show.
+        return enlarge(pixels, size[0] // seen[0])
+    return resize_image(pixels, size)
+
+
+def panel_shape(size: Size, seen: Size, panel_size: int | None) -> Size:
+    """Height and width of what `panel_picture` makes of an image of this size."""
     if panel_size is None:
-        return np.ascontiguousarray(pixels)
+        return size
     scale = panel_scale(seen, panel_size)
-    if pixels.shape[:2] == tuple(seen):
-        return enlarge(pixels, scale)  # there is no more detail; the network's own pixels show
-    return resize_image(pixels, (seen[0] * scale, seen[1] * scale))
+    return seen[0] * scale, seen[1] * scale

@@ -19,6 +19,9 @@ FADE_STEPS = 4
 FADE_MS = 70
 """Pictures between two stages, and milliseconds of each."""
 
+MOST_PIXELS = 24 * 2**20
+"""Of a frame: twenty-one of them are held in memory."""
+
 MOST_SIDE = {"gif": 65_535, "webp": 16_383}
 """What the formats can hold, in pixels."""
 
