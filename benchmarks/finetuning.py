@@ -69,7 +69,7 @@ def main() -> None:
 
 def measure(command: str, seeds: list[int], folder: Path) -> dict[str, Any]:
     """Accuracy of the last epoch and processor seconds of a command, seed by seed."""
-    name = command.rpartition("letters-")[2]
+    (name,) = re.findall(r"--output_dir runs/letters-(\w+)", command)
     row: dict[str, Any] = {"name": name, "command": command, "accuracy": [], "seconds": []}
     for seed in seeds:
         shutil.rmtree(folder / "runs" / f"letters-{name}", ignore_errors=True)

@@ -72,7 +72,7 @@ WAYS: dict[str, Run | Read | Left] = {
     r"pip install ": Left("installs; contracts/test_wheel.py does so where nothing is downloaded"),
     r"pytest tests/ops/kernels": Left("part of the suite itself"),
     r"compute-sanitizer": Left("a program of the CUDA toolkit, for a GPU"),
-    r"tcformer .*--pretrained\b": Read("downloads the authors' weights"),
+    r"tcformer (?!train).*--pretrained\b": Read("downloads the authors' weights"),
     r"tcformer bench --suite": Read(
         "minutes; with --quick by `bench/test_suites.py::test_the_logic_of_the_cpu_suite`"
     ),
@@ -84,6 +84,10 @@ WAYS: dict[str, Run | Read | Left] = {
     r"tcformer evaluate work_dirs/segmentation_digits/": Run("--threads 1"),
     r"tcformer train configs/segmentation/digits.py$": Run(
         "--epochs 1 --warmup-epochs 0 --steps-per-epoch 1 --batch-size 2 --threads 1"
+    ),
+    r"python examples/letters.py": Run(),
+    r"tcformer train configs/finetuning/letters.py": Run(
+        "--epochs 1 --warmup-epochs 0 --threads 1"
     ),
     r"tcformer evaluate runs/": Run(),
     r"tcformer train configs/pose/sticks.py$": Run(
@@ -107,6 +111,7 @@ WAYS: dict[str, Run | Read | Left] = {
     ),
     r"python examples/onnx_deploy.py": Left("as `tcformer export`, by the same test"),
     r"tcformer show ": Run("--size 64 --model tcformer_nano --panel-size 64"),
+    r"tcformer predict letters/": Run(),
     r"tcformer predict ": Run("--input-size 64", slow=False),
     r"tcformer doctor": Run(),
     r"tcformer (--help|flops|download --list|\w+ --help)": Run(slow=False),
@@ -121,6 +126,7 @@ SWAPS = {
     r"--data-path D\b": "--data-path images",
     r"/path/to/imagenet": "images",
     r"/path/to/": "",
+    r"--data-path pictures --pretrained( --freeze)?": "--data-path images",  # they are fetched
     r"\bWEIGHTS\b": "backbone.safetensors",
     r"\bRECORD\.json": "record.json",
 }
@@ -158,6 +164,7 @@ class Desk:
         self.bin = folder / "bin"
         python = shlex.quote(sys.executable)
         stand_in(self.bin / "tcformer", f'exec {python} -m tcformer "$@" $MORE')
+        stand_in(self.bin / "python", f'exec {python} "$@"')
         stand_in(self.bin / "torchrun", f'exec {python} -m torch.distributed.run "$@"')
         stand_in(self.bin / "sbatch", "cat > sbatch.txt; echo 'Submitted batch job 1'")
         stand_in(self.bin / "dist_train.sh", 'exec sh ./dist_train.sh "$@"')

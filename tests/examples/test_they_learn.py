@@ -68,7 +68,8 @@ def test_a_missing_library_is_named(script, tmp_path):
 
 def test_every_example_is_run_or_imported_by_one_that_is():
     scripts = {p.name for p in (ROOT / "examples").glob("*.py") if "__main__" in p.read_text()}
-    assert {command.split()[0] for command, _ in CASES} == scripts
+    # That one draws the data of docs/finetuning.md; contracts/test_blocks.py runs it.
+    assert {command.split()[0] for command, _ in CASES} == scripts - {"letters.py"}
 
 
 def test_the_docs_name_them_all():
