@@ -1,6 +1,6 @@
 """Run the commands of docs/finetuning.md, several seeds each, and keep accuracies and times.
 
-    python benchmarks/finetuning.py [--seeds 0 1 2] [--start FILE] [--output PLACE]
+    python benchmarks/finetuning.py [--seeds 0 1] [--start FILE] [--output PLACE]
 
 The network to start from is that of `tcformer demo`, which is run first unless FILE is given.
 Times are those of the processor, imports and evaluations included, on one thread.
@@ -12,13 +12,13 @@ import argparse
 import json
 import os
 import re
-import resource
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,46 +39,67 @@ def commands() -> list[str]:
 def main() -> None:
     """Measure, print, keep the record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--jobs", type=int, default=1, help="seeds that run at the same time")
     parser.add_argument("--start", type=Path, help="the demo's best.safetensors")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     kept = record.begin([], torch.device("cpu"))
-    kept["command"] = shlex.join(
-        ["python", "benchmarks/finetuning.py", "--seeds", *map(str, options.seeds)]
-    )
+    seeds = map(str, options.seeds)
+    kept["command"] = shlex.join(["python", "benchmarks/finetuning.py", "--seeds", *seeds])
     draw, *trainings = commands()
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        for name in ("examples", "configs"):
-            (folder / name).symlink_to(ROOT / name)
-        if options.start:
-            (folder / "runs/demo").mkdir(parents=True)
-            shutil.copy(options.start, folder / "runs/demo/best.safetensors")
-        else:
-            run("tcformer demo --output_dir runs/demo", folder)
-        run(draw, folder)
+        folders = [prepare(Path(place) / str(seed)) for seed in options.seeds]
+        if options.start is None:
+            run("tcformer demo --output_dir runs/demo", folders[0])
+        start = options.start or folders[0] / "runs/demo/best.safetensors"
+        for folder in folders:
+            run(draw, folder)
+            (folder / "runs/demo").mkdir(parents=True, exist_ok=True)
+            if not (folder / "runs/demo/best.safetensors").exists():
+                shutil.copy(start, folder / "runs/demo/best.safetensors")
         kept["images"] = {
-            split: len(list((folder / "letters" / split).rglob("*.png")))
+            split: len(list((folders[0] / "letters" / split).rglob("*.png")))
             for split in ("train", "val")
         }
-        kept["runs"] = [measure(command, options.seeds, folder) for command in trainings]
+        rows = [empty_row(command) for command in trainings]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(partial(measure, rows), options.seeds, folders))
+        kept["runs"] = [
+            {**row, "accuracy": by_seed(row["accuracy"]), "seconds": by_seed(row["seconds"])}
+            for row in rows
+        ]
     print(f"wrote {record.keep(kept, 'finetuning', options.output)}")
 
 
-def measure(command: str, seeds: list[int], folder: Path) -> dict[str, Any]:
-    """Accuracy of the last epoch and processor seconds of a command, seed by seed."""
+def prepare(folder: Path) -> Path:
+    """A folder in which the page's commands work."""
+    folder.mkdir()
+    for name in ("examples", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def empty_row(command: str) -> dict[str, Any]:
+    """An empty row of the record."""
     (name,) = re.findall(r"--output_dir runs/letters-(\w+)", command)
-    row: dict[str, Any] = {"name": name, "command": command, "accuracy": [], "seconds": []}
-    for seed in seeds:
-        shutil.rmtree(folder / "runs" / f"letters-{name}", ignore_errors=True)
-        row["seconds"].append(run(f"{command} --threads 1 --seed {seed}", folder))
-        log = (folder / "runs" / f"letters-{name}" / "log.txt").read_text().splitlines()
-        row["accuracy"].append(json.loads(log[-1])["test_acc1"])
+    return {"name": name, "command": command, "accuracy": {}, "seconds": {}}
+
+
+def by_seed(values: dict[int, float]) -> list[float]:
+    """The values in the order of their seeds."""
+    return [values[seed] for seed in sorted(values)]
+
+
+def measure(rows: list[dict[str, Any]], seed: int, folder: Path) -> None:
+    """Accuracy of the last epoch and processor seconds of every command, for one seed."""
+    for row in rows:
+        row["seconds"][seed] = run(f"{row['command']} --threads 1 --seed {seed}", folder)
+        log = (folder / "runs" / f"letters-{row['name']}" / "log.txt").read_text().splitlines()
+        row["accuracy"][seed] = json.loads(log[-1])["test_acc1"]
         row["epochs"] = len(log)
-        print(f"{name}, seed {seed}: {row['accuracy'][-1]:.1f} %, {row['seconds'][-1]:.0f} s")
-    return row
+        print(f"{row['name']}, seed {seed}: {row['accuracy'][seed]:.1f} %", flush=True)
 
 
 def run(command: str, folder: Path) -> float:
@@ -88,14 +109,14 @@ def run(command: str, folder: Path) -> float:
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"),
     }  # fmt: skip
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run(
-        command, shell=True, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL
+    process = subprocess.Popen(
+        shlex.split(command), cwd=folder, env=environment, stdout=subprocess.DEVNULL
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(f"  {used:.0f} s of processor time, {time.monotonic() - began:.0f} s in all: {command}")
-    return round(used, 1)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"error: status {process.returncode} of: {command}")
+    return round(usage.ru_utime + usage.ru_stime, 1)
 
 
 if __name__ == "__main__":
