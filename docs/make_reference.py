@@ -151,22 +151,23 @@ def _page(page: str, owners: dict[str, str]) -> str:
         if module != package:
             lines += [f"## {module}", "", _introduction(module), ""]
             level = 3
-        elsewhere = []
+        entries, elsewhere = [], []
         for name, target in found.items():
             if target is None:
                 elsewhere.append(f"* [`{module}.{name}`]({name}.md)")
             elif not target:
                 value = getattr(importlib.import_module(module), name)
-                lines += [f"{'#' * level} {name}", "", f"`{value!r}`", ""]
+                entries += [f"{'#' * level} {name}", "", f"`{value!r}`", ""]
             elif owners.get(target, page) != page:
                 elsewhere.append(f"* [`{module}.{name}`][{target}]")
             elif target in written:
                 continue
             else:
                 written.add(target)
-                lines += _entry(target, name, level)
+                entries += _entry(target, name, level)
         if elsewhere:
             lines += ["Explained on other pages:", "", *elsewhere, ""]
+        lines += entries
     return "\n".join(lines)
 
 

@@ -25,6 +25,9 @@ COMMANDS = commands(README)
 
 TINY = "--model tcformer_nano --input-size 32 --batch-size 2 --epochs 1 --num_workers 0 --amp off"
 
+# It runs until it is stopped: its options are read here, tests/serve starts it.
+SERVE = "tcformer serve"
+
 # Beginning of a command -> what is added to it in the fast tests.
 ADDED = {
     "tcformer ": "",
@@ -92,7 +95,16 @@ def test_every_command_is_known():
         assert known, f"{command}: say in this test how it is run"
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("tcformer ")])
+def test_serving():
+    from tcformer.cli import serve
+
+    (command,) = [c for c in COMMANDS if c.startswith(SERVE)]
+    serve._parse(shlex.split(command)[2:])
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c.startswith("tcformer ") and not c.startswith(SERVE)]
+)
 def test_verbs(command, place, monkeypatch):
     monkeypatch.chdir(place)
     words = shlex.split(command)[1:]
