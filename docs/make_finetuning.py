@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from make_performance import newest
@@ -27,7 +28,7 @@ def table(record: dict[str, Any]) -> str:
         accuracy = row["accuracy"]
         mean = sum(accuracy) / len(accuracy)
         each = ", ".join(f"{value:.1f}" for value in accuracy)
-        seconds = sorted(row["seconds"])[len(row["seconds"]) // 2]
+        seconds = median(row["seconds"])
         lines.append(f"| {WORDS[row['name']]} | {mean:.1f} % ({each}) | {seconds:.0f} s |")
     images = record["images"]
     return "\n".join(lines) + (
