@@ -15,7 +15,7 @@ from tcformer.export import making, pictures, timing
 from tcformer.export.formats import FORMATS
 
 BATCHES = (1, 8)
-ROUNDS = 7
+ROUNDS = 5
 
 
 def main(words: list[str]) -> None:
