@@ -5,6 +5,7 @@ begins with the model's. The figures go into a record beside those of `tcformer 
 """
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ def main(words: list[str]) -> None:
     kept["command"] = " ".join(
         ["python benchmarks/export.py", *(Path(word).name for word in words)]
     )
+    kept["versions"] |= {name: version(name) for name in ("onnx", "onnxruntime", "openvino")}
     kept["export"] = []
     for path in map(Path, words):
         name = path.name.partition(".")[0]
