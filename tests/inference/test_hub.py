@@ -37,11 +37,13 @@ def images(network):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("tcformer_nano", {"num_classes": 3}),
+        pytest.param("tcformer_nano", {"num_classes": 3}, marks=pytest.mark.slow),
         ("tcformer_nano", {"num_classes": 3, "in_chans": 1, "keep_ratio": 0.5, "k": 3}),
-        ("tcformer_nano", {"num_classes": 3, "part_grids": (2, 1, 1)}),
+        pytest.param(
+            "tcformer_nano", {"num_classes": 3, "part_grids": (2, 1, 1)}, marks=pytest.mark.slow
+        ),
         ("tcformerv2_nano", {"num_classes": 3}),
-        ("tcformer_nano", {"num_classes": 0}),
+        pytest.param("tcformer_nano", {"num_classes": 0}, marks=pytest.mark.slow),
     ],
 )
 def test_timm_and_we_read_back_what_was_saved(tmp_path, name, options):

@@ -162,5 +162,5 @@ def test_memory_does_not_grow_with_the_length_of_a_list(tmp_path):
         assert seen == count
         return size
 
-    # A list of so many names would take ten megabytes.
-    assert peak(100_000) < 3 * peak(2000) + 1_000_000 < 5_000_000
+    # A list of so many names would take four megabytes.
+    assert peak(40_000) < 3 * peak(2000) + 500_000 < 2_000_000
