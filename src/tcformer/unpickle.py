@@ -29,7 +29,11 @@ _DEEPEST = 500  # tuples in tuples; hashing takes one frame of the C stack for e
 
 
 class _DamagedError(Exception):
-    pass
+    """The file is not what was written."""
+
+
+class _ForeignError(Exception):
+    """The file is something else."""
 
 
 def load(file: Path, map_location: Any) -> Any:
@@ -48,6 +52,8 @@ def load(file: Path, map_location: Any) -> Any:
         return content
     except _DamagedError as error:
         raise UserError(f"cannot read {file}: {error}; get a fresh copy") from None
+    except _ForeignError as error:
+        raise UserError(f"cannot read {file}: {error}") from None
     except MemoryError as error:
         raise UserError(
             f"cannot read {file}: it does not fit into memory, or is damaged"
@@ -72,13 +78,17 @@ def _check(stream: BinaryIO) -> None:
 def _check_archive(stream: BinaryIO) -> None:
     try:
         archive = zipfile.ZipFile(stream)
-    except Exception:  # no archive, cut short, of another kind: torch says no as well
-        return
+    except Exception:  # torch reads some archives that Python cannot; these are damaged, too
+        raise _DamagedError("the file is damaged or incomplete") from None
     with archive:
         records = archive.infolist()
         names = [record.filename.rpartition("/")[2] for record in records]
-        if "data.pkl" not in names or "constants.pkl" in names:
-            return  # not of torch.save, or a TorchScript program: torch refuses both
+        if "constants.pkl" in names:
+            raise _ForeignError(
+                "it is a TorchScript program, not a checkpoint; save its state_dict instead"
+            )
+        if "data.pkl" not in names:
+            raise _ForeignError("it is a zip archive, but none that torch.save wrote")
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
             raise _DamagedError("its records are compressed, which torch.save never does")
         size = stream.seek(0, 2)
@@ -222,26 +232,13 @@ def _why_not_loaded(file: Path, error: Exception) -> str:
             f"it holds more than weights (a Python object '{wanted[1] or wanted[2]}'), "
             "and loading it could run code; ask for a file with plain tensors"
         )
-    if "TorchScript" in text:
-        return "it is a TorchScript program, not a checkpoint; save its state_dict instead"
     # EINVAL: torch looked for the end of an archive before the beginning of a file cut short.
     if isinstance(error, OSError) and error.errno != errno.EINVAL:
         return error.strerror or text
     if "Attempting to deserialize" in text:
         return "its tensors belong on a device that this machine lacks; use map_location='cpu'"
-    if _is_foreign_zip(file):
-        return "it is a zip archive, but none that torch.save wrote"
     with open(file, "rb") as stream:
         start = stream.read(4)
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return "the file is damaged or incomplete (or no file of torch); get a fresh copy"
     return "it is not a file that torch.save wrote"
-
-
-def _is_foreign_zip(file: Path) -> bool:
-    """Whether this is a whole zip archive without the entry that torch.save always writes."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return not any(name.endswith("data.pkl") for name in archive.namelist())
-    except Exception:  # not a zip, or a damaged one, which fails in as many ways as a pickle
-        return False
