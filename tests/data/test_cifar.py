@@ -6,6 +6,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from tcformer.data import DataSpec, build_dataset
+from tcformer.data.cifar import cifar_source
 from tcformer.errors import UserError
 
 
@@ -107,3 +108,22 @@ def test_the_unpacked_batches(tmp_path, monkeypatch, name, reader, folder, key):
 def test_nothing_there_says_what_to_put_there(tmp_path):
     with pytest.raises(UserError, match=r"cifar-100-python/ or the file cifar100_test.npz"):
         build(tmp_path, name="CIFAR")
+
+
+def test_an_archive_that_grows_is_refused(tmp_path):
+    file = tmp_path / "cifar10_test.npz"
+    np.savez_compressed(file, jpeg=np.zeros(80_000_000, np.uint8), offset=[0], label=[], classes=[])
+    assert file.stat().st_size < 100_000
+    with pytest.raises(UserError, match="would grow to"):
+        cifar_source(str(tmp_path), "val", classes=10)
+
+
+@pytest.mark.parametrize("cut", [30, 200, -30])
+def test_damaged_archives_are_one_sentence(tmp_path, cut):
+    file = tmp_path / "cifar10_test.npz"
+    np.savez_compressed(file, jpeg=np.zeros(9, np.uint8), offset=[0, 9], label=[0], classes=["a"])
+    data = bytearray(file.read_bytes())
+    data[cut : cut + 8 if cut > 0 else None] = b"\xff" * 8
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="not a readable image archive"):
+        cifar_source(str(tmp_path), "val", classes=10)

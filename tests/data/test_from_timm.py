@@ -142,3 +142,27 @@ def test_a_validation_split_of_the_hub_is_found_under_its_usual_names(monkeypatc
     assert asked == [("hfds/A/b", s) for s in ("validation", "val", "valid", "test")]
     with pytest.raises(UserError, match="Unknown split"):
         build(tmp_path, "hfds/A/b", "train")
+
+
+def test_a_pipe_named_like_an_image_does_not_hang(folder):
+    root = folder({"val": {"a": 1}})
+    os.mkfifo(root / "val" / "a" / "pipe.png")
+    data = build(root)
+    assert len(data) == 2
+    with pytest.raises(UserError, match=r"pipe\.png: it is not an ordinary file"):
+        data[1]
+
+
+def test_links_in_circles_are_refused(folder):
+    root = folder({"val": {"a": 1}})
+    (root / "val" / "a" / "up").symlink_to(root / "val")
+    with pytest.raises(UserError, match="leads back to a folder above it"):
+        build(root)
+
+
+@pytest.mark.parametrize("place", ["_val_tarinfos.pickle", "val/_val_tarinfos.pickle"])
+def test_the_cache_of_a_tar_file_is_not_unpickled(tmp_path, picture, encode, monkeypatch, place):
+    monkeypatch.setattr("os.path.getsize", lambda _: 1 << 40)  # timm keeps one of large archives
+    write_tar(tmp_path / "val" / "a.tar", [("0.png", encode(picture(0)))])
+    (tmp_path / place).write_bytes(b"no pickle at all")
+    assert len(build(tmp_path, "tar")) == 1

@@ -97,3 +97,32 @@ def test_damaged_lists_are_refused_with_a_sentence(inat, damage, says):
         build(root, inat_category="genus")
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "a\0b", "\ud800", "", 5]
+)
+def test_names_that_lead_out_or_nowhere_are_refused(tmp_path, name):
+    lists = {
+        "categories.json": [{"id": 0, "name": "s"}],
+        "val2018.json": {
+            "images": [{"id": 0, "file_name": name}],
+            "annotations": [{"image_id": 0, "category_id": 0}],
+        },
+    }
+    for file, value in {**lists, "train2018.json": lists["val2018.json"]}.items():
+        (tmp_path / file).write_text(json.dumps(value))
+    with pytest.raises(UserError, match="a file name below --data-path"):
+        build_dataset(DataSpec(str(tmp_path), "INAT"), "val")
+
+
+@pytest.mark.parametrize("wrong", [[1], {"a": 1}, None, 1.5])
+@pytest.mark.parametrize("field", ["image_id", "category_id"])
+def test_ids_that_are_none_are_refused(tmp_path, wrong, field):
+    note = {"image_id": 0, "category_id": 0, field: wrong}
+    value = {"images": [{"id": 0, "file_name": "a.jpg"}], "annotations": [note]}
+    (tmp_path / "categories.json").write_text('[{"id": 0, "name": "s"}]')
+    for file in ("train2018.json", "val2018.json"):
+        (tmp_path / file).write_text(json.dumps(value))
+    with pytest.raises(UserError):
+        build_dataset(DataSpec(str(tmp_path), "INAT"), "val")

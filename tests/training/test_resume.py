@@ -242,3 +242,20 @@ def test_newer_format_and_foreign_file_are_refused(tmp_path):
     torch.save({"weights": {}}, tmp_path / "odd.pth")
     with pytest.raises(UserError, match="not a training checkpoint"):
         ckpt.read(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("ranks", [{}]), ("ranks", 5), ("samples", None), ("best", 7), ("evaluated", torch.ones(2)),
+        ("epoch", float("inf")), ("scaler", [1]), ("skips", {"zzz": 1}), ("model_ema", [1]),
+    ],
+)  # fmt: skip
+def test_a_damaged_training_state_is_one_sentence(tmp_path, entry, value):
+    cfg = config(ema=True)
+    task = ToyTask(cfg)
+    state = build_state(task, cfg, World())
+    content = {**ckpt.snapshot(state, cfg, World()), entry: value}
+    with pytest.raises(UserError, match=r"damaged or not of this program|is no checkpoint") as told:
+        ckpt.restore(state, content, cfg, World(), task.load_weights)
+    assert "\n" not in str(told.value)

@@ -44,10 +44,10 @@ class Ade20kSource:
                     f"The folder {folder} is missing: --data-path must be the folder {NAME}, which "
                     "holds images/ and annotations/, each with training/ and validation/."
                 )
-        names = sorted(n for n in os.listdir(self.images) if n.lower().endswith((".jpg", ".jpeg")))
+        names = sorted(n for n in _listed(self.images) if n.lower().endswith((".jpg", ".jpeg")))
         if not names:
             raise UserError(f"The folder {self.images} has no image (.jpg): unpack {NAME} again.")
-        labelled = set(os.listdir(self.annotations))
+        labelled = set(_listed(self.annotations))
         without = [name for name in names if _labels_of(name) not in labelled]
         if without:
             raise UserError(
@@ -94,6 +94,13 @@ class Ade20kSource:
         return image, labels.astype(np.uint8) - np.uint8(1)
 
 
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be read: {error.strerror or error}.") from None
+
+
 def _labels_of(image: str) -> str:
     return Path(image).stem + ".png"
 
@@ -102,7 +109,7 @@ def _class_names(file: Path) -> list[str]:
     """The names in the last column of the data set's own table, or numbers without it."""
     numbers = [f"class {i + 1}" for i in range(NUM_CLASSES)]
     try:
-        lines = file.read_text(errors="replace").splitlines()[1:]
+        lines = read_whole(file, most=1 << 20).decode(errors="replace").splitlines()[1:]
     except OSError:
         return numbers
     names = [line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip()]

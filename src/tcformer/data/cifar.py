@@ -12,6 +12,9 @@ from PIL import Image
 from tcformer.data.folder import require_folder
 from tcformer.errors import UserError
 
+_SMALL = 1 << 26  # bytes
+_MOST_GROWTH = 20
+
 
 def cifar_source(data_path: str, split: str, *, classes: int) -> ArraySource | NpzSource:
     """CIFAR with 10 or 100 (fine) classes from `data_path`; the test images are the `val` split.
@@ -72,6 +75,14 @@ class ArraySource:
         return f"{self.name} image {index}"
 
 
+def _refuse_growth(path: Path) -> None:
+    """JPEG files do not shrink when they are compressed; what grows a lot is no archive of them."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(record.file_size for record in archive.infolist())
+    if size > max(_SMALL, _MOST_GROWTH * path.stat().st_size):
+        raise ValueError(f"it would grow to {size:,} bytes")
+
+
 class NpzSource:
     """Encoded images in one .npz file.
 
@@ -85,18 +96,22 @@ class NpzSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            _refuse_growth(path)
             with np.load(path, allow_pickle=False) as file:
                 self.data = file["jpeg"]
                 self.offset = file["offset"]
                 self.labels = file["label"].astype(np.int64)
                 self.classes = [str(c) for c in file["classes"]]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged files
+            why = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
-                f"{path} is not a readable image archive ({error}): it needs the arrays jpeg, "
+                f"{path} is not a readable image archive ({why}): it needs the arrays jpeg, "
                 "offset, label and classes."
             ) from None
         fits = (
             self.data.dtype == np.uint8
+            and self.data.ndim == self.labels.ndim == 1
+            and np.issubdtype(self.offset.dtype, np.integer)
             and self.offset.shape == (len(self.labels) + 1,)
             and bool((np.diff(self.offset) >= 0).all())
             and len(self.labels) > 0

@@ -13,6 +13,7 @@ from tcformer.data.decode import UnreadableImageError
 from tcformer.data.folder import require_folder, walk_links
 from tcformer.data.tars import check_members
 from tcformer.errors import UserError
+from tcformer.files import read_whole
 
 _LOCAL = ("", "folder", "image_folder", "tar")
 _VAL_NAMES = ("validation", "val", "valid", "test")
@@ -123,6 +124,9 @@ class TimmSource:
         self._dataset = dataset
         self._reader = getattr(dataset, "reader", None)
         self._process = os.getpid()
+        # Files are opened here: a pipe of that name would keep timm waiting for ever.
+        folders = type(self._reader).__name__ == "ReaderImageFolder"
+        self._paths = self._reader.samples if folders and self._reader else None
         self.classes, self.numbered = self._class_names()
 
     def _class_names(self) -> tuple[list[str], bool]:
@@ -150,9 +154,14 @@ class TimmSource:
             if self._reader is None:
                 image, target = self._dataset[index]
                 return image, int(target)
+            if self._paths is not None:
+                path, target = self._paths[index]
+                return read_whole(path), int(target)
             file, target, *_ = self._reader[index]
             with file:
                 return file.read(), int(target)
+        except OSError as error:
+            raise UnreadableImageError(error.strerror or str(error)) from None
         except Exception as error:  # tarfile and Arrow have exceptions of their own
             raise UnreadableImageError(str(error) or type(error).__name__) from None
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from tcformer.data.folder import PathList, require_folder
-from tcformer.errors import UserError
-from tcformer.files import read_whole
+from tcformer.errors import UserError, shown
+from tcformer.files import parse_json, read_whole
+
+_MOST_BYTES = 1 << 33  # of a list; that of 2021's 2.7 million images has 0.7e9
 
 
 class INatSource:
@@ -42,20 +44,22 @@ class INatSource:
         category_of = {
             note["image_id"]: note["category_id"]
             for note in _entries(listed, "annotations", root / wanted)
-            if "image_id" in note and "category_id" in note
+            if _is_id(note.get("image_id")) and _is_id(note.get("category_id"))
         }
         images = _entries(listed, "images", root / wanted)
         for image in images:
-            if image.get("id") not in category_of or "file_name" not in image:
+            known = _is_id(image.get("id")) and image["id"] in category_of
+            if not known or not _is_inside(image.get("file_name")):
                 raise UserError(
-                    f"{root / wanted} has an image without an annotation or a file name "
-                    f"({image.get('file_name', image.get('id'))}): use the list as published."
+                    f"{root / wanted} has an image without an annotation or a file name below "
+                    f"--data-path ({shown(image.get('file_name', image.get('id')))}): use the list "
+                    "as published."
                 )
         labelled = [names.get(category_of[image["id"]]) for image in images]
         for label in labelled:
             if label not in labels:
                 raise UserError(
-                    f"{root / wanted} has the {category} {label!r}, which does not occur in "
+                    f"{root / wanted} has the {category} {shown(label)}, which does not occur in "
                     f"{train}: use lists of the same year."
                 )
         self.root = root
@@ -75,9 +79,24 @@ class INatSource:
         return str(self.root / self.files[index])
 
 
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str))
+
+
+def _is_inside(name: Any) -> bool:
+    """Whether this can be the name of a file below a folder: no way out, and no impossible name."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return parse_json(read_whole(path, most=_MOST_BYTES))
     except FileNotFoundError:
         raise UserError(
             f"The file {path} is missing: --data-path must be the folder with iNaturalist's lists."
@@ -100,9 +119,13 @@ def _names(path: Path, category: str) -> dict[Any, str]:
     table = _read_json(path)
     if not isinstance(table, list) or not all(isinstance(row, dict) for row in table):
         raise UserError(f"The file {path} is not a list of categories: use the file as published.")
-    for row in table:
+    for position, row in enumerate(table):
+        if not _is_id(row.get("id", position)):
+            raise UserError(
+                f"The file {path} has a category whose id is no number: unpack it again."
+            )
         if category not in row:
-            ranks = ", ".join(k for k in row if k != "id")
+            ranks = shown(", ".join(k for k in row if k != "id"))
             raise UserError(
                 f"--inat-category {category} does not occur in {path}, which has {ranks}."
             )
@@ -110,8 +133,8 @@ def _names(path: Path, category: str) -> dict[Any, str]:
 
 
 def _lookup(names: dict[Any, str], note: dict[str, Any], key: str, path: Path) -> str:
-    if note.get(key) not in names:
-        raise UserError(f"{path} has the category {note.get(key)!r}, not in categories.json.")
+    if not _is_id(note.get(key)) or note[key] not in names:
+        raise UserError(f"{path} has the category {shown(note.get(key))}, not in categories.json.")
     return names[note[key]]
 
 
@@ -123,5 +146,6 @@ def _locate(root: Path, files: list[str], listed: str) -> list[str]:
     if (root / shorter[0]).exists():
         return shorter
     raise UserError(
-        f"The images of {listed} are not in {root} (looked for {files[0]}): unpack them there."
+        f"The images of {listed} are not in {root} (looked for {shown(files[0])}): unpack them "
+        "there."
     )

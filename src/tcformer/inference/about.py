@@ -62,7 +62,7 @@ def about_checkpoint(checkpoint: Checkpoint) -> About:
     raw = checkpoint.raw if isinstance(checkpoint.raw, Mapping) else {}
     told = raw.get("about")
     said: dict[str, Any] = dict(told) if isinstance(told, Mapping) else {}
-    options = raw.get("args") or {}
+    options = raw.get("args")
     options = vars(options) if isinstance(options, argparse.Namespace) else options
     if isinstance(options, Mapping):
         for key in ("model", "task", "input_size", "in_chans"):

@@ -334,7 +334,7 @@ def _read(source: str | os.PathLike[str], ema: bool | None) -> tuple[Checkpoint,
         return read_checkpoint(Path(path) / WEIGHTS, ema=bool(ema)), about
     checkpoint = read_checkpoint(path, ema=bool(ema))
     raw = checkpoint.raw
-    if ema is None and isinstance(raw, Mapping) and raw.get("model_ema"):
+    if ema is None and isinstance(raw, Mapping) and isinstance(raw.get("model_ema"), Mapping):
         checkpoint = replace(checkpoint, state_dict=find_weights(raw, str(path), ema=True))
     return checkpoint, about_checkpoint(checkpoint)
 

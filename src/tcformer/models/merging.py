@@ -130,7 +130,7 @@ def recorded_merging(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     note = checkpoint.meta.get(NOTE)
     raw = checkpoint.raw if isinstance(checkpoint.raw, Mapping) else {}
-    args = raw.get("args") or {}
+    args: Any = raw.get("args")
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     try:
         with torch.device("meta"):
@@ -140,7 +140,7 @@ def recorded_merging(checkpoint: Checkpoint) -> dict[str, Any]:
                     raise ValueError(f"unknown entries in {note}")
                 return merging_of(create_model("tcformer_nano", **options))
             name = args.get("model") if isinstance(args, Mapping) else None
-            if name not in VARIANTS:
+            if not isinstance(name, str) or name not in VARIANTS:
                 return {}
             given = {key: args.get(key) for key in GIVEN}
             return merging_of(create_model(name, **merge_options(name, **given)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,7 +202,7 @@ def _has_average(path: str) -> bool:
     if path.endswith(".safetensors"):
         return False
     content = safe_torch_load(path)
-    return isinstance(content, dict) and bool(content.get("model_ema"))
+    return isinstance(content, dict) and isinstance(content.get("model_ema"), Mapping)
 
 
 def _local(cfg: TrainConfig) -> TrainConfig:

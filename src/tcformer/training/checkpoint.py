@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tcformer.errors import UserError
+from tcformer.errors import UserError, shown
 from tcformer.files import atomic_write, safe_torch_load
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World, gather_objects
@@ -172,7 +172,9 @@ def _checked(content: Any, source: str | Path) -> dict[str, Any]:
             f"this one reads up to {FORMAT}); update tcformer."
         )
     if type(form) is not int or form < 1:
-        raise UserError(f"{source} has format {form!r}, but formats count from 1: it is damaged.")
+        raise UserError(
+            f"{source} has format {shown(form)}, but formats count from 1: it is damaged."
+        )
     damaged = [name for name, kind in _PARTS.items() if not isinstance(content.get(name), kind)]
     if "best" not in damaged and not all(type(v) in (int, float) for v in content["best"].values()):
         damaged.append("best")
@@ -242,8 +244,28 @@ def restore(
     The published code's checkpoints work too: weights, epoch, and the optimiser where it fits.
 
     Raises:
-        UserError: the weights are those of another model or number of classes.
+        UserError: the weights are those of another model or number of classes, or the training
+            state beside them is damaged.
     """
+    try:
+        return _restore(state, content, cfg, world, load_weights)
+    except (UserError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # entries that are missing, of other types, of other shapes
+        raise UserError(
+            "the training state in the checkpoint is damaged or not of this program "
+            f"({type(error).__name__}: {shown(str(error))}); start from its weights with "
+            "--finetune."
+        ) from error
+
+
+def _restore(
+    state: TrainState,
+    content: Mapping[str, Any],
+    cfg: TrainConfig,
+    world: World,
+    load_weights: Callable[[nn.Module, Mapping[str, torch.Tensor]], None],
+) -> list[str]:
     notes: list[str] = []
     load_weights(state.model, content["model"])
     average = state.ema.module
@@ -340,5 +362,6 @@ def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def configuration_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """The settings a checkpoint was made with; the authors' are in an argparse namespace."""
-    args = content.get("args") or {}
-    return dict(vars(args)) if isinstance(args, argparse.Namespace) else dict(args)
+    args = content.get("args")
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    return dict(args) if isinstance(args, Mapping) else {}

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from hostile.kinds import IS_ROOT, TRACE, Kind, mutated, strange_name
 from PIL import Image
 
+from hostile.kinds import IS_ROOT, TRACE, Kind, mutated, strange_name
 from tcformer.data import DataSpec, TransformSpec, build_dataset, eval_transform
 from tcformer.data.decode import UnreadableImageError
 from tcformer.errors import UserError
@@ -240,9 +240,9 @@ _TRANSFORM = functools.cache(lambda: eval_transform(TransformSpec(input_size=32)
 def read_everywhere(path: Path) -> None:
     """As training, evaluation and `show` do it; all refuse a file or all give pixels."""
     root = str(path.parents[2])
-    outcomes = [
-        _outcome(lambda d=d: _evaluated(root, d)) for d in ("pil", "torchvision")
-    ] + [_outcome(lambda: _shown(path))]
+    outcomes = [_outcome(lambda d=d: _evaluated(root, d)) for d in ("pil", "torchvision")] + [
+        _outcome(lambda: _shown(path))
+    ]
     trained = build_dataset(DataSpec(root, "IMNET"), "val", _TRANSFORM())
     trained.skip_corrupt = True
     item = trained[0]

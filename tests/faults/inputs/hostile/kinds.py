@@ -22,6 +22,9 @@ from tcformer.errors import UserError
 SECONDS = 10.0
 """Of processor time for one input; the slowest sound ones take a tenth of it."""
 
+WAIT = 90.0
+"""Seconds by the clock, however busy the machine is: something waits for what never comes."""
+
 LONGEST = 600
 """Characters of a refusal, without the name of its file."""
 
@@ -50,7 +53,7 @@ class Kind:
     names: str = ""
 
 
-class TooSlow(BaseException):  # noqa: N818 - no code under test may take it for an error
+class TooSlow(BaseException):  # no code under test may take it for an error
     """The input took more than its time."""
 
 
@@ -69,7 +72,7 @@ def attempt(kind: Kind, seed: int, index: int, folder: Path) -> str:
         if not problem and (new := _listing(folder) - before):
             problem = f"refused, but left {sorted(new)}"
     except TooSlow:
-        problem = f"took more than {SECONDS:g} s of processor time"
+        problem = f"took more than {SECONDS:g} s of processor time, or {WAIT:g} s of waiting"
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the point of it all: nothing else may come out
@@ -131,18 +134,21 @@ def _bad_words(text: str, names: str, folder: Path) -> str:
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Stop the clock's way: after seconds of processor time, which a busy machine does not use up."""
+    """Processor time first, which a busy machine does not use up; then the clock."""
 
     def late(*_: object) -> None:
         raise TooSlow
 
-    before = signal.signal(signal.SIGPROF, late)
+    kept = {number: signal.signal(number, late) for number in (signal.SIGPROF, signal.SIGALRM)}
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, WAIT)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

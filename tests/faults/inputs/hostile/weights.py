@@ -7,7 +7,6 @@ import builtins
 import copy
 import functools
 import io
-import json
 import os
 import pickle
 import random
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hostile.kinds import TRACE, Kind, mutated, silent
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import tcformer
+from hostile.kinds import TRACE, Kind, mutated, silent
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.inference import load
@@ -44,7 +43,6 @@ def content() -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(2, 3)).square().sum().backward()
     optimizer.step()
-    rng = ckpt.rng_state(torch.device("cpu"))
     return {
         "format": ckpt.FORMAT,
         "model": model.state_dict(),
@@ -58,7 +56,7 @@ def content() -> dict[str, Any]:
         "evaluated": True,
         "best": {"epoch": 2, "acc1": 51.0},
         "args": to_json(TrainConfig(model="tcformer_nano")),
-        "ranks": [{"rng": {**rng, "torch": rng["torch"][:64]}, "meters": {}}],
+        "ranks": [{"rng": ckpt.rng_state(torch.device("cpu")), "meters": {}}],
     }
 
 
@@ -134,7 +132,9 @@ def _read_older(path: Path) -> None:
 
 def _read_safetensors(path: Path) -> None:
     checkpoint = _read_all(path)
-    assert _same(dict(sorted(checkpoint.state_dict.items())), dict(sorted(content()["model"].items())))
+    assert _same(
+        dict(sorted(checkpoint.state_dict.items())), dict(sorted(content()["model"].items()))
+    )
     assert checkpoint.meta["model"] == "tcformer_nano"
 
 
@@ -374,7 +374,11 @@ def _make_header(rng: random.Random, folder: Path) -> Path:
             return rng.choice(("null", "5", "[]", '"x"', "{}", "[" * rng.choice((50, 5000))))
         shape = ",".join(_number(rng) for _ in range(rng.randrange(4)))
         offsets = ",".join(_number(rng) for _ in range(rng.choice((2, 2, 2, 2, 0, 1, 3))))
-        parts = [f'"dtype":"{rng.choice(dtypes)}"', f'"shape":[{shape}]', f'"data_offsets":[{offsets}]']
+        parts = [
+            f'"dtype":"{rng.choice(dtypes)}"',
+            f'"shape":[{shape}]',
+            f'"data_offsets":[{offsets}]',
+        ]
         if rng.random() < 0.1:
             parts.pop(rng.randrange(3))
         if rng.random() < 0.1:
@@ -383,7 +387,9 @@ def _make_header(rng: random.Random, folder: Path) -> Path:
 
     fields = [f'"{rng.choice(names)}":{entry()}' for _ in range(rng.randrange(5))]
     if rng.random() < 0.3:
-        meta = rng.choice(('{"a":"b"}', '{"a":5}', "[]", '{"sha256":"x"}', '{"merging":"{}"}', "null"))
+        meta = rng.choice(
+            ('{"a":"b"}', '{"a":5}', "[]", '{"sha256":"x"}', '{"merging":"{}"}', "null")
+        )
         fields.append(f'"__metadata__":{meta}')
     if rng.random() < 0.4:  # a right one, to be overlapped or repeated
         fields.insert(0, '"ok":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}')
