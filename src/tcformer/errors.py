@@ -33,3 +33,8 @@ def shown(value: object) -> str:
     except Exception:  # the value's own repr failed, such as an int of 5000 digits'
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def cut(text: str, most: int = 250) -> str:
+    """The text, its end replaced by dots where it is longer than a sentence bears."""
+    return text if len(text) <= most else f"{text[:most]}..."

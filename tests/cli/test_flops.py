@@ -45,3 +45,8 @@ def test_scaled_picks_the_unit():
     assert scaled(14_231_659) == "14.23 M"
     assert scaled(999) == "1.00 K"
     assert scaled(14_231_659, unit="G") == "0.01 G"
+
+
+def test_images_that_would_take_for_ever_are_refused(capsys):
+    assert main(["flops", "tcformer_nano", "--shape", "99999999", "9"]) == 2
+    assert "the limit is 4 million pixels" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import select
 import sys
@@ -81,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     keyboard, 141 a reader such as `head` that closed our output. A verb may return others.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name may hold bytes that are no text; printing it must not end the program.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _dispatch(args)
         sys.stdout.flush()
@@ -88,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from tcformer.training.environment import speak_after_main
 
         speak_after_main()  # one sentence, even from eight processes
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {in_one_line(problem)}", file=sys.stderr)
         return EXIT_USAGE
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
@@ -106,7 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             if not is_full(error):
-                raise
+                if not isinstance(error.filename, (str, bytes)):
+                    raise
+                # A name that is too long, a folder that may not be entered: no defect of ours.
+                name = os.fsdecode(error.filename)
+                where = name if len(name) < 250 else f"{name[:250]}..."
+                told = UserError(f"{where}: {error.strerror}; give another name or permission.")
+                print(f"error: {in_one_line(told)}", file=sys.stderr)
+                return EXIT_USAGE
             _mute(sys.stdout)
             print(f"error: the output cannot be written: {FULL}.", file=sys.stderr)
             return EXIT_USAGE
@@ -114,6 +125,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # a pipe of our own broke, such as one to a data worker: that is a real error
         return EXIT_SIGPIPE
     return status
+
+
+def in_one_line(problem: Exception) -> str:
+    """The message, with what would break the line or act on a terminal written out: `\\n`."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(problem)
+    )
 
 
 def _dispatch(args: list[str]) -> int:

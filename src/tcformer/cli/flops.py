@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
-from tcformer.errors import UserError
+from tcformer.errors import UserError, cut
 
 HELP = VERBS["flops"]
 
 RULE = "=" * 30
+
+MOST_PIXELS = 2048 * 2048
+"""Clustering compares every token with every other: time grows with the square of the pixels."""
 
 
 def main(argv: list[str]) -> int:
@@ -62,4 +65,10 @@ def _height_and_width(shape: list[int]) -> tuple[int, int]:
             f"tcformer flops: --shape takes one or two positive numbers, not {shape}; "
             "say for example --shape 384 288."
         )
-    return shape[0], shape[-1]
+    height, width = shape[0], shape[-1]
+    if height * width > MOST_PIXELS:
+        raise UserError(
+            f"tcformer flops: an image of {cut(str(height))} x {cut(str(width))} pixels is too large "
+            f"to be run once for counting; the limit is {MOST_PIXELS // 2**20} million pixels."
+        )
+    return height, width

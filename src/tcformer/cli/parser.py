@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn
 
 from tcformer.cli import VERBS
-from tcformer.errors import UserError, nearest
+from tcformer.errors import UserError, cut, nearest, shown
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,10 +32,10 @@ class Parser(argparse.ArgumentParser):
             word = words.split()[0].partition("=")[0]
             known = [option for action in self._actions for option in action.option_strings]
             guess = nearest(word, known) if word.startswith("-") else None
-            message = f"unknown argument {word!r}"
+            message = f"unknown argument {shown(word)}"
             if guess:
                 message += f", did you mean {guess}"
-        raise UserError(f"{self.prog}: {message}; `{self.prog} --help` lists what there is.")
+        raise UserError(f"{self.prog}: {cut(message)}; `{self.prog} --help` lists what there is.")
 
 
 class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):

@@ -10,12 +10,12 @@ An option is honoured or refused with a reason (`check`); none is accepted and i
 
 from __future__ import annotations
 
-import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from tcformer.errors import UserError, nearest
+from tcformer.training.magnitudes import check_magnitudes
 
 
 # fmt: off
@@ -301,11 +301,7 @@ def check(cfg: TrainConfig) -> None:
 
 def _check_ranges(cfg: TrainConfig) -> None:
     """Bounds of the numbers, each with its option in the sentence."""
-    for field in fields(cfg):
-        value = getattr(cfg, field.name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{option(field.name)} is {number}, but a finite number is meant.")
+    check_magnitudes({option(name): value for name, value in vars(cfg).items()})
     at_least: dict[str, float] = {
         "batch_size": 1, "num_workers": 0, "epochs": 1, "start_epoch": 0, "weight_decay": 0,
         "accum": 1, "lr": 0, "warmup_lr": 0, "warmup_epochs": 0, "min_lr": 0,

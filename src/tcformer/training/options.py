@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import re
 import types
 import typing
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from tcformer.errors import UserError, nearest, shown
+from tcformer.errors import UserError, cut, nearest, shown
 from tcformer.training.config import TrainConfig, check, option
 from tcformer.training.configfile import read_config
 
@@ -92,12 +93,12 @@ def load_config(path: str | Path) -> dict[str, Any]:
 def find_config(path: str | Path) -> Path:
     """The file of that name on disk or, failing that, among the configs of the package."""
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):  # which takes a name that no file can have for none
         return path
     inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    for root in _shipped_roots():
+    for root in _shipped_roots() if inside.name else ():
         for name in (inside, inside.with_name(inside.name + ".py")):
-            if not path.is_absolute() and (root / name).is_file():
+            if not path.is_absolute() and os.path.isfile(root / name):
                 return root / name
     shipped = [
         f"configs/{p.relative_to(r).as_posix()}" for r in _shipped_roots() for p in r.rglob("*.py")
@@ -105,7 +106,7 @@ def find_config(path: str | Path) -> Path:
     near = nearest(path.as_posix(), shipped)
     folders = sorted({name.rpartition("/")[0] for name in shipped})
     hint = f"; did you mean {near}?" if near else f"; those shipped are in {', '.join(folders)}."
-    raise UserError(f"the config file {path} does not exist{hint}")
+    raise UserError(f"the config file {cut(str(path))} does not exist{hint}")
 
 
 def _shipped_roots() -> list[Path]:
@@ -152,7 +153,7 @@ def _with_known_names(argv: list[str]) -> list[str]:
         bare = field.removeprefix("no_")
         is_switch = bare in _FIELDS and _FIELDS[bare].type == "bool"
         if field not in _FIELDS and not is_switch and field != "help":
-            raise UserError(f"--{name} is not an option{_nearest(field, as_option=True)}.")
+            raise UserError(f"--{cut(name)} is not an option{_nearest(field, as_option=True)}.")
         out.append("--" + field.replace("_", "-") + equals + value)
     return out
 
@@ -166,14 +167,14 @@ def _nearest(name: str, *, as_option: bool = False) -> str:
 
 def _one_sentence(complaint: str, prog: str) -> str:
     """The first paragraph of tyro's framed message."""
-    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in complaint.splitlines()]
+    lines = [re.sub(r"[│╭╮╰╯─]+|-{5,}", " ", line).strip() for line in complaint.splitlines()]
     text = " ".join(lines)
     title = re.match(
         r"\s*(Value error|Parsing error|Unrecognized options|Unrecognized.*?|Missing.*?)\s", text
     )
     body = text[title.end() :] if title else text
     body = re.split(r"Got errors:|Argument helptext:|For full helptext|Perhaps you meant", body)[0]
-    body = re.sub(r"\s+", " ", body).strip().rstrip(".")
+    body = cut(re.sub(r"\s+", " ", body).strip().rstrip("."))
     return f"{body}; see {prog} --help."
 
 
