@@ -67,8 +67,9 @@ def _height_and_width(shape: list[int]) -> tuple[int, int]:
         )
     height, width = shape[0], shape[-1]
     if height * width > MOST_PIXELS:
+        shown = f"{cut(str(height))} x {cut(str(width))}"
         raise UserError(
-            f"tcformer flops: an image of {cut(str(height))} x {cut(str(width))} pixels is too large "
-            f"to be run once for counting; the limit is {MOST_PIXELS // 2**20} million pixels."
+            f"tcformer flops: an image of {shown} pixels is too large to be run once for "
+            f"counting; the limit is {MOST_PIXELS // 2**20} million pixels."
         )
     return height, width

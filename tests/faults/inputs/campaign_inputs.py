@@ -3,7 +3,8 @@
 Each trial makes one input (an image, a checkpoint, a list of labels, a config, a command line)
 from the seed, its kind and its number, and hands it to the code that would read it in a run. It may
 be read or refused in one sentence; a traceback, a crash, ten seconds of processor time, three
-gigabytes of memory, a trace of code that ran, or a file that is left are failures. To see one again:
+gigabytes of memory, a trace of code that ran, or a file that is left are failures. One of them
+again:
 
     python tests/faults/inputs/campaign_inputs.py "KIND" NUMBER --seed SEED
 """

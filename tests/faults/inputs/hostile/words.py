@@ -112,8 +112,9 @@ def _read_words(words: list[str]) -> None:
     try:
         with silent():
             parse(words, prog="tcformer train", description="")
-    except SystemExit as stop:  # --help is all that leaves this way
-        assert not stop.code
+    except SystemExit as stop:
+        if stop.code:  # --help is all that may leave this way
+            raise AssertionError(f"{words}: left with {stop.code}") from None
 
 
 # Verbs that end by themselves soon, whatever stands behind them; the others need one that is wrong.
