@@ -19,7 +19,7 @@ from tcformer.data.decode import (
 )
 from tcformer.data.folder import FolderSource, refuse_different_classes
 from tcformer.data.spec import DataSpec
-from tcformer.errors import UserError
+from tcformer.errors import UserError, cut
 
 Split = Literal["train", "val"]
 
@@ -114,8 +114,9 @@ class ImageDataset(Dataset):
         except UnreadableImageError as error:
             if self.skip_corrupt:
                 return Item(None, -1, index, str(error))
+            name = cut(self.describe(index), 400)
             raise UserError(
-                f"Cannot read the image {self.describe(index)}: {error}; replace the file, or pass "
+                f"Cannot read the image {name}: {error}; replace the file, or pass "
                 "--skip-corrupt to leave such images out and count them."
             ) from None
         return Item(image if self.transform is None else self.transform(image), target, index)

@@ -91,7 +91,7 @@ def _is_inside(name: Any) -> bool:
         os.fsencode(name)
     except UnicodeEncodeError:
         return False
-    return not name.startswith("/") and ".." not in name.split("/")
+    return len(name) < 4096 and not name.startswith("/") and ".." not in name.split("/")
 
 
 def _read_json(path: Path) -> Any:

@@ -18,7 +18,7 @@ from tcformer.data.decode import UnreadableImageError
 from tcformer.data.scenes import DigitScenesSource
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.data.transforms import ToNormalised
-from tcformer.errors import UserError, nearest
+from tcformer.errors import UserError, cut, nearest
 
 PIXELWISE_SETS = ("ADE20K", "digits")
 ALIGN = 32  # sides of evaluated images are multiples of this, so that all levels divide
@@ -103,8 +103,9 @@ class PixelDataset(Dataset):
             reason = getattr(error, "strerror", None) or str(error)
             if self.skip_corrupt:
                 return Item(None, -1, index, reason)
+            name = cut(self.describe(index), 400)
             raise UserError(
-                f"Cannot read the image {self.describe(index)}: {reason}; replace the file, or "
+                f"Cannot read the image {name}: {reason}; replace the file, or "
                 "pass --skip-corrupt to leave such images out and count them."
             ) from None
         pixels, targets = self.transform(image, labels)
