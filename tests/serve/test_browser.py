@@ -18,7 +18,7 @@ from tcformer.serve.examples import house
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
-V1, V2 = "tcformer_nano (random weights)", "tcformerv2_nano (random weights)"
+V1, V2 = "tcformer_nano (random)", "tcformerv2_nano (random)"
 OWN = "own.safetensors"
 NASTY = ("<b>bold</b>", "a \"quoted\" & 'named' class", "x" * 200)
 

@@ -22,7 +22,7 @@ def test_labels_are_short_and_differ():
     labels = [
         e.label for e in entries(["tcformer"], ["a/runs/1/best.pth", "a/runs/2/best.pth", "x"])
     ]
-    assert labels == ["1/best.pth", "2/best.pth", "x", "tcformer (random weights)"]
+    assert labels == ["1/best.pth", "2/best.pth", "x", "tcformer (random)"]
 
 
 def test_given_twice():

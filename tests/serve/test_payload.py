@@ -100,6 +100,14 @@ def test_the_centre_crop_is_what_evaluation_sees(shelf):
     assert (loaded.preprocessing.normalise(seen) - batch).abs().max() < 0.01  # rounded to 8 bits
 
 
+def test_the_centre_crop_gives_the_prediction_of_tcformer_predict(shelf):
+    label = shelf.labels[1]
+    best = shelf.get(label).predict(PICTURE).guesses
+    shown = data_of(shelf, [label], view=VIEWS[1])["views"][0]["top"]
+    assert [name for name, _ in shown] == [guess.name for guess in best]
+    assert [share for _, share in shown] == pytest.approx([g.probability for g in best], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("original", "size", "seen"),
     [

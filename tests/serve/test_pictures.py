@@ -78,7 +78,7 @@ def test_a_damaged_picture_is_refused(kind):
             8000,
             "bomb.png has 8000 x 8000 pixels, and at most 50 million are taken: make it smaller",
         ),
-        (20000, "bomb.png is too large, it has more pixels, and more than .* make it smaller"),
+        (20000, "bomb.png is too large, for it has more pixels, and .* make it smaller"),
     ],
 )
 def test_a_bomb_is_refused_before_it_is_decoded(side, sentence, monkeypatch):

@@ -72,7 +72,7 @@ def call(url, function, data, event=None):
 
 
 CHOICES = [
-    "tcformer_nano (random weights)", "nothing", "mean colours", "whole picture",
+    "tcformer_nano (random)", "nothing", "mean colours", "whole picture",
 ]  # fmt: skip
 
 

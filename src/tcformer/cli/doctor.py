@@ -39,6 +39,7 @@ EXTRAS = {
     "scikit-learn": ("sklearn", "demo", "the digits data set, so `tcformer demo`"),
     "tensorboard": ("tensorboard", "train", "TensorBoard event files"),
     "matplotlib": ("matplotlib", "bench", "`tcformer bench --plot`"),
+    "gradio": ("gradio", "serve", "`tcformer serve`"),
     "gdown": ("gdown", "weights", "`tcformer download` from the authors' Google Drive"),
 }
 

@@ -42,7 +42,7 @@ def entries(models: Sequence[str], checkpoints: Sequence[str]) -> tuple[Entry, .
             Entry(label, None, checkpoint)
             for label, checkpoint in zip(_short(checkpoints), checkpoints, strict=True)
         ),
-        *(Entry(f"{name} (random weights)", name, None) for name in models),
+        *(Entry(f"{name} (random)", name, None) for name in models),
     )
 
 

@@ -131,7 +131,7 @@ def build(desk: Desk) -> gr.Blocks:
         gr.HTML(_static("head.html"), js_on_load=None)
         key = gr.State(None)
         with gr.Row():
-            with gr.Column(scale=1, min_width=260):
+            with gr.Column(scale=1, min_width=280):
                 picker = gr.HTML(
                     json.dumps({}),
                     html_template=_static("picker.html"),

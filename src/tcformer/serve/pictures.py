@@ -99,9 +99,9 @@ def decode(picture: Picture) -> NDArray[np.uint8]:
             )
         return decode_strictly(data, as_seen)
     except UnknownImageError as error:
-        raise UserError(f"{name} cannot be shown, {error}: choose a PNG or JPEG, say") from None
+        raise UserError(f"{name} cannot be shown, for {error}: choose another file") from None
     except TooManyPixelsError as error:
-        raise UserError(f"{name} is too large, {error}: make it smaller and try again") from None
+        raise UserError(f"{name} is too large, for {error}: make it smaller and try again") from None
     except UnreadableImageError as error:
         raise UserError(f"{name} is damaged ({error}): choose another picture") from None
 

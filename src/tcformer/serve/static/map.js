@@ -339,9 +339,11 @@ function buildView(view, index) {
   const facts = make("div", "tcf-facts");
   facts.setAttribute("aria-live", "polite");
   const left = make("div", "tcf-left");
-  left.append(make("p", "tcf-now"), frame, strip, facts);
+  left.append(make("p", "tcf-now"), frame, strip);
+  const right = make("div", "tcf-right");
+  right.append(facts, predictions(view));
   const body = make("div", "tcf-body");
-  body.append(left, predictions(view));
+  body.append(left, right);
   section.append(body);
   return section;
 }
@@ -387,8 +389,11 @@ function build() {
   const views = make("div", "tcf-views");
   root.append(head, views);
   views.append(...data.views.map(buildView));
-  root.dataset.ready = String(data.serial);
   choose(wished);
+  root.dataset.ready = String(data.serial);
+  // On a phone the map is below the choices: go there when something was chosen.
+  if (!first && root.getBoundingClientRect().top > window.innerHeight - 100)
+    root.scrollIntoView({ behavior: "smooth", block: "start" });
 }
 
 watch("value", build);
