@@ -88,7 +88,7 @@ class Served:
         """Status, what was printed after the start, seconds it took."""
         start = time.monotonic()
         self.process.send_signal(signal)
-        printed, _ = self.process.communicate(timeout=30)
+        printed, _ = self.process.communicate(timeout=60)
         return self.process.returncode, printed, time.monotonic() - start
 
     def called(self) -> list[str]:

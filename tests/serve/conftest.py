@@ -4,9 +4,9 @@ import pytest
 from serving import FLAGS, chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """One Chromium for all tests."""
+    """One Chromium for the tests of a file; while it lives, asyncio is taken in this thread."""
     path = chromium()
     from playwright.sync_api import sync_playwright
 

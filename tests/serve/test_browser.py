@@ -375,5 +375,5 @@ def test_ctrl_c_ends_it_while_a_tab_is_open(browser, served):
     assert status == 0
     assert printed == "stopped\n"
     assert served.errors.read_text() == ""
-    assert seconds < 15
+    assert seconds < 30  # of which the interpreter's own end takes most
     open_tab.close()

@@ -10,6 +10,8 @@ import pytest
 from tcformer import cli
 from tcformer.errors import UserError
 from tcformer.serve import server
+from tcformer.serve.networks import Networks
+from tcformer.serve.page import Desk
 
 
 @pytest.mark.parametrize(
@@ -112,3 +114,22 @@ def test_a_second_signal_ends_the_process_the_usual_way():
         assert end.is_set()
         assert signal.getsignal(signal.SIGINT) is before
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_desk_finishes_what_it_began_and_begins_nothing_after():
+    desk = Desk(Networks([]), size=None, most_bytes=1)
+    order = []
+
+    def close():
+        desk.close()
+        order.append("closed")
+
+    closing = threading.Thread(target=close)
+    with desk.working():
+        closing.start()
+        closing.join(0.05)
+        order.append("worked")
+    closing.join()
+    assert order == ["worked", "closed"]
+    with pytest.raises(UserError, match="being closed"), desk.working():
+        pass

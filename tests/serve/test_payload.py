@@ -105,7 +105,7 @@ def test_the_centre_crop_gives_the_prediction_of_tcformer_predict(shelf):
     best = shelf.get(label).predict(PICTURE).guesses
     shown = data_of(shelf, [label], view=VIEWS[1])["views"][0]["top"]
     assert [name for name, _ in shown] == [guess.name for guess in best]
-    assert [share for _, share in shown] == pytest.approx([g.probability for g in best], rel=1e-4)
+    assert [share for _, share in shown] == pytest.approx([g.probability for g in best], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -143,4 +143,4 @@ def test_sigterm_ends_it_in_the_middle_of_a_calculation(served):
     assert status == 0
     assert printed == "stopped\n"
     assert served.errors.read_text() == errors
-    assert seconds < 15
+    assert seconds < 30  # of which the interpreter's own end takes most

@@ -55,8 +55,11 @@ def main(argv: list[str]) -> int:
             if args.open:
                 open_browser(url)
 
-        run(app, listener, ready=ready)
-    print("stopped")
+        try:
+            run(app, listener, ready=ready)
+        finally:
+            desk.close()
+    print("stopped", flush=True)
     return 0
 
 

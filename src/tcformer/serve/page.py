@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,9 @@ MOST_KEPT = 256 * 2**20
 
 MOST_WAITING = 32
 """Calculations that may wait; one runs at a time, on all cores."""
+
+LONGEST_WORK = 60
+"""Seconds that the end of the server waits for the calculation at hand."""
 
 MOST_TABS = 200
 """Browser tabs whose choices are remembered; the oldest is forgotten first."""
@@ -82,6 +88,25 @@ class Desk:
         self.size = size
         self.most_bytes = most_bytes
         self.kept = Kept(MOST_KEPT)
+        self._work = threading.Lock()
+        self._closed = False
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Hold the desk: one piece of work at a time, and none after `close`."""
+        with self._work:
+            if self._closed:
+                raise UserError("the page is being closed")
+            yield
+
+    def close(self) -> None:
+        """Wait for the piece of work at hand and begin no other.
+
+        A process that ends while torch calculates in another thread may be aborted.
+        """
+        self._closed = True
+        if self._work.acquire(timeout=LONGEST_WORK):
+            self._work.release()
 
     def upload(self, sent: object) -> str:
         """Take the picture that the page sends and return its key.
@@ -165,8 +190,9 @@ def build(desk: Desk) -> gr.Blocks:
         # An answer is the picture's key, what to draw, and a message ("" for none).
         def answer(key: str | None, chosen: tuple[Any, ...], sent: Any, find: Any) -> Any:
             try:
-                key = find(sent) if find else key
-                return key, desk.draw(key, *chosen), _message("")
+                with desk.working():
+                    key = find(sent) if find else key
+                    return key, desk.draw(key, *chosen), _message("")
             except UserError as problem:
                 return gr.skip(), gr.skip(), _message(str(problem))
             except Exception:  # a defect of ours: the visitor learns that much, the terminal what

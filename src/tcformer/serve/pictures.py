@@ -101,7 +101,7 @@ def decode(picture: Picture) -> NDArray[np.uint8]:
     except UnknownImageError as error:
         raise UserError(f"{name} cannot be shown, for {error}: choose another file") from None
     except TooManyPixelsError as error:
-        raise UserError(f"{name} is too large, for {error}: make it smaller and try again") from None
+        raise UserError(f"{name} is too large, for {error}: make it smaller first") from None
     except UnreadableImageError as error:
         raise UserError(f"{name} is damaged ({error}): choose another picture") from None
 
