@@ -79,7 +79,10 @@ WAYS: dict[str, Run | Read | Left] = {
     r"tcformer bench .*--device cuda": Read("needs a GPU"),
     r"tcformer bench --plot": Run(slow=False),
     r"tcformer bench --data$": Run("--quick --device cpu --threads 1"),
-    r"tcformer bench": Run("--quick --device cpu --threads 1 --size 64 --batch 1"),
+    r"tcformer bench --ops dpc_knn regroup$": Run("--quick --device cpu --threads 1"),
+    r"tcformer bench": Read(
+        "minutes; such runs on small ones by `cli/test_bench.py::test_figures_and_record`"
+    ),
     r"tcformer serve": Read("runs until it is stopped; tests/serve starts it"),
     r"tcformer evaluate work_dirs/segmentation_digits/": Run("--threads 1"),
     r"tcformer train configs/segmentation/digits.py$": Run(
@@ -99,7 +102,8 @@ WAYS: dict[str, Run | Read | Left] = {
     r"tcformer (train|evaluate) ": Run(TINY),
     r"torchrun .* -m tcformer train ": Run(f"{TINY} --dry-run"),
     r"(sh )?dist_train.sh configs/segmentation/ade20k": Run(
-        "--batch-size 1 --num_workers 0 --device cpu --threads 1 --input-size 64 --dry-run"
+        "--model tcformerv2_nano --batch-size 1 --num_workers 0 --device cpu --threads 1 "
+        "--input-size 64 --dry-run"
     ),
     r"(sh )?dist_train.sh ": Run(TINY),
     r"((GPUS|SBATCH|SBATCH_ARGS)=\S+ )+\./slurm_train.sh ": Run(f"{TINY} --dry-run"),
