@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from tcformer.errors import UserError
+from tcformer.errors import UserError, cut
 from tcformer.files import atomic_write, safe_torch_load
 from tcformer.models.checksums import ENTRY, checksum
 from tcformer.models.layouts import (
@@ -354,6 +354,6 @@ def _differences(
 
 
 def _listed(keys: Iterable[str], most: int = 3) -> str:
-    names = list(keys)
+    names = [cut(key, 80) for key in keys]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -118,7 +118,7 @@ def _read_words(words: list[str]) -> None:
 
 
 # Verbs that end by themselves soon, whatever stands behind them; the others need one that is wrong.
-_QUICK = ("show", "convert", "flops", "predict", "export")
+_QUICK = ("show", "convert", "flops", "predict")
 
 
 @functools.cache
