@@ -96,6 +96,14 @@ class LoopbackSlurm:
                 raise AssertionError(f"job {job_id} is not {states} but {fields}\n{self.logs()}")
             time.sleep(0.2)
 
+    def fail(self, node: str) -> None:
+        """Declare a node down, as the controller does when it hears nothing from it any more."""
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+
+    def restore(self, node: str) -> None:
+        """Bring a node back."""
+        self.run("scontrol", "update", f"nodename={node}", "state=resume")
+
     def cancel_everything(self) -> None:
         """End all jobs, so that one failed test does not starve the next."""
         self.run("scancel", "--user=root")

@@ -53,6 +53,11 @@ if how == "succeed":
 if how == "until-stopped" and start:
     (folder / "resumed").write_text((folder / "saved").read_text())
     sys.exit(0)
+if how == "saves-now-and-then" and start:
+    (folder / "resumed").write_text((folder / "saved").read_text())
+    sys.exit(0)
+if how == "saves-now-and-then" and env.rank == 0:
+    (folder / "saved").write_text("by itself")
 end = time.monotonic() + 50
 while not interrupt.requested and time.monotonic() < end:
     time.sleep(0.02)
@@ -175,10 +180,10 @@ def test_the_interactive_job_saves_and_leaves(slurm, stand_in, tmp_path, name):
     assert ("--resume auto" in out) == (name == "USR1"), "Slurm cannot queue it again"
 
 
-def submit(slurm, folder: Path, python: str, **variables: str) -> str:
+def submit(slurm, folder: Path, python: str, how: str = "until-stopped", **variables: str) -> str:
     """The call with SBATCH=1; the id of the job, whose two processes have started."""
     env = {"GPUS": "2", "GPUS_PER_NODE": "1", "SBATCH": "1", **variables}
-    done = call(slurm, folder, "--how", "until-stopped", python=python, **env)
+    done = call(slurm, folder, "--how", how, python=python, **env)
     assert done.returncode == 0, done.stderr
     job = done.stdout.split()[-1]
     wait_for(lambda: len(started(folder)) == 2)
@@ -220,6 +225,26 @@ def test_a_preempted_batch_job_resumes(slurm, stand_in, tmp_path):
     resumed(slurm, job, tmp_path / "w")
     # SIGTERM by itself; left within the grace time, which without our requeue ends as FAILED.
     assert (tmp_path / "w" / "resumed").read_text() == "SIGTERM"
+
+
+@pytest.mark.slow
+def test_a_batch_job_that_is_queued_again_by_hand_resumes(slurm, stand_in, tmp_path):
+    job = submit(slurm, tmp_path / "w", stand_in)
+    slurm.run("scontrol", "requeue", job)
+    resumed(slurm, job, tmp_path / "w")
+    assert (tmp_path / "w" / "resumed").read_text() == "SIGTERM"
+
+
+@pytest.mark.slow
+def test_a_batch_job_resumes_after_a_node_has_failed(slurm, stand_in, tmp_path):
+    job = submit(slurm, tmp_path / "w", stand_in, how="saves-now-and-then")
+    wait_for((tmp_path / "w" / "saved").exists)
+    slurm.fail("tcfnode1")
+    try:
+        wait_for(lambda: slurm.job(job).get("Restarts") == "1")
+    finally:
+        slurm.restore("tcfnode1")
+    resumed(slurm, job, tmp_path / "w")
 
 
 @pytest.mark.slow

@@ -240,6 +240,11 @@ def _meet(address: str, port: int, env: LaunchEnvironment, timeout: timedelta) -
             f"the first machine's name {address!r} cannot be resolved from "
             f"{socket.gethostname()!r}: set MASTER_ADDR to an address that can be reached."
         ) from None
+    # torchrun keeps one store for all attempts, and gloo would take the first one's keys for those
+    # of its restart. (With several agents each counts its own restarts: see docs/training.md.)
+    attempt = "0"
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     host = f"[{address}]" if ":" in address else address
     url = f"tcp://{host}:{port}?rank={env.rank}&world_size={env.size}"
     try:
@@ -251,7 +256,7 @@ def _meet(address: str, port: int, env: LaunchEnvironment, timeout: timedelta) -
             f"({reason}); is the port taken, or a process missing? PORT (dist_train.sh) or "
             "MASTER_PORT chooses another one."
         ) from None
-    return store
+    return PrefixStore(f"tcformer/attempt {attempt}", store)
 
 
 def _silence_stdout() -> None:

@@ -94,7 +94,7 @@ def _killed(
         victim = draw.randrange(2)
         running.kill(index=victim)
         killed = time.monotonic()
-        ended = running.wait(timeout=60)
+        ended = running.wait()
         dead = ended[victim].status == -signal.SIGKILL
         problem = _end_of_the_other(ended[1 - victim], killed) if dead else ""
         return dead, f"process {victim} after {moment:.2f} s", problem

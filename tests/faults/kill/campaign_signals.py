@@ -85,7 +85,7 @@ def _signalled(
         else:
             running.kill(number)
         sent = time.monotonic()
-    ended = running.wait(timeout=90)
+    ended = running.wait()
     problem = _how_it_ended(ended, number, output)
     late = sent is not None and max(one.at for one in ended) - sent > TO_SAVE
     return f"{what}: {_word(ended)}", problem or ("it took too long to end" if late else "")

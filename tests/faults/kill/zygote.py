@@ -76,7 +76,7 @@ class Running:
                     self._ends[pid] = time.monotonic()
         return [self._statuses.get(pid) for pid in self.pids]
 
-    def wait(self, timeout: float = 120) -> list[Ended]:
+    def wait(self, timeout: float = 300) -> list[Ended]:
         """Wait until all have ended; ends them, and fails, after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while None in (statuses := self.poll()):
@@ -90,7 +90,7 @@ class Running:
             for i, pid in enumerate(self.pids)
         ]
 
-    def wait_for(self, condition: object, timeout: float = 60) -> None:
+    def wait_for(self, condition: object, timeout: float = 300) -> None:
         """Wait until `condition()`; fails when all have ended or time is over."""
         deadline = time.monotonic() + timeout
         while not condition():

@@ -1,0 +1,75 @@
+"""torchrun starts the processes of a run again after one was killed, and the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from killed_runs import command, difference, read
+from processes import ROOT, clean_env, free_port
+from reference import References
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("faults"),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+]
+
+
+def process_of_rank(rank: int, agent: int) -> int:
+    """The child of torchrun's agent that has this rank."""
+    for pid in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"RANK={rank}".encode() in environment:
+            return int(pid)
+    raise AssertionError(f"torchrun has no process of rank {rank}")
+
+
+# Where torchrun keeps one store for both attempts: a stale key there made the second one hang.
+@pytest.mark.parametrize("how", ["static", "c10d"])
+def test_torchrun_restarts_a_run_whose_worker_was_killed(zygote, images, tmp_path, how):
+    references = References(tmp_path, zygote, images)
+    references.prepare(2)
+    output = tmp_path / "run"
+    port = str(free_port())
+    where = {
+        "static": ("--master-port", port),
+        "c10d": ("--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"),
+    }
+    argv = [word for word in command(images, output) if word not in ("--resume", "auto")]
+    log = tmp_path / "said"
+    with open(log, "wb") as said:
+        agent = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", *where[how]),
+                *("--nproc-per-node", "2", "--max-restarts", "1", "-m", "tcformer", *argv),
+            ],
+            cwd=ROOT,
+            env=clean_env(),
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not (output / "checkpoint_0.pth").exists():
+            assert agent.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        os.kill(process_of_rank(0, agent.pid), signal.SIGKILL)
+        agent.wait(timeout=150)
+    finally:
+        if agent.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(agent.pid, signal.SIGKILL)
+            agent.wait()
+    assert agent.returncode == 0, log.read_text()
+    text = log.read_text()
+    assert f"resume from{output / 'checkpoint.pth'}" in text
+    assert difference(references.whole[2], read(output)) == ""
