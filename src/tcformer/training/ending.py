@@ -108,7 +108,7 @@ def _fail(world: _World, error: BaseException) -> NoReturn:
     if first_rank in (world.rank, -1) and message:
         with contextlib.suppress(OSError):
             os.write(told, (message.rstrip("\n") + "\n").encode())
-    if world.is_main:
+    if world.is_main and not (first_rank == world.rank and trouble):
         _until_all_know(world)  # the store lives here
     # Not sys.exit: leaving the group in good order would wait for processes that never answer.
     os._exit(status)
