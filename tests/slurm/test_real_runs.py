@@ -88,5 +88,5 @@ def test_a_requeued_job_ends_like_an_uninterrupted_one(slurm, whole, tmp_path, e
     said = out.read_text()
     assert fields["JobState"] == "COMPLETED", said
     assert "Traceback" not in said
-    assert f"resume from{tmp_path / 'checkpoint.pth'}" in said
+    assert f"resume from{tmp_path}" in said
     assert log_of(tmp_path) == whole
