@@ -18,15 +18,25 @@ _inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep
 os.environ["PYTHONPATH"] = os.pathsep.join([SOURCE, *_inherited])
 
 
-@pytest.fixture(autouse=True)
-def _signals_stay_as_they_were():
-    """A verb run inside the test process takes over the stop signals: give them back."""
-    before = {name: signal.getsignal(getattr(signal, name)) for name in interrupt.STOP_SIGNALS}
-    yield
-    for name, handler in before.items():
+_BEFORE = {name: signal.getsignal(getattr(signal, name)) for name in interrupt.STOP_SIGNALS}
+
+
+def _give_back_signals():
+    for name, handler in _BEFORE.items():
         signal.signal(getattr(signal, name), handler)
     interrupt.interrupt.clear()
     interrupt._first_sigint = 0.0
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay_as_they_were():
+    """A verb run inside the test process takes over the stop signals: give them back.
+
+    Before a test as well, for a fixture of a whole module may have run one.
+    """
+    _give_back_signals()
+    yield
+    _give_back_signals()
 
 
 @pytest.fixture

@@ -51,7 +51,10 @@ def test_it_learns(command, least):
         assert found[-1] > found[0] + 10 or len(found) == 1, result.stdout
 
 
-@pytest.mark.parametrize("script", NEEDS)
+@pytest.mark.parametrize(
+    "script",
+    [s if i == 0 else pytest.param(s, marks=pytest.mark.slow) for i, s in enumerate(NEEDS)],
+)
 def test_a_missing_library_is_named(script, tmp_path):
     (tmp_path / f"{NEEDS[script]}.py").write_text(
         f"raise ModuleNotFoundError('gone', name='{NEEDS[script]}')"

@@ -4,7 +4,7 @@ import torch
 import tcformer
 
 
-@pytest.fixture(params=["tcformer_nano", "tcformerv2_nano"])
+@pytest.fixture(params=["tcformer_nano", pytest.param("tcformerv2_nano", marks=pytest.mark.slow)])
 def model(request):
     torch.manual_seed(0)
     torch._dynamo.reset()
@@ -29,6 +29,7 @@ def test_compile_makes_one_graph_forward(model):
     torch.testing.assert_close(compiled(X), model(X), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["tcformer_nano"], indirect=True)
 def test_compile_makes_one_graph_backward(model):
     model.train()

@@ -296,7 +296,7 @@ def one_image(layout):
     )
 
 
-QUICK = ("conv", "cluster_linear")
+QUICK = ("conv",)
 
 
 @pytest.mark.parametrize(

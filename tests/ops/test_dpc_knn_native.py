@@ -126,6 +126,7 @@ def test_strided_and_half_precision_features():
         dpc_knn(x.double(), 20, impl="native")
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph():
     x = features(6, batch=2, tokens=60, channels=8)
     step = torch.compile(lambda x: dpc_knn(x * 2, 15).assignment + 1, fullgraph=True)

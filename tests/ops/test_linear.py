@@ -91,6 +91,7 @@ def test_says_why_an_implementation_cannot_run(rows):
         linear(normal(0, rows, 8).double(), normal(1, 3, 8).double(), impl="onednn")
 
 
+@pytest.mark.slow
 @needs_onednn
 def test_compiles_into_one_graph():
     x, weight, bias = normal(0, 2, 6, 8), normal(1, 4, 8), normal(2, 4)

@@ -112,6 +112,7 @@ def test_it_is_compiled_once_and_a_damaged_file_anew(place):
     assert build.prepare() != again
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_processes_may_compile_at_once(place):
     code = (

@@ -24,7 +24,10 @@ from tcformer.ops.linear import onednn
 from tcformer.ops.regroup import apply_plan, plan_both_ways
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(path.name for path in (ROOT / "tests" / "ops" / "kernels").glob("test_*.py"))
+FILES = [
+    pytest.param(path.name, marks=[] if path.name == "test_regroup.py" else [pytest.mark.slow])
+    for path in sorted((ROOT / "tests" / "ops" / "kernels").glob("test_*.py"))
+]
 
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="needs the triton package"),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-ENTRY = "sha256"
+ENTRY = "tensors_sha256"
 """The metadata entry of a safetensors file that holds the checksum."""
 
 

@@ -198,7 +198,7 @@ def test_dry_run_writes_nothing(small, tmp_path, capsys):
         ({"task": "segmentaton"}, "--task segmentaton is not known; did you mean segmentation?"),
         ({"mixup": 0.5}, "--mixup is about classification"),
         ({"in_chans": 1}, "--in-chans is about classification"),
-        ({"task": "classification"}, "--neck-channels is about segmentation"),
+        ({"task": "classification"}, "--head-channels is about segmentation"),
         ({"data_set": "digit"}, "did you mean digits?"),
         ({"data_set": "IMNET"}, "--data-set IMNET has no label for each pixel"),
         ({"model": "tcformer_nanno"}, "did you mean tcformer_nano?"),

@@ -388,7 +388,7 @@ def _make_header(rng: random.Random, folder: Path) -> Path:
     fields = [f'"{rng.choice(names)}":{entry()}' for _ in range(rng.randrange(5))]
     if rng.random() < 0.3:
         meta = rng.choice(
-            ('{"a":"b"}', '{"a":5}', "[]", '{"sha256":"x"}', '{"merging":"{}"}', "null")
+            ('{"a":"b"}', '{"a":5}', "[]", '{"tensors_sha256":"x"}', '{"merging":"{}"}', "null")
         )
         fields.append(f'"__metadata__":{meta}')
     if rng.random() < 0.4:  # a right one, to be overlapped or repeated
