@@ -34,7 +34,7 @@ $ make faults ARGS="kill --trials 100 --seed 7"
 ```
 
 `make faults` alone runs all of them and every test below. A campaign is a seeded series of trials
-(`tests/faults`); its numbers of trials and failures are those of the record linked below. Of a
+(`tests/faults`); its numbers of trials and failures are those of the record named below. Of a
 promise without a campaign, the cases of its tests are counted.
 """
 
@@ -101,7 +101,7 @@ def _described(name: str, record: dict[str, Any]) -> str:
     totals = f"{_number(record['trials'], 'trial')}, {_number(record['failures'], 'failure')}"
     by = f"seed {record['seed']}, " if "seed" in record else ""
     return (
-        f"- [{name}](../benchmarks/results/{record['file']}): {totals}; `{record['command']}`, "
+        f"- {name} (`benchmarks/results/{record['file']}`): {totals}; `{record['command']}`, "
         f"{by}{record['seconds']} s, {record['date']}, commit {record['commit']}, "
         f"{record['machine']['processor']}, torch {record['versions']['torch']}"
     )
