@@ -126,7 +126,8 @@ def test_the_other_formats(tmp_path, network, name):
     assert report.parity.batches == [1, 4]
     assert report.parity.unequal == [0, 0, 0, 0]
     assert set(report.files) == set(tmp_path.iterdir())
-    assert not any(str(ROOT).encode() in path.read_bytes() for path in report.files)
+    source = str(ROOT / "src").encode()  # torch names its own headers, which may lie below ROOT
+    assert not any(source in path.read_bytes() for path in report.files)
     assert report.times[0].exported > 0
     images = np.random.default_rng(0).standard_normal((5, 3, 64, 64)).astype(np.float32)
     runner = formats.FORMATS[name].load(out, report.contract)
@@ -140,8 +141,9 @@ def test_the_other_formats(tmp_path, network, name):
 
 def test_without_a_working_compiler_one_sentence(tmp_path, monkeypatch, contract):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "false"))
     program = torch.export.export(torch.nn.ReLU(), (torch.zeros(3),))
-    with pytest.raises(UserError, match="is the C\\+\\+ compiler whole"):
+    # Not monkeypatch.setattr: undone, it leaves torch without the setting.
+    broken = torch._inductor.config.patch({"cpp.cxx": (None, "false")})
+    with broken, pytest.raises(UserError, match="is the C\\+\\+ compiler whole"):
         formats.FORMATS["aoti"].write(program, contract, tmp_path / "m.pt2", None)
     assert not list(tmp_path.glob("*.pt2"))

@@ -306,5 +306,7 @@ def test_transformers_reads_it_with_its_names(weights, tmp_path):
     model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
     batch = loaded.preprocessing(Image.fromarray(PIXELS))[None]
     with torch.inference_mode():
-        assert torch.equal(model(pixel_values=batch).logits, loaded.network(batch))
+        found, want = model(pixel_values=batch).logits, loaded.network(batch)
+    # Its weights lie elsewhere in memory, which oneDNN's sums may tell by a last digit.
+    torch.testing.assert_close(found, want, rtol=0, atol=1e-6)
     assert tuple(model.config.id2label.values()) == loaded.classes
