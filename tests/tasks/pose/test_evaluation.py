@@ -128,6 +128,9 @@ WRONG = [
     (lambda e: e["foot_kpts"].__setitem__(0, True), "number 0 of `foot_kpts` is True"),
     (lambda e: e["foot_kpts"].__setitem__(0, 10**400), "number 0 of `foot_kpts` is 1000"),
     (lambda e: damage(e, "category_id", 2), "category_id 2"),
+    (lambda e: damage(e, "category_id", "x" * 9999), "category_id 'xxx"),
+    (lambda e: e["foot_kpts"].__setitem__(0, 10**30), "number 0 of `foot_kpts` is 1000"),
+    (lambda e: e["keypoints"].__setitem__(0, -1e300), "number 0 of `keypoints` is -1e"),
 ]
 
 
@@ -141,6 +144,7 @@ def test_wrong_predictions(truth_file, tmp_path, change, words):
     with pytest.raises(UserError, match=words) as error:
         evaluate_keypoints(truth_file, path)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1}', "[3]", "[" * 10000, "\x00\xff"])

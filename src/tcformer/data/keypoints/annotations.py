@@ -15,6 +15,7 @@ from tcformer.data.keypoints import Layout, layout
 from tcformer.errors import UserError
 
 _SHOWN = 60  # characters of a wrong value in a message
+_LARGEST = 1e12  # no area, coordinate or score is beyond this, and squares of it can be added up
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _length(kind: Layout, part: str) -> int:
 
 def _field(entry: Any, name: str, where: str) -> Any:
     if not isinstance(entry, dict):
-        raise UserError(f"{where} is {_short(entry)}, not an object with fields.")
+        raise UserError(f"{where} is {shortened(entry)}, not an object with fields.")
     if name not in entry:
         raise UserError(f"{where} has no `{name}`.")
     return entry[name]
@@ -135,7 +136,7 @@ def check_whole(entry: Any, name: str, where: str) -> int:
     """The whole number in a field."""
     value = _field(entry, name, where)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"{where}: `{name}` is {_short(value)}, not a whole number.")
+        raise UserError(f"{where}: `{name}` is {shortened(value)}, not a whole number.")
     return value
 
 
@@ -143,7 +144,7 @@ def check_number(entry: Any, name: str, where: str) -> float:
     """The finite number in a field."""
     value = _field(entry, name, where)
     if not _finite(value):
-        raise UserError(f"{where}: `{name}` is {_short(value)}, not a finite number.")
+        raise UserError(f"{where}: `{name}` is {shortened(value)}, not a finite number.")
     return float(value)
 
 
@@ -156,13 +157,14 @@ def check_numbers(entry: Any, name: str, length: int, where: str) -> None:
     """Refuse an entry whose list in a field is missing, of another length or not finite."""
     value = _field(entry, name, where)
     if not isinstance(value, list) or len(value) != length:
-        have = f"{len(value)} numbers" if isinstance(value, list) else _short(value)
+        have = f"{len(value)} numbers" if isinstance(value, list) else shortened(value)
         raise UserError(f"{where}: `{name}` needs {length} numbers, it has {have}.")
     if _all_finite(value):
         return
     position = next(i for i, number in enumerate(value) if not _finite(number))
     raise UserError(
-        f"{where}: number {position} of `{name}` is {_short(value[position])}, not a finite number."
+        f"{where}: number {position} of `{name}` is {shortened(value[position])}, not a finite "
+        "number of any use."
     )
 
 
@@ -170,7 +172,7 @@ def _all_finite(numbers: list[Any]) -> bool:
     # A file of 260,000 people holds a hundred million numbers: the usual case has to be quick.
     if set(map(type, numbers)) <= {int, float}:
         try:
-            return bool(np.isfinite(np.array(numbers, np.float64)).all())
+            return bool((np.abs(np.array(numbers, np.float64)) <= _LARGEST).all())
         except OverflowError:
             return False
     return False
@@ -180,11 +182,12 @@ def _finite(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
-        return math.isfinite(float(value))
+        return math.isfinite(value) and abs(value) <= _LARGEST
     except OverflowError:
         return False
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as a sentence bears it."""
     text = repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

@@ -12,6 +12,7 @@ from tcformer.data.keypoints.annotations import (
     check_points,
     check_whole,
     read_json,
+    shortened,
 )
 from tcformer.errors import UserError
 
@@ -47,7 +48,7 @@ def check_predictions(
             raise UserError(f"{where} is on image {image}, which {truth.path} does not list.")
         if entry.get("category_id", 1) != 1:
             raise UserError(
-                f"{where} has category_id {entry['category_id']!r}; people and faces "
+                f"{where} has category_id {shortened(entry['category_id'])}; people and faces "
                 "are category 1."
             )
         if faces:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hostile import images, labels, weights, words
+from hostile import images, keypoints, labels, weights, words
 from hostile.kinds import Kind
 
-KINDS: list[Kind] = [*images.KINDS, *weights.KINDS, *labels.KINDS, *words.KINDS]
+KINDS: list[Kind] = [*images.KINDS, *weights.KINDS, *labels.KINDS, *keypoints.KINDS, *words.KINDS]
 
 
 def planned(count: int, kinds: list[Kind] | None = None) -> list[tuple[str, int]]:
