@@ -164,7 +164,7 @@ def check_numbers(entry: Any, name: str, length: int, where: str) -> None:
     position = next(i for i, number in enumerate(value) if not _finite(number))
     raise UserError(
         f"{where}: number {position} of `{name}` is {shortened(value[position])}, not a finite "
-        "number of any use."
+        "number."
     )
 
 

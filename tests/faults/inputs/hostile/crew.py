@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
+HELPERS = HERE.parents[2] / "helpers"
 SOURCE = HERE.parents[3] / "src"
 
 PATIENCE = 180.0
@@ -108,7 +109,7 @@ def _share(
 
 def _one_worker(seed: int, plan: list[tuple[str, int]], folder: Path) -> Iterator[Outcome]:
     """One process's outcomes; the last is that of the input it died of, if it did."""
-    env = {**os.environ, "PYTHONPATH": f"{SOURCE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": f"{SOURCE}:{HERE.parent}:{HELPERS}", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "hostile.crew", str(seed), str(folder)],
         stdin=subprocess.PIPE,
