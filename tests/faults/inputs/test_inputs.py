@@ -30,6 +30,7 @@ LABELS = (
     "WebDataset shards",
     "tar files for timm",
     "class folders",
+    "keypoints and boxes",
 )
 PICKLES = ("pickles that call something",)
 CONFIGS = ("config files",)
