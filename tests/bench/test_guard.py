@@ -29,6 +29,8 @@ def boundaries():
     return ops.boundaries(1, 160, device=CPU)
 
 
+NOTHING_FAST = pytest.mark.skip(reason="only plain PyTorch runs here")
+
 # A Triton kernel on a CPU runs in an interpreter, for its logic; "portable" is for exported graphs
 # and never chosen to be fast.
 FAST = sorted(
@@ -40,7 +42,7 @@ FAST = sorted(
 )
 
 
-@pytest.mark.parametrize(("op", "impl"), FAST or [pytest.param("", "", marks=pytest.mark.skip)])
+@pytest.mark.parametrize(("op", "impl"), FAST or [pytest.param("", "", marks=NOTHING_FAST)])
 def test_no_implementation_is_slower_than_plain_pytorch(op, impl, boundaries):
     for case in ops.cases([op], boundaries[:1], "forward", with_published=False):
         calls = {name: case.calls[name] for name in ("eager", impl)}

@@ -126,7 +126,7 @@ def test_the_other_formats(tmp_path, network, name):
     assert report.parity.batches == [1, 4]
     assert report.parity.unequal == [0, 0, 0, 0]
     assert set(report.files) == set(tmp_path.iterdir())
-    source = str(ROOT / "src").encode()  # torch names its own headers, which may lie below ROOT
+    source = str(ROOT / "src").encode()  # an environment below ROOT may be named
     assert not any(source in path.read_bytes() for path in report.files)
     assert report.times[0].exported > 0
     images = np.random.default_rng(0).standard_normal((5, 3, 64, 64)).astype(np.float32)
