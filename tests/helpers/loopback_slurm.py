@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import socket
@@ -155,6 +156,8 @@ class LoopbackSlurm:
         ports = _free_ports(1 + len(NODES))
         settings = {
             "ClusterName": "loopback",
+            # A job's port follows from its number: two clusters on one machine must not share them.
+            "FirstJobId": random.randrange(1, 50_000),
             "SlurmctldHost": f"{here}(127.0.0.1)",
             "SlurmctldPort": ports[0],
             "SlurmUser": "root",
