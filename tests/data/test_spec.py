@@ -97,3 +97,15 @@ def test_mixing_is_active_with_any_of_its_three_switches():
     assert MixSpec(mixup=0.1, cutmix=0).active
     assert MixSpec(mixup=0, cutmix=0.1).active
     assert MixSpec(mixup=0, cutmix=0, cutmix_minmax=(0.2, 0.8)).active
+
+
+@pytest.mark.parametrize("area", [(0.0, 1.0), (0.5, 0.4), (0.5, 1.5), (float("nan"), 1.0)])
+def test_the_training_crop_takes_a_share_of_the_image(area):
+    with pytest.raises(UserError, match=r"--crop-area is .*: give two shares"):
+        TransformSpec(crop_area=area)
+
+
+def test_a_share_is_refused_where_the_recipe_shifts_the_image_instead():
+    assert TransformSpec(input_size=33, crop_area=(0.5, 1.0)).crop_area == (0.5, 1.0)
+    with pytest.raises(UserError, match="--crop-area would do nothing with --input-size 32"):
+        TransformSpec(input_size=32, crop_area=(0.5, 1.0))

@@ -36,6 +36,7 @@ def seeded(transform, image, seed):
         {"train_interpolation": "lanczos", "aa": None},
         {"train_interpolation": "nearest", "reprob": 0.0},
         {"input_size": 40},
+        {"crop_area": (0.5, 0.75), "aa": None},
     ],
 )
 def test_training_is_timms_transform_bit_for_bit(options, picture):
@@ -47,6 +48,7 @@ def test_training_is_timms_transform_bit_for_bit(options, picture):
         color_jitter=spec.color_jitter or None,
         auto_augment=spec.aa,
         interpolation=spec.train_interpolation,
+        scale=spec.crop_area,
         re_prob=spec.reprob,
         re_mode=spec.remode,
         re_count=spec.recount,

@@ -55,6 +55,7 @@ def test_a_record_tells_what_its_figures_depend_on(tmp_path):
     assert session["machine"]["device"] == "cpu"
     assert {"commit", "changed", "settings", "processes", "launcher", "ended"} <= session.keys()
     assert kept["wall_seconds"] == session["wall_seconds"] > 0
+    assert kept["processor_seconds"] == session["processor_seconds"] > 0
     assert kept["peak_memory"]["host_bytes"] > 10_000_000
     assert kept["peak_memory"]["gpu_bytes"] is None
 
@@ -81,7 +82,8 @@ def test_a_run_in_parts_has_one_record_of_several_sessions(tmp_path):
         (True, 0),
         (True, 1),
     ]
-    assert several["wall_seconds"] == pytest.approx(sum(s["wall_seconds"] for s in sessions))
+    for name in ("wall_seconds", "processor_seconds"):
+        assert several[name] == pytest.approx(sum(s[name] for s in sessions))
     assert {p.name for p in (tmp_path / "a").iterdir()} == {
         p.name for p in (tmp_path / "b").iterdir()
     }

@@ -116,6 +116,7 @@ class TransformSpec:
             no effect while `aa` is set. 0 switches it off.
         aa: RandAugment, AutoAugment or AugMix policy in timm's notation; None, '' or 'none' for
             none.
+        crop_area: least and greatest share of the image's area that the training crop takes.
         train_interpolation: resampling of the training crop and of the policy's rotations; `random`
             draws bilinear or bicubic. box, hamming and lanczos cannot rotate: only without `aa`.
         reprob, remode, recount: random erasing: probability, fill (`pixel`, `rand`, `const`) and
@@ -129,6 +130,7 @@ class TransformSpec:
     input_size: int = 224
     color_jitter: float | None = 0.4
     aa: str | None = "rand-m9-mstd0.5-inc1"
+    crop_area: tuple[float, float] = (0.08, 1.0)
     train_interpolation: str = "bicubic"
     reprob: float = 0.25
     remode: str = "pixel"
@@ -144,6 +146,7 @@ class TransformSpec:
         if self.color_jitter is not None:
             _number("color-jitter", self.color_jitter, 0.0)
         object.__setattr__(self, "aa", _checked_policy(self.aa))
+        self._check_crop_area()
         _one_of("train-interpolation", self.train_interpolation, INTERPOLATIONS)
         if self.aa and self.train_interpolation in _RESIZE_ONLY:
             raise UserError(
@@ -176,6 +179,19 @@ class TransformSpec:
                     f"is {value}."
                 )
             object.__setattr__(self, option, value)
+
+    def _check_crop_area(self) -> None:
+        least, greatest = self.crop_area
+        if not 0 < least <= greatest <= 1:  # so that NaN is refused too
+            raise UserError(
+                f"--crop-area is {least:g} {greatest:g}: give two shares of the image's area above "
+                "0 and up to 1, the smaller one first."
+            )
+        if self.input_size <= SMALL_INPUT and self.crop_area != TransformSpec.crop_area:
+            raise UserError(
+                f"--crop-area would do nothing with --input-size {self.input_size}: up to "
+                f"{SMALL_INPUT} px the recipe pads the image and shifts it; leave it out."
+            )
 
     def for_data_set(self, data_set: str) -> TransformSpec:
         """The settings with the data set's own defaults filled in: digits are not mirrored."""

@@ -115,6 +115,7 @@ def train_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
     recipe = create_transform(
         input_size=spec.input_size,
         is_training=True,
+        scale=spec.crop_area,
         hflip=0.5 if spec.hflip is None else spec.hflip,
         color_jitter=spec.color_jitter or None,
         auto_augment=spec.aa,

@@ -85,6 +85,8 @@ class TrainConfig:
     """Colour jitter strength; only used when --aa is None, and in segmentation always."""
     aa: str | None = "rand-m9-mstd0.5-inc1"
     """AutoAugment or RandAugment policy in timm's notation, or None."""
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    """Least and greatest share of the image's area that the training crop takes, 0 to 1."""
     train_interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
     """Interpolation of the training crop."""
     hflip: float | None = None
@@ -348,8 +350,8 @@ def _check_ranges(cfg: TrainConfig) -> None:
 _ONLY: dict[tuple[str, ...], dict[str, tuple[object, ...]]] = {
     ("classification",): {
         "in_chans": (), "inat_category": (), "decoder": (), "repeated_aug": (), "aa": (None,),
-        "train_interpolation": (), "reprob": (0,), "remode": (), "recount": (), "smoothing": (0,),
-        "mixup": (0,), "cutmix": (0,), "cutmix_minmax": (), "mixup_prob": (0,),
+        "crop_area": (), "train_interpolation": (), "reprob": (0,), "remode": (), "recount": (),
+        "smoothing": (0,), "mixup": (0,), "cutmix": (0,), "cutmix_minmax": (), "mixup_prob": (0,),
         "mixup_switch_prob": (), "mixup_mode": (),
     },
     ("segmentation",): {"head_channels": (), "scale": (), "steps_per_epoch": ()},

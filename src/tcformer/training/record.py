@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,7 @@ class RunRecord:
         self.path = _place(cfg) if world.is_main and not cfg.dry_run else None
         self._cfg, self._world, self._command = cfg, world, command
         self._started = self._last = time.monotonic()
+        self._worked = _processor_seconds()
         self._content: dict[str, Any] = {}
         self._session: dict[str, Any] = {}
 
@@ -95,6 +97,7 @@ class RunRecord:
             "config": _without_places(to_json(self._cfg)),
             "best": None,
             "wall_seconds": 0.0,
+            "processor_seconds": 0.0,
             "peak_memory": {},
             "epochs": epochs,
             "sessions": [*earlier["sessions"], self._session],
@@ -137,9 +140,12 @@ class RunRecord:
         assert self.path is not None
         content, session = self._content, self._session
         session["wall_seconds"] = round(time.monotonic() - self._started, 3)
+        session["processor_seconds"] = round(_processor_seconds() - self._worked, 3)
         session["peak_memory"] = _peak_memory(self._world.device)
         content["status"] = session["status"]
-        content["wall_seconds"] = round(sum(s["wall_seconds"] for s in content["sessions"]), 3)
+        for name in ("wall_seconds", "processor_seconds"):
+            # Sessions recorded by earlier versions lack the second.
+            content[name] = round(sum(s.get(name, 0.0) for s in content["sessions"]), 3)
         for name in ("host_bytes", "gpu_bytes"):
             peaks = [s["peak_memory"].get(name) for s in content["sessions"]]
             known = [peak for peak in peaks if peak is not None]
@@ -233,6 +239,12 @@ def _best(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | No
         return None
     best = max(measured, key=lambda entry: (entry[name], -entry["epoch"]))
     return {"epoch": best["epoch"], name.removeprefix("test_"): best[name]}
+
+
+def _processor_seconds() -> float:
+    """Of the main process, all its threads, and the loader processes that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _peak_memory(device: torch.device) -> dict[str, int | None]:

@@ -253,6 +253,7 @@ def transform_spec(cfg: TrainConfig) -> TransformSpec:
         input_size=cfg.input_size,
         color_jitter=cfg.color_jitter,
         aa=cfg.aa,
+        crop_area=cfg.crop_area,
         train_interpolation=cfg.train_interpolation,
         reprob=cfg.reprob,
         remode=cfg.remode,
