@@ -10,6 +10,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from plots import Points, chart
+
 HERE = Path(__file__).parent
 
 USUAL = 0.25
@@ -87,34 +89,19 @@ def page(record: dict[str, Any]) -> str:
 def plot(record: dict[str, Any]) -> str:
     """The SVG: a point for each ratio, on a line from its worst seed to its best."""
     times, rows = relative_times(record, LARGE), record["ratios"]
-    bottom, top = math.floor(min(min(row["accuracy"]) for row in rows) - 0.5), 100
-    right = max(times.values()) * 1.1
-
-    def x(time: float) -> float:
-        return 60 + 400 * time / right
-
-    def y(accuracy: float) -> float:
-        return 24 + 216 * (top - accuracy) / (top - bottom)
-
-    parts = ['<rect width="480" height="300" fill="white"/>']
-    for value in range(bottom, top + 1, max(1, round((top - bottom) / 5))):
-        parts.append(f'<path d="M60 {y(value):.1f}H460" stroke="#ddd"/>')
-        parts.append(f'<text x="52" y="{y(value) + 4:.1f}" text-anchor="end">{value}</text>')
-    for value in range(0, math.floor(right) + 1, max(1, round(right / 6))):
-        parts.append(f'<text x="{x(value):.1f}" y="258" text-anchor="middle">{value}</text>')
-    parts.append('<path d="M60 24V240H460" fill="none" stroke="#333"/>')
-    across = f"time of a forward pass at 224 px, keep ratio {USUAL:g} = 1"
-    parts.append(f'<text x="260" y="284" text-anchor="middle">{across}</text>')
-    parts.append('<text x="60" y="14" text-anchor="middle">top-1, %</text>')
-    for row in rows:
-        left, accuracy = x(times[row["ratio"]]), row["accuracy"]
-        mean = y(sum(accuracy) / len(accuracy))
-        span = f"M{left:.1f} {y(max(accuracy)):.1f}V{y(min(accuracy)):.1f}"
-        parts.append(f'<path d="{span}" stroke="#c33" stroke-width="2"/>')
-        parts.append(f'<circle cx="{left:.1f}" cy="{mean:.1f}" r="4" fill="#c33"/>')
-        parts.append(f'<text x="{left + 8:.1f}" y="{mean + 4:.1f}">{row["ratio"]:g}</text>')
-    start = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 300" font-size="12" '
-    return start + 'font-family="sans-serif">\n' + "\n".join(parts) + "\n</svg>\n"
+    seeds = [row["accuracy"] for row in rows]
+    return chart(
+        Points(
+            "",
+            [(times[row["ratio"]], sum(row["accuracy"]) / len(row["accuracy"])) for row in rows],
+            spread=[(min(accuracy), max(accuracy)) for accuracy in seeds],
+            labels=[f"{row['ratio']:g}" for row in rows],
+        ),
+        across=f"time of a forward pass at 224 px, keep ratio {USUAL:g} = 1",
+        up="top-1, %",
+        x_range=(0, max(times.values()) * 1.1),
+        y_range=(math.floor(min(map(min, seeds)) - 0.5), 100),
+    )
 
 
 def main() -> None:

@@ -11,6 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAKE = ROOT / "docs" / "make_keep_ratio.py"
 
+
+@pytest.fixture
+def make(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return runpy.run_path(str(MAKE))
+
+
 RECORD = {
     "file": "x.json", "command": "python benchmarks/keep_ratio.py", "date": "2026-01-02",
     "model": "tcformer_nano", "config": "c.py", "epochs": 3, "seeds": [0, 1], "torch_threads": 1,
@@ -28,20 +35,18 @@ RECORD = {
 }  # fmt: skip
 
 
-def test_table_and_plot_hold_the_figures():
-    make = runpy.run_path(str(MAKE))
+def test_table_and_plot_hold_the_figures(make):
     text = make["page"](RECORD)
     assert "| 0.25 | 64, 16 | 98.5 (98.0, 99.0) | x 1.00 | 3136, 784 | x 1.00 | 1.40 |" in text
     assert "| 0.5 | 64, 16 | 99.2 (99.0, 99.5) | x 2.50 | 3136, 784 | x 2.50 | 1.40 |" in text
     svg = ET.fromstring(make["plot"](RECORD))
-    points = [node for node in svg if node.tag.endswith("circle")]
+    points = [node for node in svg.iter() if node.tag.endswith("circle")]
     assert len(points) == 2
     assert float(points[1].get("cx")) > float(points[0].get("cx"))
     assert float(points[1].get("cy")) < float(points[0].get("cy"))  # more accurate: higher up
 
 
-def test_the_page_is_that_of_the_newest_record():
-    make = runpy.run_path(str(MAKE))
+def test_the_page_is_that_of_the_newest_record(make):
     record = make["newest_record"]()
     docs = ROOT / "docs"
     assert (docs / "keep_ratio.md").read_text() == make["page"](record), "run `make docs`"
@@ -49,7 +54,7 @@ def test_the_page_is_that_of_the_newest_record():
 
 
 @pytest.mark.slow
-def test_the_script_makes_a_record(tmp_path, monkeypatch, capsys):
+def test_the_script_makes_a_record(make, tmp_path, monkeypatch, capsys):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     words = "--ratios 0.25 0.1 --seeds 0 --epochs 1 --rounds 1 --jobs 1 --output"
     monkeypatch.setattr(sys, "argv", ["keep_ratio.py", *words.split(), str(tmp_path)])
@@ -62,5 +67,5 @@ def test_the_script_makes_a_record(tmp_path, monkeypatch, capsys):
     assert [row["ratio"] for row in record["ratios"]] == [0.25, 0.1]
     assert record["ratios"][0]["tokens"]["32x32"] == [64, 16, 4, 1]
     assert str(tmp_path) not in path.read_text()
-    text = runpy.run_path(str(MAKE))["page"]({"file": path.name, **record})
+    text = make["page"]({"file": path.name, **record})
     assert "top-1" in text
