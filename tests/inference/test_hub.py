@@ -304,9 +304,12 @@ def test_transformers_reads_it_with_its_names(weights, tmp_path):
     loaded = load(checkpoint=weights)
     folder = loaded.save_pretrained(tmp_path / "m")
     model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    # It maps the file, so the weights lie where the header ends, and MKL's product of a single row
+    # has other last bits where that is no multiple of 16 bytes: docs/numerics.md, Determinism.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.clone()
     batch = loaded.preprocessing(Image.fromarray(PIXELS))[None]
     with torch.inference_mode():
-        found, want = model(pixel_values=batch).logits, loaded.network(batch)
-    # Equal in all bits in most runs; after other tests in one process once not, cause not found.
-    torch.testing.assert_close(found, want, rtol=0, atol=1e-6)
+        assert torch.equal(model(pixel_values=batch).logits, loaded.network(batch))
     assert tuple(model.config.id2label.values()) == loaded.classes
