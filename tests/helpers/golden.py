@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 FOLDER = Path(__file__).parents[1] / "golden" / "model"
@@ -26,8 +28,9 @@ def key_shapes(model: str) -> dict[str, list[int]]:
     return json.loads((FOLDER / "key_shapes.json").read_text())[model]
 
 
-def training_losses() -> list[float]:
-    return json.loads((FOLDER / "training_losses.json").read_text())["float32"]
+def training_losses(dtype: str = "float32") -> list[float]:
+    """The published code's loss before each of 40 updates."""
+    return json.loads((FOLDER / "training_losses.json").read_text())[dtype]
 
 
 def fill(model: nn.Module, mode: str = "") -> nn.Module:
@@ -68,6 +71,26 @@ def training_batch(step: int) -> tuple[Tensor, Tensor]:
     red, green, blue = (base[..., channel].mean((1, 2)) for channel in range(3))
     label = (red > blue) + 2 * (green > 127.5)
     return normalise(fine.clip(0, 255).astype(np.uint8)), torch.tensor(label.astype(np.int64))
+
+
+def train(model: nn.Module, steps: int) -> Iterator[float]:
+    """The recorded training, in the model's own precision: yields the loss before each update.
+
+    The update of a step is made when the next one is asked for, and the last one with the end.
+    """
+    dtype = next(model.parameters()).dtype
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-4)
+    model.train()
+    for step in range(steps):
+        images, labels = training_batch(step)
+        loss = F.cross_entropy(model(images.to(dtype)), labels)
+        yield loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 def by_first_appearance(partition: np.ndarray) -> np.ndarray:

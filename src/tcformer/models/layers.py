@@ -140,7 +140,7 @@ class Attention(nn.Module):
         rows, columns = picture.shape[2] // h, picture.shape[3] // w
         # Windows do not overlap, so the convolution is one matrix product. Its blocked sums halve
         # the rounding error of a direct convolution (up to 4096 terms), on which clusters hang:
-        # tests/models/test_golden.py::test_forty_training_steps.
+        # tests/models/test_golden.py::test_training_follows_the_published_code.
         patches = picture[:, :, : rows * h, : columns * w].permute(0, 2, 3, 1)
         patches = patches.reshape(batch, rows, h, columns, w, channels).transpose(2, 3)
         weight = self.sr.weight[:, :, :h, :w].permute(0, 2, 3, 1).flatten(1)
