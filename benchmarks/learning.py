@@ -3,11 +3,14 @@
     python benchmarks/learning.py digits
     python benchmarks/learning.py cifar10 --data-path DATA
     python benchmarks/learning.py cifar10-light --data-path DATA
+    python benchmarks/learning.py cifar10-full --data-path DATA
+    python benchmarks/learning.py cifar10-full-light --data-path DATA
 
 Each set is trained with TCFormer, TCFormerV2 and the grid twin, timm's PVTv2 of the same size, by
 the same recipe, one thread a run. What is finished already is left alone and what was interrupted
-goes on, so the command can be given again. `--seeds` and `--models` choose. Of the CIFAR-10 sets
-one seed of all three networks takes less than half an hour on two cores.
+goes on, so the command can be given again. `--seeds` and `--models` choose. Of the first two sets
+of CIFAR-10 one seed of all three networks takes less than half an hour on two cores. The full sets
+are the whole schedule and want a GPU.
 
 Records go to benchmarks/results/learning/SET-MODEL-seedN.json, weights and logs to --work.
 """
@@ -55,6 +58,8 @@ SETS = {
     "digits": Set(NANO, (0, 1, 2, 3, 4), "configs/digits/{model}.py"),
     "cifar10": Set(NANO, (0,), "configs/cifar10/cpu.py", needs_data=True),
     "cifar10-light": Set(LIGHT, (0,), "configs/cifar10/cpu.py", ("--epochs", "1"), True),
+    "cifar10-full": Set(NANO, (0, 1, 2), "configs/cifar10/{model}.py", needs_data=True),
+    "cifar10-full-light": Set(LIGHT, (0, 1, 2), "configs/cifar10/{model}.py", needs_data=True),
 }
 
 

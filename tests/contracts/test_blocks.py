@@ -66,6 +66,9 @@ WAYS: dict[str, Run | Read | Left] = {
     r"python examples/(\w+).py( --decoder| configs|$)": Left(
         "a minute each: `examples/test_they_learn.py::test_it_learns`"
     ),
+    r"python benchmarks/learning.py ": Left(
+        "hours; an epoch of it by `contracts/test_learning.py::test_a_run_is_recorded_once`"
+    ),
     r"torchrun .* examples/detection.py .*_coco.py": Left(
         "needs COCO and 8 GPUs; `examples/test_detection.py::test_every_recipe_builds_its_detector`"
     ),
