@@ -100,16 +100,31 @@ def parse() -> argparse.Namespace:
 def run(options: argparse.Namespace, chosen: Set, model: str, seed: int) -> bool:
     """Train once unless it is done; whether there is a finished record now."""
     name = f"{options.set}-{model}-seed{seed}"
-    record = options.output / f"{name}.json"
+    words = [chosen.config.format(model=model), "--model", model, *chosen.options]
+    if options.data_path is not None:
+        words += ["--data-path", str(options.data_path.resolve())]
+    words += [*options.rest, "--seed", str(seed)]
+    return train_once(name, words, options.work / name, options.output / f"{name}.json")
+
+
+def train_once(name: str, words: list[str], folder: Path, record: Path) -> bool:
+    """`tcformer train` with these words on one thread, or what is left of it.
+
+    Args:
+        name: by which the terminal tells of it.
+        words: recipe and options.
+        folder: for weights, logs and checkpoints.
+        record: file of the record; a finished one is left alone.
+
+    Returns:
+        Whether there is a finished record now.
+    """
     if (accuracy := finished(record)) is not None:
         print(f"{name}: {accuracy:.2f} % (was there already)", flush=True)
         return True
-    command = [sys.executable, "-m", "tcformer", "train", chosen.config.format(model=model)]
-    command += ["--model", model, *chosen.options]
-    if options.data_path is not None:
-        command += ["--data-path", str(options.data_path.resolve())]
-    folder = (options.work / name).resolve()
-    command += [*options.rest, "--threads", "1", "--seed", str(seed), "--resume", "auto"]
+    folder = folder.resolve()
+    command = [sys.executable, "-m", "tcformer", "train", *words]
+    command += ["--threads", "1", "--resume", "auto"]
     command += ["--output_dir", str(folder), "--record", str(record.resolve())]
     # Large pages make training on one thread an eighth faster where the system has them.
     environment = {"THP_MEM_ALLOC_ENABLE": "1", **os.environ, "OMP_NUM_THREADS": "1"}
