@@ -1,0 +1,314 @@
+"""What clustering costs and brings: sweeps of the keep ratio and of k, the number of neighbours.
+
+    python benchmarks/sweep.py train digits
+    python benchmarks/sweep.py train cifar10 --data-path DATA
+    python benchmarks/sweep.py evaluate --checkpoint FILE --data-path DATA
+    python benchmarks/sweep.py time
+
+`train` trains a network for each keep ratio at the usual k = 5, and for each k at the usual keep
+ratio 0.25: digits by the whole recipe, CIFAR-10 for one epoch. Each run keeps a record of its own
+below benchmarks/results/clustering; what is finished is left alone and what was interrupted goes
+on, so the command can be stopped and given again. The network of the usual values with a finished
+record of benchmarks/learning.py is not trained again.
+
+`evaluate` takes a trained network and lets it merge otherwise than it was trained to: accuracy on
+all test images, and time. `time` measures forward passes with random weights at several sizes.
+Both count processor time of one thread, all settings in turn, so that other work on the machine
+disturbs little; each writes one record into benchmarks/results. `make docs` makes the page of them.
+
+A merge of fewer tokens than k takes all of them for neighbours: digits have 64, 16 and 4 tokens
+before their merges. Records say how many neighbours there were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from learning import ROOT, finished, train_once
+from torch import Tensor, nn
+
+from tcformer.bench import record, timing
+from tcformer.data import build_dataset, build_loader, eval_transform
+from tcformer.data.fingerprint import fingerprint
+from tcformer.errors import UserError
+from tcformer.inference import load
+from tcformer.models import TCFormer, create_model
+from tcformer.models.flops import geometry, published_flops
+from tcformer.models.merging import merge_options, merging_of
+from tcformer.tasks.classification.task import data_spec, transform_spec
+from tcformer.training.options import build, load_config
+
+RATIOS, NEIGHBOURS = (0.1, 0.5), (2, 3, 8, 12)
+"""Besides the usual values."""
+
+USUAL_RATIO, USUAL_K = 0.25, 5
+RESULTS = ROOT / "benchmarks" / "results"
+SIZES = ((32, 64), (64, 32), (224, 4))
+"""Side of the images and batch of the time measurements: digits, CIFAR-10, ImageNet."""
+
+SETS = {
+    "digits": ("configs/digits/{model}.py", []),
+    "cifar10": ("configs/cifar10/cpu.py", ["--epochs", "1"]),
+}
+
+
+class Setting(NamedTuple):
+    """How a network merges."""
+
+    ratio: float
+    k: int
+
+    def __str__(self) -> str:
+        return f"ratio{self.ratio:g}-k{self.k}"
+
+
+def settings(ratios: list[float], neighbours: list[int]) -> list[Setting]:
+    """The usual setting, then both sweeps."""
+    swept = [Setting(ratio, USUAL_K) for ratio in ratios]
+    swept += [Setting(USUAL_RATIO, k) for k in neighbours]
+    return list(dict.fromkeys([Setting(USUAL_RATIO, USUAL_K), *swept]))
+
+
+def main() -> int:
+    """Do what the command line says; 1 if a training failed."""
+    options = parse()
+    try:
+        return options.verb(options) or 0
+    except (UserError, ValueError) as error:  # values out of range, said by the network
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(required=True)
+
+    def verb(name: str, function: Callable[[argparse.Namespace], Any], text: str) -> Any:
+        one = verbs.add_parser(name, help=text, description=text)
+        one.set_defaults(verb=function)
+        one.add_argument("--ratios", type=float, nargs="*", default=list(RATIOS))
+        one.add_argument("--neighbours", type=int, nargs="*", default=list(NEIGHBOURS))
+        return one
+
+    one = verb("train", train, "train a network for each setting and seed")
+    one.add_argument("set", choices=SETS)
+    one.add_argument("--data-path", type=Path, help="folder that holds CIFAR-10")
+    one.add_argument("--model", default="tcformer_nano")
+    one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    one.add_argument("--epochs", type=int, help="those of the recipe, if left out")
+    one.add_argument("--jobs", type=int, default=1, help="trainings at a time, a thread each")
+    one.add_argument("--work", type=Path, default=Path("work_dirs", "clustering"))
+    one.add_argument("--output", type=Path, default=RESULTS / "clustering", help="of the records")
+
+    one = verb("evaluate", evaluate, "let a trained network merge otherwise")
+    one.add_argument("--checkpoint", required=True, help="weights, with their class names")
+    one.add_argument("--config", default="configs/cifar10/cpu.py", help="whose data is read")
+    one.add_argument("--data-path", type=Path, help="folder that holds CIFAR-10")
+    one.add_argument("--images", type=int, help="the first so many; all, if left out")
+    one.add_argument("--name", help="of the weights, in the record; that of their folder")
+    one.add_argument("--output", type=Path, help="folder or file of the record")
+
+    one = verb("time", measure, "forward passes of every setting")
+    one.add_argument("--model", default="tcformer_nano")
+    one.add_argument("--rounds", type=int, default=15)
+    one.add_argument("--output", type=Path, help="folder or file of the record")
+    return parser.parse_args()
+
+
+def train(options: argparse.Namespace) -> int:
+    """All seeds of all settings, a seed after the other: stopped early, whole seeds are there."""
+    if options.set == "cifar10" and options.data_path is None:
+        raise UserError("cifar10 needs --data-path, the folder that holds CIFAR-10")
+    chosen = settings(options.ratios, options.neighbours)
+    jobs = [(setting, seed) for seed in options.seeds for setting in chosen]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        done = list(pool.map(lambda job: train_setting(options, *job), jobs))
+    return 0 if all(done) else 1
+
+
+def train_setting(options: argparse.Namespace, setting: Setting, seed: int) -> bool:
+    """Train once, unless there is a finished record."""
+    config, rest = SETS[options.set]
+    if options.epochs is not None:
+        rest = ["--epochs", str(options.epochs)]
+    usual = RESULTS / "learning" / f"{options.set}-{options.model}-seed{seed}.json"
+    if setting == (USUAL_RATIO, USUAL_K) and not rest and finished(usual) is not None:
+        print(f"{usual.stem}: trained by benchmarks/learning.py")
+        return True
+    name = f"{options.set}-{options.model}-{setting}-seed{seed}"
+    words = [config.format(model=options.model), "--model", options.model, *rest]
+    words += ["--keep-ratio", f"{setting.ratio:g}", "--k", str(setting.k), "--seed", str(seed)]
+    if options.data_path is not None:
+        words += ["--data-path", str(options.data_path.resolve())]
+    options.output.mkdir(parents=True, exist_ok=True)
+    return train_once(name, words, options.work / name, options.output / f"{name}.json")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Every setting sees every batch, one after the other; hits and processor time are added up."""
+    torch.set_num_threads(1)
+    kept = begin()
+    trained = load(options.checkpoint)
+    merging = merging_of(trained.backbone)
+    values = {**load_config(options.config), "input_size": trained.preprocessing.input_size}
+    if options.data_path is not None:
+        values["data_path"] = str(options.data_path)
+    config = build(values)
+    dataset = build_dataset(data_spec(config), "val", eval_transform(transform_spec(config)))
+    count = min(options.images or len(dataset), len(dataset))
+    models = {}
+    for setting in settings(options.ratios, options.neighbours):
+        swept = {"keep_ratio": [setting.ratio] * 3, "k": setting.k}
+        model = create_model(trained.name, num_classes=trained.num_classes, **{**merging, **swept})
+        model.load_state_dict(trained.network.state_dict())
+        models[setting] = model.eval()
+    usual, *_ = models
+    hits, same = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
+    seconds: dict[Setting, list[float]] = {setting: [] for setting in models}
+    loader = build_loader(dataset, list(range(count)), batch_size=64, num_workers=0)
+    for number, (images, targets) in enumerate(batches(loader)):
+        answers = {}
+        for setting in turned(list(models), number):
+            answers[setting], spent = forward(models[setting], images)
+            seconds[setting].append(spent / len(images))
+        for setting, answer in answers.items():
+            best = answer.argmax(1)
+            hits[setting] += int((best == targets).sum())
+            same[setting] += int((best == answers[usual].argmax(1)).sum())
+    size = f"{images.shape[2]}x{images.shape[3]}"
+    kept |= {
+        "checkpoint": options.name or Path(options.checkpoint).resolve().parent.name,
+        "model": trained.name,
+        "epoch": trained.epoch,
+        "trained_to_merge": {"keep_ratio": USUAL_RATIO, "k": USUAL_K, **merging},
+        "data": {"name": config.data_set, **fingerprint(dataset, config.data_path)},
+        "images": count,
+        "size": size,
+        "rows": [
+            {
+                **setting._asdict(),
+                **shapes(model, images.shape[2]),
+                "top1": 100 * hits[setting] / count,
+                "same_answer": 100 * same[setting] / count,
+                "milliseconds": milliseconds(seconds[setting]),
+                "ratio_to_usual": relative(seconds[setting], seconds[usual]),
+            }
+            for setting, model in models.items()
+        ],
+    }
+    for row in kept["rows"]:
+        print(f"keep ratio {row['ratio']:g}, k {row['k']}: top-1 {row['top1']:.2f} %, {told(row)}")
+    print(f"wrote {record.keep(kept, 'clustering-evaluate', options.output)}")
+
+
+def batches(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels, with a word about how far it is."""
+    for number, batch in enumerate(loader, 1):
+        yield batch.images, batch.targets
+        if number % 20 == 0:
+            print(f"{number} of {len(loader)} batches", flush=True)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Forward passes with random weights."""
+    torch.set_num_threads(1)
+    kept = begin()
+    chosen = settings(options.ratios, options.neighbours)
+    kept |= {"model": options.model, "rounds": options.rounds, "sizes": []}
+    for side, batch in SIZES:
+        images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+        models = {setting: network(options.model, setting) for setting in chosen}
+        seconds: dict[Setting, list[float]] = {setting: [] for setting in chosen}
+        for number in range(-2, options.rounds):
+            for setting in turned(chosen, number):
+                _, spent = forward(models[setting], images)
+                if number >= 0:  # two rounds to warm up
+                    seconds[setting].append(spent / batch)
+        rows = [
+            {
+                **setting._asdict(),
+                **shapes(model, side),
+                "milliseconds": milliseconds(seconds[setting]),
+                "ratio_to_usual": relative(seconds[setting], seconds[chosen[0]]),
+            }
+            for setting, model in models.items()
+        ]
+        kept["sizes"].append({"size": f"{side}x{side}", "batch": batch, "rows": rows})
+        for row in rows:
+            print(f"{side} px, keep ratio {row['ratio']:g}, k {row['k']}: {told(row)}", flush=True)
+    print(f"wrote {record.keep(kept, 'clustering-time', options.output)}")
+
+
+def begin() -> dict[str, Any]:
+    """The record's circumstances, with this script's command line."""
+    kept = record.begin([], torch.device("cpu"))
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return {**kept, "command": shlex.join(["python", "benchmarks/sweep.py", *words])}
+
+
+def network(name: str, setting: Setting) -> nn.Module:
+    """The network with random weights, always the same."""
+    torch.manual_seed(0)
+    return create_model(name, **merge_options(name, [setting.ratio], setting.k)).eval()
+
+
+def turned(chosen: list[Setting], number: int) -> list[Setting]:
+    """The settings, another one first in each round: nobody always follows the same one."""
+    first = number % len(chosen)
+    return [*chosen[first:], *chosen[:first]]
+
+
+def forward(model: nn.Module, images: Tensor) -> tuple[Tensor, float]:
+    """Scores, and seconds of processor time."""
+    with torch.inference_mode():
+        start = time.process_time()
+        return model(images), time.process_time() - start
+
+
+def shapes(model: nn.Module, side: int) -> dict[str, Any]:
+    """Tokens of the stages, neighbours in the merges, and GFLOPs by the published accounting."""
+    assert isinstance(model, TCFormer)
+    with torch.inference_mode():
+        stages = [t.layout for t in model.forward_tokens(torch.zeros(1, 3, side, side))]
+    counts = [layout.num_tokens for layout in stages]
+    rules = [getattr(model, f"ctm{number}").rule for number in (1, 2, 3)]
+    parts = [rule.plan(layout)[1] for rule, layout in zip(rules, stages, strict=False)]
+    flops = published_flops(geometry(model), side, side)
+    return {
+        "tokens": counts,
+        # No part has more tokens than it has; parts differ by few.
+        "neighbours": [
+            min(rule.k, -(-count // part))
+            for rule, count, part in zip(rules, counts, parts, strict=False)
+        ],
+        "gflops": round(sum(flops.values()) / 1e9, 4),
+    }
+
+
+def milliseconds(seconds: list[float]) -> dict[str, float]:
+    """Median and quartiles of an image's time, by batches."""
+    return {name: round(1e3 * value, 4) for name, value in timing.spread(seconds).items()}
+
+
+def relative(seconds: list[float], usual: list[float]) -> dict[str, float]:
+    """Median and quartiles of the time over that of the usual setting, batch by batch."""
+    ratios = [one / other for one, other in zip(seconds, usual, strict=True)]
+    return {name: round(value, 4) for name, value in timing.spread(ratios).items()}
+
+
+def told(row: dict[str, Any]) -> str:
+    """The time in words."""
+    return f"{row['milliseconds']['median']:.2f} ms, x {row['ratio_to_usual']['median']:.2f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,100 @@
+"""benchmarks/sweep.py: trained, evaluated and timed for other ways of merging than the usual."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from pages import ROOT
+
+
+@pytest.fixture
+def sweep(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import sweep
+
+    yield sweep
+    sys.modules.pop("sweep")
+
+
+def call(sweep, monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, words)])
+    return sweep.main()
+
+
+def test_the_usual_setting_comes_first_and_once(sweep):
+    chosen = sweep.settings([0.1, 0.25], [5, 8])
+    assert [str(setting) for setting in chosen] == ["ratio0.25-k5", "ratio0.1-k5", "ratio0.25-k8"]
+    assert {str(sweep.turned(chosen, number)[0]) for number in range(3)} == set(map(str, chosen))
+
+
+def test_neighbours_are_never_more_than_tokens(sweep):
+    digits = sweep.shapes(sweep.network("tcformer_nano", sweep.Setting(0.25, 12)), 32)
+    assert digits["tokens"] == [64, 16, 4, 1]
+    assert digits["neighbours"] == [12, 12, 4]
+    parts = sweep.shapes(sweep.network("tcformerv2_nano", sweep.Setting(0.25, 12)), 64)
+    assert parts["neighbours"] == [12, 12, 12]
+    assert parts["tokens"] == [256, 64, 16, 4]
+
+
+def test_what_cannot_be_is_refused_in_a_sentence(sweep, monkeypatch, capsys):
+    assert call(sweep, monkeypatch, "train", "cifar10") == 2
+    assert "cifar10 needs --data-path" in capsys.readouterr().err
+    assert call(sweep, monkeypatch, "time", "--neighbours", 0, "--rounds", 1) == 2
+    assert "k must be an integer from 1" in capsys.readouterr().err
+
+
+def test_a_run_that_learning_has_finished_is_not_trained_again(
+    sweep, monkeypatch, tmp_path, capsys
+):
+    trained = []
+    monkeypatch.setattr(sweep, "train_once", lambda name, *_: trained.append(name) or True)
+    monkeypatch.setattr(sweep, "RESULTS", tmp_path)
+    monkeypatch.setattr(sweep, "finished", lambda path: 99.0 if path.parent == LEARNED else None)
+    LEARNED = tmp_path / "learning"
+    given = SimpleNamespace(set="digits", model="tcformer_nano", epochs=None, data_path=None,
+                            work=tmp_path, output=tmp_path)  # fmt: skip
+    assert sweep.train_setting(given, sweep.Setting(0.25, 5), 0)
+    assert trained == []
+    assert sweep.train_setting(given, sweep.Setting(0.5, 5), 0)
+    given.epochs = 1  # another recipe than that of the run which is there
+    assert sweep.train_setting(given, sweep.Setting(0.25, 5), 0)
+    assert trained == [f"digits-tcformer_nano-{s}-seed0" for s in ("ratio0.5-k5", "ratio0.25-k5")]
+    assert "trained by benchmarks/learning.py" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_train_evaluate_and_time_make_records(sweep, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    words = ["train", "digits", "--ratios", "--neighbours", "--seeds", 3, "--epochs", 1]
+    words += ["--work", tmp_path / "work", "--output", tmp_path / "records"]
+    assert call(sweep, monkeypatch, *words) == 0
+    (path,) = (tmp_path / "records").iterdir()
+    assert path.name == "digits-tcformer_nano-ratio0.25-k5-seed3.json"
+    trained = json.loads(path.read_text())
+    assert (trained["status"], trained["config"]["k"], trained["seed"]) == ("finished", 5, 3)
+    capsys.readouterr()
+    assert call(sweep, monkeypatch, *words) == 0
+    assert "(was there already)" in capsys.readouterr().out
+
+    weights = tmp_path / "work" / path.stem / "best.safetensors"
+    words = ["evaluate", "--config", "configs/digits/tcformer_nano.py", "--checkpoint", weights]
+    words += ["--ratios", 0.5, "--neighbours", 40]
+    assert call(sweep, monkeypatch, *words, "--output", tmp_path / "e.json") == 0
+    text = (tmp_path / "e.json").read_text()
+    assert str(tmp_path) not in text
+    record = json.loads(text)
+    assert (record["checkpoint"], record["images"]) == (path.stem, 360)
+    usual, half, far = record["rows"]
+    assert (usual["ratio"], usual["k"], usual["same_answer"]) == (0.25, 5, 100)
+    assert usual["top1"] == pytest.approx(trained["best"]["acc1"])
+    assert (half["tokens"], far["neighbours"]) == ([64, 32, 16, 8], [40, 16, 4])
+    assert call(sweep, monkeypatch, *words, "--images", 70, "--output", tmp_path / "f.json") == 0
+    assert json.loads((tmp_path / "f.json").read_text())["images"] == 70
+
+    words = ["time", "--ratios", "--neighbours", 2, "--rounds", 1, "--output", tmp_path / "t.json"]
+    assert call(sweep, monkeypatch, *words) == 0
+    sizes = json.loads((tmp_path / "t.json").read_text())["sizes"]
+    assert [(size["size"], len(size["rows"])) for size in sizes] == [
+        ("32x32", 2), ("64x64", 2), ("224x224", 2),
+    ]  # fmt: skip
