@@ -6,6 +6,15 @@ torch tensors are both accepted. All arithmetic on colours is done in integers, 
 input gives the same pixels on every machine.
 """
 
+from tcformer.viz.detail import (
+    cell_means,
+    gradient_magnitude,
+    rank_correlation,
+    ranks,
+    size_against_detail,
+    token_areas,
+    token_means,
+)
 from tcformer.viz.display import Picture, draw_tokens, panel_picture, panel_shape, with_image
 from tcformer.viz.drawing import Dot, Drawing, Mark
 from tcformer.viz.heat import Scale, heat_colours
@@ -66,6 +75,7 @@ __all__ = [
     "blend",
     "border_path",
     "cell_grid",
+    "cell_means",
     "cell_sums",
     "check_picture_name",
     "children",
@@ -77,6 +87,7 @@ __all__ = [
     "enlarge",
     "families",
     "family_colours",
+    "gradient_magnitude",
     "heat_colours",
     "layout_maps",
     "mean_colours",
@@ -88,15 +99,20 @@ __all__ = [
     "parents",
     "pixel_tokens",
     "png_bytes",
+    "rank_correlation",
+    "ranks",
     "read_image",
     "region_mask",
     "relatives",
     "resize_image",
+    "size_against_detail",
     "spread",
     "svg_sheet",
+    "token_areas",
     "token_at",
     "token_borders",
     "token_colours",
+    "token_means",
     "token_paths",
     "token_row",
     "unnormalise",
