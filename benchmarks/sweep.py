@@ -14,7 +14,7 @@ record of benchmarks/learning.py is not trained again.
 `evaluate` takes a trained network and lets it merge otherwise than it was trained to: accuracy on
 all test images, and time. `time` measures forward passes with random weights at several sizes.
 Both count processor time of one thread, all settings in turn, so that other work on the machine
-disturbs little; each writes one record into benchmarks/results. `make docs` makes the page of them.
+disturbs little; each writes one record into the same folder. `make docs` makes the page of them.
 
 A merge of fewer tokens than k takes all of them for neighbours: digits have 64, 16 and 4 tokens
 before their merges. Records say how many neighbours there were.
@@ -115,12 +115,12 @@ def parse() -> argparse.Namespace:
     one.add_argument("--data-path", type=Path, help="folder that holds CIFAR-10")
     one.add_argument("--images", type=int, help="the first so many; all, if left out")
     one.add_argument("--name", help="of the weights, in the record; that of their folder")
-    one.add_argument("--output", type=Path, help="folder or file of the record")
+    one.add_argument("--output", type=Path, help="file of the record")
 
     one = verb("time", measure, "forward passes of every setting")
     one.add_argument("--model", default="tcformer_nano")
     one.add_argument("--rounds", type=int, default=15)
-    one.add_argument("--output", type=Path, help="folder or file of the record")
+    one.add_argument("--output", type=Path, help="file of the record")
     return parser.parse_args()
 
 
@@ -207,7 +207,7 @@ def evaluate(options: argparse.Namespace) -> None:
     }
     for row in kept["rows"]:
         print(f"keep ratio {row['ratio']:g}, k {row['k']}: top-1 {row['top1']:.2f} %, {told(row)}")
-    print(f"wrote {record.keep(kept, 'clustering-evaluate', options.output)}")
+    keep(kept, options.output, f"evaluate-{kept['checkpoint']}.json")
 
 
 def batches(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -245,7 +245,7 @@ def measure(options: argparse.Namespace) -> None:
         kept["sizes"].append({"size": f"{side}x{side}", "batch": batch, "rows": rows})
         for row in rows:
             print(f"{side} px, keep ratio {row['ratio']:g}, k {row['k']}: {told(row)}", flush=True)
-    print(f"wrote {record.keep(kept, 'clustering-time', options.output)}")
+    keep(kept, options.output, "time.json")
 
 
 def begin() -> dict[str, Any]:
@@ -253,6 +253,12 @@ def begin() -> dict[str, Any]:
     kept = record.begin([], torch.device("cpu"))
     words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
     return {**kept, "command": shlex.join(["python", "benchmarks/sweep.py", *words])}
+
+
+def keep(kept: dict[str, Any], target: Path | None, name: str) -> None:
+    """Write the record; the page is of the newest, so an earlier one gives way."""
+    (RESULTS / "clustering").mkdir(parents=True, exist_ok=True)
+    print(f"wrote {record.keep(kept, 'clustering', target or RESULTS / 'clustering' / name)}")
 
 
 def network(name: str, setting: Setting) -> nn.Module:

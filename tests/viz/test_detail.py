@@ -12,6 +12,7 @@ from tcformer.viz import (
     rank_correlation,
     ranks,
     size_against_detail,
+    sizes_by_detail,
     token_areas,
     token_means,
 )
@@ -89,7 +90,20 @@ def test_ranks_and_their_correlation():
     assert rank_correlation([1, 2, 3], [9, 8, 7]) == -1
 
 
-@settings(max_examples=50, deadline=None)
+def test_sizes_by_detail():
+    gradient = np.zeros((16, 16))
+    gradient[:, 8:] = 10
+    assert sizes_by_detail(HALVES, gradient, groups=2) == pytest.approx([128, 16])
+    # Equal cells stay together: places 4.5 and 12.5 of 16 are the third tenth and the eighth.
+    tenths = sizes_by_detail(HALVES, gradient)
+    assert np.flatnonzero(~np.isnan(tenths)).tolist() == [2, 7]
+    # Four cells in a row of rising gradient, the first two of them one token: 32 px, 16, 16.
+    rising = np.repeat(np.arange(4.0), 4)[None].repeat(4, axis=0)
+    assert sizes_by_detail([0, 0, 1, 2], rising, groups=4) == pytest.approx([32, 32, 16, 16])
+    assert sizes_by_detail([0, 1, 1, 2], rising, groups=2) == pytest.approx([512**0.5] * 2)
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.data(), st.integers(2, 13), st.integers(2, 13))
 def test_laws(data, height, width):
     cells = -(-height // 4) * -(-width // 4)

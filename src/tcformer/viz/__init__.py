@@ -12,6 +12,7 @@ from tcformer.viz.detail import (
     rank_correlation,
     ranks,
     size_against_detail,
+    sizes_by_detail,
     token_areas,
     token_means,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "relatives",
     "resize_image",
     "size_against_detail",
+    "sizes_by_detail",
     "spread",
     "svg_sheet",
     "token_areas",

@@ -164,6 +164,33 @@ def size_against_detail(cell_to_token: Any, gradient: Any, *, weigh: str = "toke
     return rank_correlation(areas[there], token_means(numbers, cell_to_token)[there].round(DIGITS))
 
 
+def sizes_by_detail(cell_to_token: Any, gradient: Any, *, groups: int = 10) -> NDArray[np.float64]:
+    """The size of the tokens over cells of little, more, ... most detail.
+
+    The cells of the picture are put in order by their mean gradient and cut into equal groups;
+    cells of equal gradient stay together, in the group of their mean place.
+
+    Args:
+        cell_to_token: as in `cell_grid`.
+        gradient: (H, W), `gradient_magnitude` of the picture that the network saw.
+        groups: how many; ten are deciles.
+
+    Returns:
+        (groups,) float64, in pixels: the geometric mean of the areas of the tokens that the cells
+        of each group belong to; NaN for a group without a cell.
+
+    Raises:
+        UserError: when gradient and map do not fit.
+    """
+    numbers = _plane(gradient)
+    areas = token_areas(cell_to_token, numbers.shape)[as_array(cell_to_token).reshape(-1)]
+    place = ranks(cell_means(numbers).round(DIGITS))
+    group = np.ceil(place * groups / len(place)).astype(np.int64) - 1
+    count = np.bincount(group, minlength=groups)
+    with np.errstate(invalid="ignore"):
+        return np.exp(np.bincount(group, weights=np.log(areas), minlength=groups) / count)
+
+
 def _plane(values: Any) -> NDArray[Any]:
     numbers = as_array(values)
     if numbers.ndim != 2:

@@ -1,9 +1,10 @@
-"""benchmarks/sweep.py: trained, evaluated and timed for other ways of merging than the usual."""
+"""benchmarks/sweep.py and tokens.py: what clustering costs, what it brings, where tokens lie."""
 
 import json
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from pages import ROOT
 
@@ -98,3 +99,60 @@ def test_train_evaluate_and_time_make_records(sweep, monkeypatch, tmp_path, caps
     assert [(size["size"], len(size["rows"])) for size in sizes] == [
         ("32x32", 2), ("64x64", 2), ("224x224", 2),
     ]  # fmt: skip
+
+
+@pytest.fixture
+def tokens(sweep):
+    import tokens
+
+    yield tokens
+    sys.modules.pop("tokens")
+
+
+def test_sizes_and_controls_of_a_known_drawing(tokens):
+    # 16 x 16 pixels: the left half one token, the cells of the right half one each; the second
+    # image is the mirror image of the first in all respects.
+    left = np.array([0, 0, 1, 2, 0, 0, 3, 4, 0, 0, 5, 6, 0, 0, 7, 8])
+    right = left.reshape(4, 4)[:, ::-1].reshape(-1)
+    detail = np.zeros((16, 16))
+    detail[:, 8:] = 10
+    found = tokens.measured([left, right], [detail, detail[:, ::-1]])
+    assert found["count"] == 9
+    assert found["area"]["one_cell"] == pytest.approx(100 * 8 / 9)
+    assert found["area"]["doublings"] == pytest.approx([8 / 9, 0, 0, 1 / 9], abs=1e-6)
+    assert found["area"]["largest"]["mean"] == 128
+    for weigh in ("tokens", "cells"):
+        ways = found["correlation"][weigh]
+        assert (ways["own"]["mean"], ways["own"]["sd"], ways["own"]["negative"]) == (-1, 0, 100)
+        assert ways["another_image"]["mean"] == 1
+        assert ways["grid"] == {"defined": 0}
+    assert [one["defined"] for one in found["log2_area_by_tenth"]] == [0, 0, 2, 0, 0, 0, 0, 2, 0, 0]
+    assert found["log2_area_by_tenth"][2]["mean"] == 7
+
+
+def test_a_summary_leaves_out_what_is_not_defined(tokens):
+    found = tokens.summary([-1.0, float("nan"), 0.5, 2.0])
+    assert (found["defined"], found["mean"], found["median"]) == (3, 0.5, 0.5)
+    assert found["sd"] == pytest.approx(1.5)
+    assert found["negative"] == pytest.approx(33.3333)
+
+
+@pytest.mark.slow
+def test_the_tokens_of_networks_make_a_record(tokens, monkeypatch, tmp_path):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    words = ["--config", "configs/digits/tcformer_nano.py", "--images", 60, "--random", 2]
+    monkeypatch.setattr(
+        sys, "argv", ["tokens.py", *map(str, words), "--output", f"{tmp_path}/t.json"]
+    )
+    assert tokens.main() == 0
+    kept = json.loads((tmp_path / "t.json").read_text())
+    assert (kept["images"], kept["size"], kept["data"]["name"]) == (60, "32x32", "digits")
+    assert [row["weights"] for row in kept["networks"]] == ["random 0", "random 1"]
+    stages = kept["networks"][0]["stages"]
+    assert [(stage["stage"], stage["count"]) for stage in stages] == [(2, 16), (3, 4), (4, 1)]
+    for stage in stages:
+        assert stage["area"]["mean"] == pytest.approx(1024 / stage["count"])
+        assert sum(stage["area"]["doublings"]) == pytest.approx(1, abs=1e-4)
+    assert stages[0]["correlation"]["tokens"]["own"]["defined"] > 50
+    assert stages[2]["correlation"]["tokens"]["own"] == {"defined": 0}  # one token
+    assert len(kept["networks"][0]["drawing"][0].split()) == 64
