@@ -4,7 +4,7 @@
 
 The images are 8 px wide and enlarged: a shifted crop and drop path are all the noise they bear.
 The averaged weights are steadier than the last ones on a test set of only 360 images.
-Measured (torch 2.15, one thread, 95 s of training): seeds 0, 1, 2 end at 98.9, 99.4, 99.2 % top-1.
+What it reaches, seed by seed, and in what time, stands in docs/results.md.
 """
 
 cfg = dict(

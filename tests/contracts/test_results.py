@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import re
@@ -113,6 +114,17 @@ def test_the_sources_of_a_record_can_be_had(path):
             f"commit {session['commit']} is not in the history: merge it (git merge -s ours), or "
             "measure again"
         )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.py")), ids=lambda p: p.name)
+def test_a_recipe_tells_of_no_figure_but_the_papers(path):
+    """Figures of ours belong to records; a docstring would not notice that they have changed."""
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
+    sentences = re.split(r"(?<=[.;:]) ", text)
+    ours = [s for s in sentences if re.search(r"\d ?%|[Mm]easured|\d (s|min)\b", s)]
+    for sentence in ours:
+        before = text.partition(sentence)[0]
+        assert "paper" in sentence or before.rstrip().endswith("The paper:"), sentence
 
 
 def git(*words: str) -> str | None:
