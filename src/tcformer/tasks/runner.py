@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.models.checkpoints import read_checkpoint
 from tcformer.models.merging import merging_of, recorded_merging
+from tcformer.tasks.base import BaseTask
 from tcformer.tasks.classification.task import ClassificationTask
 from tcformer.tasks.pose.task import PoseTask
 from tcformer.tasks.segmentation.task import SegmentationTask
@@ -30,7 +32,7 @@ from tcformer.training.metrics import MetricLogger, OnProgress
 from tcformer.training.optim import build_precision
 from tcformer.training.record import RunRecord, closing
 
-AnyTask = ClassificationTask | SegmentationTask | PoseTask
+AnyTask = BaseTask[Any]
 _TASKS: dict[str, type[AnyTask]] = {
     "classification": ClassificationTask,
     "segmentation": SegmentationTask,

@@ -21,7 +21,8 @@ from safetensors import safe_open
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.inference import Preprocessing, load
-from tcformer.tasks.classification import ClassificationTask, evaluation, run, task
+from tcformer.tasks import evaluating
+from tcformer.tasks.classification import ClassificationTask, run, task
 from tcformer.training.distributed import World
 from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted, NotFinite
@@ -201,8 +202,8 @@ def test_interrupted_evaluation_stops(trained, capsys):
 
 def test_a_process_of_several_stops_evaluating_at_once(trained, monkeypatch):
     cfg, _, _ = trained
-    monkeypatch.setattr(evaluation, "all_reduce_sums", lambda world, sums: sums)
-    monkeypatch.setattr(evaluation, "interrupt_reason", lambda world: interrupt.reason)
+    monkeypatch.setattr(evaluating, "all_reduce_sums", lambda world, sums: sums)
+    monkeypatch.setattr(evaluating, "interrupt_reason", lambda world: interrupt.reason)
     both = ClassificationTask(dataclasses.replace(cfg, eval=True, batch_size=1), World(size=2))
     batches = []
     both.model.register_forward_hook(lambda *_: batches.append(1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,39 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tcformer.data import build_loader, exact_eval_indices
 from tcformer.errors import UserError
+from tcformer.tasks.evaluating import Evaluation
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World, all_reduce_sums, interrupt_reason
-from tcformer.training.interrupt import interrupt
-from tcformer.training.loop import Interrupted
+from tcformer.training.distributed import World
 from tcformer.training.metrics import MetricLogger
 
 
-class Evaluator:
+class Evaluator(Evaluation):
     """Cross entropy, top-1 and top-5 of a model on a data set.
 
-    Each image counts once and meets the same batch-mates whatever the number of processes
-    (`exact_eval_indices`). Sums are float64 and counts whole, added up over the processes once and
-    divided last.
+    Sums are float64 and counts whole, added up over the processes once and divided last.
     """
 
     def __init__(self, dataset: Any, cfg: TrainConfig, world: World) -> None:
-        self.dataset = dataset
-        self.world = world
-        self.shared = cfg.dist_eval and world.size > 1
-        rank, size = (world.rank, world.size) if self.shared else (0, 1)
-        indices = exact_eval_indices(len(dataset), cfg.batch_size, size, rank)
-        self.steps = math.ceil(len(indices) / cfg.batch_size)
-        self._loader = build_loader(
-            dataset,
-            indices,
-            batch_size=cfg.batch_size,
-            num_workers=min(cfg.num_workers, self.steps),  # more would have nothing to do
-            pin_memory=cfg.pin_mem,
-        )
+        super().__init__(dataset, cfg, world)
         self.num_images = len(dataset)  # counted in the last evaluation
-        self.num_corrupt = 0
         self.num_unfit = 0  # images whose scores were not finite
 
     def __call__(
@@ -62,7 +44,7 @@ class Evaluator:
         for name in ("loss", "acc1", "acc5"):
             log.add(name)
         sums = torch.zeros(5, dtype=torch.float64)  # loss, top-1, top-5, images, unfit
-        for _, batch in log.log_every(self._loader, self.steps, "Test:"):
+        for batch in self.batches(log):
             with torch.inference_mode(), autocast():
                 logits = model(batch.images.to(self.world.device, non_blocking=True))
             measured = batch_sums(logits, batch.targets.to(self.world.device))
@@ -71,16 +53,8 @@ class Evaluator:
             log.meters["loss"].update(loss / images, int(images))
             log.meters["acc1"].update(100 * top1 / images, int(images))
             log.meters["acc5"].update(100 * top5 / images, int(images))
-            if interrupt.requested:
-                break  # whoever else has batches left goes on, and hears of it at the end
-        totals = torch.cat([sums, torch.tensor([self._loader.num_corrupt]).double()])
-        if self.shared:
-            totals = all_reduce_sums(self.world, totals)
-        # Processes have different numbers of batches, so they agree to stop only here.
-        if interrupt_reason(self.world):
-            raise Interrupted(f"Stopped by {interrupt.reason} during the evaluation.")
-        loss, top1, top5, images, unfit, corrupt = totals.tolist()
-        self.num_images, self.num_corrupt, self.num_unfit = int(images), int(corrupt), int(unfit)
+        loss, top1, top5, images, unfit = self.over_processes(sums).tolist()
+        self.num_images, self.num_unfit = int(images), int(unfit)
         if not images:
             raise UserError("no image of the validation set could be read.")
         return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images}
@@ -90,9 +64,8 @@ class Evaluator:
         lines = [
             f"* Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}",
             f"Accuracy of the network on the {self.num_images} test images: {result['acc1']:.1f}%",
+            *self.left_out_lines(),
         ]
-        if self.num_corrupt:
-            lines.append(f"{self.num_corrupt} unreadable images were left out.")
         if self.num_unfit:
             lines.append(unfit_line(self.num_unfit))
         return lines

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import timm
@@ -14,26 +12,24 @@ from torch import Tensor, nn
 
 import tcformer.models  # noqa: F401 - registers our variants with timm
 from tcformer.data import (
+    Batch,
     DataSpec,
     MixSpec,
     ResumableSampler,
     TransformSpec,
     build_dataset,
-    build_loader,
     build_mixer,
     eval_transform,
     train_transform,
 )
 from tcformer.data.dataset import ImageDataset, require_same_classes
-from tcformer.data.fingerprint import fingerprint
 from tcformer.errors import UserError
-from tcformer.models.checkpoints import load_checkpoint, save_weights
-from tcformer.models.freezing import freeze_all_but, rest_all_but
-from tcformer.models.merging import merge_options, merging_note
+from tcformer.models.checkpoints import load_checkpoint
+from tcformer.models.merging import merge_options
+from tcformer.tasks.base import BaseTask, options_named
 from tcformer.tasks.classification.evaluation import Evaluator
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World, all_reduce_sums
-from tcformer.training.metrics import MetricLogger
+from tcformer.training.distributed import World
 
 REPEATS = 3  # versions of an image under --repeated-aug, as in DeiT
 
@@ -46,12 +42,8 @@ class TrainBatch(NamedTuple):
     indices: Tensor  # (B,) int64
 
 
-class ClassificationTask:
-    """Implements `tcformer.training.task.Task`.
-
-    Args:
-        cfg: the options; with `eval` the training split is not opened.
-        world: this process among all.
+class ClassificationTask(BaseTask[TrainBatch]):
+    """See `tcformer.tasks.base.BaseTask`.
 
     Attributes:
         classes: class names of the data.
@@ -59,70 +51,45 @@ class ClassificationTask:
     """
 
     metric = "acc1"
-    lower_is_better = False
 
     def __init__(self, cfg: TrainConfig, world: World) -> None:
-        self.cfg, self.world = cfg, world
+        super().__init__(cfg, world)
         self.data_spec, transforms = data_spec(cfg), transform_spec(cfg)
         mixing = mix_spec(cfg)
         val = build_dataset(self.data_spec, "val", eval_transform(transforms))
         self.classes = list(val.classes)
         self.num_classes = _num_classes(cfg, len(self.classes))
         self.evaluator = Evaluator(val, cfg, world)
-        self._train: Any = None
-        self.train_size = self.num_corrupt = 0
-        self.steps_per_epoch = 0
         self.mixer = build_mixer(mixing, num_classes=self.num_classes, seed=cfg.seed)
         if not cfg.eval:
             self._open_training(train_transform(transforms), val)
             if world.is_main:
                 print(*transforms.notes(), sep="\n", end="\n" if transforms.notes() else "")
-        self.model = build_model(cfg, self.num_classes).to(world.device)
-        if cfg.freeze:
-            freeze_all_but(self.model, self._classifier())
+        self.use_model(build_model(cfg, self.num_classes))
         self.criterion = _criterion(mixing)
 
-    def _classifier(self) -> list[nn.Module]:
+    def learning_parts(self) -> Sequence[nn.Module]:
+        """The classifier."""
         return [cast(Any, self.model).get_classifier()]  # timm asks it of every model
 
     def _open_training(self, transform: Callable[..., Tensor], val: ImageDataset) -> None:
-        cfg, world = self.cfg, self.world
         train = build_dataset(self.data_spec, "train", transform)
         require_same_classes(train, val)
-        self.train_size = len(train)
-        self.sampler = ResumableSampler(
-            len(train),
-            batch_size=cfg.batch_size,
-            world_size=world.size,
-            rank=world.rank,
-            seed=cfg.seed,
-            repeats=REPEATS if cfg.repeated_aug else 1,
-        )
-        self.steps_per_epoch = self.sampler.batches_per_epoch
-        workers = min(cfg.num_workers, self.steps_per_epoch)  # more would have nothing to do
-        self.loader = build_loader(train, self.sampler, num_workers=workers, pin_memory=cfg.pin_mem)
-        self._describe, self._train = train.describe, train
+        repeats = REPEATS if self.cfg.repeated_aug else 1
+        self.use_training_set(train, ResumableSampler(len(train), **self.share(), repeats=repeats))
 
-    def batches(self, epoch: int, start: int) -> Iterator[TrainBatch]:
-        """Training batches of this process, mixed and on the device."""
-        self.sampler.set_epoch(epoch, start)
-        for number, batch in enumerate(self.loader, start):
-            images = batch.images.to(self.world.device, non_blocking=True)
-            targets = batch.targets.to(self.world.device, non_blocking=True)
-            if self.mixer is not None:
-                images, targets = self.mixer(
-                    images, targets, epoch=epoch, batch=number, rank=self.world.rank
-                )
-            yield TrainBatch(images, targets, batch.indices)
-        skipped = torch.tensor([self.loader.num_corrupt])
-        self.num_corrupt = int(all_reduce_sums(self.world, skipped).item())
-        if self.num_corrupt and self.world.is_main:
-            print(f"NOTICE: {self.num_corrupt} unreadable images were skipped in epoch {epoch}.")
+    def to_device(self, batch: Batch, epoch: int, number: int) -> TrainBatch:
+        """Images and labels, mixed."""
+        images = batch.images.to(self.world.device, non_blocking=True)
+        targets = batch.targets.to(self.world.device, non_blocking=True)
+        if self.mixer is not None:
+            images, targets = self.mixer(
+                images, targets, epoch=epoch, batch=number, rank=self.world.rank
+            )
+        return TrainBatch(images, targets, batch.indices)
 
-    def loss(self, model: nn.Module, batch: TrainBatch) -> Tensor:
+    def batch_loss(self, model: nn.Module, batch: TrainBatch) -> Tensor:
         """Mean cross entropy of the batch."""
-        if self.cfg.freeze:
-            rest_all_but(self.model, self._classifier())
         try:
             return self.criterion(model(batch.images), batch.targets)
         except ValueError as error:
@@ -133,45 +100,6 @@ class ClassificationTask:
                 f"{len(batch.images)} image(s) of {self.cfg.input_size} px: give a larger "
                 "--batch-size or --input-size."
             ) from None
-
-    def describe(self, batch: TrainBatch) -> list[str]:
-        """The files of a batch."""
-        return [self._describe(i) for i in batch.indices.tolist()]
-
-    def evaluate(
-        self,
-        model: nn.Module,
-        log: MetricLogger,
-        autocast: Callable[[], AbstractContextManager[None]],
-    ) -> dict[str, float]:
-        """Loss, top-1 and top-5 on the validation set; see `Evaluator`."""
-        return self.evaluator(model, log, autocast)
-
-    def report(self, result: Mapping[str, float]) -> list[str]:
-        """The published lines."""
-        return self.evaluator.report(result)
-
-    def epoch_facts(self) -> dict[str, float]:
-        """Unreadable images that the last epoch skipped, if any."""
-        return {"corrupt": self.num_corrupt} if self.num_corrupt else {}
-
-    def facts_for_record(self) -> dict[str, Any]:
-        """Model, data and metric; see `tcformer.training.record`."""
-        sets = {"train": self._train, "val": self.evaluator.dataset}
-        return {
-            "task": self.cfg.task,
-            "model": self.cfg.model,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "metric": self.metric,
-            "data": {
-                "name": self.cfg.data_set,
-                **{
-                    split: fingerprint(dataset, self.cfg.data_path)
-                    for split, dataset in sets.items()
-                    if dataset is not None
-                },
-            },
-        }
 
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         """Strictly, with a sentence about what differs."""
@@ -190,11 +118,6 @@ class ClassificationTask:
                 f"{self.data_spec.data_path!r}) has {self.num_classes}; give data with the same "
                 "classes, or train a new classifier with --finetune."
             )
-
-    def save_weights(self, state_dict: Mapping[str, Tensor], path: Path) -> None:
-        """As safetensors, with `about` and the way of merging in the header."""
-        about = {**self.about(), "classes": "\n".join(self.classes)}
-        save_weights(state_dict, path, {**merging_note(self.model), **about})
 
     def about(self) -> dict[str, Any]:
         """What whoever uses the weights needs to know; `tcformer.inference` reads it."""
@@ -284,7 +207,7 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
     # The published --drop acts inside attention and MLPs; other models know it before their head.
     drop = "proj_drop_rate" if cfg.model.startswith("tcformer") else "drop_rate"
     merging = merge_options(cfg.model, cfg.keep_ratio, cfg.k, cfg.num_clusters, cfg.part_grids)
-    try:
+    with options_named(cfg):
         return timm.create_model(
             cfg.model,
             pretrained=cfg.pretrained,
@@ -294,12 +217,6 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
             **{drop: cfg.drop},
             **merging,
         )
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"--model {cfg.model} cannot be built with these options: {str(error).rstrip('.')}."
-        ) from error
 
 
 def _num_classes(cfg: TrainConfig, in_data: int) -> int:

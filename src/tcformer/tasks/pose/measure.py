@@ -13,19 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from tcformer.data import build_loader, exact_eval_indices
 from tcformer.data.keypoints import Layout
 from tcformer.data.keypoints.dataset import KeypointDataset, stacked
 from tcformer.errors import UserError
 from tcformer.files import atomic_write
 from tcformer.inference.pose import find_heatmaps
+from tcformer.tasks.evaluating import Evaluation
 from tcformer.tasks.pose.evaluation import STATISTICS, WHOLE, evaluate_keypoints, require_coco
 from tcformer.tasks.pose.nme import evaluate_faces
 from tcformer.tasks.pose.oks import oks_nms, person_score
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World, all_reduce_sums, gather_objects, interrupt_reason
-from tcformer.training.interrupt import interrupt
-from tcformer.training.loop import Interrupted
+from tcformer.training.distributed import World, gather_objects
 from tcformer.training.metrics import MetricLogger
 
 RESULTS = "keypoints.json"
@@ -35,39 +33,27 @@ PCK = 0.05
 """A stick figure's keypoint is right within this share of its box's longer side."""
 
 
-class Evaluator:
+class Evaluator(Evaluation):
     """Predict the people of a data set and measure.
 
-    Each person counts once and meets the same batch-mates whatever the number of processes
-    (`exact_eval_indices`); every process gathers all predictions and computes the same numbers.
+    Every process gathers all predictions and computes the same numbers.
 
     Attributes:
         metric: "ap", "nme" or "pck".
         results: the entries of the last evaluation's results file.
     """
 
+    left_out = "people in unreadable images"
+
     def __init__(self, dataset: KeypointDataset, cfg: TrainConfig, world: World) -> None:
-        self.dataset, self.world = dataset, world
+        super().__init__(dataset, cfg, world, stacked)
         self.flip_test, self.output_dir = cfg.flip_test, cfg.output_dir
         kind = dataset.source.layout
         self.metric = "ap" if kind.sigmas is not None else "nme" if kind.norm else "pck"
         if self.metric == "ap":
             require_coco()  # now, not after an epoch
-        self.shared = cfg.dist_eval and world.size > 1
-        rank, size = (world.rank, world.size) if self.shared else (0, 1)
-        indices = exact_eval_indices(len(dataset), cfg.batch_size, size, rank)
-        self.steps = math.ceil(len(indices) / cfg.batch_size)
-        self._loader = build_loader(
-            dataset,
-            indices,
-            batch_size=cfg.batch_size,
-            num_workers=min(cfg.num_workers, self.steps),
-            pin_memory=cfg.pin_mem,
-            collate=stacked,
-        )
         self.results: list[dict[str, Any]] = []
         self.table: dict[str, dict[str, float]] = {}
-        self.num_corrupt = 0
 
     def __call__(
         self,
@@ -84,7 +70,7 @@ class Evaluator:
         model.eval()
         log.add("peak")
         mine: list[tuple[int, np.ndarray, np.ndarray]] = []
-        for _, batch in log.log_every(self._loader, self.steps, "Test:"):
+        for batch in self.batches(log):
             indices = batch.indices.tolist()
             crops = [self.dataset.crop(self.dataset.source.subject(i)) for i in indices]
             heatmaps = find_heatmaps(
@@ -98,17 +84,8 @@ class Evaluator:
             points, scores = self.dataset.codec.decode(heatmaps, crops)
             mine += zip(indices, points.astype(np.float32), scores.astype(np.float32), strict=True)
             log.meters["peak"].update(float(scores.mean()), len(indices))
-            if interrupt.requested:
-                break  # whoever else has batches left goes on, and hears of it at the end
-        corrupt = torch.tensor([self._loader.num_corrupt])
-        shares = [mine]
-        if self.shared:
-            corrupt = all_reduce_sums(self.world, corrupt)
-            shares = gather_objects(self.world, mine)
-        # Processes have different numbers of batches, so they agree to stop only here.
-        if interrupt_reason(self.world):
-            raise Interrupted(f"Stopped by {interrupt.reason} during the evaluation.")
-        self.num_corrupt = int(corrupt.item())
+        shares = gather_objects(self.world, mine) if self.shared else [mine]
+        self.over_processes(torch.zeros(0, dtype=torch.int64))
         found = {index: (points, scores) for share in shares for index, points, scores in share}
         if not found:
             raise UserError("no image of the validation set could be read.")
@@ -211,9 +188,7 @@ class Evaluator:
                 f"{part:<9} " + " ".join(f"{name} {value:.3f}" for name, value in values.items())
                 for part, values in self.table.items()
             ]
-        if self.num_corrupt:
-            lines.append(f"{self.num_corrupt} people in unreadable images were left out.")
-        return lines
+        return lines + self.left_out_lines()
 
 
 def results_of_image(

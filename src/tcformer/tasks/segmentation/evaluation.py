@@ -11,43 +11,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.data import build_loader, exact_eval_indices
 from tcformer.data.ade20k import IGNORE
 from tcformer.data.pixelwise import listed
 from tcformer.errors import UserError
+from tcformer.tasks.evaluating import Evaluation
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World, all_reduce_sums, interrupt_reason
-from tcformer.training.interrupt import interrupt
-from tcformer.training.loop import Interrupted
+from tcformer.training.distributed import World
 from tcformer.training.metrics import MetricLogger
 
 _CLASSES_AT_ONCE = 16  # scores of a photograph of 150 classes in full size would be gigabytes
 
 
-class Evaluator:
+class Evaluator(Evaluation):
     """Pixels of each class taken for each class, at the size that the labels have.
 
-    Each image counts once and meets the same batch-mates whatever the number of processes
-    (`exact_eval_indices`). The counts are whole numbers, added up over the processes once.
+    The counts are whole numbers, added up over the processes once.
     """
 
     def __init__(self, dataset: Any, classes: Sequence[str], cfg: TrainConfig, world: World):
-        self.dataset, self.classes, self.world = dataset, list(classes), world
-        self.shared = cfg.dist_eval and world.size > 1
-        rank, size = (world.rank, world.size) if self.shared else (0, 1)
-        indices = exact_eval_indices(len(dataset), cfg.batch_size, size, rank)
-        self.steps = math.ceil(len(indices) / cfg.batch_size)
-        self._loader = build_loader(
-            dataset,
-            indices,
-            batch_size=cfg.batch_size,
-            num_workers=min(cfg.num_workers, self.steps),
-            pin_memory=cfg.pin_mem,
-            collate=listed,
-        )
+        super().__init__(dataset, cfg, world, listed)
+        self.classes = list(classes)
         shape = (len(classes), len(classes) + 1)
         self.confusion = torch.zeros(shape, dtype=torch.int64)  # of the last evaluation
-        self.num_images = self.num_corrupt = self.num_unfit = 0
+        self.num_images = self.num_unfit = 0
 
     def __call__(
         self,
@@ -65,7 +51,7 @@ class Evaluator:
         log.add("pixel_acc")
         counts = torch.zeros_like(self.confusion)
         images = unfit = 0
-        for _, batch in log.log_every(self._loader, self.steps, "Test:"):
+        for batch in self.batches(log):
             for first, last in runs_of_one_shape(batch.images):
                 pixels = torch.stack(batch.images[first:last]).to(self.world.device)
                 with torch.inference_mode(), autocast():
@@ -80,17 +66,9 @@ class Evaluator:
                     if one.sum():
                         right = 100 * one.diagonal().sum().item() / one.sum().item()
                         log.meters["pixel_acc"].update(right)
-            if interrupt.requested:
-                break  # whoever else has batches left goes on, and hears of it at the end
-        others = torch.tensor([images, self._loader.num_corrupt, unfit])
-        totals = torch.cat([counts.flatten(), others])
-        if self.shared:
-            totals = all_reduce_sums(self.world, totals).long()  # float64 is exact to 2**53
-        # Processes have different numbers of batches, so they agree to stop only here.
-        if interrupt_reason(self.world):
-            raise Interrupted(f"Stopped by {interrupt.reason} during the evaluation.")
-        self.num_images, self.num_corrupt, self.num_unfit = (int(n) for n in totals[-3:])
-        self.confusion = totals[:-3].view_as(counts)
+        totals = self.over_processes(torch.cat([counts.flatten(), torch.tensor([images, unfit])]))
+        self.num_images, self.num_unfit = (int(n) for n in totals[-2:])
+        self.confusion = totals[:-2].view_as(counts)
         if not self.confusion.sum():
             raise UserError("no labelled pixel of the validation set could be read.")
         measured = MeanIoU(self.confusion)
@@ -108,9 +86,8 @@ class Evaluator:
                 for name, value in zip(self.classes, measured.per_class, strict=True)
                 if not math.isnan(value)
             ),
+            *self.left_out_lines(),
         ]
-        if self.num_corrupt:
-            lines.append(f"{self.num_corrupt} unreadable images were left out.")
         if self.num_unfit:
             lines.append(
                 f"NOTICE: {self.num_unfit} images got scores that are infinite or NaN; those "

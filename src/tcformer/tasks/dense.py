@@ -1,0 +1,133 @@
+"""Tasks whose network is a TCFormer, the MTA neck and a head: build it, load weights into it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from tcformer.errors import UserError, nearest
+from tcformer.models import VARIANTS, create_model
+from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
+from tcformer.models.merging import merge_options
+from tcformer.models.mta import REDUCTIONS
+from tcformer.tasks.base import BaseTask, Batch, options_named
+from tcformer.training.config import TrainConfig
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class DenseTask(BaseTask[Batch]):
+    """A task on tokens; weights of its backbone alone, or of a classifier, can begin it.
+
+    Attributes:
+        outputs: the parameter whose first dimension is what the network finds, classes or
+            keypoints; by it weights of this task are told from others.
+        head: where the keys of all that begins anew start, when the data has other outputs.
+        kind: of network, in words.
+        parts: of the network that have options, in words.
+    """
+
+    outputs: str
+    head: str
+    kind: str
+    parts: str
+
+    @abstractmethod
+    def check_outputs(self, saved: Tensor, where: str) -> None:
+        """Refuse `saved`, the parameter `outputs` of a file, of another number than the data's."""
+
+    def in_our_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights by the keys of `model`; by default they are."""
+        return dict(weights)
+
+    def finetune(self, path: str) -> str:
+        """Start from other weights: a backbone's (a classifier is left out), or all of these.
+
+        Returns:
+            What was loaded, in words.
+        """
+        local = path
+        if path.startswith(("http://", "https://")):
+            from tcformer.models.fetch import fetch_cached
+
+            local = str(fetch_cached(path))
+        weights = self.in_our_names(read_checkpoint(local).state_dict)
+        if self.outputs not in weights:
+            report = load_checkpoint(self.model.get_submodule("backbone"), local)
+            return f"{report} (the backbone alone)"
+        own = self.model.state_dict()
+        if weights[self.outputs].shape != own[self.outputs].shape:
+            weights = {k: v for k, v in weights.items() if not k.startswith(self.head)}
+        self._fit({**own, **weights}, path, self.model)
+        return f"{len(weights)} tensors loaded from {path}"
+
+    def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+        """Strictly, with a sentence about what differs."""
+        self._fit(self.in_our_names(weights), where, model)
+
+    def _fit(self, weights: Mapping[str, Tensor], where: str, model: nn.Module) -> None:
+        saved = weights.get(self.outputs)
+        if saved is None:
+            raise UserError(
+                f"{where} holds no {self.kind} ({self.outputs} is not in it); weights of a "
+                "classifier are for --finetune."
+            )
+        self.check_outputs(saved, where)
+        own = model.state_dict()
+        for key in [*own, *weights]:
+            have, want = weights.get(key), own.get(key)
+            if have is not None and want is not None and have.shape == want.shape:
+                continue
+            problem = (
+                "misses" if have is None else "has too much with" if want is None else "differs in"
+            )
+            raise UserError(
+                f"{where} does not fit: it {problem} {key}; give the --model and the options of "
+                f"the {self.parts} that it was trained with."
+            )
+        model.load_state_dict(weights)
+
+
+def build_dense(
+    cfg: TrainConfig, purpose: str, on_backbone: Callable[..., Network], **options: Any
+) -> Network:
+    """The network that the options name.
+
+    Args:
+        cfg: of the backbone: its name, merging and regularisation; of the neck: its sizes.
+        purpose: what tokens are needed for, in words ("segment by").
+        on_backbone: `SemanticFPN` or its like: backbone and keyword arguments to network.
+        **options: further ones for it.
+
+    Raises:
+        UserError: an unknown name, or options that do not go together.
+    """
+    if cfg.model not in VARIANTS:
+        near = nearest(cfg.model, VARIANTS)
+        hint = f"did you mean {near}?" if near else f"use one of {', '.join(VARIANTS)}."
+        raise UserError(f"--model {cfg.model} gives no tokens to {purpose}; {hint}")
+    if cfg.neck_reduction not in REDUCTIONS:
+        near = nearest(cfg.neck_reduction, REDUCTIONS)
+        hint = f"did you mean {near}?" if near else f"use one of {', '.join(REDUCTIONS)}."
+        raise UserError(f"--neck-reduction {cfg.neck_reduction} is not known; {hint}")
+    merging = merge_options(cfg.model, cfg.keep_ratio, cfg.k, cfg.num_clusters, cfg.part_grids)
+    with options_named(cfg):
+        backbone = create_model(
+            cfg.model,
+            pretrained=cfg.pretrained,
+            num_classes=0,
+            drop_path_rate=cfg.drop_path,
+            proj_drop_rate=cfg.drop,
+            **merging,
+        )
+        return on_backbone(
+            backbone,
+            neck_channels=cfg.neck_channels,
+            neck_heads=cfg.neck_heads,
+            neck_mlp_ratio=cfg.neck_mlp_ratio,
+            reduction=cfg.neck_reduction,
+            **options,
+        )
