@@ -47,7 +47,10 @@ from tcformer.tasks.classification.task import data_spec, transform_spec
 from tcformer.training.options import build, load_config
 
 RATIOS, NEIGHBOURS = (0.1, 0.5), (2, 3, 8, 12)
-"""Besides the usual values."""
+"""Besides the usual values, to train with."""
+
+MORE_RATIOS = (0.1, 0.15, 0.35, 0.5, 0.75)
+"""To evaluate and to time with."""
 
 USUAL_RATIO, USUAL_K = 0.25, 5
 RESULTS = ROOT / "benchmarks" / "results"
@@ -95,7 +98,8 @@ def parse() -> argparse.Namespace:
     def verb(name: str, function: Callable[[argparse.Namespace], Any], text: str) -> Any:
         one = verbs.add_parser(name, help=text, description=text)
         one.set_defaults(verb=function)
-        one.add_argument("--ratios", type=float, nargs="*", default=list(RATIOS))
+        ratios = RATIOS if function is train else MORE_RATIOS
+        one.add_argument("--ratios", type=float, nargs="*", default=list(ratios))
         one.add_argument("--neighbours", type=int, nargs="*", default=list(NEIGHBOURS))
         return one
 
