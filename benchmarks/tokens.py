@@ -185,7 +185,7 @@ def measured(
         },
         "correlation": {
             weigh: {name: correlations(one, gradients, weigh) for name, one in laid.items()}
-            for weigh in ("tokens", "cells")
+            for weigh in ("tokens", "insides", "cells")
         },
         "log2_area_by_tenth": [summary(column.tolist()) for column in tenths.T],
     }

@@ -59,9 +59,24 @@ def test_the_rim_cuts_cells_off():
 def test_detail_with_the_small_tokens_and_with_the_large_one():
     gradient = np.zeros((16, 16))
     gradient[:, 8:] = 10
-    for weigh in ("tokens", "cells"):
+    for weigh in ("tokens", "insides", "cells"):
         assert size_against_detail(HALVES, gradient, weigh=weigh) == pytest.approx(-1)
         assert size_against_detail(HALVES, gradient[:, ::-1], weigh=weigh) == pytest.approx(1)
+
+
+def test_an_edge_at_the_borders_counts_only_with_them():
+    # Nothing but the outlines of the small tokens: their insides are as flat as the large token.
+    gradient = np.zeros((16, 16))
+    for edge in (8, 11, 12):  # at the rim of the picture, 15, is no border
+        gradient[:, edge] = 10
+    for edge in (3, 4, 7, 8, 11, 12):
+        gradient[edge, 8:] = 10
+    assert size_against_detail(HALVES, gradient, weigh="tokens") < -0.5
+    assert np.isnan(size_against_detail(HALVES, gradient, weigh="insides"))
+    gradient[1:3, 9:11] = 5  # the inside of one small token
+    # Both lists have one rank 9 and eight 4.5, but not at the same token.
+    found = size_against_detail(HALVES, gradient, weigh="insides")
+    assert found == pytest.approx((-0.5 * 4 * 2 + 0.25 * 7) / 18)
 
 
 def test_a_drawing_half_flat_half_textured():
@@ -76,7 +91,7 @@ def test_a_drawing_half_flat_half_textured():
 def test_nothing_can_be_said_of_equal_tokens_or_a_flat_picture():
     gradient = np.random.default_rng(0).random((16, 16))
     grid = np.arange(16).reshape(4, 4)
-    for weigh in ("tokens", "cells"):
+    for weigh in ("tokens", "insides", "cells"):
         assert np.isnan(size_against_detail(grid, gradient, weigh=weigh))
         assert np.isnan(size_against_detail(HALVES, np.full((16, 16), 0.1), weigh=weigh))
     assert np.isnan(rank_correlation([1], [2]))
@@ -115,7 +130,7 @@ def test_laws(data, height, width):
     there = areas > 0
     means = token_means(gradient, tokens)[there]
     assert means @ areas[there] == pytest.approx(gradient.sum())
-    for weigh in ("tokens", "cells"):
+    for weigh in ("tokens", "insides", "cells"):
         found = size_against_detail(tokens, gradient, weigh=weigh)
         # The numbers of tokens mean nothing, nor does the unit of the gradient.
         assert size_against_detail(5 - tokens, 3 * gradient, weigh=weigh) == pytest.approx(
@@ -133,7 +148,7 @@ def test_what_does_not_fit_is_refused():
         token_means(np.zeros((4, 4, 3)), [0])
     with pytest.raises(UserError, match="has shape"):
         size_against_detail(HALVES, np.zeros((20, 16)))
-    with pytest.raises(UserError, match="'tokens' or 'cells'"):
+    with pytest.raises(UserError, match="'tokens', 'insides' or 'cells'"):
         size_against_detail(HALVES, np.zeros((16, 16)), weigh="pixels")
     with pytest.raises(UserError, match="two lists of one length"):
         rank_correlation([1, 2], [1])

@@ -141,10 +141,12 @@ def size_against_detail(cell_to_token: Any, gradient: Any, *, weigh: str = "toke
     Args:
         cell_to_token: as in `cell_grid`.
         gradient: (H, W), `gradient_magnitude` of the picture that the network saw.
-        weigh: "tokens" compares the tokens, each with its area and the mean gradient inside it;
-            "cells" compares the cells, each with the area of its token and its own mean gradient.
-            Of tokens the large ones average more pixels, which alone makes their means less
-            extreme; cells have 16 pixels each (but at the rim).
+        weigh: "tokens" compares the tokens, each with its area and the mean gradient inside it.
+            "insides" leaves out the pixels with a neighbour (up, down, left, right) in another
+            token: borders tend to follow edges, and small tokens have more border. "cells"
+            compares the cells, each with the area of its token and its own mean gradient: of
+            tokens the large ones average more pixels, which alone makes their means less extreme;
+            cells have 16 pixels each (but at the rim).
 
     Returns:
         `rank_correlation`: -1 if the more detail the smaller the token throughout, 0 if size does
@@ -158,10 +160,18 @@ def size_against_detail(cell_to_token: Any, gradient: Any, *, weigh: str = "toke
     if weigh == "cells":
         cells = as_array(cell_to_token).reshape(-1)
         return rank_correlation(areas[cells], cell_means(numbers).round(DIGITS))
-    if weigh != "tokens":
-        raise UserError(f"weigh is 'tokens' or 'cells', not {weigh!r}")
-    there = areas > 0
-    return rank_correlation(areas[there], token_means(numbers, cell_to_token)[there].round(DIGITS))
+    if weigh == "tokens":
+        means = token_means(numbers, cell_to_token)
+    elif weigh == "insides":
+        tokens = pixel_tokens(cell_to_token, numbers.shape)
+        inside = _inside(tokens)
+        sums = np.bincount(tokens[inside], weights=numbers[inside], minlength=len(areas))
+        with np.errstate(invalid="ignore"):
+            means = sums / np.bincount(tokens[inside], minlength=len(areas))
+    else:
+        raise UserError(f"weigh is 'tokens', 'insides' or 'cells', not {weigh!r}")
+    there = np.isfinite(means)
+    return rank_correlation(areas[there], means[there].round(DIGITS))
 
 
 def sizes_by_detail(cell_to_token: Any, gradient: Any, *, groups: int = 10) -> NDArray[np.float64]:
@@ -189,6 +199,17 @@ def sizes_by_detail(cell_to_token: Any, gradient: Any, *, groups: int = 10) -> N
     count = np.bincount(group, minlength=groups)
     with np.errstate(invalid="ignore"):
         return np.exp(np.bincount(group, weights=np.log(areas), minlength=groups) / count)
+
+
+def _inside(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the pixels beside a pixel belong to its token, those there are: (H, W)."""
+    inside = np.ones(tokens.shape, np.bool_)
+    down, right = tokens[1:] == tokens[:-1], tokens[:, 1:] == tokens[:, :-1]
+    inside[1:] &= down
+    inside[:-1] &= down
+    inside[:, 1:] &= right
+    inside[:, :-1] &= right
+    return inside
 
 
 def _plane(values: Any) -> NDArray[Any]:
