@@ -119,6 +119,7 @@ WAYS: dict[str, Run | Read | Left] = {
     r"python examples/onnx_deploy.py": Left("as `tcformer export`, by the same test"),
     r"tcformer show ": Run("--size 64 --model tcformer_nano --panel-size 64"),
     r"tcformer predict letters/": Run(),
+    r"tcformer confusion ": Run("--threads 1"),
     r"tcformer predict ": Run("--input-size 64", slow=False),
     r"tcformer doctor": Run(),
     r"tcformer (--help|flops|download --list|\w+ --help)": Run(slow=False),
@@ -134,6 +135,7 @@ SWAPS = {
     r"/path/to/imagenet": "images",
     r"/path/to/": "",
     r"--data-path pictures --pretrained( --freeze)?": "--data-path images",  # they are fetched
+    r"confusion pictures\b": "confusion images",
     r"\bWEIGHTS\b": "backbone.safetensors",
     r"\bRECORD\.json": "record.json",
 }

@@ -23,6 +23,7 @@ VERBS = {
     "train": "train a network from a configuration file",
     "evaluate": "measure a checkpoint on a validation set",
     "predict": "say what is in images: the most probable classes",
+    "confusion": "say which classes a network confuses, and draw its right and wrong answers",
     "pose": "find the keypoints of people in pictures and videos, and draw them",
     "evaluate-keypoints": "measure a file of keypoints against annotations: AP, or a face's error",
     "show": "draw the tokens of images, stage by stage",

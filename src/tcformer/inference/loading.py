@@ -59,6 +59,8 @@ class Loaded:
         epoch: the epoch the weights are from, where the file says it.
         named: whether the names of the classes came with the weights.
         device: where the network computes.
+        recorded: the names of the classes as the weights have them, most often those of the folders
+            they were trained on; `classes` has words for ImageNet's. Empty where not `named`.
     """
 
     network: nn.Module = field(repr=False)
@@ -71,11 +73,17 @@ class Loaded:
     epoch: int | None = None
     named: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    recorded: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def num_classes(self) -> int:
         """Number of scores; 0 without a classifier."""
         return len(self.classes)
+
+    @property
+    def merges(self) -> bool:
+        """Whether it has tokens to look at: timm's other networks merge none."""
+        return isinstance(self.network, TCFormer)
 
     @property
     def backbone(self) -> TCFormer:
@@ -296,6 +304,7 @@ def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None
     classes, notes = class_names(about.classes if count else None, count)
     if count and about.input_size is None:
         notes.append("no input size is recorded, so it is taken for 224 pixels")
+    named = bool(count and about.classes) and len(about.classes or ()) <= count
     preprocessing = Preprocessing(
         about.input_size or 224,
         found.in_chans if found else about.in_chans or 3,
@@ -313,7 +322,8 @@ def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None
         tuple(f"{source}: {note}" for note in notes),
         str(source),
         checkpoint.epoch,
-        bool(count and about.classes) and len(about.classes or ()) <= count,
+        named,
+        recorded=(about.classes or ()) if named else (),
     )
 
 

@@ -22,7 +22,15 @@ from tcformer.models import TCFormer
 if TYPE_CHECKING:
     from tcformer.inference.loading import Loaded
 
-__all__ = ["AMP", "Guess", "Prediction", "check_topk", "predict_each", "printable"]
+__all__ = [
+    "AMP",
+    "Guess",
+    "Prediction",
+    "check_topk",
+    "predict_each",
+    "printable",
+    "probabilities_each",
+]
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECIMALS = 4
@@ -131,6 +139,44 @@ def predict_each(
             network's scores are not numbers.
     """
     topk = check_topk(loaded, topk)
+    rows = probabilities_each(
+        loaded, images, batch_size=batch_size, workers=workers, amp=amp, unreadable=unreadable
+    )
+    return _guessed(loaded, rows, topk)
+
+
+def _guessed(loaded: Loaded, rows: Iterator[tuple[str, Tensor]], topk: int) -> Iterator[Prediction]:
+    for name, row in rows:
+        best = row.argsort(descending=True, stable=True)[:topk].tolist()
+        yield Prediction(name, tuple(Guess(i, loaded.classes[i], float(row[i])) for i in best))
+
+
+def probabilities_each(
+    loaded: Loaded,
+    images: Any,
+    *,
+    batch_size: int = 16,
+    workers: int | None = None,
+    amp: str = "off",
+    unreadable: Report | None = None,
+) -> Iterator[tuple[str, Tensor]]:
+    """The name of each picture and the probability of every class, in the order of the pictures.
+
+    Args:
+        loaded: a classifier.
+        images: what `each_picture` takes.
+        batch_size: as in `predict_each`.
+        workers: as in `predict_each`.
+        amp: as in `predict_each`.
+        unreadable: as in `predict_each`.
+
+    Returns:
+        (name, (C,) float64 on the CPU) for each picture; memory does not grow with their number.
+
+    Raises:
+        UserError: as `predict_each`.
+    """
+    check_topk(loaded, None)
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}, but at least 1 is meant")
     if amp not in AMP:
@@ -141,32 +187,31 @@ def predict_each(
         raise UserError(f"--workers is {workers}, but 0 to 64 is meant")
     report = unreadable or _refuse
     dtype = AMP[amp]
-    return _predict(loaded, images, topk, batch_size, workers, dtype, report)
+    return _rows(loaded, images, batch_size, workers, dtype, report)
 
 
 def _refuse(name: str, reason: str) -> None:
     raise UserError(f"cannot read {name}: {reason}")
 
 
-def _predict(
+def _rows(
     loaded: Loaded,
     images: Any,
-    topk: int,
     batch_size: int,
     workers: int,
     dtype: torch.dtype | None,
     report: Report,
-) -> Iterator[Prediction]:
+) -> Iterator[tuple[str, Tensor]]:
     names: list[str] = []
     inputs: list[Tensor] = []
     for name, ready in _prepared(loaded, images, workers, batch_size + 2 * workers, report):
         names.append(name)
         inputs.append(ready)
         if len(names) == batch_size:
-            yield from _answers(loaded, names, inputs, topk, dtype)
+            yield from _answers(loaded, names, inputs, dtype)
             names, inputs = [], []
     if names:
-        yield from _answers(loaded, names, inputs, topk, dtype)
+        yield from _answers(loaded, names, inputs, dtype)
 
 
 def _prepared(
@@ -213,8 +258,8 @@ def _prepared(
 
 
 def _answers(
-    loaded: Loaded, names: list[str], inputs: list[Tensor], topk: int, dtype: torch.dtype | None
-) -> Iterator[Prediction]:
+    loaded: Loaded, names: list[str], inputs: list[Tensor], dtype: torch.dtype | None
+) -> Iterator[tuple[str, Tensor]]:
     batch = torch.stack(inputs).to(loaded.device)
     precision: AbstractContextManager[Any] = (
         nullcontext() if dtype is None else torch.autocast(loaded.device.type, dtype)
@@ -229,8 +274,7 @@ def _answers(
                 f"the scores for {name} are not finite: the weights are damaged, or --amp is too "
                 "narrow for them"
             )
-        best = row.argsort(descending=True, stable=True)[:topk].tolist()
-        yield Prediction(name, tuple(Guess(i, loaded.classes[i], float(row[i])) for i in best))
+        yield name, row
 
 
 def _scores(network: torch.nn.Module, batch: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ torch tensors are both accepted. All arithmetic on colours is done in integers, 
 input gives the same pixels on every machine.
 """
 
+from tcformer.viz.cards import card_sheet
 from tcformer.viz.detail import (
     cell_means,
     gradient_magnitude,
@@ -21,6 +22,7 @@ from tcformer.viz.drawing import Dot, Drawing, Mark
 from tcformer.viz.heat import Scale, heat_colours
 from tcformer.viz.images import as_rgb, read_image, resize_image, unnormalise
 from tcformer.viz.kinds import KINDS, POINT_COLOURS, Look, Point, Subject
+from tcformer.viz.matrix import MOST_CLASSES, matrix_picture, matrix_svg
 from tcformer.viz.moving import Frame, encode_frames, merging_frames
 from tcformer.viz.paint import (
     FILLS,
@@ -60,6 +62,7 @@ __all__ = [
     "FILLS",
     "FORMATS",
     "KINDS",
+    "MOST_CLASSES",
     "POINT_COLOURS",
     "Dot",
     "Drawing",
@@ -75,6 +78,7 @@ __all__ = [
     "as_rgb",
     "blend",
     "border_path",
+    "card_sheet",
     "cell_grid",
     "cell_means",
     "cell_sums",
@@ -91,6 +95,8 @@ __all__ = [
     "gradient_magnitude",
     "heat_colours",
     "layout_maps",
+    "matrix_picture",
+    "matrix_svg",
     "mean_colours",
     "merging_frames",
     "paint_tokens",

@@ -57,7 +57,7 @@ def svg_sheet(rows: Sequence[Row], *, font_size: int | None = None) -> str:
                 f'<rect x="{left - 0.5}" y="{top - 0.5}" width="{wide + 1}" height="{high + 1}" '
                 f'fill="none" stroke="{rgb(FRAME)}"/>\n'
                 f'<svg x="{left}" y="{top}" width="{wide}" height="{high}" '
-                f'viewBox="0 0 {wide} {high}">\n<title>{_text(panel.caption)}</title>\n'
+                f'viewBox="0 0 {wide} {high}">\n<title>{xml_text(panel.caption)}</title>\n'
                 f"{inside}\n</svg>"
             )
     stops = "".join(
@@ -93,7 +93,7 @@ def _words(plan: Plan) -> list[str]:
         return (
             f'<text x="{x:g}" y="{line:g}" fill="{rgb(INK)}" text-anchor="{anchor}" '
             f'textLength="{font.getlength(words):.1f}" lengthAdjust="spacingAndGlyphs">'
-            f"{_text(words)}</text>"
+            f"{xml_text(words)}</text>"
         )
 
     parts = [
@@ -132,6 +132,6 @@ def _embedded(pixels: NDArray[np.uint8], name: str) -> str:
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def _text(words: str) -> str:
+def xml_text(words: str) -> str:
     """Escaped, and without what XML has no place for (a file's name can hold it)."""
     return escape(_FORBIDDEN.sub("\ufffd", words))
