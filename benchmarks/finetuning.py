@@ -1,14 +1,17 @@
 """Run the commands of docs/finetuning.md, several seeds each, and keep accuracies and times.
 
-    python benchmarks/finetuning.py [--seeds 0 1] [--start FILE] [--output PLACE]
+    python benchmarks/finetuning.py [--seeds 0 1] [--start FILE] [--output PLACE] [--images FOLDER]
 
 The network to start from is that of `tcformer demo`, which is run first unless FILE is given.
-Times are those of the processor, imports and evaluations included, on one thread.
+Times are those of the processor, imports and evaluations included, on one thread. Where the network
+of the first seed is wrong is kept as well: the counts in the record, its pictures in --images,
+as letters-right.png and letters-wrong.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -29,11 +32,18 @@ from tcformer.bench import record
 ROOT = Path(__file__).parents[1]
 
 
-def commands() -> list[str]:
-    """The page's commands up to the comparison: drawing the data, then the training runs."""
-    page = (ROOT / "docs" / "finetuning.md").read_text().partition("<!-- finetuning -->")[0]
-    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+def commands(beginning: str = "", end: str = "<!-- finetuning -->") -> list[str]:
+    """The page's commands between two texts; up to the comparison drawing and training."""
+    page = (ROOT / "docs" / "finetuning.md").read_text()
+    part = page[page.index(beginning) : page.index(end)]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", part, re.M | re.S)
     return [line for block in blocks for line in block.splitlines()]
+
+
+def examination(folder: str) -> str:
+    """The page's command that says where the network of this data is wrong."""
+    page = (ROOT / "docs" / "finetuning.md").read_text()
+    return re.findall(rf"^tcformer confusion {folder} .*$", page, re.M)[0]
 
 
 def main() -> None:
@@ -43,6 +53,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="seeds that run at the same time")
     parser.add_argument("--start", type=Path, help="the demo's best.safetensors")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--images", type=Path, help="folder for the pictures of the answers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     kept = record.begin([], torch.device("cpu"))
@@ -70,6 +81,7 @@ def main() -> None:
             {**row, "accuracy": by_seed(row["accuracy"]), "seconds": by_seed(row["seconds"])}
             for row in rows
         ]
+        kept["confusion"] = examine(folders[0], "letters", options.images)
     print(f"wrote {record.keep(kept, 'finetuning', options.output)}")
 
 
@@ -100,6 +112,24 @@ def measure(rows: list[dict[str, Any]], seed: int, folder: Path) -> None:
         row["accuracy"][seed] = json.loads(log[-1])["test_acc1"]
         row["epochs"] = len(log)
         print(f"{row['name']}, seed {seed}: {row['accuracy'][seed]:.1f} %", flush=True)
+
+
+def examine(folder: Path, data: str, images: Path | None) -> dict[str, Any]:
+    """Classes and counts of the page's examination, and the digests of its pictures."""
+    command = examination(data)
+    run(f"{command} --threads 1", folder)
+    out = folder / shlex.split(command)[-1]
+    found = json.loads((out / "record.json").read_text())
+    counts = [[0] * len(found["classes"]) for _ in found["classes"]]
+    for truth, answer, count in found["counts"]:
+        counts[truth][answer] = count
+    kept = {"command": command, "classes": found["classes"], "counts": counts, "pictures": {}}
+    for name in ("right.png", "wrong.png"):
+        if images is not None and (out / name).exists():
+            content = (out / name).read_bytes()
+            (images / f"{data}-{name}").write_bytes(content)
+            kept["pictures"][f"{data}-{name}"] = hashlib.sha256(content).hexdigest()[:16]
+    return kept
 
 
 def run(command: str, folder: Path) -> float:
