@@ -23,6 +23,7 @@ before their merges. Records say how many neighbours there were.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import time
@@ -43,6 +44,7 @@ from tcformer.inference import load
 from tcformer.models import TCFormer, create_model
 from tcformer.models.flops import geometry, published_flops
 from tcformer.models.merging import merge_options, merging_of
+from tcformer.models.reading import read_checkpoint
 from tcformer.tasks.classification.task import data_spec, transform_spec
 from tcformer.training.options import build, load_config
 
@@ -190,9 +192,8 @@ def evaluate(options: argparse.Namespace) -> None:
             same[setting] += int((best == answers[usual].argmax(1)).sum())
     size = f"{images.shape[2]}x{images.shape[3]}"
     kept |= {
-        "checkpoint": options.name or Path(options.checkpoint).resolve().parent.name,
+        **weights_of(Path(options.checkpoint), options.name),
         "model": trained.name,
-        "epoch": trained.epoch,
         "trained_to_merge": {"keep_ratio": USUAL_RATIO, "k": USUAL_K, **merging},
         "data": {"name": config.data_set, **fingerprint(dataset, config.data_path)},
         "images": count,
@@ -269,6 +270,24 @@ def network(name: str, setting: Setting) -> nn.Module:
     """The network with random weights, always the same."""
     torch.manual_seed(0)
     return create_model(name, **merge_options(name, [setting.ratio], setting.k)).eval()
+
+
+def weights_of(path: Path, name: str | None = None) -> dict[str, Any]:
+    """Which weights these are: by name, by checksum, and how long they were trained.
+
+    The epochs are read from the log beside the best weights of a run: until the best one, among how
+    many there are.
+    """
+    found: dict[str, Any] = {
+        "checkpoint": name or path.resolve().parent.name,
+        "tensors_sha256": read_checkpoint(path).meta.get("tensors_sha256"),
+    }
+    log = path.with_name("log.txt")
+    if path.stem == "best" and log.is_file():
+        tops = [json.loads(line).get("test_acc1") for line in log.read_text().splitlines()]
+        known = [(top, -number) for number, top in enumerate(tops, 1) if top is not None]
+        found |= {"epochs": -max(known)[1], "of_epochs": len(tops)} if known else {}
+    return found
 
 
 def turned(chosen: list[Setting], number: int) -> list[Setting]:

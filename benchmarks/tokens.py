@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sweep import keep
+from sweep import keep, weights_of
 from torch import Tensor
 
 from tcformer.bench import record
@@ -58,7 +58,7 @@ class Network(NamedTuple):
     """What is looked at."""
 
     name: str
-    weights: str
+    weights: dict[str, Any]
     model: TCFormer
 
 
@@ -121,8 +121,9 @@ def measure(options: argparse.Namespace) -> None:
     for network in networks(options, config.model):
         row = look(network, Pictures(inputs, gradients))
         kept["networks"].append(row)
+        label = next(iter(network.weights.items()))
         for stage in row["stages"]:
-            print(f"{network.name}, {network.weights}: {told(stage)}", flush=True)
+            print(f"{network.name}, {' '.join(map(str, label))}: {told(stage)}", flush=True)
     keep(kept, options.output, f"tokens-{config.data_set.lower()}.json")
 
 
@@ -132,12 +133,12 @@ def networks(options: argparse.Namespace, model: str) -> Iterator[Network]:
     for path in options.checkpoint:
         trained = load(path)
         kinds.append((trained.name, merging_of(trained.backbone)))
-        yield Network(trained.name, Path(path).resolve().parent.name, trained.backbone)
+        yield Network(trained.name, weights_of(Path(path)), trained.backbone)
     distinct = [kind for number, kind in enumerate(kinds) if kind not in kinds[:number]]
     for name, merging in distinct or [(model, {})]:
         for seed in range(options.random):
             torch.manual_seed(seed)
-            yield Network(name, f"random {seed}", create_model(name, **merging).eval())
+            yield Network(name, {"random": seed}, create_model(name, **merging).eval())
 
 
 def look(network: Network, pictures: Pictures) -> dict[str, Any]:

@@ -38,6 +38,19 @@ def test_neighbours_are_never_more_than_tokens(sweep):
     assert parts["tokens"] == [256, 64, 16, 4]
 
 
+def test_the_log_tells_which_epoch_the_best_weights_are_of(sweep, monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep, "read_checkpoint", lambda _: SimpleNamespace(meta={}))
+    lines = [{"test_acc1": 50.0}, {"test_acc1": 60.0}, {}, {"test_acc1": 60.0}]
+    (tmp_path / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = sweep.weights_of(tmp_path / "best.safetensors")
+    assert found == {
+        "checkpoint": tmp_path.name, "tensors_sha256": None, "epochs": 2, "of_epochs": 4,
+    }  # fmt: skip
+    assert sweep.weights_of(tmp_path / "other.pth", "mine") == {
+        "checkpoint": "mine", "tensors_sha256": None,
+    }  # fmt: skip
+
+
 def test_what_cannot_be_is_refused_in_a_sentence(sweep, monkeypatch, capsys):
     assert call(sweep, monkeypatch, "train", "cifar10") == 2
     assert "cifar10 needs --data-path" in capsys.readouterr().err
@@ -86,6 +99,7 @@ def test_train_evaluate_and_time_make_records(sweep, monkeypatch, tmp_path, caps
     assert str(tmp_path) not in text
     record = json.loads(text)
     assert (record["checkpoint"], record["images"]) == (path.stem, 360)
+    assert (record["epochs"], record["of_epochs"], len(record["tensors_sha256"])) == (1, 1, 64)
     usual, half, far = record["rows"]
     assert (usual["ratio"], usual["k"], usual["same_answer"]) == (0.25, 5, 100)
     assert usual["top1"] == pytest.approx(trained["best"]["acc1"])
@@ -147,7 +161,7 @@ def test_the_tokens_of_networks_make_a_record(tokens, monkeypatch, tmp_path):
     assert tokens.main() == 0
     kept = json.loads((tmp_path / "t.json").read_text())
     assert (kept["images"], kept["size"], kept["data"]["name"]) == (60, "32x32", "digits")
-    assert [row["weights"] for row in kept["networks"]] == ["random 0", "random 1"]
+    assert [row["weights"] for row in kept["networks"]] == [{"random": 0}, {"random": 1}]
     stages = kept["networks"][0]["stages"]
     assert [(stage["stage"], stage["count"]) for stage in stages] == [(2, 16), (3, 4), (4, 1)]
     for stage in stages:
