@@ -92,6 +92,21 @@ def test_the_truth_is_perfect(truth_file):
     assert all(table[part]["AR"] == pytest.approx(1) for part in PARTS)
 
 
+@pytest.mark.parametrize("area", [900.0, 1024.0, 90000.0])
+def test_a_part_that_nobody_predicts(truth_file, area):
+    """Zero where there is truth, and -1 where there is none: also by size, and in no case else."""
+    content = json.loads(truth_file.read_text())
+    for note in content["annotations"]:
+        note["area"] = area
+    truth_file.write_text(json.dumps(content))
+    found = noisy(truth_file)
+    for entry in found:
+        entry["face_kpts"][2::3] = [0.0] * 68
+    table = evaluate_keypoints(truth_file, found)
+    assert table["face"] == pytest.approx(by_definition(truth_file, found, "face"))
+    assert -1 in table["face"].values()
+
+
 def test_bodies_alone(tmp_path):
     """COCO's own files: one part, and predictions need no other."""
     content = make_annotations(seed=5)

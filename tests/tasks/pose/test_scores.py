@@ -123,9 +123,10 @@ def test_wrong_faces(faces, change, words):
         evaluate_faces(path, found)
 
 
-def test_wrong_attributes(faces, tmp_path):
+@pytest.mark.parametrize("given", [["nose"], [[1], 0, 0, 0, 0, 0], [[]], "blur", 3, [2] * 6])
+def test_wrong_attributes(faces, given):
     path, notes, found = faces
-    notes[0]["attributes"] = ["nose"]
+    notes[0]["attributes"] = given
     path.write_text(json.dumps({"images": [{"id": 1}], "annotations": notes}))
     with pytest.raises(UserError, match="lists names out of"):
         evaluate_faces(path, found)

@@ -35,6 +35,9 @@ STATISTICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "
 
 WHOLE = "wholebody"
 
+COCO_SIZES = (32.0**2, 96.0**2)
+"""From the first area on a person is medium, from the second on large; in square pixels."""
+
 
 def evaluate_keypoints(
     truth: str | Path | Truth, predictions: str | Path | Sequence[Mapping[str, Any]]
@@ -89,7 +92,7 @@ def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> di
         }
         data.createIndex()
         if not people:
-            return dict.fromkeys(STATISTICS, 0.0 if any(not n["ignore"] for n in real) else -1.0)
+            return _nothing_found(real)
         guesses = data.loadRes(people)
         for person in guesses.dataset["annotations"]:
             person["area"] = person["body_area"]
@@ -116,6 +119,17 @@ def _as_truth(note: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
         "keypoints": points,
         "num_keypoints": labelled,
     }
+
+
+def _nothing_found(real: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The numbers without a single prediction, which pycocotools does not take."""
+    areas = np.array([note["area"] for note in real if not note["ignore"]], np.float64)
+    medium, large = COCO_SIZES
+    some = {
+        "m": ((areas >= medium) & (areas <= large)).any(),
+        "l": (areas >= large).any(),
+    }
+    return {name: 0.0 if some.get(name[2:], len(areas) > 0) else -1.0 for name in STATISTICS}
 
 
 def _as_prediction(

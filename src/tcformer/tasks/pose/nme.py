@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tcformer.data.keypoints.annotations import Truth, points_of, read_truth
+from tcformer.data.keypoints.annotations import Truth, points_of, read_truth, shortened
 from tcformer.errors import UserError
 from tcformer.tasks.pose.results import (
     check_predictions,
@@ -99,11 +99,12 @@ def evaluate_faces(
 
 def _attributes(note: Mapping[str, Any], path: str) -> set[str]:
     given = note.get("attributes", [])
-    flags = isinstance(given, list) and len(given) == len(SUBSETS) and set(given) <= {0, 1}
-    names = [name for name, on in zip(SUBSETS, given, strict=True) if on] if flags else given
-    if not isinstance(names, list) or not set(map(str, names)) <= set(SUBSETS):
+    listed = given if isinstance(given, list) else [None]
+    if len(listed) == len(SUBSETS) and all(flag in (0, 1) for flag in listed):
+        return {name for name, on in zip(SUBSETS, listed, strict=True) if on}
+    if not all(name in SUBSETS for name in listed):
         raise UserError(
-            f"annotation {note['id']} of {path}: `attributes` is {given!r}; it lists names out of "
-            f"{', '.join(SUBSETS)}, or six zeros and ones in this order."
+            f"annotation {note['id']} of {path}: `attributes` is {shortened(given)}; it lists "
+            f"names out of {', '.join(SUBSETS)}, or six zeros and ones in this order."
         )
-    return set(names)
+    return set(listed)
