@@ -205,6 +205,40 @@ def test_subsets_of_the_conversion(wflw):
         WflwSource(str(wflw[1]), "val")
 
 
+def test_faces_with_landmarks_that_are_not_labelled(wflw):
+    """Those lie at (0, 0), which must not widen the face; nobody looks for a crowd or a blank."""
+    path = wflw[1] / "annotations" / "face_landmarks_wflw_test.json"
+    content = json.loads(path.read_text())
+    whole = WflwSource(str(wflw[1]), "val").subject(0).box
+    notes = content["annotations"]
+    order = np.argsort(np.array(notes[0]["keypoints"]).reshape(-1, 3)[:, 0])
+    hidden = int(order[50])  # not one at the face's edge
+    notes[0]["keypoints"][3 * hidden : 3 * hidden + 3] = [0, 0, 0]
+    notes[1]["iscrowd"] = 1
+    notes[2]["keypoints"] = [0] * 294
+    path.write_text(json.dumps(content))
+    source = WflwSource(str(wflw[1]), "val")
+    assert len(source) == len(notes) - 2
+    np.testing.assert_array_equal(source.subject(0).box, whole)
+    assert [note["id"] for note in source.truth.annotations] == [
+        note["id"] for i, note in enumerate(notes) if i not in (1, 2)
+    ]
+    for note in notes:
+        note["keypoints"] = [0] * 294
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no face with a labelled landmark"):
+        WflwSource(str(wflw[1]), "val")
+
+
+def test_photographs_are_turned_as_they_are_seen(coco):
+    """As OpenCV reads them for the published code: boxes are drawn on what people see."""
+    source = WholeBodySource(str(coco), "train")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (50, 30), "red").save(source.describe(0), exif=exif)
+    assert source.read(0).size == (30, 50)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [("1 2 3", "3 fields, but 207"), (" ".join(["x"] * 207), "words where numbers"),

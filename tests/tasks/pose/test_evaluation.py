@@ -125,6 +125,24 @@ def test_bodies_alone(tmp_path):
     assert table["body"]["AP"] == pytest.approx(1)
 
 
+def test_numbers_of_numpy(truth_file):
+    """Predictions need not come from a file."""
+    found = noisy(truth_file)
+    for entry in found:
+        entry["image_id"] = np.int64(entry["image_id"])
+        entry["score"] = np.float32(entry["score"])
+        entry["keypoints"] = list(np.array(entry["keypoints"], np.float32))
+    plain = [
+        {**entry, "keypoints": [float(v) for v in entry["keypoints"]],
+         "image_id": int(entry["image_id"]), "score": float(entry["score"])}
+        for entry in found
+    ]  # fmt: skip
+    assert evaluate_keypoints(truth_file, found) == evaluate_keypoints(truth_file, plain)
+    found[0]["score"] = np.float32("nan")
+    with pytest.raises(UserError, match="not a finite number"):
+        evaluate_keypoints(truth_file, found)
+
+
 def damage(entry, field, value):
     entry[field] = value
 

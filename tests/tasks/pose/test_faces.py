@@ -9,8 +9,9 @@ import pytest
 from people import SMALL
 from PIL import Image
 
-from tcformer.tasks.pose import evaluate_faces
+from tcformer.tasks.pose import PoseTask, evaluate_faces
 from tcformer.tasks.runner import run
+from tcformer.training.distributed import World
 from tcformer.training.options import build, load_config
 
 
@@ -54,3 +55,23 @@ def test_a_run(wflw, tmp_path, capsys):
     errors = evaluate_faces(truth, out / "keypoints.json")
     assert 100 * errors["test"] == pytest.approx(logged[-1])
     assert len(errors) == 7
+
+
+def test_faces_that_cannot_be_read_are_left_out(wflw):
+    """The others are measured, as --skip-corrupt says."""
+    face = wflw / "WFLW_images" / "0--Parade" / "face1.jpg"
+    face.write_bytes(b"no picture")
+    less = {k: v for k, v in SMALL.items() if k not in ("boxes", "data_set")}
+    small = {**less, "data_set": "WFLW", "data_path": str(wflw), "crop_size": (64, 64)}
+    cfg = build({**small, "eval": True, "skip_corrupt": True})
+    evaluator = PoseTask(cfg, World()).evaluator
+    kept = evaluator.dataset.source.truth.annotations
+    found = {
+        i: (np.array(note["keypoints"], np.float32).reshape(-1, 3)[:, :2], np.ones(98, np.float32))
+        for i, note in enumerate(kept)
+        if i != 1
+    }
+    result = evaluator._measure(found)
+    assert result["nme"] == pytest.approx(0, abs=1e-4)
+    assert len(evaluator.results) == 5
+    assert "nme_expression" not in result

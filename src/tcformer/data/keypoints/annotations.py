@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real  # NumPy's count too: predictions need not come from a file
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,9 @@ def _field(entry: Any, name: str, where: str) -> Any:
 def check_whole(entry: Any, name: str, where: str) -> int:
     """The whole number in a field."""
     value = _field(entry, name, where)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise UserError(f"{where}: `{name}` is {shortened(value)}, not a whole number.")
-    return value
+    return int(value)
 
 
 def check_number(entry: Any, name: str, where: str) -> float:
@@ -161,7 +162,9 @@ def check_numbers(entry: Any, name: str, length: int, where: str) -> None:
         raise UserError(f"{where}: `{name}` needs {length} numbers, it has {have}.")
     if _all_finite(value):
         return
-    position = next(i for i, number in enumerate(value) if not _finite(number))
+    position = next((i for i, number in enumerate(value) if not _finite(number)), None)
+    if position is None:
+        return  # numbers of NumPy, which are looked at one by one
     raise UserError(
         f"{where}: number {position} of `{name}` is {shortened(value[position])}, not a finite "
         "number."
@@ -179,7 +182,7 @@ def _all_finite(numbers: list[Any]) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
     try:
         return math.isfinite(value) and abs(value) <= _LARGEST

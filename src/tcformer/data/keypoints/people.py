@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from tcformer.data.decode import decode_pil
 from tcformer.data.folder import PathList, require_folder
 from tcformer.data.keypoints import Layout, layout
 from tcformer.data.keypoints.annotations import (
@@ -24,6 +23,7 @@ from tcformer.data.keypoints.annotations import (
     read_truth,
 )
 from tcformer.errors import UserError
+from tcformer.images import decode_strictly, to_rgb
 
 _SUBSET_FILES = {
     "pose": "largepose", "expression": "expression", "illumination": "illumination",
@@ -111,8 +111,8 @@ class _Files:
         return self.files[int(self._file[index])]
 
     def read(self, index: int) -> Image.Image:
-        """The photograph, RGB."""
-        return decode_pil(Path(self.describe(index)).read_bytes())
+        """The photograph, RGB, turned as its EXIF data says: so people annotated it."""
+        return decode_strictly(Path(self.describe(index)).read_bytes(), _upright)
 
 
 class WholeBodySource(_Files):
@@ -190,9 +190,16 @@ class WflwSource(_Files):
             folder = _first_folder(root / "WFLW_images")
         if truth.kind.name != "wflw":
             raise UserError(f"{truth.path} does not hold the 98 landmarks of WFLW.")
-        subjects = [_face(note) for note in truth.annotations if not note.get("iscrowd", 0)]
-        super().__init__(layout("wflw"), folder, names, subjects)
-        self.truth = None if split == "train" else truth
+        faces = [n for n in truth.annotations if not n.get("iscrowd", 0) and _labelled(n).any()]
+        if not faces:
+            raise UserError(f"{truth.path} has no face with a labelled landmark.")
+        super().__init__(layout("wflw"), folder, names, [_face(note) for note in faces])
+        # Who is not looked for has no prediction to be measured.
+        self.truth = None if split == "train" else replace(truth, annotations=tuple(faces))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def read_wflw_list(path: Path) -> tuple[Truth, dict[int, str]]:
@@ -314,10 +321,16 @@ def _detected(path: Path, images: set[int], kind: Layout) -> list[Subject]:
     return subjects
 
 
+def _labelled(note: Mapping[str, Any]) -> np.ndarray:
+    """(K,) bool: which landmarks of a face are labelled."""
+    return points_of(note, "keypoints")[:, 2] > 0
+
+
 def _face(note: Mapping[str, Any]) -> Subject:
-    """A square around the landmarks, of whole pixels."""
+    """A square around the labelled landmarks, of whole pixels."""
     points = points_of(note, "keypoints")
-    low, high = np.floor(points[:, :2].min(0)), np.ceil(points[:, :2].max(0))
+    seen = points[_labelled(note), :2]  # those that are not stand at (0, 0)
+    low, high = np.floor(seen.min(0)), np.ceil(seen.max(0))
     side = max(float((high - low).max()), 1.0)
     box = np.array([*((low + high) / 2 - side / 2), side, side])
     return Subject(note["image_id"], note["id"], box, points[:, :2], points[:, 2], 1.0)

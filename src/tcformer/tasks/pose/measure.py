@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,9 @@ class Evaluator(Evaluation):
         assert source.truth is not None
         if self.metric == "nme":
             self.results = self._faces(found)
-            errors = evaluate_faces(source.truth, self.results)
+            there = {entry["id"] for entry in self.results}  # all but those that cannot be read
+            notes = tuple(note for note in source.truth.annotations if note["id"] in there)
+            errors = evaluate_faces(replace(source.truth, annotations=notes), self.results)
             self.table = {name: {"NME": value} for name, value in errors.items()}
             rest = {f"nme_{name}": 100 * v for name, v in errors.items() if name != "test"}
             return {"nme": 100 * errors["test"], **rest}
