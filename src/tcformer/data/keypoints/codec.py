@@ -4,7 +4,7 @@
   cells; a heat map is read at its highest cell, moved a quarter of a cell to the higher neighbour
   on each axis.
 * ``dark``: the published crop; the peak is where the keypoint is; the highest cell is refined by a
-  Newton step on the logarithm of the blurred map (Zhang et al., CVPR 2020).
+  Newton step on the logarithm of the smoothed map (Zhang et al., CVPR 2020).
 * ``udp``: columns 0 to W - 1 cover the box (Huang et al., CVPR 2020); the rest as ``dark``.
 
 The published TCFormer numbers are "classic".
@@ -172,26 +172,23 @@ class HeatmapCodec:
 
     def _newton(self, maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """From the highest cell to the top of the Gaussian through its neighbours, in cells."""
-        log = _blurred(maps).clamp(min=1e-10).log().double()
-        height, width = log.shape[-2:]
-        inside = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
+        height, width = maps.shape[-2:]
+        if min(height, width) < 3:
+            return torch.zeros((*x.shape, 2), dtype=torch.float64)
+        # The nearest cell with neighbours on all sides: a Gaussian's logarithm is the same parabola
+        # everywhere, so the step from there leads to the same top.
         cx, cy = x.clamp(1, width - 2), y.clamp(1, height - 2)
-        flat = log.flatten(2)
-
-        def at(dx: int, dy: int) -> Tensor:
-            index = (cy + dy) * width + cx + dx
-            return flat.gather(2, index[..., None])[..., 0]
-
-        middle = at(0, 0)
-        gx, gy = (at(1, 0) - at(-1, 0)) / 2, (at(0, 1) - at(0, -1)) / 2
-        hxx = at(1, 0) - 2 * middle + at(-1, 0)
-        hyy = at(0, 1) - 2 * middle + at(0, -1)
-        hxy = (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / 4
+        log = _smoothed_around(maps, cx, cy).clamp(min=1e-10).log()
+        gx, gy = (log[..., 1, 2] - log[..., 1, 0]) / 2, (log[..., 2, 1] - log[..., 0, 1]) / 2
+        hxx = log[..., 1, 2] - 2 * log[..., 1, 1] + log[..., 1, 0]
+        hyy = log[..., 2, 1] - 2 * log[..., 1, 1] + log[..., 0, 1]
+        hxy = (log[..., 2, 2] - log[..., 0, 2] - log[..., 2, 0] + log[..., 0, 0]) / 4
         det = hxx * hyy - hxy**2
-        hill = inside & (det > 0) & (hxx < 0)  # elsewhere a step would lead downhill or away
+        hill = (det > 0) & (hxx < 0)  # elsewhere a step would lead downhill or away
         det = torch.where(hill, det, torch.ones_like(det))
-        move = torch.stack([(hxy * gy - hyy * gx) / det, (hxy * gx - hxx * gy) / det], dim=-1)
-        # The blurred map may be highest in a neighbouring cell; further away it says nothing.
+        step = torch.stack([(hxy * gy - hyy * gx) / det, (hxy * gx - hxx * gy) / det], dim=-1)
+        move = step + torch.stack([cx - x, cy - y], dim=-1)
+        # The smoothed map may be highest in a neighbouring cell; further away it says nothing.
         near = hill[..., None] & (move.abs() <= 1.5).all(dim=-1, keepdim=True)
         return torch.where(near, move, torch.zeros_like(move))
 
@@ -199,6 +196,8 @@ class HeatmapCodec:
 def _quarter(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """A quarter of a cell towards the higher neighbour; nothing near the border, as published."""
     height, width = maps.shape[-2:]
+    if min(height, width) < 3:
+        return torch.zeros((*x.shape, 2), dtype=torch.float64)
     inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
     cx, cy = x.clamp(1, width - 2), y.clamp(1, height - 2)
     flat = maps.flatten(2)
@@ -210,12 +209,29 @@ def _quarter(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.where(inside[..., None], move, torch.zeros_like(move))
 
 
-def _blurred(maps: Tensor) -> Tensor:
-    """Smoothed by a Gaussian of sigma 2, zeros beyond the border."""
-    far = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, dtype=torch.float64)
-    bell = torch.exp(-(far**2) / 8)
-    kernel = (bell / bell.sum()).float()
-    flat = maps.flatten(0, 1)[:, None]
-    flat = F.conv2d(flat, kernel[None, None, None, :], padding=(0, _BLUR_RADIUS))
-    flat = F.conv2d(flat, kernel[None, None, :, None], padding=(_BLUR_RADIUS, 0))
-    return flat[:, 0].view_as(maps)
+def _smoothed_around(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The 3 x 3 cells around some, smoothed by a Gaussian of sigma 2: (B, K, 3, 3) float64.
+
+    Near a border the Gaussian is cut, on both sides alike, to the cells that there are: zeros from
+    beyond the border would push the top inwards.
+
+    Args:
+        maps: (B, K, height, width), three cells or more each way.
+        x: (B, K) columns of the cells in the middle, none of them at the border.
+        y: (B, K) their rows.
+    """
+    height, width = maps.shape[-2:]
+    reach = _BLUR_RADIUS + 1
+    near = torch.arange(-reach, reach + 1)
+    padded = F.pad(maps, (reach, reach, reach, reach))
+    rows, columns = y[..., None] + reach + near, x[..., None] + reach + near
+    index = rows[..., :, None] * padded.shape[-1] + columns[..., None, :]
+    patch = padded.flatten(2).gather(2, index.flatten(2)).view(index.shape).double()
+
+    def kernel(at: Tensor, length: int) -> Tensor:
+        room = torch.minimum(at - 1, length - 2 - at).clamp(max=_BLUR_RADIUS)
+        far = near - torch.arange(-1, 2)[:, None]  # (3, 13)
+        bell = torch.exp(-(far.double() ** 2) / 8) * (far.abs() <= room[..., None, None])
+        return bell / bell.sum(dim=-1, keepdim=True)
+
+    return kernel(y, height) @ patch @ kernel(x, width).transpose(-1, -2)
