@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,14 +13,18 @@ import torch
 from people import as_prediction, make_annotations
 from PIL import Image
 from processes import clean_env
+from safetensors.torch import load_file
 
 from tcformer import cli
-from tcformer.cli.pose_inputs import DETECTOR, Detector, read_boxes
+from tcformer.cli.pose_inputs import DETECTOR, Detector, Video, VideoWriter
 from tcformer.data.keypoints.sticks import SticksSource
 from tcformer.errors import UserError
+from tcformer.inference.pose import load_pose
 from tcformer.tasks.pose import PoseTask
 from tcformer.training.distributed import World
 from tcformer.training.options import build
+
+HEAD, BIAS = "keypoint_head.final_layer.weight", "keypoint_head.final_layer.bias"
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +78,116 @@ def test_pictures(weights, figures, capsys):
     assert Image.open(out / "figure0.pose.png").size == (128, 128)
 
 
+def test_the_file_is_one_for_the_tools_of_coco(weights, figures):
+    pytest.importorskip("pycocotools", reason="it is COCO's tools that read the file here")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    out = figures / "out"
+    words = ["pose", str(figures / "figure0.png"), "--checkpoint", str(weights), "--no-tokens"]
+    assert cli.main([*words, "--out", str(out)]) == 0
+    data = COCO(str(out / "keypoints.json"))
+    (category,) = data.loadCats(data.getCatIds())
+    (note,) = data.loadAnns(data.getAnnIds())
+    assert len(category["keypoints"]) == len(note["keypoints"]) // 3 == 11
+    assert min(min(pair) for pair in category["skeleton"]) == 1  # COCO counts from one
+    assert max(max(pair) for pair in category["skeleton"]) <= 11
+    assert note["num_keypoints"] == sum(v > 0 for v in note["keypoints"][2::3])
+    run = COCOeval(data, data.loadRes([dict(note)]), "keypoints")
+    run.params.kpt_oks_sigmas = np.full(11, 0.1)
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    assert run.stats[0] == pytest.approx(1)
+
+
+def test_a_file_that_cannot_be_read_costs_only_itself(weights, figures, capsys):
+    (figures / "bad.png").write_bytes(b"no picture")
+    (figures / "bad.mp4").write_bytes(b"no video")
+    out = figures / "out"
+    names = [str(figures / name) for name in ("bad.png", "bad.mp4", "figure0.png")]
+    options = ["--checkpoint", str(weights), "--out", str(out), "--no-tokens"]
+    assert cli.main(["pose", *names, *options]) == 1
+    printed = capsys.readouterr()
+    assert [line.split(": ")[0] for line in printed.err.splitlines()] == ["error", "error"]
+    content = json.loads((out / "keypoints.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["figure0.png"]
+    assert sorted(p.name for p in out.iterdir()) == ["figure0.pose.png", "keypoints.json"]
+    assert cli.main(["pose", *names[:2], *options[:-3], "--out", str(figures / "none")]) == 2
+    assert not (figures / "none" / "keypoints.json").exists()
+
+
+@pytest.mark.parametrize("box", [[0, 0, 1e12, 1e12], [1e12, -1e12, 5, 5], [3, 3, 1e-9, 1e-9]])
+def test_boxes_of_any_size(weights, figures, box):
+    row = {"file_name": "figure0.png", "bbox": box}
+    (figures / "boxes.json").write_text(json.dumps([row]))
+    words = ["pose", str(figures / "figure0.png"), "--checkpoint", str(weights)]
+    out = figures / "out"
+    assert cli.main([*words, "--boxes", str(figures / "boxes.json"), "--out", str(out)]) == 0
+    assert np.asarray(Image.open(out / "figure0.pose.png")).any()
+
+
+def make_video(path, rate=5, rotation=0):
+    """Three figures; the second one is drawn on white paper."""
+    av = pytest.importorskip("av", reason="videos are read by the package av")
+    source = SticksSource("val")
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("gif" if path.suffix == ".gif" else "mpeg4", rate=rate)
+        stream.width, stream.height = 128, 96
+        stream.pix_fmt = "rgb8" if path.suffix == ".gif" else "yuv420p"
+        for i in range(3):
+            source.subject(i)
+            pixels = np.array(source.read(i))[:96]
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def test_boxes_of_the_frames_of_a_video(weights, tmp_path):
+    """As keypoints.json names them, so that a run's people can be given to the next."""
+    path = make_video(tmp_path / "clip.mp4")
+    rows = [{"file_name": "clip.mp4#0", "bbox": [0, 0, 50, 60]},
+            {"file_name": "clip.mp4#2", "bbox": [5, 6, 70, 80]}]  # fmt: skip
+    (tmp_path / "boxes.json").write_text(json.dumps(rows))
+    words = ["pose", str(path), "--checkpoint", str(weights), "--out", str(tmp_path)]
+    for _ in range(2):
+        assert cli.main([*words, "--boxes", str(tmp_path / "boxes.json")]) == 0
+        content = json.loads((tmp_path / "keypoints.json").read_text())
+        assert [note["image_id"] for note in content["annotations"]] == [1, 3]
+        assert content["annotations"][1]["bbox"] == [5, 6, 70, 80]
+        (tmp_path / "boxes.json").write_text(json.dumps(content))
+
+
+def test_a_slow_video_and_a_turned_one(tmp_path, monkeypatch):
+    av = pytest.importorskip("av", reason="videos are read by the package av")
+    from fractions import Fraction
+
+    path = make_video(tmp_path / "slow.gif", rate=Fraction(1, 4))
+    video = Video(path)
+    writer = VideoWriter(tmp_path / "out.mp4", video.rate)
+    frames = list(video)
+    for frame in [*frames, frames[0][:50, :40]]:  # a frame of another size is no reason to fail
+        writer.write(frame)
+    writer.finish()
+    with av.open(str(tmp_path / "out.mp4")) as file:
+        assert file.streams.video[0].average_rate == Fraction(1, 4)
+    for rate in (Fraction(120000, 1001), Fraction(1, 5000), Fraction(10**6)):
+        writer = VideoWriter(tmp_path / "out.mp4", rate)
+        writer.write(frames[0])
+        writer.finish()
+
+    class Turned:
+        rotation = -90  # degrees counter-clockwise, as telephones note it
+
+        def to_ndarray(self, format):
+            return frames[0]
+
+    video._file = SimpleNamespace(decode=lambda stream: [Turned()], close=video.close)
+    (upright,) = video
+    np.testing.assert_array_equal(upright, np.rot90(frames[0], -1))
+
+
 def test_video(weights, tmp_path, capsys):
     av = pytest.importorskip("av", reason="videos are read by the package av")
     source = SticksSource("val")
@@ -121,6 +236,8 @@ def test_a_real_command_line_refuses_in_one_sentence(weights, figures):
         (["."], "is a folder"),
         (["figure0.png", "--threshold", "2"], "--threshold is 2.0"),
         (["figure0.png", "--detector-weights", "x"], "does nothing without --detect"),
+        (["figure0.png", "--detector-threshold", "0.5"], "does nothing without --detect"),
+        (["figure0.png", "--crop-size", "100000", "100000"], "from 32 to 2048 pixels"),
         (["figure0.png", "--boxes", "none.json"], "none.json does not exist"),
         (["figure0.png", "figure0.png"], "would both be written to"),
         (["figure0.png", "--crop-size", "30", "30"], "multiples of 4"),
@@ -136,29 +253,42 @@ def test_mistakes(weights, figures, monkeypatch, capsys, words, part):
 
 
 @pytest.mark.parametrize(
-    ("content", "part"),
+    ("change", "words"),
     [
-        ([{"bbox": [1, 2, 3, 4]}], "which picture"),
-        ([{"bbox": [1, 2, 0, 4], "file_name": "a"}], "no area"),
-        ([{"bbox": [1, 2, 3], "file_name": "a"}], "needs 4 numbers"),
-        ([3], "not an object"),
-        ({}, "holds no boxes"),
-        ([], "holds no boxes"),
+        (lambda state: state.pop("neck.lateral_convs.0.conv.bias"), "no pose network of ours"),
+        (lambda state: state.update({HEAD: torch.tensor(1.0)}), "is a single number"),
+        (lambda state: state.update({BIAS: torch.tensor(1.0)}), "does not fit"),
+        (lambda state: state[BIAS].fill_(float("nan")), "not finite numbers"),
     ],
 )
-def test_wrong_boxes(tmp_path, content, part):
-    path = tmp_path / "boxes.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=part):
-        read_boxes(str(path))
+def test_weights_that_are_no_network(weights, figures, capsys, change, words):
+    state = load_file(weights)
+    change(state)
+    torch.save(state, figures / "weights.pth")
+    command = ["pose", str(figures / "figure0.png"), "--crop-size", "32", "32"]
+    command += ["--checkpoint", str(figures / "weights.pth"), "--out", str(figures / "out")]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
 
 
-def test_boxes_in_the_format_of_coco(tmp_path):
-    path = tmp_path / "coco.json"
-    path.write_text(json.dumps(make_annotations(people=1)))
-    boxes = read_boxes(str(path))
-    assert list(boxes) == [f"{i:012d}.jpg" for i in (1, 2, 3)]
-    assert boxes["000000000001.jpg"].scores == (1.0,)
+def test_boxes_in_python(weights):
+    estimator = load_pose(weights)
+    picture = np.zeros((40, 30, 3), np.uint8)
+    assert estimator(picture, []) == []
+    assert len(estimator(picture, [[1, 2, 3, 4]], box_scores=[0.5])) == 1
+    for boxes in (
+        [[1, 2, 3, 4, 5]] * 4,
+        [1, 2, 3, 4],
+        [[1, 2, 3]],
+        [["a", 2, 3, 4]],
+        [[1], [2, 3]],
+    ):
+        with pytest.raises(UserError, match="rows of four numbers"):
+            estimator(picture, boxes)
+    with pytest.raises(UserError, match="2 are given for 1"):
+        estimator(picture, [[1, 2, 3, 4]], box_scores=[1, 1])
 
 
 def test_the_detector_finds_what_its_network_says(tmp_path, monkeypatch):

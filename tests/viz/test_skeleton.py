@@ -49,6 +49,14 @@ def test_keypoints_partly_outside():
     assert (drawn(points, scores) != GREY).any()
 
 
+def test_keypoints_far_beyond_the_picture():
+    """Lines to them are drawn, and none of them covers the picture."""
+    points, scores = figure()
+    points[0, 3:] *= 1e12
+    picture = drawn(points, scores)
+    assert 0 < (picture != GREY).any(axis=2).mean() < 0.5
+
+
 def test_shapes_are_checked():
     points, scores = figure()
     with pytest.raises(UserError, match="skeletons need points"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from argparse import BooleanOptionalAction, Namespace
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tcformer.cli.pose_inputs import Boxes
+    from tcformer.cli.pose_boxes import Boxes
     from tcformer.inference.pose import Person, PoseEstimator
 
 HELP = VERBS["pose"]
@@ -25,7 +26,14 @@ HELP = VERBS["pose"]
 MOST_PEOPLE_DRAWN = 12
 """People beside whose tokens there is room; the others are drawn on the picture alone."""
 
-Where = Callable[[str, "NDArray[np.uint8]"], "Boxes | None"]
+EXIT_SOME_UNREADABLE, EXIT_NONE_READ = 1, 2
+
+Where = Callable[[Path, "int | None", "NDArray[np.uint8]"], "Boxes | None"]
+"""The people of a file, or of a frame of it; None is one person who fills the picture."""
+
+
+class _UnreadableError(UserError):
+    """A file that is no picture or video, or a damaged one: the others are still looked at."""
 
 
 def main(argv: list[str]) -> int:
@@ -56,20 +64,29 @@ def main(argv: list[str]) -> int:
         print(f"note: {note}.", file=sys.stderr)
     make_folder(folder)
     results = _Results(estimator)
+    unread = 0
     for file, output in zip(files, outputs, strict=True):
         run = _video if _is_video(file) else _picture
-        print(run(file, output, estimator, where, results, args))
-    text = json.dumps(results.content()).encode()
+        try:
+            print(run(file, output, estimator, where, results, args))
+        except _UnreadableError as error:
+            print(f"error: {error}", file=sys.stderr)
+            unread += 1
+    if unread == len(files):
+        return EXIT_NONE_READ
+    text = json.dumps(results.content(), allow_nan=False).encode()
     atomic_write(folder / "keypoints.json", lambda opened: opened.write(text))
     print(f"wrote {folder / 'keypoints.json'}")
-    return 0
+    return EXIT_SOME_UNREADABLE if unread else 0
 
 
 def _parse(argv: list[str]) -> Namespace:
     parser = Parser(
         "pose",
         epilog="Without --boxes and --detect each picture is taken to show one person, who fills "
-        "it. keypoints.json is in COCO's format, with COCO-WholeBody's fields for 133 keypoints.",
+        "it. keypoints.json is in COCO's format, with COCO-WholeBody's fields for 133 keypoints. "
+        "A file that cannot be read is named on stderr and left out; the status is then 1, or 2 if "
+        "not one could be read.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="pictures or videos")
     parser.add_argument(
@@ -78,7 +95,10 @@ def _parse(argv: list[str]) -> Namespace:
     parser.add_argument("--out", metavar="FOLDER", default="pose", help="folder to write to")
     people = parser.add_mutually_exclusive_group()
     people.add_argument(
-        "--boxes", metavar="FILE.json", help="where people are: file_name, bbox, score; or COCO's"
+        "--boxes",
+        metavar="FILE.json",
+        help="where people are: a list with file_name (or COCO's "
+        "image_id), bbox, score; or annotations in COCO's format",
     )
     people.add_argument(
         "--detect", action="store_true", help="find people with torchvision's detector"
@@ -87,7 +107,7 @@ def _parse(argv: list[str]) -> Namespace:
         "--detector-weights", metavar="FILE", help="the detector's weights, where it has none yet"
     )
     parser.add_argument(
-        "--detector-threshold", type=float, default=0.5, help="least score of a detected person"
+        "--detector-threshold", type=float, help="least score of a detected person (default: 0.5)"
     )
     parser.add_argument(
         "--threshold", type=float, default=0.2, help="draw keypoints with a score above this"
@@ -118,8 +138,11 @@ def _parse(argv: list[str]) -> Namespace:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, mps or auto")
     args = parser.parse_args(argv)
-    if args.detector_weights and not args.detect:
-        raise UserError("--detector-weights does nothing without --detect; add it.")
+    for name in ("weights", "threshold"):
+        if getattr(args, f"detector_{name}") is not None and not args.detect:
+            raise UserError(f"--detector-{name} does nothing without --detect; add it.")
+    if args.detector_threshold is None:
+        args.detector_threshold = 0.5
     for name in ("threshold", "detector_threshold"):
         if not 0 <= getattr(args, name) <= 1:
             option = name.replace("_", "-")
@@ -129,21 +152,22 @@ def _parse(argv: list[str]) -> Namespace:
 
 def _where(args: Namespace) -> Where:
     """What tells the people's boxes: a file, a detector, or nobody."""
-    from tcformer.cli.pose_inputs import Detector, read_boxes
+    from tcformer.cli.pose_boxes import read_boxes
+    from tcformer.cli.pose_inputs import Detector
 
     if args.boxes:
         known = read_boxes(args.boxes)
-        missing = [name for name in args.files if Path(name).name not in known]
+        missing = [name for name in args.files if not known.knows(Path(name))]
         if missing:
             raise UserError(
-                f"{args.boxes} has no box in {missing[0]} ({len(missing)} of {len(args.files)} "
-                "files have none)."
+                f"{args.boxes} says nothing of {missing[0]} ({len(missing)} of {len(args.files)} "
+                "files are not in it)."
             )
-        return lambda name, picture: known[Path(name).name]
+        return lambda file, frame, picture: known.of(file, frame)
     if args.detect:
         detector = Detector(args.detector_weights, args.detector_threshold)
-        return lambda name, picture: detector(picture)
-    return lambda name, picture: None
+        return lambda file, frame, picture: detector(picture)
+    return lambda file, frame, picture: None
 
 
 def _is_video(file: Path) -> bool:
@@ -186,12 +210,24 @@ class _Results:
             entry |= {"category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             for part, field in self.kind.fields.items():
                 entry[field] = [round(float(v), 4) for v in flat[self.kind.slice(part)].ravel()]
+            # COCO's tools take a third number above zero for a keypoint that is there.
+            entry["num_keypoints"] = sum(v > 0 for v in entry["keypoints"][2::3])
             self.people.append({**entry, "score": sure[i]})
         return [people[i] for i in kept]
 
+    def forget(self, images: int) -> None:
+        """Forget all but so many images."""
+        del self.images[images:]
+        self.people = [person for person in self.people if person["image_id"] <= images]
+
     def content(self) -> dict[str, Any]:
-        """In COCO's format."""
-        category = {"id": 1, "name": "person", "keypoints": list(self.kind.names)}
+        """In COCO's format: what its tools draw and measure are the first part's keypoints."""
+        kind = self.kind
+        category: dict[str, Any] = {"id": 1, "name": "face" if kind.norm else "person"}
+        for part, field in kind.fields.items():
+            category[field] = list(kind.names[kind.slice(part)])
+        first = next(iter(kind.parts))
+        category["skeleton"] = [[a + 1, b + 1] for a, b in kind.links[first]]  # counted from 1
         return {"images": self.images, "annotations": self.people, "categories": [category]}
 
 
@@ -205,8 +241,12 @@ def _picture(
 ) -> str:
     from tcformer.viz import read_image, write_png
 
-    picture = read_image(file)
-    people = results.add(file.name, picture, _find(file.name, picture, estimator, where, args))
+    try:
+        picture = read_image(file)
+    except UserError as error:
+        raise _UnreadableError(str(error)) from None
+    found = _find(picture, where(file, None, picture), estimator, args)
+    people = results.add(file.name, picture, found)
     drawn = _skeletons(picture, people, estimator, args.threshold)
     if args.tokens and people:
         from tcformer.viz.people import people_sheet
@@ -231,44 +271,39 @@ def _video(
     from rich.console import Console
     from rich.progress import track
 
-    from tcformer.cli.pose_inputs import Video, VideoWriter
+    from tcformer.cli.pose_inputs import DamagedVideoError, Video, VideoWriter
 
-    video = Video(file)
-    writer = VideoWriter(output, video.rate)
-    count = 0
+    before = len(results.images)
     try:
-        console = Console(stderr=True)
-        frames = track(
-            video, file.name, total=video.frames, console=console, disable=not console.is_terminal
-        )
-        for number, picture in enumerate(frames):
-            name = f"{file.name}#{number}"
-            found = _find(file.name, picture, estimator, where, args)
-            people = results.add(name, picture, found)
-            writer.write(_skeletons(picture, people, estimator, args.threshold))
-            count += 1
-        if not count:
-            raise UserError(f"{file} holds no frames.")
-        writer.finish()
-    except BaseException:
-        writer.abandon()
-        raise
-    finally:
-        video.close()
-    return f"{file}: {count} frames; wrote {output}"
+        video = Video(file)
+    except UserError as error:
+        raise _UnreadableError(str(error)) from None
+    with contextlib.closing(video):
+        writer = VideoWriter(output, video.rate)
+        try:
+            console = Console(stderr=True)
+            hidden = not console.is_terminal
+            frames = track(video, file.name, total=video.frames, console=console, disable=hidden)
+            for number, picture in enumerate(frames):
+                found = _find(picture, where(file, number, picture), estimator, args)
+                people = results.add(f"{file.name}#{number}", picture, found)
+                writer.write(_skeletons(picture, people, estimator, args.threshold))
+            writer.finish()
+        except BaseException as error:
+            writer.abandon()
+            results.forget(before)
+            if isinstance(error, DamagedVideoError):
+                raise _UnreadableError(str(error)) from None
+            raise
+    return f"{file}: {len(results.images) - before} frames; wrote {output}"
 
 
 def _find(
-    name: str,
-    picture: NDArray[np.uint8],
-    estimator: PoseEstimator,
-    where: Where,
-    args: Namespace,
+    picture: NDArray[np.uint8], where: Boxes | None, estimator: PoseEstimator, args: Namespace
 ) -> list[Person]:
-    boxes = where(name, picture)
-    if boxes is None:
+    if where is None:
         return estimator(picture, flip_test=args.flip_test)
-    return estimator(picture, boxes.boxes, box_scores=boxes.scores, flip_test=args.flip_test)
+    return estimator(picture, where.boxes, box_scores=where.scores, flip_test=args.flip_test)
 
 
 def _skeletons(

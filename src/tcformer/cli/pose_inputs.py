@@ -1,15 +1,17 @@
-"""What `tcformer pose` is given: pictures, videos, and where people are in them."""
+"""What `tcformer pose` reads and writes besides pictures: videos, and what a detector sees."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tcformer.data.keypoints.annotations import check_number, check_numbers, read_json
+from tcformer.cli.pose_boxes import Boxes
 from tcformer.errors import UserError
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".gif")
@@ -17,52 +19,6 @@ VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".gif")
 
 DETECTOR = "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
 """torchvision's weights of its detector, by the name under which it keeps them."""
-
-
-class Boxes(NamedTuple):
-    """Where the people of one picture are."""
-
-    boxes: NDArray[np.float64]  # (N, 4) x, y, width, height
-    scores: tuple[float, ...]
-
-
-def read_boxes(path: str) -> Mapping[str, Boxes]:
-    """Boxes by the name of the picture, from a file.
-
-    Either a list of objects with `file_name`, `bbox` (x, y, width, height in pixels) and, if
-    wanted, `score`; or annotations in COCO's format, whose `images` give the names.
-
-    Raises:
-        UserError: it is neither, or a box is wrong.
-    """
-    content = read_json(path, "a file of boxes")
-    names: dict[Any, Any] = {}
-    entries = content
-    if isinstance(content, dict):
-        entries = content.get("annotations")
-        images = content.get("images")
-        if isinstance(images, list):
-            names = {i.get("id"): i.get("file_name") for i in images if isinstance(i, dict)}
-    if not isinstance(entries, list) or not entries:
-        raise UserError(
-            f"{path} holds no boxes: it needs a list of objects with `file_name` and `bbox`, or "
-            "COCO's annotations."
-        )
-    found: dict[str, list[tuple[list[float], float]]] = {}
-    for number, entry in enumerate(entries):
-        where = f"box {number} of {path}"
-        check_numbers(entry, "bbox", 4, where)
-        name = entry.get("file_name", names.get(entry.get("image_id")))
-        if not isinstance(name, str) or not name:
-            raise UserError(f"{where} does not say which picture it is in: give `file_name`.")
-        if min(entry["bbox"][2:]) <= 0:
-            raise UserError(f"{where} has no area: {entry['bbox']}.")
-        score = check_number(entry, "score", where) if "score" in entry else 1.0
-        found.setdefault(Path(name).name, []).append((entry["bbox"], score))
-    return {
-        name: Boxes(np.array([box for box, _ in rows], np.float64), tuple(s for _, s in rows))
-        for name, rows in found.items()
-    }
 
 
 class Detector:
@@ -115,11 +71,16 @@ class Detector:
         return Boxes(boxes[sides], tuple(float(s) for s in scores))
 
 
+class DamagedVideoError(UserError):
+    """A video that cannot be decoded to its end, or that has no frames."""
+
+
 class Video:
     """The frames of a video file, one after the other, in constant memory.
 
     Raises:
         UserError: the package av is not installed, or the file is no video.
+        DamagedVideoError: while it is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -136,16 +97,21 @@ class Video:
             self._stream = self._file.streams.video[0]
         except self._errors as error:
             raise UserError(f"{path} cannot be read as a video: {_short(error)}.") from None
-        rate = self._stream.average_rate
-        self.rate = float(rate) if rate else 25.0
+        self.rate = Fraction(self._stream.average_rate or 25)
         self.frames = self._stream.frames or None  # what the file says, if it does
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        frame = None
         try:
             for frame in self._file.decode(self._stream):
-                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                # As players show it: telephones write portraits lying, with a note to turn them.
+                turns = round(getattr(frame, "rotation", 0) / 90) % 4
+                yield np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
         except self._errors as error:
-            raise UserError(f"{self.path} is a damaged video: {_short(error)}.") from None
+            raise DamagedVideoError(f"{self.path} is a damaged video: {_short(error)}.") from None
+        if frame is None:
+            raise DamagedVideoError(f"{self.path} holds no frames.")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -158,43 +124,65 @@ class VideoWriter:
     Args:
         path: the file.
         rate: frames a second.
+
+    Raises:
+        UserError: it cannot be written.
     """
 
-    def __init__(self, path: Path, rate: float) -> None:
+    def __init__(self, path: Path, rate: Fraction) -> None:
         import av
 
         self.path, self._part = path, path.with_name(f".{path.stem}.part.mp4")
-        self._file = av.open(str(self._part), "w")
+        self._errors = (av.error.FFmpegError, OSError)
+        # The format counts time in whole parts of a second, 65,535 of them at most.
+        rate = min(rate, Fraction(1000))
+        self._rate = rate.limit_denominator(max(1, int(65535 / rate)))
         self._stream: Any = None
-        self._rate = rate
+        with self._told():
+            self._file = av.open(str(self._part), "w")
 
     def write(self, frame: NDArray[np.uint8]) -> None:
         """Add a frame, (H, W, 3) uint8; the first one decides the size."""
         import av
 
-        height, width = (side - side % 2 for side in frame.shape[:2])  # the format wants even sides
         if self._stream is None:
-            self._stream = self._file.add_stream("mpeg4", rate=round(self._rate))
+            # The format wants even sides.
+            height, width = (max(2, side - side % 2) for side in frame.shape[:2])
+            self._stream = self._file.add_stream("mpeg4", rate=self._rate)
             self._stream.width, self._stream.height = width, height
             self._stream.pix_fmt = "yuv420p"
             self._stream.bit_rate = 8 * width * height
-        even = np.ascontiguousarray(frame[:height, :width])
-        for packet in self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")):
-            self._file.mux(packet)
+        height, width = self._stream.height, self._stream.width
+        low, narrow = max(0, height - frame.shape[0]), max(0, width - frame.shape[1])
+        full = np.pad(frame, [(0, low), (0, narrow), (0, 0)]) if low or narrow else frame
+        even = np.ascontiguousarray(full[:height, :width])
+        with self._told():
+            for packet in self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")):
+                self._file.mux(packet)
 
     def finish(self) -> None:
         """Write what is left and give the file its name."""
-        if self._stream is not None:
-            for packet in self._stream.encode():
-                self._file.mux(packet)
-        self._file.close()
-        self._part.replace(self.path)
+        with self._told():
+            if self._stream is not None:
+                for packet in self._stream.encode():
+                    self._file.mux(packet)
+            self._file.close()
+            self._part.replace(self.path)
 
     def abandon(self) -> None:
         """Remove what was written."""
-        self._file.close()
+        with contextlib.suppress(*self._errors):
+            self._file.close()
         self._part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise UserError(f"cannot write {self.path}: {_short(error)}.") from None
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:120] or type(error).__name__
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split()).rstrip(".")[:120] or type(error).__name__

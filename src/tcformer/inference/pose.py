@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,9 @@ from tcformer.training.devices import choose_device
 from tcformer.training.environment import LaunchEnvironment
 
 __all__ = ["Person", "PoseEstimator", "find_heatmaps", "load_pose"]
+
+LARGEST_CROP = 2048
+"""Pixels on a side; the published networks see 384 at most."""
 
 _HEAD = "keypoint_head.final_layer.weight"
 
@@ -85,12 +89,16 @@ class PoseEstimator:
             batch_size: people at once.
 
         Raises:
-            UserError: a box has no area or is not finite.
+            UserError: a box has no area or is not finite, boxes and scores are not as many, or the
+                network gives what is not a number.
         """
         height, width = picture.shape[:2]
-        given = [[0, 0, width, height]] if boxes is None else boxes
-        where = np.asarray(given, np.float64).reshape(-1, 4)
+        where = _boxes([[0, 0, width, height]] if boxes is None else boxes)
         sure = [1.0] * len(where) if box_scores is None else list(box_scores)
+        if len(sure) != len(where):
+            raise UserError(
+                f"each box needs one score, but {len(sure)} are given for {len(where)}."
+            )
         try:
             crops = [self.codec.crop(box) for box in where]
         except ValueError as error:
@@ -101,6 +109,11 @@ class PoseEstimator:
             some = crops[first : first + batch_size]
             inputs = torch.stack([cut(image, crop, self.codec) for crop in some]).to(self.device)
             heatmaps = self.heatmaps(inputs, flip_test=flip_test)
+            if not heatmaps.isfinite().all():
+                raise UserError(
+                    "the network's heat maps are not finite numbers: its weights are damaged, or "
+                    "its training went astray."
+                )
             points, scores = self.codec.decode(heatmaps, some)
             for i, crop in enumerate(some):
                 n = first + i
@@ -116,6 +129,19 @@ class PoseEstimator:
         inputs = cut(Image.fromarray(picture), person.crop, self.codec)[None].to(self.device)
         with torch.inference_mode():
             return cast(TCFormer, self.network.backbone).forward_tokens(inputs)
+
+
+def _boxes(given: Any) -> NDArray[np.float64]:
+    """(N, 4) from what a caller gives; nobody may be read out of boxes of another length."""
+    try:
+        boxes = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        boxes = np.zeros(1)  # no numbers, or rows of different lengths
+    if not boxes.size:
+        return np.zeros((0, 4))
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise UserError("boxes are rows of four numbers each: x, y, width and height in pixels.")
+    return boxes
 
 
 def find_heatmaps(
@@ -185,7 +211,7 @@ def load_pose(
             "`tcformer train configs/wholebody/tcformer_256x192.py`, or give a released one"
         )
     notes = []
-    kind = _layout(said, len(weights[_HEAD]), str(checkpoint))
+    kind = _layout(said, _rows(weights, _HEAD, str(checkpoint)), str(checkpoint))
     size = crop_size or _size(said)
     if size is None:
         size = (256, 256) if kind.norm else (256, 192)
@@ -195,10 +221,10 @@ def load_pose(
         )
     network, name = _network(weights, said, read, len(kind), str(checkpoint))
     height, width = size
-    if min(size) < 32 or height % STRIDE or width % STRIDE:
+    if min(size) < 32 or max(size) > LARGEST_CROP or height % STRIDE or width % STRIDE:
         raise UserError(
             f"a crop of {height} x {width} is not possible: both sides must be multiples of "
-            f"{STRIDE}, and 32 pixels or more"
+            f"{STRIDE}, from 32 to {LARGEST_CROP} pixels"
         )
     method = codec or str(said.get("codec", "classic"))
     sigma = _number(said.get("heatmap_sigma"), 2.0)
@@ -237,8 +263,17 @@ def _size(said: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _number(value: Any, default: float) -> float:
     with contextlib.suppress(TypeError, ValueError):
-        return float(value)
+        if math.isfinite(float(value)):
+            return float(value)
     return default
+
+
+def _rows(weights: Mapping[str, Tensor], key: str, where: str) -> int:
+    """The length of a parameter's first axis."""
+    if key not in weights or not weights[key].ndim:
+        what = "is a single number" if key in weights else "is not in it"
+        raise UserError(f"{where} holds no pose network of ours: {key} {what}")
+    return len(weights[key])
 
 
 def _network(
@@ -254,8 +289,8 @@ def _network(
     name = str(said.get("model") or (found.name if found else None) or "")
     if not name:
         raise UserError(f"{where}: the sizes of its backbone are those of no variant")
-    channels = len(weights["neck.lateral_convs.0.conv.bias"])
-    hidden = len(weights["neck.merge_blocks.0.mlp.fc1.bias"])
+    channels = _rows(weights, "neck.lateral_convs.0.conv.bias", where)
+    hidden = _rows(weights, "neck.merge_blocks.0.mlp.fc1.bias", where)
     try:
         network = TopDownPose(
             create_model(name, num_classes=0, **recorded_merging(read)),

@@ -70,7 +70,7 @@ class DenseTask(BaseTask[Batch]):
 
     def _fit(self, weights: Mapping[str, Tensor], where: str, model: nn.Module) -> None:
         saved = weights.get(self.outputs)
-        if saved is None:
+        if saved is None or not saved.ndim:
             raise UserError(
                 f"{where} holds no {self.kind} ({self.outputs} is not in it); weights of a "
                 "classifier are for --finetune."

@@ -11,6 +11,7 @@ from tcformer.errors import UserError, shown
 # What is more would only be found out when the memory, or the processes, have run out.
 _AT_MOST = {
     "--input-size": 16_384,
+    "--crop-size": 2048,
     "--num_workers": 1024,
     "--batch-size": 1_000_000,
     "--accum": 1_000_000,

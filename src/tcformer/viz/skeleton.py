@@ -24,6 +24,7 @@ PART_COLOURS: dict[str, Colour] = {
 }
 OTHER: Colour = (64, 200, 96)
 _FINE = {"foot": 0.7, "face": 0.35, "lefthand": 0.5, "righthand": 0.5}  # widths beside the body's
+_FARTHEST = 1e6  # pixels; Pillow draws with 32-bit numbers
 _SMOOTH = 3  # drawn so many times larger, then made smaller
 
 
@@ -79,8 +80,11 @@ def _draw_person(
     width: float | None,
 ) -> None:
     """Draw one person into `picture`, in the window around them that changes."""
+    points = np.clip(points, -_FARTHEST, _FARTHEST)
     low, high = points[seen].min(0), points[seen].max(0)
-    line = width if width is not None else max(2.0, float((high - low).max()) / 80)
+    # Of people who reach far beyond the picture no line may cover it.
+    usual = min(float((high - low).max()) / 80, max(picture.shape[:2]) / 40)
+    line = width if width is not None else max(2.0, usual)
     margin = 4 * line + 2
     left, top = np.maximum(np.floor(low - margin), 0).astype(int)
     right, bottom = np.minimum(np.ceil(high + margin), picture.shape[1::-1]).astype(int)

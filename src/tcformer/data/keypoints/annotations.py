@@ -185,7 +185,7 @@ def _finite(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     try:
-        return math.isfinite(value) and abs(value) <= _LARGEST
+        return math.isfinite(value) and abs(float(value)) <= _LARGEST
     except OverflowError:
         return False
 

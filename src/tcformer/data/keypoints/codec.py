@@ -12,6 +12,7 @@ The published TCFormer numbers are "classic".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -53,7 +54,7 @@ class HeatmapCodec:
             hint = f"did you mean {near}?" if near else f"there are {', '.join(METHODS)}."
             raise ValueError(f"there is no codec called {self.method!r}; {hint}")
         sizes = (*self.input_size, *self.heatmap_size)
-        if min(sizes) < 2 or self.sigma <= 0:
+        if min(sizes) < 2 or not 0 < self.sigma < math.inf:
             raise ValueError(
                 f"a codec needs sides of two or more and a sigma above zero, not {sizes} and "
                 f"{self.sigma}"

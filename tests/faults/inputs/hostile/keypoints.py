@@ -13,7 +13,7 @@ from people import make_annotations, perfect
 
 from hostile.kinds import Kind
 from hostile.labels import _text
-from tcformer.cli.pose_inputs import read_boxes
+from tcformer.cli.pose_boxes import read_boxes
 from tcformer.data.keypoints.annotations import read_truth
 from tcformer.data.keypoints.people import WholeBodySource
 from tcformer.tasks.pose.evaluation import evaluate_keypoints

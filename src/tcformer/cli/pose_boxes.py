@@ -1,0 +1,159 @@
+"""Where people are, as files say it: by the name of a picture, or by COCO's number of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcformer.data.keypoints.annotations import check_number, check_numbers, read_json
+from tcformer.errors import UserError, shown
+
+_WANTED = ("person", "face")
+
+
+class Boxes(NamedTuple):
+    """Where the people of one picture are."""
+
+    boxes: NDArray[np.float64]  # (N, 4) x, y, width, height
+    scores: tuple[float, ...]
+
+
+NOBODY = Boxes(np.zeros((0, 4)), ())
+
+
+class KnownBoxes(dict[str, Boxes]):
+    """Boxes by the name of their picture; where a file has no names, by its number.
+
+    Args:
+        path: of the file they come from.
+        boxes: by name or number.
+    """
+
+    def __init__(self, path: str, boxes: Mapping[str, Boxes]) -> None:
+        super().__init__(boxes)
+        self.path = path
+        self._by_last: dict[str, list[str]] = {}
+        for name in self:
+            self._by_last.setdefault(Path(name).name, []).append(name)
+
+    def of(self, file: Path, frame: int | None = None) -> Boxes | None:
+        """The people of a picture or of a frame of a video; None if the file does not know it.
+
+        A picture is known by its name, with folders where several have the same; or by its number,
+        if it is called so, as COCO's are (000000000785.jpg). A video's frames have boxes of
+        their own ("clip.mp4#0", as in keypoints.json), or share those of "clip.mp4".
+
+        Raises:
+            UserError: several pictures have this name, and it cannot be told which is meant.
+        """
+        if frame is not None and self._has_frames(file):
+            return self._find(file, f"{file.name}#{frame}") or NOBODY
+        found = self._find(file, file.name)
+        if found is None and file.stem.isdecimal():
+            found = self.get(str(int(file.stem)))
+        return found
+
+    def knows(self, file: Path) -> bool:
+        """Whether anything is said of a picture or a video."""
+        return self._has_frames(file) or self.of(file) is not None
+
+    def _has_frames(self, file: Path) -> bool:
+        return any(name.startswith(f"{file.name}#") for name in self._by_last)
+
+    def _find(self, file: Path, last: str) -> Boxes | None:
+        names = self._by_last.get(last, [])
+        if len(names) > 1:
+            whole = (file.resolve().parent / last).as_posix()
+            names = [name for name in names if f"/{whole}".endswith(f"/{name.lstrip('./')}")]
+            names = sorted(names, key=len)[-1:]
+            if not names:
+                raise UserError(
+                    f"{self.path} has boxes in several pictures called {last}, none of which is "
+                    f"{file} by its folders."
+                )
+        return self[names[0]] if names else None
+
+
+def read_boxes(path: str) -> KnownBoxes:
+    """Boxes of people from a file.
+
+    It holds a list of objects with `bbox` (x, y, width, height in pixels), `file_name` or, as the
+    results of detectors in COCO's format, `image_id`, and if wanted `score`; or annotations in
+    COCO's format, whose `images` give the names. What is a crowd, or of another category than
+    people, is left out. An image that is listed without annotations shows nobody.
+
+    Raises:
+        UserError: it is neither, or a box is wrong.
+    """
+    content = read_json(path, "a file of boxes")
+    names: dict[Any, Any] = {}
+    entries: Any = content
+    wanted: list[Any] = [1]
+    if isinstance(content, dict):
+        entries = content.get("annotations")
+        images = content.get("images")
+        if isinstance(images, list):
+            names = {
+                i["id"]: i.get("file_name")
+                for i in images
+                if isinstance(i, dict) and isinstance(i.get("id"), int)
+            }
+        wanted = _wanted(content.get("categories"), path)
+    listed = [name for name in names.values() if isinstance(name, str) and name]
+    if not isinstance(entries, list) or not (entries or listed):
+        raise UserError(
+            f"{path} holds no boxes: it needs a list of objects with `file_name` and `bbox`, or "
+            "COCO's annotations."
+        )
+    found: dict[str, list[tuple[list[float], float]]] = {name: [] for name in listed}
+    for number, entry in enumerate(entries):
+        where = f"box {number} of {path}"
+        check_numbers(entry, "bbox", 4, where)
+        name = _picture(entry, names, where)
+        rows = found.setdefault(name, [])
+        if entry.get("iscrowd") or ("category_id" in entry and entry["category_id"] not in wanted):
+            continue
+        if min(entry["bbox"][2:]) <= 0:
+            raise UserError(f"{where} has no area: {entry['bbox']}.")
+        score = check_number(entry, "score", where) if "score" in entry else 1.0
+        rows.append((entry["bbox"], score))
+    return KnownBoxes(
+        path,
+        {
+            name: Boxes(
+                np.array([box for box, _ in rows], np.float64).reshape(-1, 4),
+                tuple(score for _, score in rows),
+            )
+            for name, rows in found.items()
+        },
+    )
+
+
+def _picture(entry: Mapping[str, Any], names: Mapping[Any, Any], where: str) -> str:
+    """The name of the picture that a box is in, or its number where there are no names."""
+    image = entry.get("image_id")
+    known = isinstance(image, int) and not isinstance(image, bool)
+    name = entry.get("file_name", names.get(image) if known else None)
+    if name is None and known and not names:
+        return str(image)
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{where} does not say which picture it is in: give `file_name`.")
+    return name
+
+
+def _wanted(categories: Any, path: str) -> list[Any]:
+    """The ids of people (and faces), told by their names where the file has names."""
+    rows = [c for c in categories if isinstance(c, dict)] if isinstance(categories, list) else []
+    if not rows:
+        return [1]
+    wanted = [c.get("id") for c in rows if c.get("name") in _WANTED]
+    if not wanted and len(rows) > 1:
+        raise UserError(
+            f"{path} has boxes of {shown([c.get('name') for c in rows])}, but none of people: no "
+            "category is called person."
+        )
+    return wanted or [rows[0].get("id")]
