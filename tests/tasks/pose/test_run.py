@@ -225,9 +225,11 @@ def test_mistakes_are_one_sentence(small, changes, part):
 def test_weights_of_another_kind(trained, small, tmp_path):
     _, _, folder = trained
     save_weights(create_model("tcformer_nano", num_classes=7), tmp_path / "c.safetensors")
+    torch.save({"keypoint_head.final_layer.weight": torch.tensor(1.0)}, tmp_path / "one.pth")
     best = str(folder / "best.safetensors")
     for changes, part in [
         ({"resume": str(tmp_path / "c.safetensors")}, "holds no pose model"),
+        ({"resume": str(tmp_path / "one.pth")}, "holds no pose model"),
         ({"resume": best, "data_set": "sticks", "boxes": "", "data_path": "data"},
          "finds 133 keypoints, but sticks has 11"),
         ({"resume": best, "neck_channels": 32}, "it differs in neck."),
