@@ -275,18 +275,19 @@ def network(name: str, setting: Setting) -> nn.Module:
 def weights_of(path: Path, name: str | None = None) -> dict[str, Any]:
     """Which weights these are: by name, by checksum, and how long they were trained.
 
-    The epochs are read from the log beside the best weights of a run: until the best one, among how
-    many there are.
+    The epochs are read from what a run keeps beside its best weights: after which one they were
+    saved, and how many its schedule has.
     """
     found: dict[str, Any] = {
         "checkpoint": name or path.resolve().parent.name,
         "tensors_sha256": read_checkpoint(path).meta.get("tensors_sha256"),
     }
-    log = path.with_name("log.txt")
-    if path.stem == "best" and log.is_file():
+    log, config = path.with_name("log.txt"), path.with_name("config.json")
+    if path.stem == "best" and log.is_file() and config.is_file():
         tops = [json.loads(line).get("test_acc1") for line in log.read_text().splitlines()]
         known = [(top, -number) for number, top in enumerate(tops, 1) if top is not None]
-        found |= {"epochs": -max(known)[1], "of_epochs": len(tops)} if known else {}
+        schedule = json.loads(config.read_text())["epochs"]
+        found |= {"epochs": -max(known)[1], "of_epochs": schedule} if known else {}
     return found
 
 

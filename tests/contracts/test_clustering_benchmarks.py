@@ -42,9 +42,10 @@ def test_the_log_tells_which_epoch_the_best_weights_are_of(sweep, monkeypatch, t
     monkeypatch.setattr(sweep, "read_checkpoint", lambda _: SimpleNamespace(meta={}))
     lines = [{"test_acc1": 50.0}, {"test_acc1": 60.0}, {}, {"test_acc1": 60.0}]
     (tmp_path / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "config.json").write_text('{"epochs": 5}')
     found = sweep.weights_of(tmp_path / "best.safetensors")
     assert found == {
-        "checkpoint": tmp_path.name, "tensors_sha256": None, "epochs": 2, "of_epochs": 4,
+        "checkpoint": tmp_path.name, "tensors_sha256": None, "epochs": 2, "of_epochs": 5,
     }  # fmt: skip
     assert sweep.weights_of(tmp_path / "other.pth", "mine") == {
         "checkpoint": "mine", "tensors_sha256": None,
