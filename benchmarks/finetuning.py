@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -95,7 +96,7 @@ def prepare(folder: Path) -> Path:
 
 def empty_row(command: str) -> dict[str, Any]:
     """An empty row of the record."""
-    (name,) = re.findall(r"--output_dir runs/letters-(\w+)", command)
+    (name,) = re.findall(r"--output_dir runs/\w+-(\w+)", command)
     return {"name": name, "command": command, "accuracy": {}, "seconds": {}}
 
 
@@ -107,11 +108,19 @@ def by_seed(values: dict[int, float]) -> list[float]:
 def measure(rows: list[dict[str, Any]], seed: int, folder: Path) -> None:
     """Accuracy of the last epoch and processor seconds of every command, for one seed."""
     for row in rows:
-        row["seconds"][seed] = run(f"{row['command']} --threads 1 --seed {seed}", folder)
-        log = (folder / "runs" / f"letters-{row['name']}" / "log.txt").read_text().splitlines()
-        row["accuracy"][seed] = json.loads(log[-1])["test_acc1"]
-        row["epochs"] = len(log)
-        print(f"{row['name']}, seed {seed}: {row['accuracy'][seed]:.1f} %", flush=True)
+        measured(row, seed, folder)
+
+
+def measured(row: dict[str, Any], seed: int, folder: Path, more: Sequence[str] = ()) -> None:
+    """Run the command of a row with one seed (and more options) and put its figures there."""
+    words = shlex.split(row["command"])
+    output = words[-1]
+    words += ["--threads", "1", "--seed", str(seed), *more]
+    row["seconds"][seed] = run(shlex.join(words), folder)
+    log = (folder / output / "log.txt").read_text().splitlines()
+    row["accuracy"][seed] = json.loads(log[-1])["test_acc1"]
+    row["epochs"] = len(log)
+    print(f"{row['name']}, seed {seed}: {row['accuracy'][seed]:.1f} %", flush=True)
 
 
 def examine(folder: Path, data: str, images: Path | None) -> dict[str, Any]:

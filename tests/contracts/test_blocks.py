@@ -95,6 +95,9 @@ WAYS: dict[str, Run | Read | Left] = {
     r"tcformer train configs/finetuning/letters.py": Run(
         "--epochs 1 --warmup-epochs 0 --threads 1"
     ),
+    r"tcformer train configs/finetuning/photographs.py": Run(
+        "--epochs 1 --warmup-epochs 0 --batch-size 4 --input-size 32 --threads 1"
+    ),
     r"tcformer evaluate runs/": Run(),
     r"tcformer train configs/pose/sticks.py$": Run(
         "--epochs 1 --warmup-steps 0 --batch-size 512 --crop-size 32 32 --threads 1"
@@ -135,6 +138,7 @@ SWAPS = {
     r"/path/to/imagenet": "images",
     r"/path/to/": "",
     r"--data-path pictures --pretrained( --freeze)?": "--data-path images",  # they are fetched
+    r"--data-path pictures\b": "--data-path images",
     r"confusion pictures\b": "confusion images",
     r"\bWEIGHTS\b": "backbone.safetensors",
     r"\bRECORD\.json": "record.json",
