@@ -38,7 +38,9 @@ from tcformer.integrations.torchvision import (
     retinanet,
 )
 from tcformer.models.checkpoints import load_checkpoint
+from tcformer.models.fetch import file_sha256
 from tcformer.training.distributed import World, gather_objects, guard, init_world, leave, shutdown
+from tcformer.training.record import RunRecord, closing
 
 KINDS = {
     "mask_rcnn": ("bbox", "segm"),
@@ -125,12 +127,12 @@ def train_one_epoch(
     cfg: Detection,
     world: World,
     epoch: int,
-) -> None:
-    """One pass over the pictures."""
+) -> dict[str, float]:
+    """One pass over the pictures; means of the loss, on this process, and the last rate."""
     model.train()
     torch.manual_seed((cfg.seed * 100_003 + epoch) * 1009 + world.rank)
     loader = batches(data, cfg, world, epoch)
-    steps = len(loader)
+    steps, total, factor = len(loader), 0.0, 0.0
     for number, (images, targets) in enumerate(loader):
         factor = rate(cfg, steps, epoch * steps + number)
         for group in optimizer.param_groups:
@@ -141,12 +143,14 @@ def train_one_epoch(
         loss = sum(losses.values())
         if not math.isfinite(loss.item()):
             raise UserError(f"the loss became {loss.item()} in step {number} of epoch {epoch}.")
+        total += loss.item()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if number % 20 == 0 or number == steps - 1:
             parts = "  ".join(f"{name} {value.item():.3f}" for name, value in losses.items())
             print(f"epoch {epoch} [{number:4d}/{steps}]  lr {cfg.lr * factor:.2e}  {parts}")
+    return {"train_loss": total / steps, "train_lr": cfg.lr * factor}
 
 
 @torch.no_grad()
@@ -168,7 +172,7 @@ def evaluate(model: nn.Module, data: CocoFolder, cfg: Detection, world: World) -
     }
 
 
-def run(cfg: Detection, world: World, folder: Path) -> dict[str, float]:
+def run(cfg: Detection, world: World, folder: Path, record: RunRecord) -> dict[str, float]:
     """Train on `folder` as the settings say, measure after every epoch; the last figures."""
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
@@ -179,18 +183,24 @@ def run(cfg: Detection, world: World, folder: Path) -> dict[str, float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
     first = _resume(cfg, model, optimizer) if cfg.resume else 0
     if cfg.eval:
-        return _told(evaluate(model, val, cfg, world))
+        record.begin(facts(cfg, model, val=val))
+        figures = _told(evaluate(model, val, cfg, world))
+        record.result(figures)
+        return figures
     train = CocoFolder(folder, "train", keypoints=keypoints, flip=cfg.flip)
     if len(train) < cfg.batch_size * world.size:
         raise UserError(f"{len(train)} pictures are fewer than one batch on every process.")
     if first >= cfg.epochs:
         raise UserError(f"{cfg.resume} has finished its {first} epochs; give more, or eval.")
     wrapped = DistributedDataParallel(model) if world.size > 1 else model
+    record.begin(
+        facts(cfg, model, train=train, val=val), resumed=bool(cfg.resume), first_epoch=first
+    )
     figures: dict[str, float] = {}
     if not cfg.data_path and not first:
         _told(evaluate(model, val, cfg, world))  # quick, and shows afterwards what was learnt
     for epoch in range(first, cfg.epochs):
-        train_one_epoch(wrapped, optimizer, train, cfg, world, epoch)
+        trained = train_one_epoch(wrapped, optimizer, train, cfg, world, epoch)
         figures = _told(evaluate(model, val, cfg, world))
         if cfg.output_dir and world.is_main:
             state = {
@@ -201,7 +211,24 @@ def run(cfg: Detection, world: World, folder: Path) -> dict[str, float]:
             }
             path = make_folder(cfg.output_dir) / "checkpoint.pth"
             atomic_write(path, partial(torch.save, state))
+        measured = {f"test_{name}": value for name, value in figures.items()}
+        record.epoch({"epoch": epoch, **trained, **measured})
     return figures
+
+
+def facts(cfg: Detection, model: nn.Module, **splits: CocoFolder) -> dict[str, Any]:
+    """What the record of the run begins with: network, data, and the file it goes on from."""
+    start = cfg.resume or (cfg.weights if Path(cfg.weights).is_file() else "")
+    return {
+        "task": "detection",
+        "model": f"{cfg.detector} over {cfg.backbone}",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "metric": f"{KINDS[cfg.detector][-1]} AP",
+        "data": {"name": Path(cfg.data_path).name or "drawn shapes"}
+        | {name: data.fingerprint() for name, data in splits.items()},
+        "weights": Path(start).name or None,
+        "weights_sha256": file_sha256(Path(start))[:16] if start else None,
+    }
 
 
 def _resume(cfg: Detection, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -237,9 +264,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = parse(argv)
         world = init_world(cfg.device)
-        with guard(world):
+        words = sys.argv[1:] if argv is None else argv
+        record = RunRecord(cfg, world, words, program="python examples/detection.py")
+        if record.path is None and world.is_main:
+            print("NOTICE: nothing will be kept; --output-dir keeps checkpoint and record.")
+        with guard(world), closing(record):
             for folder in _folder(cfg, world):
-                run(cfg, world, folder)
+                run(cfg, world, folder, record)
         shutdown(world)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -94,11 +94,20 @@ class Detection:
     seed: int = 0
     """Seed of weights, order and flips."""
     output_dir: str = ""
-    """Folder for checkpoint.pth after every epoch; empty saves nothing."""
+    """Folder for checkpoint.pth and record.json after every epoch; empty saves nothing."""
+    record: str = ""
+    """File for the record of the run (JSON); empty is record.json, or with --eval evaluation.json,
+    in output_dir."""
     resume: str = ""
     """checkpoint.pth to go on from."""
     eval: bool = False
     """Measure and stop."""
+
+    @property
+    def dry_run(self) -> bool:
+        """What `tcformer train` has and this has not."""
+        return False
+
 # fmt: on
 
 

@@ -19,6 +19,7 @@ from torchvision.datasets import CocoDetection
 from torchvision.transforms.functional import to_tensor
 
 from tcformer.errors import UserError
+from tcformer.models.fetch import file_sha256
 
 try:
     from pycocotools import mask as rle
@@ -61,7 +62,7 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
                 )
         with contextlib.redirect_stdout(io.StringIO()):
             self.pictures = CocoDetection(str(folder / f"{split}2017"), str(annotations))
-        self.coco = self.pictures.coco
+        self.coco, self._annotations = self.pictures.coco, annotations
         self.keypoints, self.flip = keypoints, flip
         categories = self.coco.loadCats(self.coco.getCatIds())
         self.num_classes = max(category["id"] for category in categories) + 1
@@ -80,6 +81,11 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
 
     def __len__(self) -> int:
         return len(self.chosen)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells one data set from another: the file of annotations, which names the images."""
+        digest = file_sha256(self._annotations)[:16]
+        return {"classes": self.num_classes - 1, "images": len(self), "sha256": digest}
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         """A picture (3, H, W) in 0..1 and its boxes, labels and masks or keypoints."""

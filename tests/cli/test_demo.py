@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from recorded import whole_record
 
 from tcformer import cli
 from tcformer.cli import demo
@@ -49,6 +50,10 @@ def test_one_epoch_tells_the_whole_story_and_replaces_an_earlier_demo(tmp_path):
     assert re.search(r"^epoch 1/1  loss \d\.\d{3}  accuracy \d", done.stdout, re.M)
     assert len((folder / "log.txt").read_text().splitlines()) == 1
     assert "seed=3" in (folder / "demo.log").read_text()
+    record = whole_record(folder / "record.json", "training")
+    assert record["sessions"][0]["command"] == (
+        "tcformer demo --epochs 1 --output_dir out --seed 3"
+    )
     assert not (folder / "checkpoint_7.pth").exists()
     assert (folder / "notes.txt").read_text() == "earlier"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from pages import ROOT, blocks, commands, image_folder, stand_in_for_srun
+from recorded import whole_record
 
 from tcformer import cli
 
@@ -118,6 +119,9 @@ def test_evaluation(place, checkpoint):
     out = run(f"{command} {ADDED['sh dist_train.sh'].format(tmp=place)}", place)
     assert re.search(r"^\* Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3} loss \d+\.\d{3}$", out, re.M)
     assert re.search(r"^Accuracy of the network on the 6 test images: \d+\.\d%$", out, re.M)
+    kept = whole_record(place / "out" / "evaluation.json", "evaluation")
+    assert kept["weights"] == "tcformer.pth"
+    assert f"* Acc@1 {kept['result']['acc1']:.3f} " in out
 
 
 def training_command() -> str:

@@ -1,6 +1,7 @@
 """A fingerprint is that of the data, wherever it lies, and changes with it."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -66,3 +67,24 @@ def test_sets_without_files_have_one_too():
         for n in (4, 4, 5)
     )
     assert first == again != other
+
+
+def test_what_lies_beside_the_images_counts(folder, tmp_path):
+    """The keypoints of people in one file; the labels of an image's pixels in another image."""
+    data = build_dataset(DataSpec(data_path=str(folder)), "train")
+    notes, labels = tmp_path / "notes.json", tmp_path / "labels.png"
+
+    class Source:
+        classes, describe = data.source.classes, data.source.describe
+        annotations_file = notes
+        beside = staticmethod(lambda _: str(labels))
+        __len__ = staticmethod(lambda: 9)
+
+    dataset = SimpleNamespace(source=Source())
+    seen = set()
+    for content, size in (("[1]", 8), ("[2]", 8), ("[2]", 9)):
+        notes.write_text(content)
+        labels.write_bytes(bytes(size))
+        seen.add(fingerprint(dataset, folder)["sha256"])
+        assert fingerprint(dataset, folder)["sha256"] in seen
+    assert len(seen) == 3

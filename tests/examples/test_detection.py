@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recorded import whole_record
 
 from tcformer.errors import UserError
 
@@ -145,6 +146,25 @@ QUICK = (
 )
 
 
+def assert_recorded(folder, measured, last):
+    straight, resumed = (
+        whole_record(folder / name, "training") for name in ("record-1.json", "record.json")
+    )
+    for record in (straight, resumed):
+        assert record["seed"] == 0
+        for entry in record["epochs"]:
+            del entry["seconds"]
+    assert [session["resumed"] for session in resumed["sessions"]] == [False, True]
+    assert resumed["epochs"][1] == straight["epochs"][1]
+    assert {"train_loss", "train_lr", "test_segm AP"} <= resumed["epochs"][1].keys()
+    assert straight["data"]["train"]["images"] == 4
+    record = whole_record(measured, "evaluation")
+    assert record["weights"] == "checkpoint.pth"
+    assert record["data"]["val"] == straight["data"]["val"]
+    assert [f"{name} {value:.1f} %" for name, value in record["result"].items()] == last.split("  ")
+    assert record["sessions"][0]["command"].startswith("python examples/detection.py configs/")
+
+
 def test_a_run_goes_on_where_it_stopped(tmp_path, capsys):
     from detection import main
 
@@ -162,8 +182,10 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, capsys):
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert main([recipe, *QUICK, "--resume", checkpoint]) == 2
     assert "has finished its 2 epochs" in capsys.readouterr().err
-    assert main([recipe, *QUICK, "--eval", "--resume", checkpoint]) == 0
+    measured = str(tmp_path / "measured.json")
+    assert main([recipe, *QUICK, "--eval", "--resume", checkpoint, "--record", measured]) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == last
+    assert_recorded(folder, Path(measured), last)
     assert math.isfinite(sum(float(word) for word in last.split() if word[0].isdigit()))
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
@@ -23,33 +26,74 @@ def main(argv: list[str]) -> int:
     parser.add_argument("truth", metavar="TRUTH.json", help="annotations in COCO's format")
     parser.add_argument("results", metavar="RESULTS.json", help="a list of predictions")
     parser.add_argument("--out", metavar="FILE.json", default=None, help="write all numbers here")
+    parser.add_argument(
+        "--record", metavar="FILE.json", default="", help="write the record of this evaluation here"
+    )
     args = parser.parse_args(argv)
 
-    from tcformer.data.keypoints.annotations import read_truth
-    from tcformer.files import atomic_write
-    from tcformer.tasks.pose.results import read_predictions
-
-    truth = read_truth(args.truth)
-    found = read_predictions(args.results, truth)
-    result: Mapping[str, object]
-    if truth.kind.sigmas is None:
-        from tcformer.tasks.pose.nme import evaluate_faces
-
-        errors = evaluate_faces(truth, found)
-        lines = [f"NME of {name:<12} {100 * value:7.3f} %" for name, value in errors.items()]
-        result = errors
-    else:
-        from tcformer.tasks.pose.evaluation import STATISTICS, evaluate_keypoints
-
-        table = evaluate_keypoints(truth, found)
-        lines = [" ".join([f"{'':<9}", *(f"{name:>6}" for name in STATISTICS)])]
-        for part, values in table.items():
-            cells = (f"{values[name]:6.3f}" for name in STATISTICS)
-            lines.append(" ".join([f"{part:<9}", *cells]))
-        result = table
+    result, lines = _recorded(args, argv) if args.record else _evaluated(args)
     if args.out:
+        from tcformer.files import atomic_write
+
         text = json.dumps(result, indent=2) + "\n"
         atomic_write(Path(args.out), lambda file: file.write(text.encode()))
         lines.append(f"wrote {args.out}")
     print("\n".join(lines))
     return 0
+
+
+def _evaluated(args: Namespace) -> tuple[Mapping[str, Any], list[str]]:
+    """All numbers, and the lines that tell of them."""
+    from tcformer.data.keypoints.annotations import read_truth
+    from tcformer.tasks.pose.results import read_predictions
+
+    truth = read_truth(args.truth)
+    found = read_predictions(args.results, truth)
+    if truth.kind.sigmas is None:
+        from tcformer.tasks.pose.nme import evaluate_faces
+
+        errors = evaluate_faces(truth, found)
+        return errors, [f"NME of {name:<12} {100 * e:7.3f} %" for name, e in errors.items()]
+
+    from tcformer.tasks.pose.evaluation import STATISTICS, evaluate_keypoints
+
+    table = evaluate_keypoints(truth, found)
+    lines = [" ".join([f"{'':<9}", *(f"{name:>6}" for name in STATISTICS)])]
+    for part, values in table.items():
+        cells = (f"{values[name]:6.3f}" for name in STATISTICS)
+        lines.append(" ".join([f"{part:<9}", *cells]))
+    return table, lines
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """The options as a record wants them."""
+
+    truth: str
+    results: str
+    record: str
+    output_dir: str = ""
+    eval: bool = True
+    dry_run: bool = False
+    seed: None = None
+
+
+def _recorded(args: Namespace, argv: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
+    """The same with a record: what was compared, by its hashes, where, and what it came to."""
+    from tcformer.models.fetch import file_sha256
+    from tcformer.training.distributed import World
+    from tcformer.training.record import RunRecord, closing
+
+    files = {"truth": args.truth, "results": args.results}
+    settings = _Evaluation(record=args.record, **files)
+    record = RunRecord(settings, World(), ["evaluate-keypoints", *argv])
+    with closing(record):
+        result, lines = _evaluated(args)
+        data = {name: {"sha256": file_sha256(Path(file))[:16]} for name, file in files.items()}
+        record.begin({"task": "pose", "model": None, "parameters": None, "data": data})
+        numbers: dict[str, float] = {}
+        for name, value in result.items():
+            of_a_part = value if isinstance(value, Mapping) else {"": value}
+            numbers |= {f"{name} {what}".strip(): float(v) for what, v in of_a_part.items()}
+        record.result(numbers)
+    return result, [*lines, f"The record goes to {args.record}"]

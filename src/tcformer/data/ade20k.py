@@ -65,6 +65,10 @@ class Ade20kSource:
         """The image's path."""
         return self.files[index]
 
+    def beside(self, index: int) -> str:
+        """The path of the image's labels."""
+        return str(self.annotations / _labels_of(Path(self.files[index]).name))
+
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The image, RGB, and its labels (H, W) uint8: 0 to 149, or 255.
 

@@ -19,10 +19,12 @@ def fingerprint(dataset: Any, root: str | os.PathLike[str] = "") -> dict[str, An
 
     Hashed are the names of the classes, the number of images, the name of each (its path below
     `root`), the labels, and the sizes of at most `SIZES` files, evenly spread. No image is opened:
-    sets that differ only inside files of equal size are not told apart.
+    sets that differ only inside images of equal size are not told apart. A file of annotations is
+    read whole; where each image has a file of labels beside it, its size counts too.
 
     Args:
-        dataset: with `source`, which has `classes` and `describe(index)`.
+        dataset: with `source`, which has `classes` and `describe(index)`, and may have
+            `annotations_file` and `beside(index)`.
         root: the folder of the data, which does not count.
 
     Returns:
@@ -40,6 +42,10 @@ def fingerprint(dataset: Any, root: str | os.PathLike[str] = "") -> dict[str, An
     labels = getattr(source, "labels", getattr(getattr(source, "files", None), "labels", None))
     if labels is not None:
         digest.update(np.asarray(labels).astype("<i8").tobytes())
+    if notes := getattr(source, "annotations_file", None):
+        with open(notes, "rb") as stream:
+            add(hashlib.file_digest(stream, "sha256").hexdigest())
+    beside = getattr(source, "beside", None)
     places = (os.path.abspath(root), os.path.normpath(root)) if root else ()
     above = tuple(os.path.join(place, "") for place in places)
     step = max(1, -(-count // SIZES))
@@ -49,6 +55,8 @@ def fingerprint(dataset: Any, root: str | os.PathLike[str] = "") -> dict[str, An
         for place in above:
             name = name.removeprefix(place)
         add(name, size)
+        if beside is not None and size != "":
+            add(_size(beside(index)))
     return {"classes": len(source.classes), "images": count, "sha256": digest.hexdigest()[:16]}
 
 

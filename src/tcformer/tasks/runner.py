@@ -14,6 +14,7 @@ from tcformer.data import worker_death
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.models.checkpoints import read_checkpoint
+from tcformer.models.fetch import fetch_cached, file_sha256
 from tcformer.models.merging import merging_of, recorded_merging
 from tcformer.tasks.base import BaseTask
 from tcformer.tasks.classification.task import ClassificationTask
@@ -135,8 +136,11 @@ def _run(
     ckpt.seed_everything(cfg.seed, world.rank)
     say(world, f"number of params: {count_parameters(task.model)}")
     cfg = _local(cfg)
+    if record.path is None and not cfg.dry_run:
+        say(world, _nothing_kept(cfg))
     if cfg.finetune and not (cfg.eval and cfg.resume):
         say(world, f"finetune from {task.finetune(cfg.finetune)}")
+        record.also |= _weights(cfg.finetune, record)
     if cfg.dry_run:
         if cfg.eval:
             raise UserError("--dry-run plans a training run; leave --eval out.")
@@ -162,7 +166,8 @@ def _evaluate(
 ) -> RunResult:
     source = _load_for_evaluation(task, cfg, world)
     if record.path is not None:
-        record.begin({**task.facts_for_record(), "weights": Path(source).name or None})
+        record.also |= _weights(source, record) if source else {}
+        record.begin({"weights": None, **task.facts_for_record()})
         say(world, f"The record goes to {record.path}")
     if cfg.compile:
         task.model.compile()
@@ -173,6 +178,24 @@ def _evaluate(
     for line in lines:
         say(world, line)
     return RunResult(result[task.metric], Path(source) if source else None, None, lines)
+
+
+def _nothing_kept(cfg: TrainConfig) -> str:
+    """Said before hours are spent on what leaves nothing behind."""
+    lost = "record of this evaluation" if cfg.eval else "checkpoint, log or record"
+    alone = "" if cfg.eval else " for the record alone"
+    return (
+        f"NOTICE: no {lost} will be kept; name a folder with --output_dir, or a file with "
+        f"--record{alone}."
+    )
+
+
+def _weights(source: str, record: RunRecord) -> dict[str, str]:
+    """For the record: which weights a run began with or measures."""
+    if record.path is None:
+        return {}
+    file = fetch_cached(source) if source.startswith(("http://", "https://")) else Path(source)
+    return {"weights": file.name, "weights_sha256": file_sha256(file)[:16]}
 
 
 def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
@@ -210,7 +233,5 @@ def _has_average(path: str) -> bool:
 def _local(cfg: TrainConfig) -> TrainConfig:
     """Addresses in --resume replaced by the file fetched from there."""
     if cfg.resume.startswith(("http://", "https://")):
-        from tcformer.models.fetch import fetch_cached
-
         return dataclasses.replace(cfg, resume=str(fetch_cached(cfg.resume)))
     return cfg

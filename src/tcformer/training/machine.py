@@ -59,9 +59,9 @@ def circumstances(device: torch.device) -> dict[str, Any]:
     }
 
 
-def command_line(words: Sequence[str]) -> str:
+def command_line(words: Sequence[str], program: str = "tcformer") -> str:
     """A command as it can be given again; of absolute paths only the last part is kept."""
-    return shlex.join(["tcformer", *map(without_place, words)])
+    return " ".join([program, shlex.join(map(without_place, words))]).rstrip()
 
 
 def without_place(text: str) -> str:
@@ -143,7 +143,8 @@ def provenance() -> dict[str, Any]:
         return {"commit": None, "changed": None}  # an installed copy, or a folder without git
     commit = _git(here, "rev-parse", "--short=12", "HEAD")
     # A record that was just written does not make the sources other ones.
-    changed = _git(here, "status", "--porcelain", "--", ":/src", ":/configs", ":/pyproject.toml")
+    sources = (":/src", ":/configs", ":/examples", ":/pyproject.toml")
+    changed = _git(here, "status", "--porcelain", "--", *sources)
     return {"commit": commit, "changed": None if changed is None else bool(changed)}
 
 

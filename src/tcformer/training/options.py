@@ -213,7 +213,7 @@ def _is_union(kind: Any) -> bool:
     return typing.get_origin(kind) in (Union, types.UnionType)
 
 
-def to_json(cfg: TrainConfig) -> dict[str, Any]:
-    """The configuration as JSON-able values; `build(to_json(cfg)) == cfg`."""
+def to_json(cfg: Any) -> dict[str, Any]:
+    """Options as JSON-able values; of a `TrainConfig`, `build(to_json(cfg)) == cfg`."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(cfg)))
     return values

@@ -17,23 +17,46 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, make_folder, parse_json, read_whole
 from tcformer.training import machine
-from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World
 from tcformer.training.options import to_json
 
-__all__ = ["EVALUATION", "FORM", "TRAINING", "RunRecord", "closing", "read_record"]
+__all__ = ["EVALUATION", "FORM", "TRAINING", "RunRecord", "Settings", "closing", "read_record"]
 
 FORM = "tcformer run 1"
 """Name and version of the records' form."""
 
 TRAINING, EVALUATION = "record.json", "evaluation.json"
+
+
+class Settings(Protocol):
+    """What a record asks of the options of a run: a dataclass, `TrainConfig` or another."""
+
+    @property
+    def output_dir(self) -> str:
+        """Folder of the results, or ''."""
+
+    @property
+    def record(self) -> str:
+        """File of the record where it has a place of its own, or ''."""
+
+    @property
+    def eval(self) -> bool:
+        """Whether it is an evaluation."""
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether nothing is to be written."""
+
+    @property
+    def seed(self) -> int | None:
+        """Of the run; None where nothing is drawn."""
 
 
 class RunRecord:
@@ -44,14 +67,25 @@ class RunRecord:
     Args:
         cfg: the options.
         world: this process among all; only the main one writes.
-        command: the words of the command line behind `tcformer`; None when called from Python.
+        command: the words of the command line behind the program; None when called from Python.
+        program: what was called.
+
+    Attributes:
+        also: facts to begin with, beside those of the task.
     """
 
     def __init__(
-        self, cfg: TrainConfig, world: World, command: Sequence[str] | None = None
+        self,
+        cfg: Settings,
+        world: World,
+        command: Sequence[str] | None = None,
+        *,
+        program: str = "tcformer",
     ) -> None:
         self.path = _place(cfg) if world.is_main and not cfg.dry_run else None
-        self._cfg, self._world, self._command = cfg, world, command
+        self._cfg, self._world = cfg, world
+        self._command = None if command is None else machine.command_line(command, program)
+        self.also: dict[str, Any] = {}
         self._started = self._last = time.monotonic()
         self._worked = _processor_seconds()
         self._content: dict[str, Any] = {}
@@ -81,7 +115,7 @@ class RunRecord:
         epochs = [entry for entry in earlier["epochs"] if entry["epoch"] < first_epoch]
         self._session = {
             "status": "running",
-            "command": None if self._command is None else machine.command_line(self._command),
+            "command": self._command,
             "resumed": resumed,
             "first_epoch": None if self._cfg.eval else first_epoch,
             "processes": self._world.size,
@@ -92,7 +126,7 @@ class RunRecord:
             "form": FORM,
             "kind": "evaluation" if self._cfg.eval else "training",
             "status": "running",
-            **about,
+            **{**about, **self.also},
             "seed": self._cfg.seed,
             "config": _without_places(to_json(self._cfg)),
             "best": None,
@@ -212,7 +246,7 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
     )
 
 
-def _place(cfg: TrainConfig) -> Path | None:
+def _place(cfg: Settings) -> Path | None:
     if cfg.record:
         return Path(cfg.record)
     if not cfg.output_dir:

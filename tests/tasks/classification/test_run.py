@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from recorded import whole_record
 from safetensors import safe_open
 
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.inference import Preprocessing, load
+from tcformer.models.fetch import file_sha256
 from tcformer.tasks import evaluating
 from tcformer.tasks.classification import ClassificationTask, run, task
 from tcformer.training.distributed import World
@@ -88,21 +90,19 @@ def test_predictions_are_as_often_right_as_the_evaluation_says(trained, images):
 
 def test_training_and_evaluation_leave_records(trained, tmp_path, capsys):
     cfg, result, folder = trained
-    kept = read_record(folder / "record.json")
-    assert (kept["kind"], kept["status"], kept["task"]) == (
-        "training",
-        "finished",
-        "classification",
-    )
+    kept = whole_record(folder / "record.json", "training")
+    assert kept["task"] == "classification"
     assert (kept["model"], kept["best"]["acc1"]) == ("tcformer_nano", result.best)
     assert [kept["data"][split]["images"] for split in ("train", "val")] == [14, 11]
     weights = str(folder / "best.safetensors")
     place = tmp_path / "measured.json"
     run(dataclasses.replace(cfg, eval=True, resume=weights, output_dir="", record=str(place)))
     said = capsys.readouterr().out.splitlines()
+    assert not any("NOTICE: no record" in line for line in said)
     assert f"The record goes to {place}" in said[:-2]  # the published lines come last
-    measured = read_record(place)
+    measured = whole_record(place, "evaluation")
     assert (measured["kind"], measured["weights"]) == ("evaluation", "best.safetensors")
+    assert measured["weights_sha256"] == file_sha256(folder / "best.safetensors")[:16]
     assert measured["result"]["acc1"] == result.best
     assert measured["data"] == {"name": "IMNET", "val": kept["data"]["val"]}
     for _ in range(2):  # beside the results of the training, which stay as they are
@@ -110,6 +110,15 @@ def test_training_and_evaluation_leave_records(trained, tmp_path, capsys):
     assert read_record(folder / "evaluation.json")["status"] == "finished"
     assert read_record(folder / "evaluation-1.json")["status"] == "finished"
     assert read_record(folder / "record.json") == kept
+
+
+def test_what_keeps_nothing_says_so(small, capsys):
+    run(small(eval=True))
+    assert "NOTICE: no record of this evaluation will be kept" in capsys.readouterr().out
+    run(small(epochs=1))
+    assert "NOTICE: no checkpoint, log or record will be kept" in capsys.readouterr().out
+    run(small(dry_run=True))
+    assert "will be kept" not in capsys.readouterr().out
 
 
 def test_only_val_is_needed_to_evaluate(trained, small, tmp_path, images):
@@ -255,6 +264,8 @@ def test_freeze_trains_the_classifier_alone(trained, small, tmp_path):
         num_classes=5, finetune=str(source), freeze=True, drop_path=0.9, output_dir=str(tmp_path)
     )
     run(cfg)
+    kept = whole_record(tmp_path / "record.json", "training")
+    assert kept["weights_sha256"] == file_sha256(source)[:16]
     after = safe_torch_load(tmp_path / "checkpoint.pth")["model"]
     assert {key for key in after if not torch.equal(after[key], before[key])} == {
         "head.weight", "head.bias"

@@ -10,8 +10,10 @@ import pytest
 import torch
 from people import SMALL
 from processes import Family
+from recorded import whole_record
 from safetensors import safe_open
 
+from tcformer import cli
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.inference.pose import load_pose
@@ -37,7 +39,7 @@ def trained(coco, tmp_path_factory):
     return cfg, run(cfg), folder
 
 
-def test_result_and_files(trained, coco):
+def test_result_and_files(trained, coco, tmp_path):
     _, result, folder = trained
     assert re.fullmatch(r"\* AP -?\d+\.\d{3} AR -?\d+\.\d{3}", result.eval_lines[0])
     last = json.loads((folder / "log.txt").read_text().splitlines()[-1])
@@ -46,10 +48,16 @@ def test_result_and_files(trained, coco):
         about = file.metadata()
     assert (about["task"], about["keypoints"]) == ("pose", "coco_wholebody")
     assert about["crop_size"] == "64x48"
+    assert whole_record(folder / "record.json", "training")["best"]["ap"] == result.best
     # The results file that the run leaves says the same as the run.
     truth = coco / "annotations" / "coco_wholebody_val_v1.0.json"
     table = evaluate_keypoints(truth, folder / "keypoints.json")
     assert 100 * table["wholebody"]["AP"] == pytest.approx(last["test_ap"])
+    words = [str(truth), str(folder / "keypoints.json"), "--record", str(tmp_path / "r.json")]
+    assert cli.main(["evaluate-keypoints", *words]) == 0
+    kept = whole_record(tmp_path / "r.json", "evaluation")
+    assert kept["result"]["wholebody AP"] == table["wholebody"]["AP"]
+    assert str(folder) not in (tmp_path / "r.json").read_text()
 
 
 def test_use_of_the_weights(trained, small):
@@ -140,7 +148,7 @@ def test_two_processes_measure_the_same(trained, family, tmp_path):
     config = tmp_path / "config.json"
     values = json.loads((folder / "config.json").read_text())
     config.write_text(json.dumps({**values, "output_dir": "", "tensorboard": False}))
-    printed = []
+    printed, kept = [], []
     for size in (1, 2):
         ended = family.run(
             *(RUN, size, "evaluate", str(config), "--resume", str(folder / "best.safetensors")),
@@ -151,7 +159,10 @@ def test_two_processes_measure_the_same(trained, family, tmp_path):
         start = next(i for i, line in enumerate(lines) if line.startswith("* AP"))
         printed.append(lines[start:])
         assert not any("* AP" in process.out for process in ended[1:])
+        kept.append(whole_record(tmp_path / str(size) / "evaluation.json", "evaluation", size))
     assert printed[0] == printed[1]
+    assert kept[0]["result"] == pytest.approx(kept[1]["result"])
+    assert kept[0]["data"] == kept[1]["data"]
 
 
 def test_finetune(trained, small, tmp_path):

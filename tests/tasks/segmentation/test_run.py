@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 from processes import free_port
+from recorded import whole_record
 from safetensors import safe_open
 
 from tcformer.errors import UserError
@@ -35,6 +36,7 @@ def test_result_and_files(trained, ade):
     assert build(json.loads((folder / "config.json").read_text())) == cfg
     last = json.loads((folder / "log.txt").read_text().splitlines()[-1])
     assert {"train_loss", "test_miou", "test_pixel_acc"} <= last.keys()
+    assert whole_record(folder / "record.json", "training")["best"]["miou"] == result.best
     with safe_open(folder / "best.safetensors", "pt") as file:
         about = file.metadata()
     assert (about["task"], about["model"]) == ("segmentation", "tcformer_nano")

@@ -154,6 +154,7 @@ class WholeBodySource(_Files):
             raise UserError(f"{notes} has nobody with a labelled body keypoint to look for.")
         super().__init__(kind, folder, names, subjects)
         self.truth = None if split == "train" else truth
+        self.annotations_file = notes
 
 
 class WflwSource(_Files):
@@ -196,6 +197,7 @@ class WflwSource(_Files):
         super().__init__(layout("wflw"), folder, names, [_face(note) for note in faces])
         # Who is not looked for has no prediction to be measured.
         self.truth = None if split == "train" else replace(truth, annotations=tuple(faces))
+        self.annotations_file = Path(truth.path)
 
 
 def _upright(image: Image.Image) -> Image.Image:
