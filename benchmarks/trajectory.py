@@ -7,8 +7,9 @@ the same weights, batches and AdamW. Then goes on, in variants that differ by no
 precision, kernels, threads, weights changed in their last bit. Each runs in a process of its own.
 Beside the losses the partitions of all images are compared: a cluster that rounding decides is
 the discrete event at which trainings can part. "imposed" trains in float32 with the clusters of
-the float64 run, so that what remains is rounding alone. Writes one record into benchmarks/results;
-`make docs` puts it into docs/trajectory.md. Figures are compared within one record.
+the float64 run, so that what remains is rounding alone. With --work FOLDER a run that was broken
+off goes on: variants that are complete there are not trained again. Writes one record into
+benchmarks/results; `make docs` puts it into docs/trajectory.md.
 A trial: --steps 3 --held-out 1 --variants shipped imposed --output /tmp
 """
 
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +37,11 @@ import torch.nn.functional as F
 
 import tcformer
 from tcformer.bench import record
+from tcformer.files import atomic_write
 from tcformer.models import ctm
 from tcformer.ops import Clusters
 from tcformer.ops.choose import why_not
+from tcformer.training import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "helpers"))
@@ -93,14 +97,17 @@ def main() -> None:
     kept |= {"model": MODEL, "steps": options.steps, "published": published, "variants": {}}
     names = [BASE, *dict.fromkeys(options.variants)]
     traces = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            found = launch(name, options, Path(folder))
-            traces[name] = dict(np.load(Path(folder, f"{name}.npz")))
+    with contextlib.ExitStack() as stack:
+        own = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
+        launch(BASE, options, own)  # the others may need its clusters
+        ready = pool.map(lambda name: launch(name, options, own), names)
+        for name, found in zip(names, ready, strict=True):
+            traces[name] = dict(np.load(own / f"{name}.npz"))
             kept["variants"][name] = found | compared(name, found, published)
             print(f"{name}: {found['processor_seconds']:.0f} s of processor time", flush=True)
         for name in names:
-            kept["variants"][name]["weights_apart"] = apart(Path(folder), name)
+            kept["variants"][name]["weights_apart"] = apart(own, name)
     for name, trace in traces.items():
         off = (trace["partition"] != traces[BASE]["partition"]).any(-1)
         kept["variants"][name]["images_off"] = off.any(1).sum(1).tolist()
@@ -120,18 +127,29 @@ def parse() -> argparse.Namespace:
         default=[name for name in VARIANTS if name != BASE],
         help=f"what to train beside {BASE}",
     )
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
+    parser.add_argument("--work", type=Path, help="folder that keeps what each variant has found")
     parser.add_argument("--output", type=Path, help="folder or file of the record")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.steps < 1 or options.held_out < 1:
-        parser.error("--steps and --held-out count from 1")
+    if min(options.steps, options.held_out, options.jobs) < 1:
+        parser.error("--steps, --held-out and --jobs count from 1")
+    if options.work is not None and not options.work.is_dir():
+        parser.error(f"there is no folder {options.work}")
     return options
 
 
 def launch(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train one variant in a process that has its environment from the start."""
-    variant = VARIANTS[name]
+    """Train one variant in a process that has its environment from the start; what it found."""
+    variant, path = VARIANTS[name], folder / f"{name}.json"
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if (len(found["losses"]), found["held_out"]["images"]) == (
+            options.steps,
+            8 * options.held_out,
+        ):
+            return found
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(variant.threads),
@@ -142,7 +160,7 @@ def launch(name: str, options: argparse.Namespace, folder: Path) -> dict[str, An
     words = ["--child", name, "--folder", str(folder), "--steps", str(options.steps)]
     words += ["--held-out", str(options.held_out)]
     subprocess.run([sys.executable, __file__, *words], env=environment, check=True)
-    return json.loads((folder / f"{name}.json").read_text())
+    return json.loads(path.read_text())
 
 
 def train(name: str, options: argparse.Namespace) -> None:
@@ -167,6 +185,7 @@ def train(name: str, options: argparse.Namespace) -> None:
         losses = list(golden.train(model, options.steps))
     row = {
         **vars(variant),
+        **machine.provenance(),
         "nudge": variant.nudge > 0,
         "onednn": linear_of(dtype),
         "losses": losses,
@@ -181,7 +200,9 @@ def train(name: str, options: argparse.Namespace) -> None:
     partition = arrays.pop("partition").reshape(options.steps, len(MERGES), 8, -1)
     np.savez(options.folder / f"{name}.npz", partition=partition, **arrays)
     torch.save([p.detach().double() for p in model.parameters()], options.folder / f"{name}.pt")
-    (options.folder / f"{name}.json").write_text(json.dumps(row))
+    # Last and at once: a variant with this file is complete.
+    text = json.dumps(row)
+    atomic_write(options.folder / f"{name}.json", lambda stream: stream.write(text.encode()))
 
 
 def linear_of(dtype: torch.dtype) -> bool:
