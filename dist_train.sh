@@ -8,7 +8,7 @@
 # GPUS is the number of processes: one for each GPU, or that many on the CPU where there is no GPU.
 #
 # Environment:
-#   PORT         where the processes meet (6666; a free one if that is taken and PORT is not set)
+#   PORT         where the processes meet (6666; a free one if that is taken or wanted and PORT is not set)
 #   PYTHON       the interpreter (the active virtual environment's, else this clone's .venv,
 #                else python or python3)
 #   NNODES, NODE_RANK, MASTER_ADDR   for several machines

@@ -28,6 +28,16 @@ def _give_back_signals():
     interrupt._first_sigint = 0.0
 
 
+def pytest_collection_modifyitems(items):
+    """The longest tests first: one that starts last keeps one process busy and the others idle."""
+
+    def seconds(item):
+        marker = item.get_closest_marker("slow")
+        return marker.kwargs.get("seconds", 0) if marker else 0
+
+    items.sort(key=lambda item: -seconds(item))  # stable: the others stay in their order
+
+
 @pytest.fixture(autouse=True)
 def _signals_stay_as_they_were():
     """A verb run inside the test process takes over the stop signals: give them back.

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import pytest
 from pages import PAGES, ROOT, blocks, commands, image_folder, stand_in, stand_in_for_srun
 from people import make_annotations, make_coco, perfect
+from processes import free_port
 
 from tcformer import cli
 
@@ -239,6 +240,7 @@ class Desk:
             line = ["sh", "-c", f"{command} {added}"]
         environment = {
             **os.environ,
+            "PET_MASTER_PORT": str(free_port()),  # torchrun's, else 29500 for everybody
             "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
             "PYTHON": sys.executable,
             "OMP_NUM_THREADS": "1",

@@ -1,8 +1,10 @@
-"""Tests of one group run one after another: those that share a port or a Slurm rely on it."""
+"""Who runs which test: a group stays together (a Slurm relies on it), the longest start first."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,3 +42,17 @@ def test_a_group_stays_in_one_worker(tmp_path):
     ran = sorted(path.stem for path in tmp_path.glob("*.ran"))
     assert [name[0] for name in ran] == list("0123")
     assert len({name.partition("-")[2] for name in ran}) == 1, f"pytest-xdist splits groups: {ran}"
+
+
+def test_the_longest_start_first(pytestconfig):
+    here = Path(__file__).parents[1] / "conftest.py"
+    plugins = pytestconfig.pluginmanager.get_plugins()
+    (conftest,) = [p for p in plugins if getattr(p, "__file__", None) == str(here)]
+
+    def item(name, mark=None):
+        return SimpleNamespace(name=name, get_closest_marker=lambda _: mark and mark.mark)
+
+    slow = pytest.mark.slow
+    items = [item("a"), item("b", slow), item("c", slow(seconds=2)), item("d", slow(seconds=200))]
+    conftest.pytest_collection_modifyitems(items)
+    assert [each.name for each in items] == ["d", "c", "a", "b"]

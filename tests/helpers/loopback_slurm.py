@@ -111,18 +111,18 @@ class LoopbackSlurm:
 
     def names_resolve(self) -> bool:
         """Whether the nodes' names mean this machine, adding them to /etc/hosts if permitted."""
+        hosts = Path("/etc/hosts")
+        if not self._hosts_line and os.access(hosts, os.W_OK):
+            # A line of its own for each cluster: that of another one goes when that one ends.
+            self._hosts_line = f"127.0.0.1 {' '.join(NODES)} # {self.root.name}\n"
+            # Appended, not replaced: in containers the file is mounted and cannot be renamed.
+            with hosts.open("a") as file:
+                file.write(self._hosts_line)
         try:
             for name in NODES:
                 socket.getaddrinfo(name, None)
         except OSError:
-            hosts = Path("/etc/hosts")
-            if self._hosts_line or not os.access(hosts, os.W_OK):
-                return False
-            self._hosts_line = f"127.0.0.1 {' '.join(NODES)}\n"
-            # Appended, not replaced: in containers the file is mounted and cannot be renamed.
-            with hosts.open("a") as file:
-                file.write(self._hosts_line)
-            return self.names_resolve()
+            return False
         return True
 
     def logs(self) -> str:

@@ -41,7 +41,7 @@ def test_compile_makes_one_graph_backward(model):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=120)
 def test_inductor_forward_and_backward(model):
     compiled = torch.compile(model, fullgraph=True)
     with torch.no_grad():

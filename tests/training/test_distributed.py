@@ -25,7 +25,7 @@ from tcformer.training.distributed import (
 from tcformer.training.environment import LaunchEnvironment
 from tcformer.training.interrupt import interrupt
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("gloo")
 
 
 @pytest.fixture(scope="module")

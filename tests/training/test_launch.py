@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import ROOT, clean_env
+from processes import ROOT, clean_env, free_port
 
 from tcformer.errors import UserError
+from tcformer.training import launch
 from tcformer.training.launch import PUBLISHED_PORT, Plan, plan_from
 
 # What stands in for `tcformer` here: it tells its environment, then behaves as told.
@@ -142,6 +143,26 @@ def test_another_port_if_the_published_one_is_taken():
         env = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "a"}
         with pytest.raises(UserError, match="taken"):
             plan_from("2", env)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of sockets are Linux's")
+def test_two_runs_that_start_at_once_meet_at_two_ports(monkeypatch):
+    plans, claims = [], []
+    monkeypatch.setattr(launch, "run", lambda plan, command: plans.append(plan) or 0)
+    monkeypatch.setattr(launch, "_CLAIMS", claims)
+    # A port of this test's own: the published one may be another run's at the moment.
+    wanted = Plan(2, master_port=free_port())
+    monkeypatch.setattr(launch, "plan_from", lambda _: wanted)
+    monkeypatch.delenv("PORT", raising=False)
+    try:
+        assert [launch.main(["2", "train"]) for _ in range(3)] == [0, 0, 0]
+        assert len({plan.master_port for plan in plans}) == 3
+        monkeypatch.setenv("PORT", str(wanted.master_port))
+        launch.main(["2", "train"])
+        assert plans[0] == plans[3] == wanted, "what was asked for by name is not replaced"
+    finally:
+        for claim in claims:
+            claim.close()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from processes import ROOT, Family, clean_env
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("whole runs")
 
 CONFIG = "configs/tcformer/tcformer_light.py"
 # With two processes: 16 images = 2 steps an epoch. 11 images to evaluate divide by nothing here.

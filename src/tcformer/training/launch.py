@@ -11,7 +11,7 @@ save and then kills them; it turns every exit status into 1; it dies of SIGUSR1;
 sentence that says what was wrong under a report of forty lines; and it costs an import of torch.
 This one forwards signals, waits, and returns the status of the process that failed first.
 
-Environment: PORT (6666, or a free one if that is taken), and for several machines NNODES,
+Environment: PORT (6666, or a free one if that is taken or wanted), and for several machines NNODES,
 NODE_RANK and MASTER_ADDR, one call on each machine.
 """
 
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 from tcformer.errors import UserError
@@ -38,6 +38,7 @@ PUBLISHED_PORT = 6666
 _GRACE_AFTER_FAILURE = 2.0
 # After an agreed stop all leave together, once the main process has saved.
 _GRACE_AFTER_INTERRUPTION = 120.0
+_CLAIMS: list[socket.socket] = []  # kept open for as long as this launcher lives
 _FORWARDED = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
 
 
@@ -188,6 +189,9 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
+    by_default = plan.size > plan.num_machines == 1 and not os.environ.get("PORT")
+    if by_default and not _claim(plan.master_port):
+        plan = replace(plan, master_port=_any_free_port())
     command = [sys.executable, "-u", "-m", "tcformer", *argv[1:]]
     if plan.size == 1:
         # Nobody to watch over: become the process, so that signals and status are its own.
@@ -222,6 +226,25 @@ def _is_free(port: int) -> bool:
             probe.bind(("", port))
         except OSError:
             return False
+    return True
+
+
+def _claim(port: int) -> bool:
+    """Whether no other launcher is about to use the port.
+
+    The processes listen there only seconds later, once they have imported torch; a second run that
+    starts meanwhile would find it free and fail. A name in Linux's own space of sockets belongs to
+    one holder, needs no file, and is gone with its holder however that ends.
+    """
+    if sys.platform != "linux":
+        return True
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0tcformer.training.launch:{port}")
+    except OSError:
+        claim.close()
+        return False
+    _CLAIMS.append(claim)
     return True
 
 

@@ -27,7 +27,7 @@ from tcformer.training.loop import Interrupted
 from tcformer.training.options import build
 
 pytest.importorskip("pycocotools", reason="average precision needs pycocotools")
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("pose runs")
 
 
 @pytest.fixture(scope="module")

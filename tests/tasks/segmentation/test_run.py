@@ -238,7 +238,7 @@ def test_weights_that_do_not_fit_are_named(trained, small, tmp_path):
         assert part in str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=200)
 def test_the_digits_are_learned(tmp_path, monkeypatch):
     """The default that needs no data; docs/segmentation.md says what it reaches."""
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
