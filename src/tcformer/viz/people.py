@@ -13,13 +13,17 @@ from tcformer.data.keypoints import Layout
 from tcformer.data.keypoints.crop import Crop, warp
 from tcformer.tokens import Tokens
 from tcformer.viz.images import as_rgb, resize_image
-from tcformer.viz.paint import paint_tokens
+from tcformer.viz.paint import Colour, paint_tokens
 from tcformer.viz.sheet import Panel, Row, contact_sheet
-from tcformer.viz.skeleton import draw_skeleton
+from tcformer.viz.skeleton import PART_COLOURS, draw_skeleton
 
 Seen = tuple[Crop, NDArray[np.float64], NDArray[np.float64], Sequence[Tokens]]
 """Of one person: the crop, points (K, 2) in the picture, scores (K,), and the crop's tokens."""
 
+DETAILS = ("face", "lefthand", "righthand")
+"""Parts that are small and matter: what fine tokens are for."""
+
+_FRAME_MARGIN, _FRAME_LINE = 6, 3  # pixels of an enlarged crop
 _TALLEST = 768
 _FINER = 3  # crops are drawn so many times larger than the network saw them
 
@@ -45,8 +49,9 @@ def people_sheet(
     """The picture with skeletons; below it a row for each person.
 
     A row shows what the network saw of the person with the skeleton, then the tokens of stages 2 to
-    4. Each caption tells how much smaller a token is on the face and hands than on the whole: that
-    detail gets the small tokens is what the network is built for.
+    4, with frames around the face and hands in their colours. Each caption tells how many cells a
+    token has there and on the whole: that detail gets the small tokens is what the network is built
+    for. Where a layout has no hands, the caption tells it of all its keypoints.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -61,10 +66,11 @@ def people_sheet(
     """
     pixels = torch.tensor(as_rgb(picture))
     width, height = codec.input_size
-    # Hands and face where there are any: what is small and matters.
+    small = [part for part in DETAILS if part in layout.parts and len(layout.parts) > 1]
     fine = np.zeros(len(layout), bool)
-    for part in set(layout.parts) - {"body"} if len(layout.parts) > 1 else layout.parts:
+    for part in small or layout.parts:
         fine[layout.slice(part)] = True
+    what = "the face and hands" if small else "details"
     rows = [Row((Panel(_shrunk(as_rgb(drawn)), "people"),))]
     for number, (crop, points, scores, stages) in enumerate(people, start=1):
         size = width * _FINER, height * _FINER
@@ -83,20 +89,50 @@ def people_sheet(
         for stage, tokens in enumerate(stages[1:], start=2):
             cell_map = tokens.layout.cell_to_token[0]
             painted = paint_tokens(view, cell_map, scale=1, seen=(height, width))
+            for part in small:
+                at = layout.slice(part)
+                frame(painted, inside[at][scores[at] > threshold], PART_COLOURS[part])
             words = f"stage {stage}: {tokens.layout.num_tokens} tokens"
-            share = detail(tokens, cells[fine & (scores > threshold)], (height, width))
+            share = detail(tokens, cells[fine & (scores > threshold)], (height, width), what)
             panels.append(Panel(painted, f"{words}{share}"))
         rows.append(Row(tuple(panels)))
     return contact_sheet(rows, font_size=14)
 
 
-def detail(tokens: Tokens, found: NDArray[np.float64], seen: tuple[int, int]) -> str:
+def frame(picture: NDArray[np.uint8], points: NDArray[np.float64], colour: Colour) -> None:
+    """Draw a frame into a picture, around some points and a little away from them.
+
+    Args:
+        picture: (H, W, 3) uint8, drawn into.
+        points: (N, 2) x and y in its pixels; without any nothing is drawn.
+        colour: of the frame.
+    """
+    if not len(points):
+        return
+    height, width = picture.shape[:2]
+    low = np.clip(points.min(0) - _FRAME_MARGIN, 0, [width - 1, height - 1]).astype(int)
+    high = np.clip(points.max(0) + _FRAME_MARGIN, 0, [width - 1, height - 1]).astype(int)
+    (left, top), (right, bottom) = low, high + 1
+    line = _FRAME_LINE
+    for rows, columns in (
+        (slice(top, min(top + line, bottom)), slice(left, right)),
+        (slice(max(bottom - line, top), bottom), slice(left, right)),
+        (slice(top, bottom), slice(left, min(left + line, right))),
+        (slice(top, bottom), slice(max(right - line, left), right)),
+    ):
+        picture[rows, columns] = colour
+
+
+def detail(
+    tokens: Tokens, found: NDArray[np.float64], seen: tuple[int, int], what: str = "details"
+) -> str:
     """How large the tokens under some points are beside the mean token, in words.
 
     Args:
         tokens: of one crop.
         found: (N, 2) points in pixels of the crop.
         seen: height and width of the crop.
+        what: the points are, in words.
     """
     if not len(found):
         return ""
@@ -106,7 +142,7 @@ def detail(tokens: Tokens, found: NDArray[np.float64], seen: tuple[int, int]) ->
     y = np.clip(found[:, 1] / seen[0] * rows, 0, rows - 1).astype(int)
     cells = tokens.layout.cell_to_token[0].cpu().numpy()
     under = sizes[cells[y * columns + x]].mean()
-    return f", {under:.1f} cells on details, {sizes.mean():.1f} on average"
+    return f", {under:.1f} cells on {what}, {sizes.mean():.1f} on average"
 
 
 def token_sizes(tokens: Tokens) -> NDArray[np.int64]:
