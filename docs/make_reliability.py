@@ -100,9 +100,14 @@ def page() -> str:
 def _described(name: str, record: dict[str, Any]) -> str:
     totals = f"{_number(record['trials'], 'trial')}, {_number(record['failures'], 'failure')}"
     by = f"seed {record['seed']}, " if "seed" in record else ""
+    parts = record.get("parts", [record])
+    if len(parts) > 1:
+        by = f"the last of {len(parts)} parts, "
+    commits = list(dict.fromkeys(part["commit"] for part in parts))
+    what = f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
     return (
         f"- {name} (`benchmarks/results/{record['file']}`): {totals}; `{record['command']}`, "
-        f"{by}{record['seconds']} s, {record['date']}, commit {record['commit']}, "
+        f"{by}{record['seconds']} s, {record['date']}, {what}, "
         f"{record['machine']['processor']}, torch {record['versions']['torch']}"
     )
 
