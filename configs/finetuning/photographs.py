@@ -1,14 +1,14 @@
-"""tcformer_nano on a few hundred photographs at 96 px, on a CPU: docs/finetuning.md.
+"""tcformer_nano on a few hundred photographs at 64 px, on a CPU: docs/finetuning.md.
 
     tcformer train configs/finetuning/photographs.py --data-path pictures --finetune WEIGHTS
 
-A minute or so on one core. Photographs may be mirrored and cropped; a few hundred are too few for
-mixing or averaging in so short a run.
+Less than a minute on a free core. Photographs may be mirrored and cropped; a few hundred are too few
+for mixing or averaging in so short a run.
 """
 
 cfg = dict(
     model="tcformer_nano",
-    input_size=96,
+    input_size=64,
     crop_area=(0.5, 1.0),
     batch_size=24,
     epochs=20,
