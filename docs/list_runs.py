@@ -11,16 +11,15 @@ HEAD = """
 ## The runs
 
 All records in `{folder}` ([what they hold](training.md#the-record-of-a-run)). "Changed" tells
-whether the sources were other ones than those of the commit; "data" are the hashes of names, labels
-and sizes of the images for training and for measuring.
+whether the sources were other ones than those of the commit. Times are wall time and processor
+time, memory is the highest of the process.
 
 | {names} |
 |{rules}
 """
 
 NAMES = (
-    "record", "ended as", "top-1, %", "commit", "changed", "begun", "wall time", "processor time",
-    "peak memory", "data", "ran on",
+    "record", "ended as", "top-1, %", "commit", "changed", "begun", "times", "memory", "ran on",
 )  # fmt: skip
 
 CHANGED = {True: "yes", False: "no", None: "not known"}
@@ -52,20 +51,27 @@ def listing(runs: Sequence[Run]) -> str:
             ", ".join(distinct(f"`{s['commit']}`" for s in sessions)),
             ", ".join(distinct(CHANGED[s["changed"]] for s in sessions)),
             f"{sessions[0]['date']} {sessions[0]['time']}" + times(len(sessions)),
-            clock(record["wall_seconds"] / 60),
-            clock(run.minutes),
+            f"{clock(record['wall_seconds'] / 60)}, {clock(run.minutes)}",
             f"{record['peak_memory']['host_bytes'] / 2**20:,.0f} MiB",
-            " ".join(f"`{record['data'][split]['sha256']}`" for split in ("train", "val")),
             ", ".join(distinct(letter(places.index(place(s))) for s in sessions)),
         )
         lines.append(f"| {' | '.join(cells)} |\n")
     lines.append("\n| | ran on |\n|---|---|\n")
     lines += [f"| {letter(number)} | {text} |\n" for number, text in enumerate(places)]
+    lines.append("\n| | hash of the training data | hash of the test data |\n|---|---|---|\n")
+    for data in distinct(data_of(run) for run in runs):
+        lines.append(f"| {data} |\n")
     lines.append("\nTheir commands, with the last part of absolute paths only:\n\n```text\n")
     for run in runs:
         said = distinct(s["command"] or "(from Python)" for s in run.record["sessions"])
         lines += [f"{command}\n" for command in said]
     return "".join(lines) + "```\n"
+
+
+def data_of(run: Run) -> str:
+    """Three cells: the set, and what tells its data from others."""
+    data = run.record["data"]
+    return " | ".join([f"`{run.set}`", *(f"`{data[s]['sha256']}`" for s in ("train", "val"))])
 
 
 def times(count: int) -> str:

@@ -169,10 +169,10 @@ def conditions(groups: Sequence[Group]) -> str:
 
 def table(groups: Sequence[Group]) -> str:
     """A row for each network."""
-    names = ("network", "parameters", "top-1, %", "worst to best", "each seed", "processor time")
-    lines = ["", f"| {' | '.join(names)} | records |", "|---" * 7 + "|"]
+    names = ("network", "parameters", "top-1, % (worst to best)", "seed: top-1", "processor time")
+    lines = ["", f"| {' | '.join(names)} | records |", "|---" * 6 + "|"]
     for g in groups:
-        cells = row(g) if g.runs else [f"`{g.model}`", "-", nothing(g), "-", rest(g) or "-", *"--"]
+        cells = row(g) if g.runs else [f"`{g.model}`", "-", nothing(g), rest(g) or "-", *"--"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -181,12 +181,12 @@ def row(g: Group) -> list[str]:
     """The cells of a network that was run."""
     record, values = g.runs[0].record, g.values
     each = [", ".join(f"{run.seed}: {run.accuracy:.2f}" for run in g.runs), rest(g)]
+    ends = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ", one seed"
     changed = " (changed sources)" if any(run.changed for run in g.runs) else ""
     return [
         f"`{g.model}`{parts_of(record)}",
         f"{record['parameters'] / 1e6:.2f} M",
-        top1(g),
-        f"{min(values):.2f} to {max(values):.2f}" if len(values) > 1 else "one seed",
+        top1(g) + ends,
         "; ".join(filter(None, each)),
         clock(g.minutes),
         f"`{g.files}`{changed}",
