@@ -22,7 +22,7 @@ PANEL = 192
 """Wished side of a panel in pixels."""
 
 WIDE = 1000
-"""A card of more pixels has no other beside it."""
+"""Cards whose panels take more pixels stand below each other."""
 
 
 def draw_answers(
@@ -43,9 +43,9 @@ def draw_answers(
         (height, width, 3) uint8.
     """
     rows = [_row(loaded, answer, words, root) for answer in answers]
-    width = sum(panel.size[1] + 12 for panel in rows[0].panels)
-    across = 4 if not loaded.merges else 2 if width <= WIDE else 1
-    return card_sheet(rows, across=across, least_column=PANEL)
+    panel = rows[0].panels[0].size[1]
+    across = 4 if not loaded.merges else 2 if 4 * panel <= WIDE else 1
+    return card_sheet(rows, across=across, font_size=max(16, panel // 18), least_column=PANEL)
 
 
 def _row(loaded: Loaded, answer: Answer, words: Sequence[str], root: Path) -> Row:
@@ -88,4 +88,4 @@ def _plain(text: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f} %" if share >= 0.005 or not share else "< 1 %"

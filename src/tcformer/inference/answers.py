@@ -136,7 +136,7 @@ def match_classes(loaded: Loaded, folders: Sequence[str], where: str) -> Matchin
                 raise UserError(
                     f"two folders of {where} have one name, spelt in two ways of Unicode"
                 )
-            absent = [loaded.classes[i] for i in sorted(set(range(count)) - set(found))]
+            absent = [names[i] for i in sorted(set(range(count)) - set(found))]
             if absent:
                 some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
                 notes.append(
