@@ -169,7 +169,7 @@ def conditions(groups: Sequence[Group]) -> str:
 
 def table(groups: Sequence[Group]) -> str:
     """A row for each network."""
-    names = ("network", "parameters", "top-1, % (worst to best)", "seed: top-1", "processor time")
+    names = ("network", "parameters", "top-1, % (worst to best)", "each seed", "processor time")
     lines = ["", f"| {' | '.join(names)} | records |", "|---" * 6 + "|"]
     for g in groups:
         cells = row(g) if g.runs else [f"`{g.model}`", "-", nothing(g), rest(g) or "-", *"--"]
@@ -180,7 +180,11 @@ def table(groups: Sequence[Group]) -> str:
 def row(g: Group) -> list[str]:
     """The cells of a network that was run."""
     record, values = g.runs[0].record, g.values
-    each = [", ".join(f"{run.seed}: {run.accuracy:.2f}" for run in g.runs), rest(g)]
+    seeds = ", ".join(str(run.seed) for run in g.runs)
+    each = [
+        f"{', '.join(f'{v:.2f}' for v in values)} (seed{'s' * (len(values) > 1)} {seeds})",
+        rest(g),
+    ]
     ends = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ", one seed"
     changed = " (changed sources)" if any(run.changed for run in g.runs) else ""
     return [

@@ -151,8 +151,8 @@ def test_mean_and_spread(tmp_path):
     keep(tmp_path, tcformer_nano=[97.0, 98.0, 99.0], pvt_v2_b0=[96.0, 96.5])
     text = page(tmp_path)
     assert (
-        "| `tcformer_nano` | 1.23 M | 98.00 ± 1.00 (97.00 to 99.00) | 0: 97.00, 1: 98.00, 2: 99.00;"
-        " not run: 3, 4 | 11 min | `digits-tcformer_nano-seed{0,1,2}.json` |"
+        "| `tcformer_nano` | 1.23 M | 98.00 ± 1.00 (97.00 to 99.00) | 97.00, 98.00, 99.00 "
+        "(seeds 0, 1, 2); not run: 3, 4 | 11 min | `digits-tcformer_nano-seed{0,1,2}.json` |"
     ) in text
     assert "| 96.25 ± 0.35 (96.00 to 96.50) |" in text
     assert "| `tcformerv2_nano` | - | not run | not run: 0, 1, 2, 3, 4 | - | - |" in text
@@ -214,7 +214,7 @@ def test_what_is_not_finished_does_not_count(tmp_path):
     for content, told in ((stopped, "interrupted"), (cut, "cut short")):
         path.write_text(json.dumps(content))
         text = page(tmp_path)
-        assert "| 97.00, one seed | 0: 97.00; unfinished: 1; not run: 2, 3, 4 |" in text
+        assert "| 97.00, one seed | 97.00 (seed 0); unfinished: 1; not run: 2, 3, 4 |" in text
         assert f"| `{path.name}` | {told} | - |" in text
     (tmp_path / "digits-pvt_v2_b0-seed0.json").write_text(
         json.dumps({**record("pvt_v2_b0", 0, 96.0), "status": "running"})
