@@ -59,7 +59,7 @@ bench: $(READY)
 
 docs: $(READY)
 	@$(WITH) docs/make.py
-	@$(WITH) docs/make_keep_ratio.py
+	@$(WITH) docs/make_clustering_buys.py
 	@$(WITH) docs/make_reliability.py
 	@$(WITH) docs/make_performance.py
 	@$(WITH) docs/make_finetuning.py

@@ -106,7 +106,7 @@ ELSEWHERE = """
 
 | | |
 |---|---|
-| what clustering buys: accuracy and time against the keep ratio | [keep ratio](keep_ratio.md) |
+| what keep ratio and k cost and bring, token sizes | [what clustering buys](clustering_buys.md) |
 | fine-tuning on a folder, the classifier alone and all of it | [fine-tuning](finetuning.md) |
 | our numbers beside those of the published code | [numerics](numerics.md) |
 | how fast it is | [performance](performance.md) |
