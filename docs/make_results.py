@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import runpy
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,9 @@ from plots import Line, chart
 sys.path.append(str(ROOT / "benchmarks"))
 
 from learning import SETS
+
+SHORT = ("cifar10", "cifar10-light")
+"""Sets whose schedule was cut to fit a CPU."""
 
 PAGE, IMAGES = ROOT / "docs" / "results.md", ROOT / "docs" / "images"
 
@@ -140,7 +144,7 @@ def groups_of(runs: Sequence[Run], name: str) -> list[Group]:
 def section(runs: Sequence[Run], name: str) -> str:
     """Conditions, table, plot, and what follows from them."""
     groups = groups_of(runs, name)
-    parts = [conditions(groups), table(groups)]
+    parts = [conditions(groups), shorter(groups), table(groups)]
     if has_curves(groups):
         parts.append(f"\n![Top-1 of each network after each epoch](images/learning_{name}.svg)\n")
         parts.append("\nLines are means over the seeds; bands go from the worst to the best.")
@@ -165,6 +169,16 @@ def conditions(groups: Sequence[Group]) -> str:
         f"{config['input_size']} px, {config['epochs']} epoch{'s' * (config['epochs'] > 1)}. "
         f"One image is {100 / images:.2f} points.\n"
     )
+
+
+def shorter(groups: Sequence[Group]) -> str:
+    """How much of the full schedule it is, where there is a fuller one."""
+    run = next((run for g in groups for run in g.runs), None)
+    if run is None or run.set not in SHORT:
+        return ""
+    recipe = runpy.run_path(str(ROOT / "configs" / "cifar10" / f"{run.model}.py"))["cfg"]
+    count = run.record["config"]["epochs"]
+    return f"The [full schedule](#the-full-schedule) has {recipe['epochs']} epochs, not {count}.\n"
 
 
 def table(groups: Sequence[Group]) -> str:

@@ -269,6 +269,7 @@ def test_what_one_seed_cost(tmp_path):
     models = ("tcformer_nano", "tcformerv2_nano", "pvt_v2_b0")
     keep(tmp_path, "cifar10", **{model: [80.0] for model in models})
     text = page(tmp_path)
+    assert "The [full schedule](#the-full-schedule) has 300 epochs, not 3.\n" in text
     assert "took 33 minutes of processor time, which is 16 on 2 cores" in text
     assert "do nothing else: half an hour or less. Beside other work it took 12 minutes" in text
     for model in models:
