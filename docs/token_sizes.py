@@ -65,6 +65,8 @@ MEANING = """
 * After the last merge few tokens are left, so that the correlation of an image is coarse; where one
   is left, or all are of one size, there is none. How many images have one stands behind the first
   column if not all do.
+* TCFormerV2 clusters inside parts of the image. At 64 px the first merge makes 4 tokens of the 16
+  cells of each part, and there is little room for sizes to differ.
 * A correlation is no cause: networks cluster by features, and what they are made of is not shown
   here.
 """
