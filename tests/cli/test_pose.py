@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from tcformer import cli
 from tcformer.cli.pose_inputs import DETECTOR, Detector, Video, VideoWriter
+from tcformer.data.keypoints import layout
 from tcformer.data.keypoints.sticks import SticksSource
 from tcformer.errors import UserError
-from tcformer.inference.pose import load_pose
+from tcformer.inference.pose import load_pose, usual_size
 from tcformer.tasks.pose import PoseTask
 from tcformer.training.distributed import World
 from tcformer.training.options import build
@@ -271,6 +272,14 @@ def test_weights_that_are_no_network(weights, figures, capsys, change, words):
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+
+
+def test_crops_of_files_that_do_not_say_theirs():
+    """The released whole-body files: base at 256 x 192, large at 384 x 288."""
+    whole, face = layout("coco_wholebody"), layout("wflw")
+    assert usual_size(whole, "tcformer") == (256, 192)
+    assert usual_size(whole, "tcformer_large") == (384, 288)
+    assert usual_size(face, "tcformer_light") == (256, 256)
 
 
 def test_boxes_in_python(weights):

@@ -109,11 +109,7 @@ class PoseEstimator:
             some = crops[first : first + batch_size]
             inputs = torch.stack([cut(image, crop, self.codec) for crop in some]).to(self.device)
             heatmaps = self.heatmaps(inputs, flip_test=flip_test)
-            if not heatmaps.isfinite().all():
-                raise UserError(
-                    "the network's heat maps are not finite numbers: its weights are damaged, or "
-                    "its training went astray."
-                )
+            require_finite(heatmaps)
             points, scores = self.codec.decode(heatmaps, some)
             for i, crop in enumerate(some):
                 n = first + i
@@ -178,6 +174,19 @@ def find_heatmaps(
         return codec.average_with_mirrored(heatmaps, mirrored.float(), mirror)
 
 
+def require_finite(heatmaps: Tensor) -> None:
+    """Refuse heat maps in which no keypoint can be found.
+
+    Raises:
+        UserError: they hold NaN or infinity.
+    """
+    if not heatmaps.isfinite().all():
+        raise UserError(
+            "the network's heat maps are not finite numbers: its weights are damaged, or its "
+            "training went astray."
+        )
+
+
 def load_pose(
     checkpoint: str | os.PathLike[str],
     *,
@@ -190,7 +199,7 @@ def load_pose(
     Args:
         checkpoint: what training wrote (best.safetensors, checkpoint.pth), or a file in the layout
             of the released ones. Those say nothing of themselves: their sizes are read from the
-            weights, and the crop is taken to be 256 x 192 (of faces, 256 x 256).
+            weights, and the crop is taken to be that of `usual_size`.
         crop_size: height and width of the network's input; None is what the file says.
         codec: "classic", "dark" or "udp"; None is what the file says, or "classic".
         device: "cpu", "cuda", "cuda:N", "mps", or "auto" for a GPU if there is one.
@@ -212,14 +221,14 @@ def load_pose(
         )
     notes = []
     kind = _layout(said, _rows(weights, _HEAD, str(checkpoint)), str(checkpoint))
+    network, name = _network(weights, said, read, len(kind), str(checkpoint))
     size = crop_size or _size(said)
     if size is None:
-        size = (256, 256) if kind.norm else (256, 192)
+        size = usual_size(kind, name)
         notes.append(
             f"{checkpoint} does not say what it was trained on; {size[0]} x {size[1]} px is "
             "assumed (--crop-size)"
         )
-    network, name = _network(weights, said, read, len(kind), str(checkpoint))
     height, width = size
     if min(size) < 32 or max(size) > LARGEST_CROP or height % STRIDE or width % STRIDE:
         raise UserError(
@@ -234,6 +243,13 @@ def load_pose(
         raise UserError(f"{error}") from None
     where = choose_device(device, LaunchEnvironment())
     return PoseEstimator(network.to(where).eval(), name, kind, made, where, tuple(notes))
+
+
+def usual_size(kind: Layout, name: str) -> tuple[int, int]:
+    """Height and width of the crops that the published network of a backbone was trained on."""
+    if kind.norm:
+        return 256, 256
+    return (384, 288) if name == "tcformer_large" else (256, 192)
 
 
 def _about(read: Checkpoint) -> dict[str, Any]:

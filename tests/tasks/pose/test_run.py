@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -24,6 +25,7 @@ from tcformer.tasks.runner import run
 from tcformer.training.distributed import World
 from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted
+from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build
 
 pytest.importorskip("pycocotools", reason="average precision needs pycocotools")
@@ -206,6 +208,13 @@ def test_files_in_the_released_layout(small, tmp_path):
         run(small(eval=True, resume=str(path)))
     with pytest.raises(UserError, match="does not fit"):
         load_pose(path)
+
+
+def test_weights_of_a_training_that_went_astray(small):
+    task = PoseTask(small(eval=True, data_set="sticks", boxes="", data_path="data"), World())
+    task.model.keypoint_head.final_layer.bias.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="heat maps are not finite"):
+        task.evaluate(task.model, MetricLogger(World()), contextlib.nullcontext)
 
 
 @pytest.mark.parametrize(

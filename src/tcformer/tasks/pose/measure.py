@@ -18,7 +18,7 @@ from tcformer.data.keypoints import Layout
 from tcformer.data.keypoints.dataset import KeypointDataset, stacked
 from tcformer.errors import UserError
 from tcformer.files import atomic_write
-from tcformer.inference.pose import find_heatmaps
+from tcformer.inference.pose import find_heatmaps, require_finite
 from tcformer.tasks.evaluating import Evaluation
 from tcformer.tasks.pose.evaluation import STATISTICS, WHOLE, evaluate_keypoints, require_coco
 from tcformer.tasks.pose.nme import evaluate_faces
@@ -66,7 +66,8 @@ class Evaluator(Evaluation):
 
         Raises:
             Interrupted: on every process, when any was asked to stop.
-            UserError: an unreadable image (without `--skip-corrupt`), or none that can be read.
+            UserError: an unreadable image (without `--skip-corrupt`), none that can be read, or
+                heat maps that are not finite.
         """
         model.eval()
         log.add("peak")
@@ -82,6 +83,7 @@ class Evaluator(Evaluation):
                 flip_test=self.flip_test,
                 autocast=autocast,
             )
+            require_finite(heatmaps)
             points, scores = self.dataset.codec.decode(heatmaps, crops)
             mine += zip(indices, points.astype(np.float32), scores.astype(np.float32), strict=True)
             log.meters["peak"].update(float(scores.mean()), len(indices))
