@@ -40,7 +40,7 @@ DETAIL = """
 For each image, Spearman's rank correlation between the size of its tokens and the mean gradient of
 brightness inside them; here its mean over images, the standard deviation over images behind ±, and
 the share of images in which it is negative, as it is when detail has the small tokens. It lies
-between -1 and 1. In the list above "hardly" is a mean of 0.1 to 0.2 in magnitude, "somewhat" up to
+between -1 and 1. In the list above "hardly" is a mean of 0.1 to 0.2 in magnitude, "tends to" up to
 0.35, "clearly" more, and "neither" less, or within 0.05 of that with another image's tokens.
 
 | images | network | merge | by tokens | negative | by insides | by cells | another image's tokens |
@@ -186,20 +186,22 @@ def correlation(
     return f"{middle:+.2f} ± {scatter:.2f}{part}"
 
 
-def answer(correlation: float, beyond: float) -> str:
+def answer(correlation: float, beyond: float, share: float) -> str:
     """What a correlation of size and gradient means.
 
     Args:
         correlation: mean over images.
         beyond: what is left of it less that with another image's tokens.
+        share: of the images that have one: in the others all tokens are of one size.
     """
-    if abs(correlation) < 0.1 or abs(beyond) < 0.05:
-        return "Detail gets neither small nor large tokens"
-    kind = "small" if correlation < 0 else "large"
-    how = (
-        "hardly" if abs(correlation) < 0.2 else "somewhat" if abs(correlation) < 0.35 else "clearly"
-    )
-    return f"Detail gets the {kind} tokens, {how}"
+    if share < 0.5:
+        return "In most images all tokens are of one size, whatever the detail"
+    size = abs(correlation)
+    if size < 0.1 or abs(beyond) < 0.05:
+        return "Detail gets neither smaller nor larger tokens"
+    kind = "smaller" if correlation < 0 else "larger"
+    how = "hardly gets" if size < 0.2 else "tends to get" if size < 0.35 else "clearly gets"
+    return f"Detail {how} the {kind} tokens"
 
 
 def points(looked: list[Record]) -> list[str]:
@@ -225,7 +227,8 @@ def points(looked: list[Record]) -> list[str]:
 
 def point(record: Record, model: str, told: list) -> str:
     """One network on one set, trained and not."""
-    (first, _, own, other, _), images = told[0], record["images"]
+    (first, weighed, own, other, _), images = told[0], record["images"]
+    share = (average(weighed, 2, "correlation", "tokens", "own", "defined") or 0) / images
     parts = []
     for weights, rows, _, control, negative in told:
         inside = correlation(rows, 2, "insides", "own")
@@ -235,7 +238,7 @@ def point(record: Record, model: str, told: list) -> str:
             f"tokens {control:+.2f})"
         )
     text = (
-        f"**{answer(own, own - other)}** ({SETS[record['data']['name']]}, `{model}`, {first}). "
+        f"**{answer(own, own - other, share)}** ({SETS[record['data']['name']]}, `{model}`, {first}). "
         "Rank correlation of size and gradient after the first merge, mean and standard deviation "
         f"over images: {'; '.join(parts)}."
     )

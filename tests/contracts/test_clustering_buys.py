@@ -155,7 +155,7 @@ def test_tables_and_sentences_are_computed(make, results):
     assert "with the keep ratio by -40.0 at 0.1 points. k costs nothing" in text
     assert "the weights after epoch 2 of 4" in text
     assert "| k = 12 | 64, 16, 4, 1 | 12, 12, 4 | 61.50 | 50.0 | x 1.00 |" in text
-    assert "**Detail gets the small tokens, clearly** (CIFAR-10, `tcformer_nano`, trained)" in text
+    assert "**Detail clearly gets the smaller tokens** (CIFAR-10, `tcformer_nano`, trained)" in text
     assert "random weights -0.25 ± 0.10, negative in 90 %" in text
     assert "Training strengthens what is there before it." in text
     start = "| CIFAR-10 | `tcformer_nano`, random weights | 1 |"
@@ -178,18 +178,19 @@ def test_points_of_the_plots_are_the_figures(make, results):
 
 
 @pytest.mark.parametrize(
-    ("own", "beyond", "words"),
+    ("own", "beyond", "share", "words"),
     [
-        (-0.5, -0.5, "gets the small tokens, clearly"),
-        (-0.3, -0.2, "gets the small tokens, somewhat"),
-        (-0.15, -0.1, "gets the small tokens, hardly"),
-        (-0.5, 0.01, "neither"),
-        (0.05, 0.05, "neither"),
-        (0.4, 0.3, "gets the large tokens, clearly"),
+        (-0.5, -0.5, 1, "clearly gets the smaller tokens"),
+        (-0.3, -0.2, 0.6, "tends to get the smaller tokens"),
+        (-0.15, -0.1, 1, "hardly gets the smaller tokens"),
+        (-0.5, 0.01, 1, "neither"),
+        (0.05, 0.05, 1, "neither"),
+        (0.4, 0.3, 1, "clearly gets the larger tokens"),
+        (-0.5, -0.5, 0.4, "In most images all tokens are of one size"),
     ],
 )
-def test_what_a_correlation_means(make, own, beyond, words):
-    assert words in sys.modules["token_sizes"].answer(own, beyond)
+def test_what_a_correlation_means(make, own, beyond, share, words):
+    assert words in sys.modules["token_sizes"].answer(own, beyond, share)
 
 
 def test_without_records_nothing_is_claimed(make, tmp_path):
