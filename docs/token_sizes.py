@@ -238,9 +238,9 @@ def point(record: Record, model: str, told: list) -> str:
             f"tokens {control:+.2f})"
         )
     text = (
-        f"**{answer(own, own - other, share)}** ({SETS[record['data']['name']]}, `{model}`, {first}). "
-        "Rank correlation of size and gradient after the first merge, mean and standard deviation "
-        f"over images: {'; '.join(parts)}."
+        f"**{answer(own, own - other, share)}** ({SETS[record['data']['name']]}, `{model}`, "
+        f"{first}). Rank correlation of size and gradient after the first merge, mean and standard "
+        f"deviation over images: {'; '.join(parts)}."
     )
     if len(told) == 2:
         change = own - told[1][2]
