@@ -55,7 +55,29 @@ def trainings(results: Path = RESULTS) -> list[Training]:
     recipes = [_recipe(record) for record in swept]
     joined = [record for record in _runs(results, "learning") if _recipe(record) in recipes]
     runs = [run for run in map(_training, [*swept, *joined]) if run]
+    runs += _earlier(results)
     return sorted(runs, key=lambda run: (run.set, run.ratio, run.k, run.seed))
+
+
+def _earlier(results: Path) -> list[Training]:
+    """Keep ratios that an earlier script trained on the digits, by the same recipe but shorter."""
+    return [
+        Training(
+            "digits",
+            record["model"],
+            record["epochs"],
+            row["ratio"],
+            USUAL[1],
+            seed,
+            accuracy,
+            None,
+            f"{PLACE}/{path.name}",
+        )
+        for path in sorted(results.glob("*-keep-ratio-cpu*.json"))
+        for record in (json.loads(path.read_text()),)
+        for row in record["ratios"]
+        for seed, accuracy in zip(record["seeds"], row["accuracy"], strict=True)
+    ]
 
 
 def _recipe(record: Record) -> Record:

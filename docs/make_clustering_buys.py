@@ -196,6 +196,8 @@ def trained_points(trained: list[Training]) -> list[str]:
             f"{above[worst]:+.1f} ({called(*worst)}) and {above[best]:+.1f} points "
             f"({called(*best)}) of the usual one, same seeds{noise}."
         )
+    if said and all(run.k == USUAL[1] for run in trained):
+        said.append("Trained with another k than the usual: not run.")
     return said or ["Trained to merge otherwise than usual: not run."]
 
 
@@ -374,7 +376,8 @@ def training_sources(trained: list[Training]) -> str:
     """The records of the trainings."""
     if not trained:
         return ""
-    return f"\nTrainings: {', '.join(f'`{run.file}`' for run in trained)}.\n"
+    files = dict.fromkeys(run.file for run in trained)
+    return f"\nTrainings: {', '.join(f'`{file}`' for file in files)}.\n"
 
 
 def main() -> None:

@@ -115,6 +115,9 @@ def results(tmp_path):
     write("clustering/digits-tcformer_nano-ratio0.25-k2-seed0.json", training(0.25, 2, 0, 95.0))
     stopped = training(0.25, 2, 1, 10.0, status="interrupted")
     write("clustering/digits-tcformer_nano-ratio0.25-k2-seed1.json", stopped)
+    ratios = [{"ratio": 0.25, "accuracy": [90.0]}, {"ratio": 0.75, "accuracy": [91.5]}]
+    earlier = {"model": "tcformer_nano", "epochs": 8, "seeds": [0], "ratios": ratios}
+    write("2026-01-02-keep-ratio-cpu.json", earlier)
     rows = [row(0.25, 5, 1.0), row(0.1, 5, 0.8), row(0.5, 5, 2.04), row(0.25, 12, 1.08)]
     sizes = [{"size": f"{side}x{side}", "rows": rows} for side in (32, 224)]
     times = {**CIRCUMSTANCES, "model": "tcformer_nano", "rounds": 3, "sizes": sizes}
@@ -146,6 +149,8 @@ def test_tables_and_sentences_are_computed(make, results):
     assert (
         "| k = 2 | 95.00 (95.0) | -2.00 | 1.5 |" in text
     )  # the seed that was stopped is not there
+    assert "| keep ratio 0.75 | 91.50 (91.5) | +1.50 |  |" in text
+    assert text.count("`benchmarks/results/2026-01-02-keep-ratio-cpu.json`") == 1
     assert "between -2.0 (k = 2) and +0.5 points (keep ratio 0.5) of the usual one" in text
     assert "scatters by 1.41 over 2 seeds" in text
     assert "x 0.80 of the usual time with keep ratio 0.1 and x 2.04 with 0.5" in text
@@ -172,7 +177,7 @@ def test_points_of_the_plots_are_the_figures(make, results):
         for c in ET.fromstring(svgs["buys_accuracy_ratio.svg"]).iter()
         if c.tag.endswith("circle")
     ]
-    _, usual, half = marks  # the first is the legend's
+    _, usual, half = marks[:3]  # the first is the legend's
     assert usual[0] < half[0]
     assert usual[1] > half[1]  # more accurate: higher up
 
