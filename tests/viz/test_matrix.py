@@ -39,6 +39,8 @@ def test_names_of_any_letters_are_escaped_and_short_enough():
     assert found.count("犬") == 2
     assert not any("W" * 100 in text for text in found)
     assert float(root.get("width")) < 600
+    # A name of bytes that are no text.
+    assert matrix_picture(np.eye(2, dtype=int), ["a\udcff", "b\nc"]).shape[2] == 3
 
 
 def test_the_colours():

@@ -314,4 +314,5 @@ def _colours(matrix: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[
 
 
 def _one_line(name: str) -> str:
-    return " ".join(name.split()) if name.strip() else repr(name)
+    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split()))
+    return line or repr(name)
