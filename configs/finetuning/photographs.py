@@ -2,8 +2,8 @@
 
     tcformer train configs/finetuning/photographs.py --data-path pictures --finetune WEIGHTS
 
-Less than a minute on a free core. Photographs may be mirrored and cropped; a few hundred are too few
-for mixing or averaging in so short a run.
+Less than a minute on a free core. Photographs may be mirrored and cropped; a few hundred are too
+few for mixing or averaging in so short a run.
 """
 
 cfg = dict(
