@@ -214,8 +214,9 @@ class Desk:
                 content = make_annotations()
                 path.write_text(json.dumps(content if word < "b" else perfect(content)))
             elif word == "boxes.json":
-                box = {"file_name": "photo.jpg", "bbox": [4, 4, 40, 56]}
-                path.write_text(json.dumps([box]))
+                names = ("photo.jpg", "figure.png")
+                boxes = [{"file_name": name, "bbox": [4, 4, 40, 56]} for name in names]
+                path.write_text(json.dumps(boxes))
             elif word == "ADEChallengeData2016":
                 challenge(path)
 
