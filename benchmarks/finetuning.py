@@ -128,7 +128,7 @@ def examine(folder: Path, data: str, images: Path | None) -> dict[str, Any]:
     command = examination(data)
     run(f"{command} --threads 1", folder)
     out = folder / shlex.split(command)[-1]
-    found = json.loads((out / "record.json").read_text())
+    found = json.loads((out / "confusion.json").read_text())
     counts = [[0] * len(found["classes"]) for _ in found["classes"]]
     for truth, answer, count in found["counts"]:
         counts[truth][answer] = count

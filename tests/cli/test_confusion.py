@@ -74,7 +74,7 @@ def test_as_a_process(folder, weights):
     assert lines[3].split()[:5] == ["lilac,", "grün", "2", "0", "0.0"]
     assert "  lilac, grün -> red: 2 of 2" in lines
     assert sorted(path.name for path in (folder / "report").iterdir()) == sorted(
-        [*TABLES, *PICTURES, "record.json"]
+        [*TABLES, *PICTURES, "confusion.json"]
     )
 
     # What is written is what `predict` says of the same pictures.
@@ -99,14 +99,14 @@ def test_as_a_process(folder, weights):
     assert found.count("lilac, grün") == 2
     assert '"<b>"' not in found  # it is neither truth nor answer
 
-    record = read_record("report/record.json")
+    record = read_record("report/confusion.json")
     assert record["result"]["acc1"] == 50
     assert record["counts"] == [[0, 1, 2], [1, 1, 2]]
     assert record["classes"] == list(NAMES)
     (session,) = record["sessions"]
     assert session["command"].startswith("tcformer confusion in --checkpoint best.safetensors")
     assert {"commit", "machine", "versions", "processor_seconds"} <= session.keys()
-    assert str(folder) not in (folder / "report/record.json").read_text()
+    assert str(folder) not in (folder / "report/confusion.json").read_text()
 
 
 def test_twice_the_same_whatever_the_batches(folder, weights, capsys):
@@ -132,7 +132,7 @@ def test_an_unreadable_picture(folder, weights, capsys):
     assert status == 0
     assert "left out in/val/red/0.png: it is not an image" in err
     assert "1 picture that cannot be read left out" in out
-    assert json.loads((folder / "report/record.json").read_text())["result"]["left_out"] == 1
+    assert json.loads((folder / "report/confusion.json").read_text())["result"]["left_out"] == 1
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,7 @@ def test_an_unreadable_picture(folder, weights, capsys):
         (["in", "--checkpoint", "W", "--out", "in/val/report"], "lies among the pictures"),
         (["in", "--checkpoint", "W", "--out", "in/val"], "lies among the pictures"),
         (["in", "--checkpoint", "W", "--out", "in/val/red/a.png"], "is a file"),
+        (["in", "--checkpoint", "W", "--out", "/dev/null/report"], "/dev/null is not a folder"),
         (["in", "--checkpoint", "W", "--batch-size", "0"], "at least 1"),
         (["in/val/red", "--checkpoint", "W"], "no class folders"),
     ],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
+from tcformer.viz import check_picture_name
 
 if TYPE_CHECKING:
     from tcformer.inference.answers import Answer
@@ -26,8 +27,8 @@ _EPILOG = (
     "FOLDER holds a folder of pictures for each class, or a folder val/ that does. Classes are "
     "found by their names, whatever their order. --out gets the matrix (confusion.csv, .svg, "
     ".png), a line for each class (classes.csv) and for each wrong answer (wrong.csv), the most "
-    "confident answers beside their tokens (right.png, wrong.png), and record.json. Pictures are "
-    "read as `tcformer predict` reads them."
+    "confident answers beside their tokens (right.png, wrong.png), and confusion.json, the record. "
+    "Pictures are read as `tcformer predict` reads them."
 )
 
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     args = _parse(argv)
     started = time.monotonic()
 
-    from tcformer.cli import confusion_report as report
+    from tcformer.cli import confusion_report as report  # torch is imported only now
     from tcformer.inference import examine, labelled_folder, load, match_classes
     from tcformer.inference.predicting import check_topk
 
@@ -141,6 +142,7 @@ def _checked_out(name: str, pictures: Path) -> Path:
             f"--out {out} lies among the pictures, where it would be taken for a class: name a "
             f"folder outside of {pictures}"
         )
+    check_picture_name(out / "confusion.png")  # that it may be written there, before hours of work
     return out
 
 

@@ -28,12 +28,13 @@ from tcformer.training.record import FORM
 from tcformer.viz import MOST_CLASSES, matrix_picture, matrix_svg, png_bytes
 from tcformer.viz.writing import write_bytes
 
-RECORD = "record.json"
+RECORD = "confusion.json"
 FILES = (
     RECORD, "confusion.csv", "classes.csv", "wrong.csv", "confusion.svg", "confusion.png",
     "right.png", "wrong.png",
 )  # fmt: skip
-"""What is written; of an earlier run nothing is left. The record is the last one."""
+"""What is written; of an earlier run nothing is left. The record comes last, and has another name
+than that of a training run, into whose folder these files may go."""
 
 WRONG_COLUMNS = ("image", "truth", "answer", "probability", "probability_of_truth")
 
