@@ -64,6 +64,7 @@ docs: $(READY)
 	@$(WITH) docs/make_performance.py
 	@$(WITH) docs/make_finetuning.py
 	@$(WITH) docs/make_results.py
+	@$(WITH) docs/make_trajectory.py
 	@$(WITH) docs/make_readme.py
 	@$(WITH) -m pytest -q tests/contracts/test_docs.py $(ARGS)
 	@NO_MKDOCS_2_WARNING=1 $(WITH) -m mkdocs build --quiet --strict

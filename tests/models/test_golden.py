@@ -82,7 +82,7 @@ FOLLOWS = 1e-3
 """What the origin of the numbers asks for; docs/trajectory.md says how much less it is."""
 
 SAME_ARITHMETIC = 1e-5
-"""In float64 next to nothing is rounded: what is left comes from docs/numerics.md's deviations."""
+"""Of float64, where next to nothing is rounded. Rounding the pictures to float32 moves as much."""
 
 one_thread = pytest.mark.parametrize("threads", [1], indirect=True)
 two_threads = pytest.mark.parametrize("threads", [2], indirect=True)
