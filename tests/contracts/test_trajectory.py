@@ -71,7 +71,7 @@ def test_the_page_holds_the_figures(record):
     assert "It is chaos, not error" in text
     assert "| 1.0000 | 70.0 | 12 % |" in text
     page = make.numerics("a\n<!-- trajectory -->\nold\n<!-- end -->\nb", record)
-    assert "are followed to 2e-5 in float32 and to 1e-7 in\nfloat64" in page
+    assert "are followed to 2e-5 in float32 and to\n1e-7 in float64" in page
     assert "old" not in page
 
 
