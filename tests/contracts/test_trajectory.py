@@ -140,12 +140,15 @@ def test_the_script_makes_a_record(tmp_path, monkeypatch):
 
     if _native.library() is None:
         pytest.skip(f"no native kernels: {_native.reason()}")
-    words = "--steps 2 --held-out 1 --variants shipped imposed --output"
-    monkeypatch.setattr(sys, "argv", ["trajectory.py", *words.split(), str(tmp_path)])
+    work = tmp_path / "work"
+    work.mkdir()
+    words = ["--steps", "2", "--held-out", "1", "--output", str(tmp_path), "--work", str(work)]
+    monkeypatch.setattr(sys, "argv", ["trajectory.py", *words, "--variants", "shipped", "imposed"])
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import trajectory
 
     trajectory.main()
+    assert {path.stem for path in work.glob("*.json")} == {BASE, SHIPPED, IMPOSED}
     (path,) = tmp_path.glob("*-trajectory-cpu.json")
     assert str(tmp_path) not in path.read_text()
     found = json.loads(path.read_text())
@@ -164,3 +167,15 @@ def test_the_script_makes_a_record(tmp_path, monkeypatch):
     assert one["first_flip"] == {"1": None, "2": None, "3": None}
     text = make.page({"file": path.name, **found})
     assert "Every run stays within" in text
+
+    # Broken off and begun anew: what is complete is not trained again.
+    def untouchable(*arguments, **options):
+        raise AssertionError("a variant was trained twice")
+
+    path.unlink()
+    monkeypatch.setattr(trajectory.subprocess, "run", untouchable)
+    monkeypatch.setattr(trajectory.record, "begin", lambda *_: {
+        "date": "2026-01-02", "machine": {"device": "cpu"}})  # fmt: skip
+    trajectory.main()
+    (path,) = tmp_path.glob("*-trajectory-cpu.json")
+    assert json.loads(path.read_text())["variants"] == found["variants"]
