@@ -113,6 +113,7 @@ ELSEWHERE = """
 | what keep ratio and k cost and bring, token sizes | [what clustering buys](clustering_buys.md) |
 | fine-tuning on a folder, the classifier alone and all of it | [fine-tuning](finetuning.md) |
 | our numbers beside those of the published code | [numerics](numerics.md) |
+| forty steps of training beside the published code, and longer ones | [trajectory](trajectory.md) |
 | how fast it is | [performance](performance.md) |
 """
 

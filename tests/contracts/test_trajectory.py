@@ -122,9 +122,7 @@ def test_the_newest_record_follows_the_published_losses():
 
     newest = make.newest("trajectory")
     assert not newest["changed"]
-    assert set(newest["variants"]) == {
-        BASE, SHIPPED, "again", "plain", "threads", "nudged", IMPOSED
-    }  # fmt: skip
+    assert set(newest["variants"]) >= {BASE, SHIPPED, "plain", "threads", "nudged", IMPOSED}
     for name in ("float32", "float64"):
         assert newest["published"][name] == golden.training_losses(name)
     for run in newest["variants"].values():
