@@ -17,6 +17,8 @@ ENDS = 20
 """Steps of the two spans whose differences say whether rounding grows by itself."""
 LAST = 100
 """Steps at the end whose mean loss is compared."""
+STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78}
+"""Degrees of freedom -> bound that Student's t stays below in 95 % of cases, both signs."""
 FLOOR = 1e-9
 """Differences below, such as none at all, have no place on a logarithmic axis."""
 

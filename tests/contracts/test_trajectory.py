@@ -68,7 +68,7 @@ def test_the_page_holds_the_figures(record):
     assert "2e-6 or less in the first 20 steps" in text
     assert "rounding that decides no cluster leads nowhere" in text
     assert "once in 720 partitions (2 of 1,440; another token as a centre:\n1, " in text
-    assert "It is chaos, not error" in text
+    assert "One float32 run alone has no spread" in text
     assert "| 1.0000 | 70.0 | 12 % |" in text
     page = make.numerics("a\n<!-- trajectory -->\nold\n<!-- end -->\nb", record)
     assert "are followed to 2e-5 in float32 and to\n1e-7 in float64" in page
@@ -84,10 +84,22 @@ def test_the_words_follow_from_the_figures(record):
     assert "No partition differed in 60 steps, and no run parted." in make.parting(record)
     record["variants"][IMPOSED]["losses"] = [loss + 1 for loss in losses]
     assert "carries trainings apart too" in make.parting(record)
-    record["variants"][SHIPPED]["held_out"] = {"loss": 2.0, "accuracy": 50.0, "images": 400}
-    assert "NOT all runs end alike" in make.meaning(record)
     record["variants"][SHIPPED]["largest_from_published"] = 2e-3
     assert "NOT every run stays" in make.forty(record)
+
+
+def test_float64_is_compared_with_the_spread_of_float32(record):
+    runs = record["variants"]
+    losses = runs[BASE]["losses"]
+    for name, shift in zip(("plain", "threads", SHIPPED), (-0.01, 0.0, 0.02), strict=True):
+        runs[name] = {**runs[SHIPPED], "losses": [loss + shift for loss in losses]}
+    assert "Chaos, not error" in make.meaning(record)
+    assert "lies between 1.1150 and 1.1450, float64's is 1.1250 (t = 0.2;" in make.meaning(record)
+    runs[BASE]["losses"] = [loss - 0.1 for loss in losses]
+    assert "NOT all runs end alike" in make.meaning(record)
+    runs[BASE]["losses"] = losses
+    runs["plain"] = {**runs["plain"], "held_out": {"accuracy": 50.0}}
+    assert "NOT all runs end alike" in make.meaning(record)
 
 
 def test_a_repeated_run_is_compared_bit_for_bit(record):
