@@ -216,9 +216,9 @@ def parting(record: Record) -> str:
     if calm:
         begin, end = (max(values) for values in zip(*calm, strict=True))
         text += (
-            f" Until then rounding does not add up: the median difference is {short(begin)} or "
-            f"less in the first {ENDS} steps and {short(end)} or less in the last {ENDS} before "
-            "the flip."
+            " Until then rounding grows slowly at most: the median difference is "
+            f"{short(begin)} or less in the first {ENDS} steps and {short(end)} "
+            f"or less in the last {ENDS} before the flip."
         )
     return text + "\n" + imposed(record) + again(record)
 
@@ -232,7 +232,7 @@ def imposed(record: Record) -> str:
     end = median(far[-ends:])
     free_end = min(median(gap(record, name)[-ends:]) for name in free(record))
     steps = record["steps"]
-    alone = "leads nowhere" if max(far) <= PARTED else "carries trainings apart too"
+    alone = "did not part them" if max(far) <= PARTED else "parted them as well"
     kinds = [kind for *_, kind in run["overruled"]]
     count, total = len(kinds), steps * 3 * 8
     often = f"once in {total / count:,.0f} partitions" if count else "never"
@@ -279,8 +279,8 @@ def meaning(record: Record) -> str:
         f"{verdict} Over the last {last(record)} steps the mean loss of the {len(ends)} float32 "
         f"runs that choose their clusters lies between {min(ends):.4f} and {max(ends):.4f}, "
         f"float64's is {exact:.4f} (t = {far:.1f}; chance stays below {bound} in 95 % of cases). "
-        f"Accuracy on unseen images lies between {min(right):.1f} and {max(right):.1f} %, with a standard "
-        f"error of {error:.1f} each."
+        f"Accuracy on unseen images lies between {min(right):.1f} and {max(right):.1f} %, with a "
+        f"standard error of {error:.1f} each."
     )
 
 
