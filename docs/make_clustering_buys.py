@@ -49,8 +49,10 @@ OTHERWISE = """
 ## Trained as usual, merging otherwise
 
 The setting has no parameters, so weights that were trained with the usual one fit all others. "Same
-answer" is the share of images that get the answer of the usual setting. Times are processor time of
-one thread over these very images.
+answer" is the share of images that get the answer of the usual setting. The standard error of a
+difference in top-1 is at most the root of the share of other answers over the number of images: 0.7
+points for 90 % and 2000 images, 2.4 for 80 % and 360. Times are processor time of one thread over
+these very images.
 
 """
 
@@ -186,7 +188,7 @@ def trained_points(trained: list[Training]) -> list[str]:
         worst, best = min(above, key=above.__getitem__), max(above, key=above.__getitem__)
         scatter = spread(usual)
         noise = (
-            ""
+            "; one seed of it, so its scatter is not known"
             if scatter is None
             else f"; the usual one scatters by {scatter:.2f} over "
             f"{len(usual)} seeds (standard deviation)"

@@ -153,6 +153,7 @@ def test_tables_and_sentences_are_computed(make, results):
     assert text.count("`benchmarks/results/2026-01-02-keep-ratio-cpu.json`") == 1
     assert "between -2.0 (k = 2) and +0.5 points (keep ratio 0.5) of the usual one" in text
     assert "scatters by 1.41 over 2 seeds" in text
+    assert "one seed of it, so its scatter is not known" in text  # 8 epochs
     assert "x 0.80 of the usual time with keep ratio 0.1 and x 2.04 with 0.5" in text
     assert (
         "| keep ratio 0.1 | x 0.80 (0.79 to 0.81) | x 0.80 (0.79 to 0.81) | 64, 16, 4, 1 |" in text
