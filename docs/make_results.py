@@ -148,7 +148,9 @@ def section(runs: Sequence[Run], name: str) -> str:
     parts = [conditions(groups), shorter(groups), table(groups)]
     if has_curves(groups):
         parts.append(f"\n![Top-1 of each network after each epoch](images/learning_{name}.svg)\n")
-        parts.append("\nLines are means over the seeds; bands go from the worst to the best.")
+        several = any(len(g.runs) > 1 for g in groups)
+        bands = "Lines are means over the seeds; bands go from the worst to the best."
+        parts.append(f"\n{bands if several else 'One seed each, hence no bands.'}")
         below = left_out(groups)
         parts.append("\n" if below is None else f" First epochs below {below} % are left out.\n")
     *ours, twin = groups
