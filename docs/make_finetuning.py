@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from make_performance import newest
 
-from tcformer.inference.confusion import Confusion
+from tcformer.inference.confusion import Confusion, wilson
 from tcformer.viz import matrix_svg
 
 HERE = Path(__file__).parent
@@ -104,6 +104,13 @@ def confused(record: dict[str, Any], name: str) -> str:
     )
 
 
+def uncertain(pictures: int) -> int:
+    """Percentage points to each side of a share of one half."""
+    interval = wilson(pictures // 2, pictures)
+    assert interval is not None
+    return round(50 * (interval[1] - interval[0]))
+
+
 def sheets() -> str:
     """The letters' pictures; photographs are not published."""
     return (
@@ -135,7 +142,9 @@ def photographs(record: dict[str, Any] | None) -> str:
         "epochs, mean and each seed; the median time of one thread, imports and evaluations "
         "included."
         f"{busy(record)} {source(record)}\n\n"
-        f"Where the second network (first seed) is wrong:\n\n{confused(record, 'pictures')}"
+        f"So few to measure on leave each share uncertain by {uncertain(images['val'])} points "
+        "either way: smaller differences between rows say nothing. Where the second network (first "
+        f"seed) is wrong:\n\n{confused(record, 'pictures')}"
     )
 
 
