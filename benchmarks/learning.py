@@ -9,7 +9,7 @@
 Each set is trained with TCFormer, TCFormerV2 and the grid twin, timm's PVTv2 of the same size, by
 the same recipe, one thread a run. What is finished already is left alone and what was interrupted
 goes on, so the command can be given again. `--seeds` and `--models` choose. Of the first two sets
-of CIFAR-10 one seed of all three networks takes less than half an hour on two cores. The full sets
+of CIFAR-10 one seed of all three networks takes about half an hour on two cores. The full sets
 are the whole schedule and want a GPU.
 
 Records go to benchmarks/results/learning/SET-MODEL-seedN.json, weights and logs to --work.

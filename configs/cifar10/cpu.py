@@ -4,7 +4,7 @@
 
 So short a schedule needs no mixing and no erasing: the images bear no more than a crop and a flip.
 What it reaches stands in docs/results.md; `python benchmarks/learning.py cifar10` runs it for three
-networks in less than half an hour on two cores.
+networks in about half an hour on two cores that do nothing else.
 """
 
 cfg = dict(
