@@ -97,7 +97,7 @@ WAYS: dict[str, Run | Read | Left] = {
         "--epochs 1 --warmup-epochs 0 --threads 1"
     ),
     r"tcformer train configs/finetuning/photographs.py": Run(
-        "--epochs 1 --warmup-epochs 0 --batch-size 4 --input-size 32 --threads 1"
+        "--epochs 1 --warmup-epochs 0 --batch-size 4 --threads 1"
     ),
     r"tcformer evaluate runs/": Run(),
     r"tcformer train configs/pose/sticks.py$": Run(
