@@ -31,7 +31,7 @@ class Training:
         k: its number of neighbours.
         seed: of the run.
         accuracy: top-1 after the last epoch, percent.
-        minutes: processor time; None in records that do not tell.
+        minutes: processor time.
         file: of the record.
     """
 
@@ -42,7 +42,7 @@ class Training:
     k: int
     seed: int
     accuracy: float
-    minutes: float | None
+    minutes: float
     file: str
 
 
@@ -55,29 +55,7 @@ def trainings(results: Path = RESULTS) -> list[Training]:
     recipes = [_recipe(record) for record in swept]
     joined = [record for record in _runs(results, "learning") if _recipe(record) in recipes]
     runs = [run for run in map(_training, [*swept, *joined]) if run]
-    runs += _earlier(results)
     return sorted(runs, key=lambda run: (run.set, run.ratio, run.k, run.seed))
-
-
-def _earlier(results: Path) -> list[Training]:
-    """Keep ratios that an earlier script trained on the digits, by the same recipe but shorter."""
-    return [
-        Training(
-            "digits",
-            record["model"],
-            record["epochs"],
-            row["ratio"],
-            USUAL[1],
-            seed,
-            accuracy,
-            None,
-            f"{PLACE}/{path.name}",
-        )
-        for path in sorted(results.glob("*-keep-ratio-cpu*.json"))
-        for record in (json.loads(path.read_text()),)
-        for row in record["ratios"]
-        for seed, accuracy in zip(record["seeds"], row["accuracy"], strict=True)
-    ]
 
 
 def _recipe(record: Record) -> Record:
@@ -104,7 +82,6 @@ def _training(record: Record) -> Training | None:
     ratios = config["keep_ratio"] or [USUAL[0]]
     if len(set(ratios)) > 1 or config["num_clusters"]:
         return None  # another way of merging than the sweep's
-    seconds = record.get("processor_seconds")
     return Training(
         record["data"]["name"],
         record["model"],
@@ -113,7 +90,7 @@ def _training(record: Record) -> Training | None:
         USUAL[1] if config["k"] is None else config["k"],
         record["seed"],
         epochs[-1]["test_acc1"],
-        seconds / 60 if seconds else None,
+        record["processor_seconds"] / 60,
         record["file"],
     )
 

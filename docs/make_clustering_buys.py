@@ -215,12 +215,11 @@ def trained_tables(trained: list[Training]) -> str:
         for setting in sorted(settings, key=order):
             runs = settings[setting]
             each = ", ".join(f"{run.accuracy:.1f}" for run in runs)
-            minutes = [run.minutes for run in runs if run.minutes is not None]
             cells = (
                 called(*setting),
                 f"{mean(run.accuracy for run in runs):.2f} ({each})",
                 f"{mean(above[setting]):+.2f}" if above.get(setting) else "",
-                f"{mean(minutes):.1f}" if minutes else "",
+                f"{mean(run.minutes for run in runs):.1f}",
             )
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
