@@ -76,9 +76,9 @@ python benchmarks/learning.py cifar10 --data-path DATA
 LIGHT_HEAD = """
 ### The light networks
 
-They are larger, so the schedule is shorter still, and too short to tell networks apart: the learning
-rate was chosen for the small networks and follows the epochs, so in a single one it never falls.
-What stands here shows that the command works, no more.
+They are larger, so the schedule is shorter still, and too short to tell networks apart: the
+learning rate was chosen for the small networks and follows the epochs, so in a single one it never
+falls. What stands here shows that the command works, no more.
 
 ```sh
 python benchmarks/learning.py cifar10-light --data-path DATA
