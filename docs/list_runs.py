@@ -61,11 +61,11 @@ def listing(runs: Sequence[Run]) -> str:
     lines.append("\n| | hash of the training data | hash of the test data |\n|---|---|---|\n")
     for data in distinct(data_of(run) for run in runs):
         lines.append(f"| {data} |\n")
-    lines.append("\nTheir commands, with the last part of absolute paths only:\n\n```text\n")
+    lines.append("\nTheir commands, with the last part of absolute paths only:\n\n")
     for run in runs:
         said = distinct(s["command"] or "(from Python)" for s in run.record["sessions"])
-        lines += [f"{command}\n" for command in said]
-    return "".join(lines) + "```\n"
+        lines += [f"* `{command}`\n" for command in said]
+    return "".join(lines)
 
 
 def data_of(run: Run) -> str:

@@ -18,6 +18,11 @@ _inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep
 os.environ["PYTHONPATH"] = os.pathsep.join([SOURCE, *_inherited])
 
 
+# The shell that starts `make test &` from a script lets it ignore Ctrl-C, and so would all that the
+# tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _BEFORE = {name: signal.getsignal(getattr(signal, name)) for name in interrupt.STOP_SIGNALS}
 
 

@@ -70,6 +70,14 @@ WAYS: dict[str, Run | Read | Left] = {
     r"python benchmarks/learning.py ": Left(
         "hours; an epoch of it by `contracts/test_learning.py::test_a_run_is_recorded_once`"
     ),
+    r"python benchmarks/sweep.py ": Left(
+        "minutes to hours; small, by "
+        "`contracts/test_clustering_benchmarks.py::test_train_evaluate_and_time_make_records`"
+    ),
+    r"python benchmarks/tokens.py ": Left(
+        "wants trained weights and CIFAR-10; small, by "
+        "`contracts/test_clustering_benchmarks.py::test_the_tokens_of_networks_make_a_record`"
+    ),
     r"torchrun .* examples/detection.py .*_coco.py": Left(
         "needs COCO and 8 GPUs; `examples/test_detection.py::test_every_recipe_builds_its_detector`"
     ),

@@ -161,7 +161,7 @@ def test_mean_and_spread(tmp_path):
     assert "by 1.75 points, more than the spread of 1.00." in text
     assert "no run of `tcformerv2_nano` is finished" in text
     assert "abc123" in text
-    assert "tcformer train c.py --seed 2\n" in text
+    assert "* `tcformer train c.py --seed 2`\n" in text
 
 
 @pytest.mark.parametrize(
