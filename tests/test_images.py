@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
 
+from tcformer import images
 from tcformer.files import read_whole
 from tcformer.images import (
     FORMATS,
@@ -133,6 +134,17 @@ def test_the_tolerant_mode_is_off_for_every_thread_and_given_back(monkeypatch):
     for thread in threads:
         thread.join()
     assert len(refused) == 80
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_the_first_that_is_done_does_not_make_the_others_tolerant(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    first, second = images._no_tolerance(), images._no_tolerance()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+    second.__exit__(None, None, None)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 

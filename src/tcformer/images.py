@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -136,18 +137,37 @@ def _what_else(data: bytes) -> str:
     return "it is not an image of a known format"
 
 
-_tolerance = threading.Lock()
+class _Tolerance:
+    """How many threads want PIL strict now, and whether it was tolerant before."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """As at the beginning."""
+        self.lock, self.inside, self.wanted = threading.Lock(), 0, False
+
+
+_tolerance = _Tolerance()
+if hasattr(os, "register_at_fork"):
+    # A child has one thread: what others held or counted in the parent is nobody's there.
+    os.register_at_fork(after_in_child=_tolerance.start)
 
 
 @contextlib.contextmanager
 def _no_tolerance() -> Iterator[None]:
-    """PIL's tolerant mode, which fills missing rows with grey, off, whoever switched it on."""
-    if not ImageFile.LOAD_TRUNCATED_IMAGES:
+    """PIL's tolerant mode, which fills missing rows with grey, off, whoever switched it on.
+
+    It is given back by the last of several threads: the first would switch it on for the others.
+    """
+    with _tolerance.lock:
+        _tolerance.inside += 1
+        if ImageFile.LOAD_TRUNCATED_IMAGES:
+            _tolerance.wanted, ImageFile.LOAD_TRUNCATED_IMAGES = True, False
+    try:
         yield
-        return
-    with _tolerance:  # one thread must not restore what another one has changed
-        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-        try:
-            yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = before
+    finally:
+        with _tolerance.lock:
+            _tolerance.inside -= 1
+            if _tolerance.wanted and not _tolerance.inside:
+                _tolerance.wanted, ImageFile.LOAD_TRUNCATED_IMAGES = False, True
