@@ -41,6 +41,7 @@ from tcformer.models.checkpoints import load_checkpoint
 from tcformer.models.fetch import file_sha256
 from tcformer.training.distributed import World, gather_objects, guard, init_world, leave, shutdown
 from tcformer.training.record import RunRecord, closing
+from tcformer.training.retention import set_earlier_aside
 
 KINDS = {
     "mask_rcnn": ("bbox", "segm"),
@@ -192,6 +193,9 @@ def run(cfg: Detection, world: World, folder: Path, record: RunRecord) -> dict[s
         raise UserError(f"{len(train)} pictures are fewer than one batch on every process.")
     if first >= cfg.epochs:
         raise UserError(f"{cfg.resume} has finished its {first} epochs; give more, or eval.")
+    keeps = bool(cfg.output_dir) and world.is_main
+    if keeps and (moved := set_earlier_aside(make_folder(cfg.output_dir), cfg.resume)):
+        print(f"NOTICE: {moved}.", flush=True)
     wrapped = DistributedDataParallel(model) if world.size > 1 else model
     record.begin(
         facts(cfg, model, train=train, val=val), resumed=bool(cfg.resume), first_epoch=first
@@ -202,7 +206,7 @@ def run(cfg: Detection, world: World, folder: Path, record: RunRecord) -> dict[s
     for epoch in range(first, cfg.epochs):
         trained = train_one_epoch(wrapped, optimizer, train, cfg, world, epoch)
         figures = _told(evaluate(model, val, cfg, world))
-        if cfg.output_dir and world.is_main:
+        if keeps:
             state = {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),

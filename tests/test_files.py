@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,14 @@ from tcformer.files import (
     atomic_write,
     cache_folder,
     check_readable,
+    check_writable,
+    leftovers,
     make_folder,
+    making_way,
     replacing,
     safe_torch_load,
+    set_aside,
+    staging,
 )
 
 
@@ -231,6 +237,187 @@ def test_two_writers_at_once_leave_one_whole_file(tmp_path):
         thread.join()
     assert target.read_bytes() in contents
     assert names(tmp_path) == ["a"]
+
+
+WRITER = """
+import os, signal, sys, time
+from tcformer.files import atomic_write
+def write(stream):
+    stream.write(b"half"); stream.flush(); print("writing", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL) if sys.argv[2] == "dies" else time.sleep(600)
+atomic_write(sys.argv[1], write)
+"""
+
+
+def writer(target: Path, what: str) -> subprocess.Popen:
+    """A process that is in the midst of writing `target`, or was killed there: then a zombie."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(target), what], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "writing\n"
+    if what == "dies":
+        while ") Z " not in Path(f"/proc/{process.pid}/stat").read_text():
+            time.sleep(0.01)  # killed, and nobody has asked how it ended
+    return process
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells zombies by /proc")
+def test_what_a_zombie_was_writing_is_a_leftover(tmp_path):
+    process = writer(tmp_path / "best.pth", "dies")
+    try:
+        assert [name for _, name in leftovers(tmp_path)] == ["best.pth"]
+    finally:
+        process.communicate()
+
+
+def test_what_is_being_written_is_none_whatever_its_process_number_says(tmp_path):
+    process = writer(tmp_path / "best.pth", "waits")
+    try:
+        (path,) = tmp_path.iterdir()
+        assert leftovers(tmp_path) == []
+        # As another container would see it: a number that nobody has there.
+        path.rename(tmp_path / path.name.replace(str(process.pid), "999999999"))
+        assert leftovers(tmp_path) == []
+    finally:
+        process.kill()
+        process.communicate()
+    assert len(leftovers(tmp_path)) == 1
+
+
+def left_by(folder: Path, pid: int, age: float, machine: str = "") -> bool:
+    path = folder / f".best.pth.{pid}-0123abcd{machine}.tmp"
+    path.write_text("half")
+    os.utime(path, (time.time() - age,) * 2)
+    found = leftovers(folder)
+    path.unlink()
+    return bool(found)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells ages by /proc")
+def test_a_number_that_another_process_has_got_since_keeps_nothing(tmp_path):
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        assert left_by(tmp_path, other.pid, age=3600)
+        assert not left_by(tmp_path, other.pid, age=-1)  # it may be the writer
+    finally:
+        other.kill()
+        other.wait()
+    assert left_by(tmp_path, other.pid, age=0)
+
+
+def test_what_another_machine_may_be_writing_stays_for_a_day(tmp_path):
+    assert not left_by(tmp_path, 999999999, age=3600, machine="-00000000")
+    assert left_by(tmp_path, 999999999, age=90_000, machine="-00000000")
+
+
+def test_a_file_that_was_taken_for_a_leftover_at_once_is_begun_anew(tmp_path, monkeypatch):
+    from tcformer import files
+
+    real, answers = files._lock, [False, True]
+    monkeypatch.setattr(files, "_lock", lambda descriptor: answers.pop(0) and real(descriptor))
+    atomic_write(tmp_path / "a", lambda stream: stream.write(b"x"))
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert answers == []
+
+
+def test_check_writable_refuses_before_anything_is_there(tmp_path):
+    assert check_writable(tmp_path / "new" / "a") == tmp_path / "new" / "a"
+    assert names(tmp_path) == []
+    (tmp_path / "file").write_text("x")
+    for bad, words in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "file" / "a", "is not a folder"),
+        ("/dev/null", "not an ordinary file"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            check_writable(bad)
+        one_sentence(caught)
+    os.link(tmp_path / "file", tmp_path / "other name")
+    with pytest.raises(UserError, match="made from"):
+        check_writable(tmp_path / "other name", made_from=[None, "no such", tmp_path / "file"])
+
+
+def test_several_files_take_their_names_together(tmp_path):
+    for name in ("a", "config", "old"):
+        (tmp_path / name).write_text("earlier")
+    os.chmod(tmp_path / "a", 0o640)
+    with staging(tmp_path, last="config", stale=["old", "a"]) as scratch:
+        for name in ("a", "config", "sub/b"):
+            (scratch / name).parent.mkdir(exist_ok=True)
+            (scratch / name).write_text("new")
+        assert (tmp_path / "a").read_text() == (tmp_path / "config").read_text() == "earlier"
+    assert names(tmp_path) == ["a", "config", "sub"]
+    assert {(tmp_path / n).read_text() for n in ("a", "config", "sub/b")} == {"new"}
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def stage(folder: Path, failure: BaseException | None = None, **files: str) -> None:
+    with staging(folder, last="a") as scratch:
+        for name, text in files.items():
+            (scratch / name).write_text(text)
+        if failure is not None:
+            raise failure
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no"), KeyboardInterrupt(), UserError("mine")])
+def test_a_failure_in_a_staging_folder_leaves_all_as_it_was(tmp_path, failure):
+    (tmp_path / "a").write_text("earlier")
+    for folder in (tmp_path, tmp_path / "new" / "deep"):
+        with pytest.raises(type(failure)):
+            stage(folder, failure, a="half")
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "earlier"
+
+
+def test_a_name_that_is_taken_by_a_folder_is_seen_before_anything_is_replaced(tmp_path):
+    (tmp_path / "a").write_text("earlier")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match="it is a folder") as caught:
+        stage(tmp_path, a="new", b="new")
+    assert ".tmp" not in one_sentence(caught)
+    assert (tmp_path / "a").read_text() == "earlier"
+
+
+def test_a_staging_folder_of_a_killed_process_goes_with_the_next(tmp_path):
+    left = tmp_path / ".staging.999999999-0123abcd.tmp"
+    left.mkdir()
+    (left / "a").write_text("half")
+    with staging(tmp_path) as scratch:
+        (scratch / "a").write_text("new")
+    assert names(tmp_path) == ["a"]
+
+
+def test_set_aside_numbers_the_folders(tmp_path):
+    assert set_aside(tmp_path, []) is None
+    for number in (1, 2):
+        (tmp_path / "log.txt").write_text(f"run {number}")
+        assert set_aside(tmp_path, ["log.txt"]) == tmp_path / f"earlier-{number}"
+    assert (tmp_path / "earlier-1" / "log.txt").read_text() == "run 1"
+    assert names(tmp_path) == ["earlier-1", "earlier-2"]
+
+
+def test_making_way_gives_back_what_was_there_when_it_fails(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.pth", "sub/b.png", "notes"):
+        (tmp_path / name).write_text("earlier")
+
+    def write(*, fail: bool) -> None:
+        with making_way(tmp_path, ["*.pth", "sub/*.png"]) as aside:
+            assert (aside / "a.pth").read_text() == "earlier"
+            assert not (tmp_path / "a.pth").exists()
+            (tmp_path / "a.pth").write_text("new")
+            (tmp_path / "c.pth").write_text("new")
+            if fail:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(fail=True)
+    assert names(tmp_path) == ["a.pth", "notes", "sub"]
+    assert (tmp_path / "a.pth").read_text() == (tmp_path / "sub/b.png").read_text() == "earlier"
+    write(fail=False)
+    assert names(tmp_path) == ["a.pth", "c.pth", "notes", "sub"]
+    assert (tmp_path / "a.pth").read_text() == "new"
+    assert not (tmp_path / "sub/b.png").exists()
 
 
 def test_make_folder(tmp_path):

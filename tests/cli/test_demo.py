@@ -58,6 +58,49 @@ def test_one_epoch_tells_the_whole_story_and_replaces_an_earlier_demo(tmp_path):
     assert (folder / "notes.txt").read_text() == "earlier"
 
 
+def earlier_demo(folder):
+    (folder / "digits").mkdir(parents=True)
+    for name in ("demo.log", "best.safetensors", "tokens.png", "digits/0.png", "notes.txt"):
+        (folder / name).write_text("earlier")
+    return content(folder)
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_without_scikit_learn_the_earlier_demo_stays(tmp_path, monkeypatch, capsys):
+    before = earlier_demo(tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert cli.main(["demo", "--output_dir", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr()
+    assert "scikit-learn" in told.err
+    assert told.out == ""
+    assert content(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("broken"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["_train", "_draw"])
+def test_a_demo_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch, failure, where):
+    before = earlier_demo(tmp_path / "out")
+
+    def train(cfg, folder, argv):
+        for name in ("demo.log", "best.safetensors", "checkpoint.pth"):
+            (folder / name).write_text("new")
+        if where == "_train":
+            raise failure
+
+    def draw(result, folder):
+        (folder / "tokens.png").write_text("new")
+        raise failure
+
+    monkeypatch.setattr(demo, "_train", train)
+    monkeypatch.setattr(demo, "_draw", draw)
+    with pytest.raises(type(failure)):
+        demo.main(["--output_dir", str(tmp_path / "out")])
+    assert content(tmp_path / "out") == before
+
+
 def test_a_folder_with_somebody_elses_run_is_left_alone(tmp_path, capsys):
     (tmp_path / "best.pth").write_text("weeks of work")
     assert cli.main(["demo", "--output_dir", str(tmp_path)]) == 2

@@ -148,7 +148,7 @@ QUICK = (
 
 def assert_recorded(folder, measured, last):
     straight, resumed = (
-        whole_record(folder / name, "training") for name in ("record-1.json", "record.json")
+        whole_record(folder / name, "training") for name in ("earlier-1/record.json", "record.json")
     )
     for record in (straight, resumed):
         assert record["seed"] == 0

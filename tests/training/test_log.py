@@ -30,10 +30,11 @@ def test_a_resume_takes_off_what_is_done_again_and_no_more(tmp_path):
     assert epochs_of(tmp_path) == [0, 1, 2, 3, 0]
 
 
-def test_a_new_run_adds_to_an_old_log(tmp_path):
+def test_a_new_run_leaves_an_old_log_to_its_run(tmp_path):
     (tmp_path / "log.txt").write_text('{"epoch": 5}\n')
     train(config(output_dir=str(tmp_path), epochs=1))
-    assert epochs_of(tmp_path) == [5, 0]
+    assert epochs_of(tmp_path / "earlier-1") == [5]
+    assert epochs_of(tmp_path) == [0]
 
 
 def test_a_log_that_cannot_be_written_is_a_sentence(tmp_path):

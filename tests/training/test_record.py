@@ -102,8 +102,12 @@ def test_a_session_that_died_without_a_word_is_killed(tmp_path, monkeypatch):
 def test_another_run_in_the_same_folder_leaves_the_first_record(tmp_path):
     for seed in range(3):
         train(config(output_dir=str(tmp_path), epochs=1, seed=seed))
-    seeds = {p.name: read_record(p)["seed"] for p in tmp_path.glob("record*.json")}
-    assert seeds == {"record-1.json": 0, "record-2.json": 1, "record.json": 2}
+    places = {str(p.relative_to(tmp_path)): p for p in tmp_path.rglob("record*.json")}
+    assert {name: read_record(path)["seed"] for name, path in places.items()} == {
+        "earlier-1/record.json": 0,
+        "earlier-2/record.json": 1,
+        "record.json": 2,
+    }
     assert len(read_record(tmp_path / "record.json")["sessions"]) == 1
 
 

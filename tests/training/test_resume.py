@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tcformer.training import checkpoint as ckpt
 from tcformer.training.distributed import World
 from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted, build_state, fit
+from tcformer.training.record import RunRecord
 from tcformer.training.resume import was_restarted
 
 
@@ -259,3 +261,47 @@ def test_a_damaged_training_state_is_one_sentence(tmp_path, entry, value):
     with pytest.raises(UserError, match=r"damaged or not of this program|is no checkpoint") as told:
         ckpt.restore(state, content, cfg, World(), task.load_weights)
     assert "\n" not in str(told.value)
+
+
+def content(folder):
+    """Every file of a folder with its bytes, what was set aside left out."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def aside(folder):
+    return sorted(p.name for p in folder.iterdir() if p.is_dir())
+
+
+def test_an_earlier_run_is_never_touched_by_one_that_does_not_resume_it(tmp_path, capsys):
+    first, other = (config(output_dir=str(tmp_path / n), save_every=1, epochs=2) for n in "ab")
+    train(first)
+    train(other)
+    kept = content(tmp_path / "a")
+    train(config(**{**first.__dict__, "seed": 1}))
+    assert content(tmp_path / "a" / "earlier-1") == kept
+    assert f"{tmp_path / 'a' / 'earlier-1'} now" in capsys.readouterr().out
+    # The same where it goes on from a run that lies elsewhere.
+    second = content(tmp_path / "a")
+    whole = str(tmp_path / "b" / "checkpoint.pth")
+    train(config(**{**first.__dict__, "resume": whole, "epochs": 3}))
+    assert content(tmp_path / "a" / "earlier-2") == second
+    # And a run that is resumed is one run.
+    train(config(**{**first.__dict__, "resume": "auto", "epochs": 4}))
+    again = str(tmp_path / "a" / "checkpoint_2.pth")
+    train(config(**{**first.__dict__, "resume": again, "epochs": 4}))
+    assert aside(tmp_path / "a") == ["earlier-1", "earlier-2"]
+
+
+def test_what_is_refused_moves_nothing(tmp_path, monkeypatch):
+    cfg = config(output_dir=str(tmp_path), epochs=1)
+    train(cfg)
+    kept = content(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="tensorboard"):
+        train(config(**{**cfg.__dict__, "tensorboard": True}))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not a folder"):
+        RunRecord(config(**{**cfg.__dict__, "record": str(tmp_path / "file" / "a")}), World())
+    (tmp_path / "file").unlink()
+    assert content(tmp_path) == kept
+    assert aside(tmp_path) == []

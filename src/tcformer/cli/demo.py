@@ -19,7 +19,7 @@ import tcformer
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
-from tcformer.files import make_folder
+from tcformer.files import check_writable, making_way
 
 if TYPE_CHECKING:
     from tcformer.tasks.runner import RunResult
@@ -42,6 +42,7 @@ LOG = "demo.log"
 """The training's own output. The file also marks a folder as one that the demo may clear."""
 
 _OURS = (
+    LOG,
     "checkpoint*.pth",
     "best.pth",
     "best.safetensors",
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
     args = _parse(argv)
     folder = Path(args.output_dir)
     cfg = _configuration(args)
-    _clear(folder)
+    _check(folder)
     print(
         f"Training {cfg.model} for {cfg.epochs} epoch{'s' * (cfg.epochs > 1)} on scikit-learn's "
         "handwritten digits, here and now.",
@@ -71,7 +72,11 @@ def main(argv: list[str]) -> int:
     from tcformer.training.loop import Interrupted, NotFinite
 
     try:
-        result = _train(cfg, folder, argv)
+        with making_way(folder, _OURS) as aside:
+            if aside is not None:
+                print(f"The earlier demo waits in {aside} until this one is done.", flush=True)
+            result = _train(cfg, folder, argv)
+            picture = _draw(result, folder)
     except Interrupted:
         print(f"Stopped before the end; `{command()} demo` starts anew.")
         return EXIT_INTERRUPTED
@@ -79,7 +84,6 @@ def main(argv: list[str]) -> int:
         print(problem, file=sys.stderr)
         return EXIT_FAILED
     print(*result.eval_lines, sep="\n")
-    picture = _draw(result, folder)
     print(f"All in {_clock(time.monotonic() - began)}.", end="\n\n")
     print(f"checkpoint  {result.checkpoint}")
     print(f"picture     {picture}   test images and their tokens after each stage")
@@ -107,7 +111,7 @@ def _parse(argv: list[str]) -> Namespace:
         "--output-dir",
         metavar="FOLDER",
         default="runs/demo",
-        help="folder for checkpoint, picture and log; an earlier demo in it is replaced",
+        help="folder for checkpoint, picture and log; an earlier demo in it is replaced at the end",
     )
     parser.add_argument(
         "--epochs", metavar="N", type=int, default=None, help="epochs (default: the recipe's)"
@@ -136,16 +140,17 @@ def _configuration(args: Namespace) -> TrainConfig:
     return cfg
 
 
-def _clear(folder: Path) -> None:
-    """Make room for a new demo, and never touch anything but an earlier demo's own files."""
-    leftovers = [path for pattern in _OURS for path in folder.glob(pattern)]
-    if leftovers and not (folder / LOG).is_file():
+def _check(folder: Path) -> None:
+    """Refuse what would end the demo later, and a folder with anything but an earlier demo."""
+    from tcformer.data.small import require_digits
+
+    require_digits()
+    check_writable(folder / LOG)
+    there = [path for pattern in _OURS for path in folder.glob(pattern)]
+    if there and not (folder / LOG).is_file():
         raise UserError(
-            f"{folder} holds {leftovers[0].name}, which no demo wrote; name another --output_dir"
+            f"{folder} holds {there[0].name}, which no demo wrote; name another --output_dir"
         )
-    make_folder(folder)
-    for path in leftovers:
-        path.unlink()
 
 
 def _train(cfg: TrainConfig, folder: Path, argv: list[str]) -> RunResult:

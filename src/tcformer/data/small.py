@@ -11,6 +11,21 @@ DIGITS_SEED = 0  # of the 80/20 split; fixed, so that accuracies compare
 DIGITS_SIZE = 32
 
 
+def require_digits() -> None:
+    """Refuse what needs the digits where scikit-learn is missing.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import sklearn.datasets  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "The digits set comes with scikit-learn, which is not installed: "
+            'run pip install "tcformer[demo]".'
+        ) from None
+
+
 class DigitsSource:
     """1797 handwritten digits of 8x8 pixels, enlarged to 32x32 RGB; 1437 to train, 360 to validate.
 
@@ -22,14 +37,10 @@ class DigitsSource:
     """
 
     def __init__(self, split: str) -> None:
-        try:
-            from sklearn.datasets import load_digits
-            from sklearn.model_selection import train_test_split
-        except ImportError:
-            raise UserError(
-                "The digits set comes with scikit-learn, which is not installed: "
-                'run pip install "tcformer[demo]".'
-            ) from None
+        require_digits()
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
         digits = load_digits()
         train, val = train_test_split(
             np.arange(len(digits.target)),

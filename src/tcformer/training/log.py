@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -26,7 +27,7 @@ class RunLog:
         world: this process among all.
         first_epoch: epoch the run starts at. Lines of this epoch or later at the end of an existing
             log belong to work that is about to be done again, and are taken off.
-        resumed: False leaves an existing log as it is and adds to it.
+        resumed: False leaves a log that is there as it is and adds to it.
     """
 
     def __init__(self, cfg: TrainConfig, world: World, *, first_epoch: int, resumed: bool) -> None:
@@ -36,6 +37,7 @@ class RunLog:
         self._excepthook = threading.excepthook
         if not (cfg.output_dir and world.is_main):
             return
+        require_tensorboard(cfg)
         folder = make_folder(cfg.output_dir)
         text = json.dumps(to_json(cfg), indent=2) + "\n"
         atomic_write(folder / "config.json", lambda stream: stream.write(text.encode()))
@@ -122,11 +124,23 @@ def _epoch_of(line: str) -> float:
     return float("inf")
 
 
-def _summary_writer(folder: Path, first_epoch: int) -> Any:
+def require_tensorboard(cfg: TrainConfig) -> None:
+    """Refuse --tensorboard where the package is missing.
+
+    Raises:
+        UserError: it is.
+    """
+    if not cfg.tensorboard:
+        return
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        importlib.import_module("torch.utils.tensorboard")
     except ImportError:
         raise UserError(
             "--tensorboard needs the package tensorboard; install tcformer[train]."
         ) from None
+
+
+def _summary_writer(folder: Path, first_epoch: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=first_epoch)

@@ -27,7 +27,7 @@ from tcformer.training.distributed import (
     interrupt_reason,
 )
 from tcformer.training.interrupt import interrupt
-from tcformer.training.log import RunLog, say
+from tcformer.training.log import RunLog, require_tensorboard, say
 from tcformer.training.metrics import MetricLogger, OnProgress, SmoothedValue, hms
 from tcformer.training.optim import (
     Ema,
@@ -41,7 +41,7 @@ from tcformer.training.optim import (
 )
 from tcformer.training.record import RunRecord
 from tcformer.training.resume import resume
-from tcformer.training.retention import check_room, clear_leftovers, prune
+from tcformer.training.retention import check_room, clear_leftovers, prune, set_earlier_aside
 from tcformer.training.task import Task
 
 __all__ = ["FitResult", "Interrupted", "NotFinite", "build_state", "count_parameters", "fit"]
@@ -77,10 +77,11 @@ def fit(
             `--skip-nonfinite` allows.
     """
     state = build_state(task, cfg, world)
-    resumed = resume(state, task, cfg, world)
+    source = resume(state, task, cfg, world)
+    resumed = bool(source)
     if cfg.compile:
         state.model.compile()
-    prepare_folder(cfg, state, world)
+    prepare_folder(cfg, state, world, source)
     model = parallel(state.model, world)
     epochs = cfg.epochs + cfg.cooldown_epochs
     pending = not state.evaluated  # stopped after an epoch was saved, before it was evaluated
@@ -326,9 +327,14 @@ def build_state(task: Task, cfg: TrainConfig, world: World) -> TrainState:
     return state
 
 
-def prepare_folder(cfg: TrainConfig, state: TrainState, world: World) -> None:
-    """Make the folder of the results, clear what killed processes left, look at the room."""
+def prepare_folder(cfg: TrainConfig, state: TrainState, world: World, source: str) -> None:
+    """Make the folder of the results ready, after all that can be refused has been looked at.
+
+    What killed processes left is cleared, and an earlier run that is not the one of `source` (the
+    checkpoint that is resumed, or '') is set aside.
+    """
     if cfg.output_dir and world.is_main:
+        require_tensorboard(cfg)
         folder = make_folder(cfg.output_dir)
         for name in (ckpt.LAST, ckpt.BEST, ckpt.BEST_WEIGHTS, "log.txt"):
             if (folder / name).is_dir():  # else it would be found at the end of the first epoch
@@ -337,6 +343,8 @@ def prepare_folder(cfg: TrainConfig, state: TrainState, world: World) -> None:
         prune_checkpoints(cfg, state, world)
         if problem := check_room(cfg, state.model):
             say(world, f"NOTICE: {problem}.")
+        if moved := set_earlier_aside(folder, source):
+            say(world, f"NOTICE: {moved}.")
 
 
 def prune_checkpoints(cfg: TrainConfig, state: TrainState, world: World) -> None:

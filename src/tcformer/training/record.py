@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, make_folder, parse_json, read_whole
+from tcformer.files import atomic_write, check_writable, make_folder, parse_json, read_whole
 from tcformer.training import machine
 from tcformer.training.distributed import World
 from tcformer.training.options import to_json
@@ -90,6 +90,8 @@ class RunRecord:
         self._worked = _processor_seconds()
         self._content: dict[str, Any] = {}
         self._session: dict[str, Any] = {}
+        if self.path is not None:
+            check_writable(self.path)
 
     def begin(
         self, about: Mapping[str, Any], *, resumed: bool = False, first_epoch: int = 0

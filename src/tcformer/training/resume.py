@@ -19,14 +19,14 @@ from tcformer.training.log import say
 from tcformer.training.task import Task
 
 
-def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> bool:
-    """Restore `--resume`, if there is something to resume from; True if so."""
+def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str:
+    """Restore `--resume`, if there is something to resume from; the file, or ''."""
     path, content = None, None
     if world.is_main:
         path, content = find_resume(cfg)
     source = broadcast_object(world, str(path) if path else "")
     if not source:
-        return False
+        return ""
     if content is None:
         content = ckpt.read(source)
     say(world, f"resume from{source}")
@@ -46,7 +46,7 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> boo
         ) from error
     for note in notes:
         say(world, f"NOTICE: resuming from {source}: {note}.")
-    return True
+    return source
 
 
 def find_resume(cfg: TrainConfig) -> tuple[str | Path | None, dict[str, Any] | None]:

@@ -1,4 +1,4 @@
-"""How much of a disk a run takes: which checkpoints stay, and whether there is room for them."""
+"""A run and its folder: which checkpoints stay, an earlier run there, and room on the disk."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from torch import nn
 
 from tcformer.errors import UserError
-from tcformer.files import leftovers
+from tcformer.files import leftovers, set_aside
 from tcformer.training.checkpoint import BEST, BEST_WEIGHTS, LAST
 from tcformer.training.config import TrainConfig
 
 _NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
 _OWN = re.compile(
-    r"checkpoint(_\d+)?\.pth|best\.(pth|safetensors)|log\.txt|(config|record|evaluation)\.json"
-    r"|nonfinite_.*"
+    r"checkpoint(_\d+)?\.pth|best\.(pth|safetensors)|log\.txt|nonfinite_.*"
+    r"|(config|record|evaluation)(-\d+)?\.json|keypoints\.json|events\.out\.tfevents\..*"
 )
 
 
@@ -49,6 +49,33 @@ def prune(folder: Path, keep: int, epoch: int) -> list[Path]:
             except OSError:
                 kept.append(path)
     return kept
+
+
+def set_earlier_aside(folder: Path, source: str) -> str:
+    """Move what an earlier run has left in a folder into earlier-1 (-2, ...) there, if any.
+
+    A run that has written neither a checkpoint nor a line of its log has left nothing.
+
+    Args:
+        folder: of the results.
+        source: the checkpoint that is resumed, or ''; one in `folder` is the same run's.
+
+    Returns:
+        A sentence that says where it is now; '' if nothing was moved.
+
+    Raises:
+        UserError: it cannot be moved.
+    """
+    if source and Path(source).resolve().parent == folder.resolve():
+        return ""
+    kept = [folder / name for name in (LAST, BEST, BEST_WEIGHTS, "log.txt")]
+    if not (numbered(folder) or any(path.is_file() and path.stat().st_size for path in kept)):
+        return ""
+    own = (p.name for p in folder.iterdir() if _OWN.fullmatch(p.name) and p.is_file())
+    return (
+        f"{folder} holds an earlier run, which this one does not resume: its files are in "
+        f"{set_aside(folder, sorted(own))} now (--resume goes on from a run)"
+    )
 
 
 def clear_leftovers(folder: Path) -> None:

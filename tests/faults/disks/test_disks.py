@@ -23,8 +23,9 @@ from tcformer.files import atomic_write, safe_torch_load
 from tcformer.training import checkpoint as ckpt
 from tcformer.training import retention
 from tcformer.training.distributed import World
+from tcformer.training.interrupt import interrupt
 from tcformer.training.log import RunLog
-from tcformer.training.loop import fit
+from tcformer.training.loop import Interrupted, fit
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +102,16 @@ def test_a_folder_that_cannot_be_made_is_told_before_training(tmp_path):
 
 
 def test_keep_last_keeps_the_newest(tmp_path):
+    cfg = config(output_dir=str(tmp_path), epochs=10, save_every=3, keep_last=2, resume="auto")
+    with pytest.raises(Interrupted):
+        train_toy(cfg, steps=1, stop_at=1)
+    ours = names(tmp_path)
     for foreign in ("checkpoint_99.pth", "checkpoint_old.pth", "checkpoint_2.pth.bak"):
         (tmp_path / foreign).write_text("of another run")
     (tmp_path / "checkpoint_1.pth").mkdir()
-    foreign = names(tmp_path)
-    train_toy(config(output_dir=str(tmp_path), epochs=10, save_every=3, keep_last=2), steps=1)
+    foreign = names(tmp_path) - ours
+    interrupt.clear()
+    train_toy(cfg, steps=1)
     left = names(tmp_path) - foreign
     assert left == {
         "checkpoint.pth", "checkpoint_6.pth", "checkpoint_9.pth", "best.pth", "best.safetensors",
