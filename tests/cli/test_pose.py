@@ -355,6 +355,18 @@ def test_evaluate_keypoints(tmp_path, capsys):
         "body", "foot", "face", "lefthand", "righthand", "wholebody",
     ]  # fmt: skip
     assert json.loads(out.read_text())["wholebody"]["AP"] == pytest.approx(1)
+    blank = sum(not all_points(n, real.kind)[:, 2].any() for n in real.annotations)
+    assert lines[7].startswith(f"Measured on {8 - blank} people; left out: 1 crowds")
+    content = make_annotations()
+    content["categories"].append({"id": 2, "name": "dog"})
+    content["annotations"] += [{"image_id": 1, "category_id": 2}] * 3
+    truth.write_text(json.dumps(content))
+    others = [{"image_id": 1, "category_id": 2}] * 2
+    found.write_text(json.dumps([*others, *(e for e in entries if e["image_id"] != 2)]))
+    assert cli.main(["evaluate-keypoints", str(truth), str(found)]) == 0
+    told = capsys.readouterr().out
+    assert "3 annotations of other categories, 2 results of other categories" in told
+    assert "1 of 3 images have no results" in told
     entries[0]["keypoints"][3] = float("nan")
     found.write_text(json.dumps(entries))
     assert cli.main(["evaluate-keypoints", str(truth), str(found)]) == 2

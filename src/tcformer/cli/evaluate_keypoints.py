@@ -48,21 +48,38 @@ def _evaluated(args: Namespace) -> tuple[Mapping[str, Any], list[str]]:
     from tcformer.tasks.pose.results import read_predictions
 
     truth = read_truth(args.truth)
-    found = read_predictions(args.results, truth)
+    found, others = read_predictions(args.results, truth)
     if truth.kind.sigmas is None:
+        from tcformer.data.keypoints.people import measurable_faces
         from tcformer.tasks.pose.nme import evaluate_faces
 
         errors = evaluate_faces(truth, found)
-        return errors, [f"NME of {name:<12} {100 * e:7.3f} %" for name, e in errors.items()]
+        lines = [f"NME of {name:<12} {100 * e:7.3f} %" for name, e in errors.items()]
+        measured, left_out = measurable_faces(truth)
+        return errors, lines + _on(len(measured.annotations), "faces", left_out, others)
 
-    from tcformer.tasks.pose.evaluation import STATISTICS, evaluate_keypoints
+    from tcformer.tasks.pose.evaluation import STATISTICS, evaluate_keypoints, ignored
 
     table = evaluate_keypoints(truth, found)
     lines = [" ".join([f"{'':<9}", *(f"{name:>6}" for name in STATISTICS)])]
     for part, values in table.items():
         cells = (f"{values[name]:6.3f}" for name in STATISTICS)
         lines.append(" ".join([f"{part:<9}", *cells]))
+    left_out = ignored(truth)
+    people = len(truth.annotations) + truth.num_others - sum(left_out.values())
+    lines += _on(people, "people", left_out, others)
+    without = len(set(truth.images) - {entry["image_id"] for entry in found})
+    if without:
+        lines.append(f"{without} of {len(truth.images)} images have no results.")
     return table, lines
+
+
+def _on(number: int, whom: str, left_out: Mapping[str, int], others: int) -> list[str]:
+    """What the figures are about."""
+    from tcformer.data.keypoints.annotations import counted
+
+    rest = counted({**left_out, "results of other categories": others})
+    return [f"Measured on {number} {whom}{f'; left out: {rest}' if rest else ''}."]
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,11 @@ def test_who_is_trained_on(coco):
     path.write_text(json.dumps(content))
     source = WholeBodySource(str(coco), "train")
     numbers = [source.subject(i).number for i in range(len(source))]
-    left_out = {changed[1]["id"], changed[2]["id"], changed[3]["id"]}  # no area, crowd, no body
-    left_out |= {n["id"] for n in changed if max(n["keypoints"]) == 0}
-    assert numbers == [n["id"] for n in changed if n["id"] not in left_out]
+    blank = [i for i, n in enumerate(changed) if max(n["keypoints"]) == 0]
+    assert numbers == [i for i in range(len(changed)) if i not in {1, 2, *blank}]
+    assert source.left_out == {
+        "crowds": 1, "people without area": 1, "people without body keypoints": len(blank)
+    }  # fmt: skip
     np.testing.assert_allclose(source.subject(0).box, [0, 5, 50, size["height"] - 1 - 5])
     assert source.truth is None
 
@@ -109,7 +111,15 @@ def test_no_boxes_given(coco):
         (lambda c: c["annotations"][2].pop("area"), "no `area`"),
         (lambda c: c["annotations"][2]["bbox"].append(3), "`bbox` needs 4 numbers"),
         (lambda c: c["annotations"][2].update(image_id=9), "on image 9, which `images` does not"),
-        (lambda c: c["annotations"][2].update(id=c["annotations"][1]["id"]), "an earlier one has"),
+        (lambda c: c["images"][2].update(id=c["images"][1]["id"]), "an earlier one has"),
+        (lambda c: c["annotations"][2].update(iscrowd="no"), "`iscrowd` is 'no'"),
+        (lambda c: c["annotations"][2].update(iscrowd=None), "`iscrowd` is None"),
+        (lambda c: c["annotations"][2].update(area=-1.0), "less than nothing"),
+        (lambda c: c["annotations"][2].update(area="900"), "`area` is '900'"),
+        (lambda c: c["annotations"][2].update(image_id=2**63), "too large"),
+        (lambda c: c["annotations"][2].update(category_id="1"), "`category_id` is '1'"),
+        (lambda c: c["annotations"][2].update(category_id=3), "which `categories` does not list"),
+        (lambda c: c["categories"].append({"id": 2, "name": "person"}), "cannot be told"),
         (lambda c: c["images"][1].pop("file_name"), "`file_name` is None"),
         (lambda c: c["images"][1].update(file_name="../../etc/passwd"), "not a name below"),
         (lambda c: c["images"][1].pop("id"), "image 1 of .* has no `id`"),

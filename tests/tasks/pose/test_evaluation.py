@@ -119,10 +119,210 @@ def test_bodies_alone(tmp_path):
     found = [
         {"image_id": n["image_id"], "category_id": 1, "score": 0.9, "keypoints": n["keypoints"]}
         for n in content["annotations"]
+        if n["num_keypoints"]
     ]
     table = evaluate_keypoints(path, found)
     assert list(table) == ["body"]
     assert table["body"]["AP"] == pytest.approx(1)
+
+
+def bodies(seed):
+    """Annotations of COCO's 17 keypoints and results around them, as COCO's own tools like them."""
+    content = make_annotations(seed, images=4, people=4, size=(300, 200))
+    random = np.random.RandomState(seed)
+    notes, found = content["annotations"], []
+    for number, note in enumerate(notes, 1):
+        note["id"] = number
+        for part, field in WHOLE.fields.items():
+            if part != "body":
+                del note[field]
+        reach = 2 * WHOLE.sigmas[:17] * np.sqrt(note["area"])
+        for _ in range(random.choice([0, 1, 1, 2])):
+            points = np.array(note["keypoints"]).reshape(17, 3)
+            points[:, :2] += random.randn(17, 2) * reach[:, None] * random.choice([0.3, 1, 3])
+            points[:, 2] = random.uniform(-0.5, 1, 17)
+            entry = {"image_id": note["image_id"], "category_id": 1, "score": float(random.rand())}
+            found.append({**entry, "keypoints": points.ravel().tolist()})
+    return content, found
+
+
+def by_coco(content, found):
+    """The numbers by pycocotools alone."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    data = COCO()
+    data.dataset = copy.deepcopy({"info": {}, **content})
+    data.createIndex()
+    run = COCOeval(data, data.loadRes(copy.deepcopy(found)), "keypoints")
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    return dict(zip(STATISTICS, run.stats, strict=True))
+
+
+def number_from_0(content, found):
+    for number, note in enumerate(content["annotations"]):
+        note["id"] = number
+
+
+def no_ids(content, found):
+    for note in content["annotations"]:
+        del note["id"]
+
+
+def other_ids(content, found):
+    for note, other in zip(content["annotations"], [7, 7, "0", None, 2**70, 0, -1] * 9):  # noqa: B905
+        note["id"] = other
+
+
+def words_for_crowds(content, found):
+    for note, words in zip(content["annotations"], [("0", "1"), (False, True)] * 9):  # noqa: B905
+        note["iscrowd"] = words[note["iscrowd"]]
+
+
+def no_counts(content, found):
+    for note in content["annotations"]:
+        del note["num_keypoints"]
+
+
+def no_categories(content, found):
+    del content["categories"]
+
+
+def numbers_in_place_of_names(content, found):
+    content["categories"] = [{"id": 1, "name": "1", "keypoints": ["nose"]}, {"id": 2, "name": "2"}]
+
+
+def other_categories(content, found):
+    """Dogs without keypoints, and cats that lie on the people."""
+    content["categories"] = [{"id": 0, "name": "cat"}, *content["categories"], {"id": 9}]
+    notes = content["annotations"]
+    dogs = [{k: v for k, v in n.items() if k != "keypoints"} | {"category_id": 9} for n in notes]
+    content["annotations"] = [*dogs, *notes, *({**n, "category_id": 0} for n in notes)]
+    found[:] = [*({**e, "category_id": 0, "score": 1.0} for e in found), *found]
+
+
+def another_number_for_people(content, found):
+    for entry in [*content["categories"], *content["annotations"], *found]:
+        entry["category_id" if "id" not in entry or "image_id" in entry else "id"] = 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "change",
+    [
+        number_from_0, no_ids, other_ids, words_for_crowds, no_counts, no_categories,
+        numbers_in_place_of_names, other_categories, another_number_for_people,
+    ],
+)  # fmt: skip
+def test_files_of_other_hands_have_the_numbers_of_coco(tmp_path, change, seed):
+    content, found = bodies(seed)
+    want = by_coco(content, found)
+    assert 0.05 < want["AP"] < 0.95
+    change(content, found)
+    for name, what in (("truth", content), ("found", found)):
+        (tmp_path / name).write_text(json.dumps(what))
+    assert evaluate_keypoints(tmp_path / "truth", tmp_path / "found") == {"body": want}
+
+
+@pytest.mark.parametrize("third", [1, 0, -1.3])
+def test_coco_ignores_the_third_number_of_a_result(tmp_path, third):
+    content, found = bodies(0)
+    want = by_coco(content, found)
+    for entry in found:
+        entry["keypoints"][2::3] = [third] * 17
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(content))
+    assert evaluate_keypoints(path, found) == {"body": want}
+
+
+@pytest.mark.parametrize("position", [0, 3])
+def test_the_first_result_decides_by_what_people_are_measured(tmp_path, position):
+    """By their boxes if it has one, as in COCO's tools and the official script."""
+    content, found = bodies(1)
+    plain = by_coco(content, found)
+    for entry in found[position:]:
+        entry["bbox"] = [0, 0, 40.0, 40.0]
+    want = by_coco(content, found)
+    assert (want == plain) == (position > 0)
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(content))
+    assert evaluate_keypoints(path, found) == {"body": want}
+    if not position:
+        del found[2]["bbox"]
+        with pytest.raises(UserError, match=r"entry 2 .*has no `bbox`"):
+            evaluate_keypoints(path, found)
+        found[0] |= {"bbox": [], "segmentation": {}}
+        with pytest.raises(UserError, match="mask"):
+            evaluate_keypoints(path, found)
+
+
+def test_the_declared_minimum_of_pycocotools(truth_file, monkeypatch):
+    """2.0.10 asks for `info`, which few files of other hands have."""
+    from pycocotools.coco import COCO
+
+    newer = COCO.loadRes
+    monkeypatch.setattr(
+        COCO, "loadRes", lambda self, rows: self.dataset["info"] or newer(self, rows)
+    )
+    assert 0 < evaluate_keypoints(truth_file, noisy(truth_file))["body"]["AP"] < 1
+
+
+def test_results_with_names_of_their_own(tmp_path):
+    """A file in the form of the truth says itself who a person is and which photograph is meant."""
+    content, found = bodies(0)
+    want = by_coco(content, found)
+    theirs = {
+        "images": copy.deepcopy(content["images"]),
+        "categories": [{"id": 5, "name": "dog"}, {"id": 7, "name": "Person"}],
+        "annotations": [{**e, "category_id": 7} for e in found],
+    }
+    theirs["annotations"].append({**found[0], "category_id": 5, "score": 1.0})
+    truth, path = tmp_path / "truth.json", tmp_path / "found.json"
+    truth.write_text(json.dumps(content))
+    path.write_text(json.dumps(theirs))
+    assert evaluate_keypoints(truth, path) == {"body": want}
+    for image in theirs["images"]:
+        image["id"] = 5 - image["id"]
+    path.write_text(json.dumps(theirs))
+    with pytest.raises(UserError, match="number the results as"):
+        evaluate_keypoints(truth, path)
+
+
+def test_people_that_coco_ignores(tmp_path):
+    """It asks `num_keypoints`; without labelled keypoints distances are those to the box."""
+    content, found = bodies(2)
+    plain = by_coco(content, found)
+    content["annotations"][0]["num_keypoints"] = 0
+    content["annotations"][4]["keypoints"] = [0.0] * 51
+    want = by_coco(content, found)
+    assert want != plain
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(content))
+    assert evaluate_keypoints(path, found) == {"body": want}
+
+
+def test_whole_bodies_of_other_hands(truth_file):
+    """Ids from 0 and other categories; the third number counts here, and a box if it is there."""
+    found = noisy(truth_file)
+    want = evaluate_keypoints(truth_file, found)
+    content = json.loads(truth_file.read_text())
+    dog = {"id": 99, "image_id": 1, "category_id": 2, "iscrowd": "0"}
+    number_from_0(content, found)
+    content["annotations"].insert(0, dog)
+    content["categories"].append({"id": 2, "name": "dog"})
+    truth_file.write_text(json.dumps(content))
+    assert evaluate_keypoints(truth_file, found) == want
+    boxed = [{**entry, "bbox": [0, 0, 40.0, 40.0]} for entry in found]
+    other = evaluate_keypoints(truth_file, boxed)
+    for part in PARTS:
+        assert other[part]["AP"] == want[part]["AP"]
+        assert other[part]["APl"] >= want[part]["APl"]  # nobody who is too much is that large
+    assert other["body"]["APl"] > want["body"]["APl"]
+    for entry in found:
+        entry["foot_kpts"][2::3] = [0] * 6
+    assert evaluate_keypoints(truth_file, found)["foot"]["AP"] == 0
 
 
 def test_numbers_of_numpy(truth_file):
@@ -161,7 +361,9 @@ WRONG = [
     (lambda e: e["foot_kpts"].__setitem__(0, True), "number 0 of `foot_kpts` is True"),
     (lambda e: e["foot_kpts"].__setitem__(0, 10**400), "number 0 of `foot_kpts` is 1000"),
     (lambda e: damage(e, "category_id", 2), "category_id 2"),
-    (lambda e: damage(e, "category_id", "x" * 9999), "category_id 'xxx"),
+    (lambda e: damage(e, "category_id", "1"), "`category_id` is '1'"),
+    (lambda e: damage(e, "score", "0.5"), "`score` is '0.5'"),
+    (lambda e: damage(e, "category_id", "x" * 9999), "`category_id` is 'xxx"),
     (lambda e: e["foot_kpts"].__setitem__(0, 10**30), "number 0 of `foot_kpts` is 1000"),
     (lambda e: e["keypoints"].__setitem__(0, -1e300), "number 0 of `keypoints` is -1e"),
 ]

@@ -9,6 +9,7 @@ import pytest
 from people import SMALL
 from PIL import Image
 
+from tcformer import cli
 from tcformer.tasks.pose import PoseTask, evaluate_faces
 from tcformer.tasks.runner import run
 from tcformer.training.distributed import World
@@ -75,3 +76,34 @@ def test_faces_that_cannot_be_read_are_left_out(wflw):
     assert result["nme"] == pytest.approx(0, abs=1e-4)
     assert len(evaluator.results) == 5
     assert "nme_expression" not in result
+
+
+def test_faces_that_are_left_out_are_counted(wflw, tmp_path, capsys):
+    """The error is that of the faces that are measured, and it says of how many."""
+    from tcformer.data.keypoints.people import read_wflw_list
+
+    lists = wflw / "WFLW_annotations" / "list_98pt_rect_attr_train_test"
+    truth, names = read_wflw_list(lists / "list_98pt_rect_attr_test.txt")
+    notes = [dict(note) for note in truth.annotations]
+    notes[0]["iscrowd"] = "1"
+    notes[1]["keypoints"] = [0] * 294
+    notes[2]["keypoints"] = list(notes[2]["keypoints"])
+    notes[2]["keypoints"][3 * 60 : 3 * 61] = [0, 0, 0]  # an outer eye corner
+    images = [{"id": i, "file_name": n, "width": 100, "height": 90} for i, n in names.items()]
+    (wflw / "annotations").mkdir()
+    (wflw / "WFLW_images").rename(wflw / "images")
+    for split in ("train", "test"):
+        path = wflw / "annotations" / f"face_landmarks_wflw_{split}.json"
+        path.write_text(json.dumps({"images": images, "annotations": notes}))
+    less = {k: v for k, v in SMALL.items() if k not in ("boxes", "data_set")}
+    small = {**less, "data_set": "WFLW", "data_path": str(wflw), "crop_size": (64, 64)}
+    run(build({**small, "eval": True, "output_dir": str(tmp_path)}))
+    told = capsys.readouterr().out
+    assert "on the 3 test faces" in told
+    assert "1 crowds, 1 faces without labelled landmarks, 1 faces without a distance" in told
+    assert cli.main(["evaluate-keypoints", str(path), str(tmp_path / "keypoints.json")]) == 0
+    assert "Measured on 3 faces; left out: 1 crowds" in capsys.readouterr().out
+    PoseTask(build(small), World())
+    assert (
+        "not trained on: 1 crowds, 1 faces without labelled landmarks." in capsys.readouterr().out
+    )

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral, Real  # NumPy's count too: predictions need not come from a file
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tcformer.data.keypoints import Layout, layout
-from tcformer.errors import UserError
+from tcformer.errors import UserError, shown
+
+PEOPLE = ("person", "face")
+"""What files call the category whose keypoints are looked for."""
 
 _SHOWN = 60  # characters of a wrong value in a message
+_LARGEST_ID = 2**63 - 1  # ids are kept in arrays of 64 bits
 _LARGEST = 1e12  # no area, coordinate or score is beyond this, and squares of it can be added up
 
 
@@ -27,9 +31,12 @@ class Truth:
         path: of the file.
         kind: its set of keypoints.
         parts: those of its parts that it annotates.
-        images: ids, in the file's order.
-        annotations: as in the file, checked.
+        images: ids, in the file's order, each once.
+        annotations: of people (or faces), checked; `iscrowd` is 0 or 1, all else as in the file.
         image_entries: as in the file; empty where there is no such list.
+        category: the file's id of people (or faces).
+        categories: the names of all categories by id.
+        num_others: annotations of other categories, which are left out.
     """
 
     path: str
@@ -38,10 +45,25 @@ class Truth:
     images: tuple[int, ...]
     annotations: tuple[Mapping[str, Any], ...]
     image_entries: tuple[Mapping[str, Any], ...] = ()
+    category: int = 1
+    categories: Mapping[int, str] = field(default_factory=lambda: {1: "person"})
+    num_others: int = 0
 
 
-def read_truth(path: str | Path) -> Truth:
-    """An annotation file in COCO's format: COCO, COCO-WholeBody, or WFLW's 98 points.
+class CocoFile(NamedTuple):
+    """An annotation file in COCO's format, checked as far as all kinds of objects have it."""
+
+    images: dict[int, Mapping[str, Any]]
+    """The entries by id, in the file's order."""
+    annotations: list[dict[str, Any]]
+    """Each with `image_id` out of `images`, `category_id` out of `categories` and `iscrowd` 0 or 1;
+    their ids are not looked at."""
+    categories: dict[int, Mapping[str, Any]]
+    """The entries by id, in the file's order; one without a name where the file has no list."""
+
+
+def read_coco(path: str | Path) -> CocoFile:
+    """An annotation file in COCO's format, of whatever objects.
 
     Raises:
         UserError: it cannot be read, or is not such a file.
@@ -54,31 +76,131 @@ def read_truth(path: str | Path) -> Truth:
             f"{path} is no annotation file: it needs the lists `images` and `annotations` of "
             "COCO's format."
         )
-    images = [
-        check_whole(image, "id", f"image {number} of {path}")
-        for number, image in enumerate(content["images"])
-    ]
+    images = _by_id(content["images"], "image", path)
     notes = content["annotations"]
     if not images or not notes:
         raise UserError(f"{path} holds no {'annotations' if images else 'images'}.")
-    kind, parts = _kind(notes, str(path))
-    known, seen = set(images), set()
+    categories = categories_of(content, path)
+    checked = []
     for number, note in enumerate(notes):
         where = f"annotation {number} of {path}"
-        note_id = check_whole(note, "id", where)
-        if note_id in seen:
-            raise UserError(f"{where} has the id {note_id}, which an earlier one has already.")
-        seen.add(note_id)
-        if check_whole(note, "image_id", where) not in known:
+        if check_whole(note, "image_id", where) not in images:
             raise UserError(
                 f"{where} is on image {note['image_id']}, which `images` does not list."
             )
+        if len(categories) == 1 and "category_id" not in note:
+            category = next(iter(categories))
+        else:
+            category = check_whole(note, "category_id", where)
+        if category not in categories:
+            raise UserError(
+                f"{where} has category_id {category}, which `categories` does not list."
+            )
+        crowd = check_flag(note, "iscrowd", where)
+        checked.append({**note, "category_id": category, "iscrowd": crowd})
+    return CocoFile(images, checked, categories)
+
+
+def categories_of(content: Mapping[str, Any], path: str | Path) -> dict[int, Mapping[str, Any]]:
+    """The categories of a file in COCO's format by id.
+
+    A file that lists none has those of its annotations; COCO's 1 if these say nothing either.
+    """
+    rows = content.get("categories")
+    if isinstance(rows, list) and rows:
+        return _by_id(rows, "category", path)
+    ids = {
+        check_whole(note, "category_id", f"annotation {number} of {path}")
+        for number, note in enumerate(content["annotations"])
+        if isinstance(note, dict) and "category_id" in note
+    }
+    return {i: {"id": i} for i in sorted(ids) or [1]}
+
+
+def people_category(
+    categories: Mapping[int, Mapping[str, Any]], path: str | Path, pointed: Collection[int] = ()
+) -> int:
+    """The id of people (or faces) among the categories of a file.
+
+    It is the one called person, or face; otherwise the only one that has keypoints.
+
+    Args:
+        categories: by id.
+        path: of the file, for the message.
+        pointed: ids of categories whose annotations have keypoints.
+
+    Raises:
+        UserError: none is, or several are.
+    """
+    found = [
+        [i for i, entry in categories.items() if str(entry.get("name")).lower() == name]
+        for name in PEOPLE
+    ]
+    pointed = {*pointed, *(i for i, entry in categories.items() if entry.get("keypoints"))}
+    for ids in (*found, list(pointed), list(categories)):
+        if len(ids) == 1:
+            return ids[0]
+        if ids:
+            break
+    names = [entry.get("name", i) for i, entry in categories.items()]
+    raise UserError(
+        f"{path} has annotations of {shown(names)}: which are the people cannot be told; call "
+        "one category person."
+    )
+
+
+def read_truth(path: str | Path) -> Truth:
+    """An annotation file in COCO's format: COCO, COCO-WholeBody, or WFLW's 98 points.
+
+    Raises:
+        UserError: it cannot be read, or is not such a file.
+    """
+    images, notes, categories = read_coco(path)
+    pointed = {note["category_id"] for note in notes if note.get("keypoints")}
+    category = people_category(categories, path, pointed)
+    people = [
+        (number, note) for number, note in enumerate(notes) if note["category_id"] == category
+    ]
+    if not people:
+        raise UserError(f"{path} holds no annotations of people, which are category {category}.")
+    kind, parts = _kind([note for _, note in people], str(path))
+    seen = set()
+    for number, note in people:
+        where = f"annotation {number} of {path}"
         for part in parts:
             check_points(note, kind, part, where)
-        if kind.sigmas is not None:
-            check_number(note, "area", where)
-            check_numbers(note, "bbox", 4, where)
-    return Truth(str(path), kind, parts, tuple(images), tuple(notes), tuple(content["images"]))
+        if kind.sigmas is None:  # predictions of faces name them by their ids
+            note_id = check_whole(note, "id", where)
+            if note_id in seen:
+                raise UserError(f"{where} has the id {note_id}, which an earlier one has already.")
+            seen.add(note_id)
+            continue
+        if check_number(note, "area", where) < 0:
+            raise UserError(f"{where}: `area` is {note['area']}, less than nothing.")
+        check_numbers(note, "bbox", 4, where)
+        if "num_keypoints" in note:
+            check_whole(note, "num_keypoints", where)
+    return Truth(
+        str(path),
+        kind,
+        parts,
+        tuple(images),
+        tuple(note for _, note in people),
+        tuple(images.values()),
+        category,
+        {i: str(entry.get("name", i)) for i, entry in categories.items()},
+        len(notes) - len(people),
+    )
+
+
+def _by_id(entries: Sequence[Any], what: str, path: str | Path) -> dict[int, Mapping[str, Any]]:
+    found: dict[int, Mapping[str, Any]] = {}
+    for number, entry in enumerate(entries):
+        where = f"{what} {number} of {path}"
+        entry_id = check_whole(entry, "id", where)
+        if found.setdefault(entry_id, entry) != entry:
+            raise UserError(f"{where} has the id {entry_id}, which an earlier one has already.")
+    return found
 
 
 def read_json(path: str | Path, what: str) -> Any:
@@ -103,16 +225,17 @@ def points_of(entry: Mapping[str, Any], field: str) -> np.ndarray:
     return np.array(entry[field], np.float64).reshape(-1, 3)
 
 
-def _kind(notes: Sequence[Any], path: str) -> tuple[Layout, tuple[str, ...]]:
+def _kind(notes: Sequence[Mapping[str, Any]], path: str) -> tuple[Layout, tuple[str, ...]]:
     """Which set of keypoints a file annotates, told by the length of its lists."""
-    first = notes[0].get("keypoints") if isinstance(notes[0], dict) else None
+    first = notes[0].get("keypoints")
     length = len(first) if isinstance(first, list) else 0
     whole, face = layout("coco_wholebody"), layout("wflw")
     if length == _length(face, "face"):
         return face, ("face",)
     if length == _length(whole, "body"):
         # COCO's own files hold the body alone.
-        return whole, tuple(p for p in whole.parts if p == "body" or whole.fields[p] in notes[0])
+        fields = {name for note in notes for name in note}
+        return whole, tuple(p for p in whole.parts if p == "body" or whole.fields[p] in fields)
     raise UserError(
         f"{path} holds no known set of keypoints: its first annotation needs `keypoints`, a list "
         f"of {_length(whole, 'body')} numbers (COCO, COCO-WholeBody) or {_length(face, 'face')} "
@@ -138,7 +261,19 @@ def check_whole(entry: Any, name: str, where: str) -> int:
     value = _field(entry, name, where)
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise UserError(f"{where}: `{name}` is {shortened(value)}, not a whole number.")
+    if abs(int(value)) > _LARGEST_ID:
+        raise UserError(f"{where}: `{name}` is {shortened(value)}, too large for 64 bits.")
     return int(value)
+
+
+def check_flag(entry: Any, name: str, where: str) -> int:
+    """0 or 1 of a field that says no or yes; 0 where it is missing."""
+    if not isinstance(entry, dict):
+        _field(entry, name, where)
+    value = entry.get(name, 0)
+    if not isinstance(value, str | Real) or value not in (0, 1, "0", "1"):  # True is 1
+        raise UserError(f"{where}: `{name}` is {shortened(value)}, but 0 or 1 is meant.")
+    return int(value in (1, "1"))
 
 
 def check_number(entry: Any, name: str, where: str) -> float:
@@ -194,3 +329,8 @@ def shortened(value: Any) -> str:
     """A value as a sentence bears it."""
     text = repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def counted(numbers: Mapping[str, int]) -> str:
+    """What there is how often, in a list: "2 crowds, 1 people without area"."""
+    return ", ".join(f"{number} {what}" for what, number in numbers.items() if number)

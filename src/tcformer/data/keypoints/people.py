@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ class Subject(NamedTuple):
     """One person or face to look for."""
 
     image_id: int
-    number: int  # id of the annotation, or position of the detected box
+    number: int  # id of a face's annotation; otherwise position in the file
     box: np.ndarray  # (4,) float64: x, y, width, height
     points: np.ndarray  # (K, 2) float64, pixels; zeros for a detected box
     visible: np.ndarray  # (K,) float64, above zero where labelled
@@ -52,6 +53,7 @@ class KeypointSource(Protocol):
     classes: list[str]  # names of the keypoints
     truth: Truth | None  # the annotations to evaluate against; None if the subjects hold them
     padding: float  # factor between a subject's box and what the network sees
+    left_out: Mapping[str, int]  # what of the files is not looked for, in words, and how often
 
     def __len__(self) -> int: ...
 
@@ -78,9 +80,14 @@ class _Files:
     padding = 1.25
 
     def __init__(
-        self, kind: Layout, folder: Path, names: Mapping[int, str], subjects: Sequence[Subject]
+        self,
+        kind: Layout,
+        folder: Path,
+        names: Mapping[int, str],
+        subjects: Sequence[Subject],
+        left_out: Mapping[str, int],
     ) -> None:
-        self.layout = kind
+        self.layout, self.left_out = kind, left_out
         self.classes = list(kind.names)
         self.truth: Truth | None = None
         ids = sorted({s.image_id for s in subjects})
@@ -147,12 +154,12 @@ class WholeBodySource(_Files):
         folder = _first_folder(root / f"{split}2017", root / "images" / f"{split}2017")
         kind = layout("coco_wholebody")
         if split == "train" or boxes == "truth":
-            subjects = _annotated(truth, sizes)
+            subjects, left_out = _annotated(truth, sizes)
         else:
-            subjects = _detected(_boxes_file(root, boxes), set(truth.images), kind)
+            subjects, left_out = _detected(_boxes_file(root, boxes), truth)
         if not subjects:
             raise UserError(f"{notes} has nobody with a labelled body keypoint to look for.")
-        super().__init__(kind, folder, names, subjects)
+        super().__init__(kind, folder, names, subjects, left_out)
         self.truth = None if split == "train" else truth
         self.annotations_file = notes
 
@@ -191,12 +198,10 @@ class WflwSource(_Files):
             folder = _first_folder(root / "WFLW_images")
         if truth.kind.name != "wflw":
             raise UserError(f"{truth.path} does not hold the 98 landmarks of WFLW.")
-        faces = [n for n in truth.annotations if not n.get("iscrowd", 0) and _labelled(n).any()]
-        if not faces:
-            raise UserError(f"{truth.path} has no face with a labelled landmark.")
-        super().__init__(layout("wflw"), folder, names, [_face(note) for note in faces])
-        # Who is not looked for has no prediction to be measured.
-        self.truth = None if split == "train" else replace(truth, annotations=tuple(faces))
+        truth, left_out = measurable_faces(truth, unit=split != "train")
+        subjects = [_face(note) for note in truth.annotations]
+        super().__init__(layout("wflw"), folder, names, subjects, left_out)
+        self.truth = None if split == "train" else truth
         self.annotations_file = Path(truth.path)
 
 
@@ -240,6 +245,7 @@ def read_wflw_list(path: Path) -> tuple[Truth, dict[int, str]]:
             {
                 "id": number,
                 "image_id": image,
+                "iscrowd": 0,
                 "keypoints": keypoints,
                 "attributes": [int(v) for v in values[200:]],
             }
@@ -279,35 +285,44 @@ def all_points(note: Mapping[str, Any], kind: Layout) -> np.ndarray:
     return np.concatenate([points_of(note, field) for field in kind.fields.values()])
 
 
-def _annotated(truth: Truth, sizes: Mapping[int, tuple[int, int]]) -> list[Subject]:
+def _annotated(
+    truth: Truth, sizes: Mapping[int, tuple[int, int]]
+) -> tuple[list[Subject], dict[str, int]]:
     """The people that the published code trains on: not crowds, with a box and body keypoints."""
-    subjects = []
-    for note in truth.annotations:
+    subjects, left_out = [], Counter[str]()
+    for number, note in enumerate(truth.annotations):
         width, height = sizes[note["image_id"]]
         x, y, w, h = (float(v) for v in note["bbox"])
         x0, y0 = max(0.0, x), max(0.0, y)
         x1, y1 = min(width - 1.0, x0 + max(0.0, w)), min(height - 1.0, y0 + max(0.0, h))
-        body = note[truth.kind.fields["body"]]
-        if note.get("iscrowd", 0) or note["area"] <= 0 or x1 <= x0 or y1 <= y0 or max(body) == 0:
-            continue
-        points = all_points(note, truth.kind)
-        box = np.array([x0, y0, x1 - x0, y1 - y0])
-        subjects.append(
-            Subject(note["image_id"], note["id"], box, points[:, :2], points[:, 2], 1.0)
-        )
-    return subjects
+        if note["iscrowd"]:
+            left_out["crowds"] += 1
+        elif note["area"] <= 0 or x1 <= x0 or y1 <= y0:
+            left_out["people without area"] += 1
+        elif max(note[truth.kind.fields["body"]]) == 0:
+            left_out["people without body keypoints"] += 1
+        else:
+            points = all_points(note, truth.kind)
+            box = np.array([x0, y0, x1 - x0, y1 - y0])
+            subjects.append(
+                Subject(note["image_id"], number, box, points[:, :2], points[:, 2], 1.0)
+            )
+    left_out["annotations of other categories"] += truth.num_others
+    return subjects, dict(+left_out)
 
 
-def _detected(path: Path, images: set[int], kind: Layout) -> list[Subject]:
-    """The boxes of a detector's file."""
+def _detected(path: Path, truth: Truth) -> tuple[list[Subject], dict[str, int]]:
+    """The boxes of people in a detector's file, on the images of `truth`."""
     content = read_json(path, "a file of detected boxes")
     if not isinstance(content, list):
         raise UserError(f"{path} needs a list with one entry a box.")
-    nothing = np.zeros((len(kind), 2)), np.zeros(len(kind))
-    subjects = []
+    images = set(truth.images)
+    nothing = np.zeros((len(truth.kind), 2)), np.zeros(len(truth.kind))
+    subjects, left_out = [], Counter[str]()
     for number, entry in enumerate(content):
         where = f"box {number} of {path}"
-        if check_whole(entry, "category_id", where) != 1:
+        if check_whole(entry, "category_id", where) != truth.category:
+            left_out["boxes of other categories"] += 1
             continue
         image = check_whole(entry, "image_id", where)
         if image not in images:
@@ -316,22 +331,46 @@ def _detected(path: Path, images: set[int], kind: Layout) -> list[Subject]:
         box = np.array(entry["bbox"], np.float64)
         score = check_number(entry, "score", where)
         if score < 0 or (box[2:] <= 0).any():
+            left_out["boxes without area or with a score below 0"] += 1
             continue
         subjects.append(Subject(image, number, box, *nothing, score))
     if not subjects:
-        raise UserError(f"{path} holds no person's box.")
-    return subjects
+        raise UserError(f"{path} holds no person's box (category {truth.category}).")
+    return subjects, dict(left_out)
 
 
-def _labelled(note: Mapping[str, Any]) -> np.ndarray:
-    """(K,) bool: which landmarks of a face are labelled."""
-    return points_of(note, "keypoints")[:, 2] > 0
+def measurable_faces(truth: Truth, *, unit: bool = True) -> tuple[Truth, dict[str, int]]:
+    """The faces with landmarks, and how many others there are, by the reason in words.
+
+    Args:
+        truth: annotations of faces.
+        unit: whether a face needs the distance that its error is measured by.
+
+    Raises:
+        UserError: there are none.
+    """
+    faces, left_out = [], Counter[str]()
+    for note in truth.annotations:
+        points = points_of(note, "keypoints")
+        ends = points[list(truth.kind.norm or ())]
+        if note["iscrowd"]:
+            left_out["crowds"] += 1
+        elif not (points[:, 2] > 0).any():
+            left_out["faces without labelled landmarks"] += 1
+        elif unit and ((ends[:, 2] <= 0).any() or (ends[0, :2] == ends[1, :2]).all()):
+            left_out["faces without a distance of the outer eye corners"] += 1
+        else:
+            faces.append(note)
+    left_out["annotations of other categories"] += truth.num_others
+    if not faces:
+        raise UserError(f"{truth.path} has no face with a labelled landmark to measure by.")
+    return replace(truth, annotations=tuple(faces), num_others=0), dict(+left_out)
 
 
 def _face(note: Mapping[str, Any]) -> Subject:
     """A square around the labelled landmarks, of whole pixels."""
     points = points_of(note, "keypoints")
-    seen = points[_labelled(note), :2]  # those that are not stand at (0, 0)
+    seen = points[points[:, 2] > 0, :2]  # those that are not stand at (0, 0)
     low, high = np.floor(seen.min(0)), np.ceil(seen.max(0))
     side = max(float((high - low).max()), 1.0)
     box = np.array([*((low + high) / 2 - side / 2), side, side])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -36,6 +38,7 @@ class SticksSource:
         self.layout = layout("sticks")
         self.classes = list(self.layout.names)
         self.truth: Truth | None = None
+        self.left_out: Mapping[str, int] = {}
         self.split = split
         self._drawn: tuple[int, Image.Image] | None = None
 

@@ -8,7 +8,10 @@ the official script does otherwise than plain COCO (section A.3 of the recipe):
 * the area that scales the distances is the person's, also for a hand;
 * a prediction that gives no keypoint of the part a score above zero does not take part;
 * the size of a prediction, which only AP and AR of medium and large people look at, is the extent
-  of its seventeen body keypoints, for every part.
+  of its seventeen body keypoints, for every part; or its `bbox`, where the first result has one.
+
+A file of bodies alone is measured as COCO does it: `num_keypoints` says whom to ignore, and the
+third number of a result's keypoint says nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def evaluate_keypoints(
         truth: file in COCO's format with COCO-WholeBody's fields, or with the body alone.
         predictions: file or list, one entry a person: `image_id`, `score`, `keypoints` (17 times x,
             y, score), `foot_kpts`, `face_kpts`, `lefthand_kpts`, `righthand_kpts`; optionally
-            `foot_score` and so on, by which that part is ranked instead.
+            `foot_score` and so on, by which that part is ranked instead, and `bbox`.
 
     Returns:
         Part ("body", "foot", "face", "lefthand", "righthand", "wholebody"; of a file of bodies only
@@ -68,24 +71,45 @@ def evaluate_keypoints(
         read_predictions(predictions, real)
         if isinstance(predictions, str | Path)
         else check_predictions(predictions, real)
-    )
+    )[0]
     parts = list(real.parts)
     if len(parts) > 1:
         parts.append(WHOLE)
     return {part: _evaluate(real, found, part) for part in parts}
 
 
+def ignored(truth: Truth) -> dict[str, int]:
+    """The annotations that nobody is measured by, counted by the reason in words."""
+    body_alone = len(truth.parts) == 1
+    fields = [truth.kind.fields[part] for part in truth.parts]
+    rows = [_as_truth(note, fields, body_alone) for note in truth.annotations]
+    crowds = sum(row["iscrowd"] for row in rows)
+    return {
+        "crowds": crowds,
+        "people without keypoints": sum(row["ignore"] for row in rows) - crowds,
+        "annotations of other categories": truth.num_others,
+    }
+
+
 def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> dict[str, float]:
     coco, coco_eval = _pycocotools()
     kind = truth.kind
     fields = [kind.fields[p] for p in (truth.parts if part == WHOLE else (part,))]
-    real = [_as_truth(note, fields) for note in truth.annotations]
+    body_alone = len(truth.parts) == 1
+    # Annotations count from 1: an id of 0 reads as "not matched" in pycocotools.
+    real = [
+        {**_as_truth(note, fields, body_alone), "id": number}
+        for number, note in enumerate(truth.annotations, 1)
+    ]
     people = [
-        _as_prediction(entry, fields, part, kind) for entry in found if _has_score(entry, fields)
+        _as_prediction(entry, fields, part, kind)
+        for entry in found
+        if body_alone or _has_score(entry, fields)
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on what it does
         data = coco()
         data.dataset = {
+            "info": {},  # pycocotools before 2.0.11 asks for it
             "images": [{"id": image} for image in truth.images],
             "annotations": real,
             "categories": [{"id": 1, "name": "person"}],
@@ -95,7 +119,7 @@ def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> di
             return _nothing_found(real)
         guesses = data.loadRes(people)
         for person in guesses.dataset["annotations"]:
-            person["area"] = person["body_area"]
+            person["area"] = person["size"]
         run = coco_eval(data, guesses, "keypoints")
         run.params.kpt_oks_sigmas = _sigmas(kind, part, truth)
         run.evaluate()
@@ -104,18 +128,18 @@ def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> di
     return {name: float(value) for name, value in zip(STATISTICS, run.stats, strict=True)}
 
 
-def _as_truth(note: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+def _as_truth(note: Mapping[str, Any], fields: Sequence[str], body_alone: bool) -> dict[str, Any]:
     points = [number for field in fields for number in note[field]]
     labelled = sum(v > 0 for v in points[2::3])
-    crowd = int(bool(note.get("iscrowd", 0)))
+    if body_alone:
+        labelled = note.get("num_keypoints", labelled)
     return {
-        "id": note["id"],
         "image_id": note["image_id"],
         "category_id": 1,
         "area": note["area"],
         "bbox": note["bbox"],
-        "iscrowd": crowd,
-        "ignore": int(crowd or labelled == 0),
+        "iscrowd": note["iscrowd"],
+        "ignore": int(note["iscrowd"] or labelled == 0),
         "keypoints": points,
         "num_keypoints": labelled,
     }
@@ -135,14 +159,17 @@ def _nothing_found(real: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _as_prediction(
     entry: Mapping[str, Any], fields: Sequence[str], part: str, kind: Layout
 ) -> dict[str, Any]:
-    body = points_of(entry, kind.fields["body"])[:, :2]
+    if "bbox" in entry:
+        extent = entry["bbox"][2:]
+    else:
+        extent = np.ptp(points_of(entry, kind.fields["body"])[:, :2], axis=0)
     score = entry["score"] if part == "body" else entry.get(f"{part}_score", entry["score"])
     return {
         "image_id": entry["image_id"],
         "category_id": 1,
         "keypoints": [number for field in fields for number in entry[field]],
         "score": score,
-        "body_area": float(np.prod(body.max(0) - body.min(0))),
+        "size": float(np.prod(extent)),
     }
 
 

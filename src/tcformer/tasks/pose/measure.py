@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from tcformer.data.keypoints import Layout
+from tcformer.data.keypoints.annotations import Truth, counted
 from tcformer.data.keypoints.dataset import KeypointDataset, stacked
 from tcformer.errors import UserError
 from tcformer.files import atomic_write
@@ -105,16 +106,16 @@ class Evaluator(Evaluation):
         if self.metric == "pck":
             return {"pck": 100 * self._share_right(found)}
         assert source.truth is not None
+        self.results = self._faces(found) if self.metric == "nme" else self._people(found)
+        for entry in self.results:
+            entry["category_id"] = source.truth.category
+        truth = self._read(source.truth, found)
         if self.metric == "nme":
-            self.results = self._faces(found)
-            there = {entry["id"] for entry in self.results}  # all but those that cannot be read
-            notes = tuple(note for note in source.truth.annotations if note["id"] in there)
-            errors = evaluate_faces(replace(source.truth, annotations=notes), self.results)
+            errors = evaluate_faces(truth, self.results)
             self.table = {name: {"NME": value} for name, value in errors.items()}
             rest = {f"nme_{name}": 100 * v for name, v in errors.items() if name != "test"}
             return {"nme": 100 * errors["test"], **rest}
-        self.results = self._people(found)
-        self.table = evaluate_keypoints(source.truth, self.results) if self.results else {}
+        self.table = evaluate_keypoints(truth, self.results) if self.results else {}
         if not self.table:
             parts = [*source.layout.parts, WHOLE]
             self.table = {part: dict.fromkeys(STATISTICS, 0.0) for part in parts}
@@ -122,6 +123,16 @@ class Evaluator(Evaluation):
         for part, values in self.table.items():
             result |= {f"{part}_ap": 100 * values["AP"], f"{part}_ar": 100 * values["AR"]}
         return result
+
+    def _read(self, truth: Truth, found: Mapping[int, Any]) -> Truth:
+        """The annotations without those in photographs that could not be read."""
+        missing = [i for i in range(len(self.dataset)) if i not in found]
+        unread = {self.dataset.source.subject(i).image_id for i in missing}
+        return replace(
+            truth,
+            images=tuple(image for image in truth.images if image not in unread),
+            annotations=tuple(n for n in truth.annotations if n["image_id"] not in unread),
+        )
 
     def _share_right(self, found: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> float:
         right = labelled = 0
@@ -193,7 +204,9 @@ class Evaluator(Evaluation):
                 f"{part:<9} " + " ".join(f"{name} {value:.3f}" for name, value in values.items())
                 for part, values in self.table.items()
             ]
-        return lines + self.left_out_lines()
+        lines += self.left_out_lines()
+        left_out = counted(self.dataset.source.left_out)
+        return [*lines, f"Not looked for: {left_out}."] if left_out else lines
 
 
 def results_of_image(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tcformer.data.keypoints.annotations import Truth, points_of, read_truth, shortened
+from tcformer.data.keypoints.people import measurable_faces
 from tcformer.errors import UserError
 from tcformer.tasks.pose.results import (
     check_predictions,
@@ -49,7 +50,8 @@ def evaluate_faces(
         truth: file in COCO's format with 98 landmarks a face. An annotation may carry `attributes`,
             a list of names out of `SUBSETS`, or of six zeros and ones in that order.
         predictions: file or list, one entry a face: `id` of the annotation, `image_id`, `keypoints`
-            (98 times x, y, score). Each face of the truth needs one.
+            (98 times x, y, score). Each face that can be measured needs one
+            (`measurable_faces`).
 
     Returns:
         "test" and each subset that has faces to the error, as a fraction.
@@ -64,7 +66,8 @@ def evaluate_faces(
         read_predictions(predictions, real)
         if isinstance(predictions, str | Path)
         else check_predictions(predictions, real)
-    )
+    )[0]
+    real, _ = measurable_faces(real)
     by_face: dict[int, np.ndarray] = {}
     for number, entry in enumerate(entries):
         if entry["id"] in by_face:

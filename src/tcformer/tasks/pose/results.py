@@ -2,54 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from tcformer.data.keypoints.annotations import (
     Truth,
+    categories_of,
     check_number,
+    check_numbers,
     check_points,
     check_whole,
+    people_category,
     read_json,
-    shortened,
 )
-from tcformer.errors import UserError
+from tcformer.errors import UserError, shown
 
 
-def read_predictions(path: str | Path, truth: Truth) -> list[dict[str, Any]]:
+def read_predictions(path: str | Path, truth: Truth) -> tuple[list[dict[str, Any]], int]:
     """A results file for `truth`: a list with one entry a person (or face).
+
+    Returns:
+        The entries, and how many were of other categories and are left out.
 
     Raises:
         UserError: it cannot be read, or an entry misses a field, names an image that `truth` does
             not have, holds a value that is not finite or lists of another length.
     """
     content = read_json(path, "a results file")
+    category, others = truth.category, set(truth.categories)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        content = content["annotations"]  # predictions in the form of the truth
+        # Predictions in the form of the truth, which may number the categories in its own way.
+        named = categories_of(content, path)
+        _check_names(content.get("images"), truth, path)
+        content = content["annotations"]
+        if any(entry.get("name") for entry in named.values()):
+            category, others = people_category(named, path), set(named)
     if not isinstance(content, list):
         raise UserError(f"{path} is no results file: it needs a list with one entry a person.")
-    return check_predictions(content, truth, str(path))
+    return check_predictions(content, truth, str(path), category, others)
+
+
+def _check_names(images: Any, truth: Truth, path: str | Path) -> None:
+    """Refuse predictions that number the photographs otherwise than the truth."""
+    names = {image["id"]: image.get("file_name") for image in truth.image_entries}
+    for image in images if isinstance(images, list) else []:
+        theirs = image.get("file_name") if isinstance(image, dict) else None
+        ours = names.get(image.get("id")) if isinstance(theirs, str) else None
+        if isinstance(ours, str) and Path(ours).name != Path(theirs).name:
+            raise UserError(
+                f"image {image['id']} is {shown(theirs)} in {path} and {shown(ours)} in "
+                f"{truth.path}: number the results as the annotations do."
+            )
 
 
 def check_predictions(
-    predictions: Sequence[Any], truth: Truth, path: str = "the predictions"
-) -> list[dict[str, Any]]:
-    """The same for predictions at hand."""
+    predictions: Sequence[Any],
+    truth: Truth,
+    path: str = "the predictions",
+    category: int | None = None,
+    others: Collection[int] = (),
+) -> tuple[list[dict[str, Any]], int]:
+    """The same for predictions at hand.
+
+    Args:
+        predictions: the entries.
+        truth: what they are about.
+        path: what to call them in a message.
+        category: their id of people (or faces); the truth's if nothing is said.
+        others: ids of other categories, whose entries are left out; the truth's likewise.
+    """
     if not predictions:
         raise UserError(f"{path} holds no predictions.")
+    if category is None:
+        category, others = truth.category, set(truth.categories)
     known = set(truth.images)
     faces = truth.kind.sigmas is None
-    ids = {note["id"]: note["image_id"] for note in truth.annotations}
+    ids = {note["id"]: note["image_id"] for note in truth.annotations} if faces else {}
+    # COCO's tools measure all people by their boxes where the very first entry has one.
+    first = predictions[0] if isinstance(predictions[0], dict) else {}
+    boxes = not faces and first.get("bbox", []) != []
+    if not faces and not boxes and "segmentation" in first:
+        raise UserError(
+            f"entry 0 of {path} has a mask and no box: COCO's tools measure people by their masks "
+            "then, which is not done here; give each a `bbox`, or leave `segmentation` out."
+        )
+    checked = []
     for number, entry in enumerate(predictions):
         where = f"entry {number} of {path}"
         image = check_whole(entry, "image_id", where)
         if image not in known:
             raise UserError(f"{where} is on image {image}, which {truth.path} does not list.")
-        if entry.get("category_id", 1) != 1:
+        given = check_whole(entry, "category_id", where) if "category_id" in entry else category
+        if given != category:
+            if given in others:
+                continue
             raise UserError(
-                f"{where} has category_id {shortened(entry['category_id'])}; people and faces "
-                "are category 1."
+                f"{where} has category_id {given}, which {truth.path} does not list; "
+                f"people and faces are category {category} there."
             )
         if faces:
             face = check_whole(entry, "id", where)
@@ -62,4 +112,12 @@ def check_predictions(
                     check_number(entry, f"{part}_score", where)
         for part in truth.parts:
             check_points(entry, truth.kind, part, where)
-    return [dict(entry) for entry in predictions]
+        entry = {**entry, "category_id": truth.category}
+        if boxes:
+            check_numbers(entry, "bbox", 4, where)
+        elif not faces:
+            entry.pop("bbox", None)
+        checked.append(entry)
+    if not checked:
+        raise UserError(f"{path} holds no predictions of people, which are category {category}.")
+    return checked, len(predictions) - len(checked)
