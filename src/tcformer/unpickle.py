@@ -21,6 +21,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from tcformer.errors import UserError, shown
 
 _CHUNK = 1 << 20
@@ -46,7 +48,7 @@ def load(file: Path, map_location: Any) -> Any:
             warnings.simplefilter("ignore")  # torch's remarks on odd pickles; we say it better
             _check(stream)
             stream.seek(0)
-            with _only_namespace_allowed():
+            with _only_plain_allowed():
                 content = torch.load(stream, map_location=map_location, weights_only=True)
         _check_tensors(content)
         return content
@@ -204,11 +206,58 @@ def _claims_too_much(tensor: Any) -> bool:
     return bool(tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes())
 
 
+class _NumpyType:
+    """Stands for `numpy.dtype` while a file is read, so that no file can build a real one.
+
+    A real one can be told that bytes of the file are addresses of Python objects.
+    """
+
+    def __init__(self, kind: Any = "", *_: Any) -> None:
+        self.kind, self.order = kind, "<"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = state[1]
+
+    @property
+    def number(self) -> np.dtype[Any] | None:
+        """The type of numbers (or of texts) that is meant; None for any other."""
+        if not isinstance(self.kind, str) or not re.fullmatch(r"[biufcUS]\d{1,4}", self.kind):
+            return None
+        return np.dtype(
+            ("" if self.order == "|" else ">" if self.order == ">" else "<") + self.kind
+        )
+
+
+class _NumpyArray:
+    """Stands for a NumPy array beside the weights, such as a random state: it is not needed."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def _numpy_scalar(kind: Any, data: Any = b"") -> Any:
+    """A NumPy scalar as Python's own number or text."""
+    number = kind.number if isinstance(kind, _NumpyType) else None
+    if number is None or not isinstance(data, bytes) or len(data) != number.itemsize:
+        raise _ForeignError("it holds a NumPy scalar that is no plain number")
+    return np.frombuffer(data, number)[0].item()
+
+
+def _numpy_array(*_: Any) -> _NumpyArray:
+    return _NumpyArray()
+
+
+# NumPy 2 renamed its module; files name whichever wrote them.
+_STAND_INS: list[Any] = [(_NumpyType, "numpy.dtype"), (_NumpyArray, "numpy.ndarray")]
+for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    _STAND_INS += [(_numpy_scalar, f"{_module}.scalar"), (_numpy_array, f"{_module}._reconstruct")]
+
 _allowing = threading.Lock()
 
 
 @contextlib.contextmanager
-def _only_namespace_allowed() -> Iterator[None]:
+def _only_plain_allowed() -> Iterator[None]:
     from torch import serialization
 
     # torch keeps one list for the process; the lock keeps two readers from restoring each
@@ -216,7 +265,7 @@ def _only_namespace_allowed() -> Iterator[None]:
     with _allowing:
         before = serialization.get_safe_globals()
         serialization.clear_safe_globals()
-        serialization.add_safe_globals([argparse.Namespace])
+        serialization.add_safe_globals([argparse.Namespace, *_STAND_INS])
         try:
             yield
         finally:

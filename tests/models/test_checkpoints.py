@@ -110,6 +110,25 @@ WRAPPINGS = {
     "projection": lambda s: {
         k.replace("patch_embed1.proj.", "patch_embed1.projection."): v for k, v in s.items()
     },
+    "Lightning": lambda s: {
+        "state_dict": {
+            **{f"model.{k}": v for k, v in s.items()},
+            "criterion.weight": torch.ones(3),
+        },
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}],
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5)}},
+        "hyper_parameters": {"lr": np.float64(0.1)},
+    },
+    "net.module.": lambda s: {f"net.module.{k}": v for k, v in s.items()},
+    "compiled inside": lambda s: {"params": {f"model._orig_mod.{k}": v for k, v in s.items()}},
+    "model.backbone.": lambda s: {
+        "model_state_dict": {f"model.backbone.{k}": v for k, v in s.items()},
+        "optimizer_state_dict": {"state": {}, "param_groups": []},
+    },
+    "unknown entry": lambda s: {"net": {"best": {f"module.{k}": v for k, v in s.items()}}},
+    "a classifier beside": lambda s: {
+        k if k.startswith("head.") else f"encoder.{k}": v for k, v in s.items()
+    },
     "training": lambda s: {
         "model": s,
         "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-3}]},
@@ -493,6 +512,54 @@ def test_malicious_checkpoints_do_nothing(tmp_path, model, state, legacy):
     assert not trace.exists()
 
 
-def test_numpy_scalar_beside_the_weights(tmp_path, model, state):
-    torch.save({"model": state, "best": np.float64(0.7)}, tmp_path / "a.pth")
-    refused(model, tmp_path / "a.pth", "more than weights")
+def test_numpy_scalars_beside_the_weights(tmp_path, model, state):
+    plain = [np.float64(0.7), np.int32(-3), np.bool_(True), np.str_("hé"), np.dtype(">f4")]
+    content = {"model": state, "best": plain, "draws": np.random.RandomState(0).get_state()}
+    torch.save(content, tmp_path / "a.pth")
+    load_checkpoint(model, tmp_path / "a.pth")
+    assert_same(model, state)
+    assert read_checkpoint(tmp_path / "a.pth").raw["best"][:4] == [0.7, -3, True, "hé"]
+
+
+@pytest.mark.parametrize("kind", ["O", "V8", "M8[ns]", "f8"])
+def test_numpy_scalars_of_other_kinds_are_refused(tmp_path, model, kind):
+    """Bytes that NumPy would take for an address, or of another length than the number's."""
+
+    class Scalar:
+        def __reduce__(self):
+            return np.float64(0).__reduce__()[0], (np.dtype(kind), b"1234567")
+
+    torch.save({"model": {"a": torch.ones(1)}, "x": Scalar()}, tmp_path / "a.pth")
+    refused(model, tmp_path / "a.pth", "NumPy")
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (lambda s: {"student": s, "teacher": {k: v + 1 for k, v in s.items()}}, "student.*teacher"),
+        (lambda s: {"model": s, "params": {k: v + 1 for k, v in s.items()}}, "model.*params"),
+        (lambda s: {f"{n}.{k}": v for n in ("a", "model") for k, v in s.items()}, "a.*model"),
+    ],
+)
+def test_several_networks_are_refused_by_their_names(model, state, content, names):
+    assert re.search(names, refused(model, content(state)))
+
+
+def test_the_same_weights_twice_are_taken(model, state):
+    load_checkpoint(model, {"model": state, "state_dict": dict(state), "epoch": 3})
+    assert_same(model, state)
+
+
+def test_averages_are_found_wherever_they_are(tmp_path, model, state):
+    average = {key: value + 1 for key, value in state.items()}
+    for content in (
+        {"params": state, "params_ema": average},
+        {"checkpoint": {"net": state, "ema": {"decay": 0.9, "module": average}}},
+    ):
+        torch.save(content, tmp_path / "a.pth")
+        for ema, expected in ((None, average), (True, average), (False, state)):
+            load_checkpoint(model, tmp_path / "a.pth", ema=ema)
+            assert_same(model, expected)
+        assert read_checkpoint(tmp_path / "a.pth", ema=None).averaged
+    load_checkpoint(model, {"model_ema": None, "model": state}, ema=None)
+    assert_same(model, state)

@@ -27,7 +27,9 @@ from tcformer.models.reading import Checkpoint, find_weights, read_checkpoint
 __all__ = [
     "Checkpoint",
     "LoadReport",
+    "classifier_of",
     "load_checkpoint",
+    "named_for",
     "published_layout",
     "read_checkpoint",
     "safe_torch_load",
@@ -83,13 +85,14 @@ def load_checkpoint(
     strict: bool = True,
     *,
     allow_head_mismatch: bool = False,
-    ema: bool = False,
+    ema: bool | None = False,
 ) -> LoadReport:
     """Copy published or own weights into `model`.
 
     Accepted are the authors' files in every published wrapping (bare, under `model` or
     `state_dict`, prefixes `module.` and `backbone.`, MMPose's names and its pose checkpoints,
-    the development fork's names), this package's training checkpoints and safetensors. A neck
+    the development fork's names), what other training code leaves (prefixes `model.` and `net.`,
+    entries such as `params`), this package's training checkpoints and safetensors. A neck
     (:class:`~tcformer.models.MTA`) takes the `neck.*` of a file that holds more. Nothing in a
     file is executed. When the weights are refused the model is unchanged.
 
@@ -101,7 +104,8 @@ def load_checkpoint(
             report names the rest; weights of which nothing fits are refused even then.
         allow_head_mismatch: keep the model's own classifier when the source's has another
             number of classes or is absent (fine-tuning).
-        ema: take the averaged weights of a training checkpoint.
+        ema: True takes the averaged weights of a training checkpoint, None takes them wherever
+            there are some.
 
     Returns:
         The report of what was loaded, translated and left out.
@@ -119,8 +123,11 @@ def load_checkpoint(
         raise UserError(f"{where} does not fit: {error}") from error
     theirs, ours = identify(state), identify(target)
 
-    head = [key for key in state if key.startswith("head.")]
-    own_head = {key for key in target if key.startswith("head.")}
+    places = classifier_of(network)
+    if not any(key.startswith(places) for key in target):
+        places = ("head.",)
+    head = [key for key in state if key.startswith(places)]
+    own_head = {key for key in target if key.startswith(places)}
     other_head = _other_shape(head, state, target)
     keep_own_head = allow_head_mismatch and bool(own_head - state.keys() or other_head)
     if head and not own_head:
@@ -155,6 +162,18 @@ def load_checkpoint(
         notes=tuple(notes),
         epoch=epoch,
     )
+
+
+def named_for(model: nn.Module, weights: Mapping[str, Tensor]) -> StateDict:
+    """Weights of any published wrapping, by the keys of `model`."""
+    return _fit_names(dict(weights), _inside_wrappers(model).state_dict())[0]
+
+
+def classifier_of(model: nn.Module) -> tuple[str, ...]:
+    """Where the keys of a network's classifier begin, such as "head."; timm says it of its own."""
+    names = (getattr(_inside_wrappers(model), "pretrained_cfg", None) or {}).get("classifier")
+    names = names if isinstance(names, (list, tuple)) else (names or "head",)
+    return tuple(f"{name}." for name in names)
 
 
 def published_layout(state: Mapping[str, Any]) -> StateDict:
@@ -250,7 +269,7 @@ def _inside_wrappers(model: nn.Module) -> nn.Module:
 
 
 def _open(
-    source: str | os.PathLike[str] | Mapping[str, Any], *, ema: bool
+    source: str | os.PathLike[str] | Mapping[str, Any], *, ema: bool | None
 ) -> tuple[str, StateDict, int | None]:
     if isinstance(source, Mapping):
         return "the state dict", find_weights(source, "the state dict", ema=ema), None

@@ -18,6 +18,8 @@ StateDict = dict[str, Tensor]
 
 _OURS = re.compile(r"(patch_embed1|block[1-4]|norm[1-4]|ctm[1-3]|head)\.")
 _WRAPPERS = ("module.", "_orig_mod.")
+_HOLDERS = (*_WRAPPERS, "model.", "net.", "network.")  # what training code calls its network
+_STEM = re.compile(r"(.*?)patch_embed1\.(?:proj|projection)\.weight")
 _WIDTHS_OF_RELEASE = (64, 128, 320, 512)
 _VARIANTS: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
     ((32, 64, 160, 256), (2, 2, 2, 2)): "tcformer_nano",
@@ -92,6 +94,51 @@ def strip_wrappers(state: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
     return clean, [f"prefix '{wrapper}' removed" for wrapper in sorted(stripped)]
 
 
+def _unwrapped(state: Mapping[str, Tensor]) -> tuple[StateDict, str, list[str]]:
+    """Take off what stands before the keys of the network: wrappers, and what holds it.
+
+    Returns:
+        The state dict, the further prefix of the backbone's keys in it (such as "backbone."; "" if
+        there is none), and a sentence part for each change made.
+
+    Raises:
+        UserError: several networks are in it.
+    """
+    clean, notes = strip_wrappers(state)
+    found = sorted({match[1] for key in clean if (match := _STEM.fullmatch(key))})
+    if len(found) > 1:
+        names = " and ".join(repr(prefix) for prefix in found)
+        raise UserError(
+            f"it holds {len(found)} networks, whose names begin with {names}; save the weights of "
+            "the one that is meant alone"
+        )
+    holder, part = "", found[0] if found else ""
+    if found:
+        while part.startswith(_HOLDERS):
+            end = part.index(".") + 1
+            holder, part = holder + part[:end], part[end:]
+    else:  # no TCFormer, or a part of one
+        while len({key[len(holder) :].partition(".")[0] for key in clean}) == 1:
+            first = next(iter(clean))[len(holder) :].partition(".")[0] + "."
+            if first not in _HOLDERS:
+                break
+            holder += first
+        if any(key.startswith(f"{holder}backbone.") for key in clean):
+            part = "backbone."
+    if not holder:
+        return clean, part, notes
+    inside = {k.removeprefix(holder): v for k, v in clean.items() if k.startswith(holder)}
+    outside = {key: value for key, value in clean.items() if not key.startswith(holder)}
+    if not any(key.startswith("head.") for key in inside):
+        for key in [key for key in outside if key.startswith("head.")]:
+            inside[key] = outside.pop(key)  # a classifier beside its backbone
+    notes.append(f"prefix '{holder}' removed")
+    if outside:
+        names = ", ".join(sorted({key.split(".")[0] for key in outside}))
+        notes.append(f"left out {names} ({len(outside)} tensors), which is outside of the network")
+    return inside, part, notes
+
+
 def to_our_layout(
     state: Mapping[str, Tensor], *, keep_other_parts: bool = False
 ) -> tuple[StateDict, list[str], list[str]]:
@@ -107,26 +154,24 @@ def to_our_layout(
         made, and the keys of other parts of a larger model that were left out.
 
     Raises:
-        UserError: two keys of the file become the same one.
+        UserError: two keys of the file become the same one, or it holds several networks.
     """
-    clean, notes = strip_wrappers(state)
+    clean, part, notes = _unwrapped(state)
     ours: StateDict = {}
     others: StateDict = {}
-    prefixed = any(key.startswith("backbone.") for key in clean)
     for key, value in clean.items():
-        name = key
-        while name.startswith("backbone.") or name.startswith(_WRAPPERS):
+        name = key.removeprefix(part)
+        while name.startswith(("backbone.", *_WRAPPERS)):
             name = name[name.index(".") + 1 :]
-        foreign = prefixed and not _OURS.match(name) and name == key
+        foreign = part and not _OURS.match(name) and name == key
         _put(others if foreign else ours, name, value)
-    if prefixed:
-        notes.append("prefix 'backbone.' removed")
     ours, renamed = _rename(ours)
-    notes += renamed
     ours = dict(sorted(ours.items(), key=lambda item: _listing_order(item[0])))
     if others and keep_other_parts:
-        notes.remove("prefix 'backbone.' removed")
-        return {**{f"backbone.{key}": ours[key] for key in ours}, **others}, notes, []
+        kept = "backbone." if part.startswith("backbone.") else part
+        return {**{f"{kept}{key}": ours[key] for key in ours}, **others}, notes + renamed, []
+    notes += [f"prefix '{part}' removed"] if part else []
+    notes += renamed
     if others:
         parts = sorted({key.split(".")[0] for key in others})
         notes.append(f"left out {', '.join(parts)} ({len(others)} tensors), no backbone weights")
@@ -142,7 +187,7 @@ def to_neck_layout(state: Mapping[str, Tensor]) -> tuple[StateDict, list[str], l
     Returns:
         What `to_our_layout` returns, for the neck.
     """
-    clean, notes = strip_wrappers(state)
+    clean, _, notes = _unwrapped(state)
     others = [key for key in clean if not key.startswith("neck.")]
     if len(others) < len(clean):
         clean = {key.removeprefix("neck."): clean[key] for key in clean if key not in set(others)}

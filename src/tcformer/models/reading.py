@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,15 @@ from tcformer.files import check_readable, safe_torch_load
 from tcformer.models.checksums import ENTRY, checksum
 from tcformer.models.layouts import StateDict
 
-_EMA_ENTRIES = ("model_ema", "state_dict_ema", "ema")
-_WEIGHT_ENTRIES = ("state_dict", "model")
+_EMA_ENTRIES = (
+    "model_ema", "state_dict_ema", "ema", "params_ema", "ema_state_dict", "ema_model",
+    "model_ema_state_dict",
+)  # fmt: skip
+_WEIGHT_ENTRIES = (
+    "state_dict", "model", "model_state_dict", "params", "net", "network", "module", "weights",
+)  # fmt: skip
+_OTHER_STATE = re.compile(r"optim|sched|scaler|rng|ranks|callback|loops|meta|args|about|param_gr")
+_DEEPEST = 4  # wrappings are nested once or twice; a dict could even contain itself
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class Checkpoint:
         epoch: the last finished epoch, where the file says it.
         meta: the metadata of a safetensors file, or the `meta` entry of an MMPose file.
         raw: everything in a file of torch (optimiser, settings ...), None for safetensors.
+        averaged: whether `state_dict` is the average (EMA) that stands beside the last weights.
     """
 
     path: Path
@@ -39,22 +48,25 @@ class Checkpoint:
     epoch: int | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     raw: Any = None
+    averaged: bool = False
 
 
-def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, ema: bool | None = False) -> Checkpoint:
     """Read weights from safetensors or from a file of torch.
 
-    Accepted are bare state dicts and those under `state_dict` or `model`, as the authors,
-    MMPose, timm and this package write them. The kind of file is told by its content, not by
-    its name. Keys are left as they are; `load_checkpoint` translates them.
+    Accepted are bare state dicts and those under an entry such as `state_dict`, `model` or
+    `params`, as the authors, MMPose, timm, Lightning and this package write them. The kind of file
+    is told by its content, not by its name. Keys are left as they are; `load_checkpoint` translates
+    them.
 
     Args:
         path: the file.
-        ema: take the averaged weights of a training checkpoint instead of the last ones.
+        ema: True takes the averaged weights of a training checkpoint instead of the last ones, None
+            takes them wherever the file has some, as every verb does.
 
     Raises:
-        UserError: the file is missing, damaged, no checkpoint, wants to run code, or holds no
-            averaged weights though they are asked for.
+        UserError: the file is missing, damaged, no checkpoint, wants to run code, holds several
+            sets of weights, or no averaged ones though they are asked for.
     """
     file = check_readable(path)
     kind = sniff(file)
@@ -66,40 +78,93 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Check
     if kind != "torch":
         raise UserError(f"{file} is no checkpoint: it is {kind}")
     raw = safe_torch_load(file)
-    state = find_weights(raw, f"{file}", ema=ema)
+    state, averaged = _find(raw, f"{file}", ema)
     meta, epoch = {}, None
     if isinstance(raw, Mapping):
         found = raw.get("meta")
         meta = dict(found) if isinstance(found, Mapping) else {}
         epoch = _as_epoch(raw.get("epoch", meta.get("epoch")))
-    return Checkpoint(file, "torch", state, epoch, meta, raw)
+    return Checkpoint(file, "torch", state, epoch, meta, raw, averaged)
 
 
-def find_weights(content: Any, where: str, *, ema: bool = False) -> StateDict:
+def find_weights(content: Any, where: str, *, ema: bool | None = False) -> StateDict:
     """Take the state dict out of what was saved around it.
 
     Args:
-        content: a state dict, or a dict with one under a known name.
+        content: a state dict, or a dict with one in it.
         where: what to call the source in a refusal, such as its path.
-        ema: take the averaged weights.
+        ema: as for `read_checkpoint`.
 
     Raises:
-        UserError: there are no weights in it.
+        UserError: there are no weights in it, or several sets of them.
     """
-    if ema and isinstance(content, Mapping):
-        averages = [entry for entry in _EMA_ENTRIES if isinstance(content.get(entry), Mapping)]
-        if not averages:
-            raise UserError(f"{where} holds no averaged (EMA) weights; ask for the ordinary ones")
-        content = content[averages[0]]
-    for _ in range(4):  # wrappings are nested once or twice; a dict could even contain itself
+    return _find(content, where, ema)[0]
+
+
+def _find(content: Any, where: str, ema: bool | None) -> tuple[StateDict, bool]:
+    averaged = False
+    for _ in range(_DEEPEST):
         if not isinstance(content, Mapping):
             kind = type(content).__name__
             raise UserError(f"{where} is no checkpoint: it holds a {kind}, no dict")
-        inner = [content[entry] for entry in _WEIGHT_ENTRIES if entry in content]
-        inner = [entry for entry in inner if isinstance(entry, Mapping)]
+        averages = [] if ema is False or averaged else _holding(content, _EMA_ENTRIES)
+        inner = averages or _holding(content, _WEIGHT_ENTRIES)
+        if not inner and not any(_is_weight(value) for value in content.values()):
+            # None of a known name: whatever else holds weights, if it is one.
+            names = [name for name in content if isinstance(name, str)]
+            names = [name for name in names if not _OTHER_STATE.search(name.lower())]
+            inner = _holding(content, [n for n in names if n not in _EMA_ENTRIES])
+            if not inner and _holding(content, _EMA_ENTRIES):
+                raise UserError(f"{where} holds averaged (EMA) weights alone; do without --no-ema")
+            inner = inner or [n for n in _WEIGHT_ENTRIES if isinstance(content.get(n), Mapping)][:1]
         if not inner:
             break
-        content = inner[0]
+        if any(not _alike(content[inner[0]], content[other]) for other in inner[1:]):
+            names = [shown(name) for name in inner]
+            raise UserError(
+                f"{where} holds several sets of weights ({', '.join(names)}); save the one that is "
+                "meant alone"
+            )
+        averaged = averaged or bool(averages)
+        content = content[inner[0]]
+    if ema and not averaged:
+        raise UserError(f"{where} holds no averaged (EMA) weights; ask for the ordinary ones")
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where} is no checkpoint: it holds a {type(content).__name__}, no dict")
+    return _checked(content, where), averaged
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
+def _holding(content: Mapping[Any, Any], names: Iterable[str]) -> list[str]:
+    """The entries of these names that hold weights, at any depth."""
+    return [name for name in names if _holds(content.get(name), _DEEPEST)]
+
+
+def _holds(value: Any, depth: int) -> bool:
+    if not depth or not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
+        return False
+    inner = value.values()
+    return any(_is_weight(v) for v in inner) or any(_holds(v, depth - 1) for v in inner)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two entries hold the same weights, so that it does not matter which is taken."""
+    if one is other:
+        return True
+    tensors = (isinstance(value, Tensor) for each in (one, other) for value in each.values())
+    return (
+        one.keys() == other.keys()
+        and all(tensors)
+        and all(one[key].shape == other[key].shape for key in one)
+        and all(torch.equal(one[key], other[key]) for key in one)
+    )
+
+
+def _checked(content: Mapping[Any, Any], where: str) -> StateDict:
+    """The tensors of a state dict, if they are weights."""
     # A module may add entries of its own that are no tensors; they have no place in the network.
     # Detached: whatever a file has hung on to a tensor is left behind.
     state = {key: Tensor.detach(v) for key, v in content.items() if isinstance(v, Tensor)}
