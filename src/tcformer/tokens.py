@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tcformer.arguments import as_int, as_size
+
 __all__ = ["Layout", "Tokens", "grid_layout", "pixel_of_cell"]
 
 
@@ -91,6 +93,7 @@ def _html(title: str, layout: Layout) -> str:
 
 def grid_layout(batch: int, grid_size: tuple[int, int], device: torch.device) -> Layout:
     """Lay out the tokens of the first stage: one token a cell, all weights one."""
+    batch, grid_size = as_int("batch", batch, 0), as_size("grid_size", grid_size)
     cells = grid_size[0] * grid_size[1]
     cell_to_token = torch.arange(cells, device=device).expand(batch, cells)
     weight = torch.ones((), device=device).expand(batch, cells)
@@ -108,7 +111,7 @@ def pixel_of_cell(
     Returns:
         (H0*W0,) int64, flat pixel index ``row * W + column``.
     """
-    (h0, w0), (h, w) = grid_size, map_size
+    (h0, w0), (h, w) = as_size("grid_size", grid_size), as_size("map_size", map_size)
     rows = torch.arange(h0, device=device) * h // h0
     columns = torch.arange(w0, device=device) * w // w0
     return (rows[:, None] * w + columns[None, :]).flatten()

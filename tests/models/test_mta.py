@@ -345,10 +345,10 @@ def test_half_precision(backbone):
         ({"start_level": 4}, "start_level 4 and end_level -1 do not lie in order"),
         ({"start_level": 2, "end_level": 1}, "start_level 2 and end_level 1"),
         ({"num_heads": (1, 2)}, r"num_heads needs one value or 4, not \[1, 2\]"),
-        ({"sr_ratios": 0}, "sr_ratios must be positive"),
-        ({"num_outs": 0}, "num_outs must be at least 1, not 0"),
+        ({"sr_ratios": 0}, "sr_ratios must be an integer from 1, not 0"),
+        ({"num_outs": 0}, "num_outs must be an integer from 1, not 0"),
         ({"num_heads": 3}, "3 heads do not divide 16 channels"),
-        ({"out_channels": 0}, "out_channels must be at least 1"),
+        ({"out_channels": 0}, "out_channels must be an integer from 1"),
         ({"in_channels": ()}, "in_channels must name every stage"),
     ],
 )

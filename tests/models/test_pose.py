@@ -67,5 +67,5 @@ def test_refusals():
         TopDownPose(torch.nn.Identity(), 5)
     with pytest.raises(ValueError, match="shared out"):
         nano(neck_heads=3)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="num_keypoints must be an integer from 1"):
         HeatmapHead(8, 0)

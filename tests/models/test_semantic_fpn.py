@@ -65,7 +65,7 @@ def test_mistakes_are_sentences():
         SemanticFPN(torch.nn.Identity(), 3)
     with pytest.raises(ValueError, match="cannot be shared out to 3 heads"):
         SemanticFPN(create_model("tcformer_nano", num_classes=0), 3, neck_channels=16, neck_heads=3)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="num_classes must be an integer from 1"):
         SemanticFPNHead(6, 0)
     with pytest.raises(ValueError, match="has 4 levels, but 1 maps came"):
         SemanticFPNHead(6, 3)([torch.zeros(1, 6, 4, 4)])

@@ -106,7 +106,7 @@ def test_both_ways_are_the_two_single_plans():
         ({"src": torch.zeros(1, 11, dtype=torch.long)}, "src and dst"),
         ({"src": torch.zeros(2, 11), "dst": torch.zeros(2, 11)}, "integers"),
         ({"weight": torch.zeros(2, 3)}, "weight must have the shape"),
-        ({"num_dst": 0}, "at least 1"),
+        ({"num_dst": 0}, "num_dst must be an integer from 1"),
         ({"num_dst": 1}, "dst must lie in 0..0"),
         ({"src": torch.full((2, 11), 5)}, "src must lie in 0..4, not 5..5"),
         ({"src": torch.full((2, 11), -1)}, "src must lie in"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tcformer.arguments import as_float, as_int, as_list
+from tcformer.errors import shown
 from tcformer.models.blocks import GridBlock, Source, TokenBlock
 from tcformer.models.ctm import CTM
 from tcformer.models.layers import PatchEmbed, init_weights
@@ -54,6 +57,10 @@ class TCFormer(nn.Module):
         device: where the parameters are created.
         dtype: of the parameters.
 
+    Raises:
+        ValueError: options that are out of range or do not belong together.
+        TypeError: a count that is no integer, or a share that is no real number.
+
     Source: Zeng et al., "Not All Tokens Are Equal", CVPR 2022.
     """
 
@@ -82,15 +89,22 @@ class TCFormer(nn.Module):
     ):
         super().__init__()
         _check_pool(global_pool)
-        for name, value in (
-            ("embed_dims", embed_dims),
-            ("num_heads", num_heads),
-            ("mlp_ratios", mlp_ratios),
-            ("depths", depths),
-            ("sr_ratios", sr_ratios),
-        ):
-            if len(value) != NUM_STAGES:
-                raise ValueError(f"TCFormer: {name} needs {NUM_STAGES} values, not {list(value)}.")
+        in_chans = as_int("TCFormer: in_chans", in_chans)
+        num_classes = as_int("TCFormer: num_classes", num_classes, 0)
+        embed_dims = _per_stage("embed_dims", embed_dims)
+        num_heads = _per_stage("num_heads", num_heads)
+        depths = _per_stage("depths", depths)
+        sr_ratios = _per_stage("sr_ratios", sr_ratios)
+        mlp_ratios = _per_stage("mlp_ratios", mlp_ratios, partial(as_float, above=True))
+        drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate = (
+            as_float(f"TCFormer: {name}", rate, 0.0, 1.0)
+            for name, rate in (
+                ("drop_rate", drop_rate),
+                ("proj_drop_rate", proj_drop_rate),
+                ("attn_drop_rate", attn_drop_rate),
+                ("drop_path_rate", drop_path_rate),
+            )
+        )
         if keep_ratio is not None and num_clusters is not None:
             raise ValueError(
                 "TCFormer: keep_ratio and num_clusters both say how many tokens are left; give one."
@@ -98,7 +112,7 @@ class TCFormer(nn.Module):
         ratios = _per_merge("keep_ratio", 0.25 if keep_ratio is None else keep_ratio)
         counts = _per_merge("num_clusters", num_clusters)
         grids = _per_merge("part_grids", part_grids)
-        squares = [(grid, grid) if isinstance(grid, int) else grid for grid in grids]
+        squares = [grid if as_list(grid) else (grid, grid) for grid in grids]
         nest = [] if part_grids is None else squares
         self.in_chans = in_chans
         self.num_classes = num_classes
@@ -302,7 +316,7 @@ class TCFormer(nn.Module):
             _check_pool(global_pool)
             self.global_pool = global_pool
         weight = self.patch_embed1.proj.weight
-        self.num_classes = num_classes
+        self.num_classes = num_classes = as_int("num_classes", num_classes, 0)
         self.head = _linear_head(self.num_features, num_classes).to(weight.device, weight.dtype)
         init_weights(self.head)
         self.head.train(self.training)
@@ -336,10 +350,19 @@ def _check_pool(global_pool: str) -> None:
 
 def _per_merge(name: str, value: Any) -> list[Any]:
     """One value for all three merges, or three."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * (NUM_STAGES - 1)
+    several = as_list(value)
+    values = [value] * (NUM_STAGES - 1) if several is None else several
     if len(values) != NUM_STAGES - 1:
         raise ValueError(f"TCFormer: {name} needs one value or three, not {values}.")
     return values
+
+
+def _per_stage(name: str, value: Any, read: Callable[[str, Any], Any] = as_int) -> tuple[Any, ...]:
+    """Four numbers, each read by the function."""
+    values = as_list(value)
+    if values is None or len(values) != NUM_STAGES:
+        raise ValueError(f"TCFormer: {name} needs {NUM_STAGES} values, not {shown(value)}.")
+    return tuple(read(f"TCFormer: {name}", number) for number in values)
 
 
 def _linear_head(num_features: int, num_classes: int) -> nn.Module:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tcformer.arguments import as_float, as_int
 from tcformer.models.blocks import Source
 from tcformer.models.layers import TokenConv
 from tcformer.ops import TokenMap, cluster_parts, merge_tokens, plan_token_map
@@ -40,6 +41,7 @@ class MergeRule:
 
     Raises:
         ValueError: a value out of range.
+        TypeError: one that is no number of its kind.
     """
 
     keep_ratio: float = 0.25
@@ -48,14 +50,11 @@ class MergeRule:
     nest: Nest = ((1, 1),)
 
     def __post_init__(self) -> None:
-        ratio = self.keep_ratio
-        if type(ratio) not in (int, float) or not 0.0 < ratio <= 1.0:
-            raise ValueError(f"keep_ratio must lie in (0, 1], not {ratio!r}.")
-        if type(self.k) is not int or self.k < 1:
-            raise ValueError(f"k must be an integer from 1 (the token itself), not {self.k!r}.")
+        ratio = as_float("keep_ratio", self.keep_ratio, 0.0, 1.0, above=True)
         count = self.num_clusters
-        if count is not None and (type(count) is not int or count < 1):
-            raise ValueError(f"num_clusters must be an integer from 1, not {count!r}.")
+        count = None if count is None else as_int("num_clusters", count)
+        read = {"keep_ratio": ratio, "k": as_int("k", self.k), "num_clusters": count}
+        self.__dict__.update(read)  # frozen: nothing is set from now on
 
     def num_kept(self, num_tokens: int) -> int:
         """How many tokens are left of ``num_tokens``, before rounding down to equal parts."""
@@ -108,7 +107,7 @@ class CTM(nn.Module):
     ):
         super().__init__()
         self.rule = MergeRule(keep_ratio, k, num_clusters, nest_of(part_grids))
-        self.density_noise = density_noise
+        self.density_noise = as_float("density_noise", density_noise)
         self.conv = TokenConv(in_dim, out_dim, stride=2)
         self.norm = nn.LayerNorm(out_dim, eps=1e-5)
         self.score = nn.Linear(out_dim, 1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tcformer.arguments import as_float, as_int, as_list
+from tcformer.errors import shown
 from tcformer.models.blocks import Block
 from tcformer.models.layers import init_weights
 from tcformer.models.mlp import TokenMlp
@@ -168,6 +172,7 @@ class MTA(nn.Module):
         drop_path: float = 0.0,
     ):
         super().__init__()
+        in_channels = [as_int("MTA: in_channels", width) for width in as_list(in_channels) or []]
         stages = len(in_channels)
         if reduction not in REDUCTIONS:
             known = ", ".join(REDUCTIONS)
@@ -177,10 +182,11 @@ class MTA(nn.Module):
                 "MTA: add_extra_convs must be False, True, 'on_input' or 'on_output', "
                 f"not {add_extra_convs!r}."
             )
-        if not stages or min(in_channels) < 1:
-            raise ValueError(f"MTA: in_channels must name every stage, not {list(in_channels)}.")
-        if out_channels < 1:
-            raise ValueError(f"MTA: out_channels must be at least 1, not {out_channels}.")
+        if not stages:
+            raise ValueError("MTA: in_channels must name every stage, not none.")
+        out_channels = as_int("MTA: out_channels", out_channels)
+        start_level = as_int("MTA: start_level", start_level, None)
+        end_level = as_int("MTA: end_level", end_level, None)
         last = stages - 1 if end_level == -1 else end_level
         if not 0 <= start_level <= last < stages:
             raise ValueError(
@@ -188,12 +194,18 @@ class MTA(nn.Module):
                 f"within the {stages} stages of in_channels."
             )
         heads = _per_stage("num_heads", num_heads, stages)
-        ratios = _per_stage("mlp_ratios", mlp_ratios, stages)
+        ratios = _per_stage("mlp_ratios", mlp_ratios, stages, partial(as_float, above=True))
         reductions = _per_stage("sr_ratios", sr_ratios, stages)
+        proj_drop, attn_drop, drop_path = (
+            as_float(f"MTA: {name}", rate, 0.0, 1.0)
+            for name, rate in (
+                ("proj_drop", proj_drop),
+                ("attn_drop", attn_drop),
+                ("drop_path", drop_path),
+            )
+        )
         levels = last - start_level + 1
-        num_outs = levels if num_outs is None else num_outs
-        if num_outs < 1:
-            raise ValueError(f"MTA: num_outs must be at least 1, not {num_outs}.")
+        num_outs = levels if num_outs is None else as_int("MTA: num_outs", num_outs)
         self.in_channels = tuple(in_channels)
         self.out_channels = out_channels
         self.num_outs = num_outs
@@ -209,9 +221,9 @@ class MTA(nn.Module):
         self.merge_blocks = nn.ModuleList(
             AggregationBlock(
                 out_channels,
-                int(heads[stage]),
+                heads[stage],
                 ratios[stage],
-                int(reductions[stage]),
+                reductions[stage],
                 reduction,
                 qkv_bias,
                 proj_drop,
@@ -329,11 +341,11 @@ def _weighted_plan(layout: Layout, plan: TokenMap, dtype: torch.dtype) -> TokenM
 
 
 def _per_stage(
-    name: str, value: int | float | Sequence[int] | Sequence[float], stages: int
-) -> tuple[float, ...]:
-    values = (value,) * stages if isinstance(value, (int, float)) else tuple(value)
+    name: str, value: Any, stages: int, read: Callable[[str, Any], Any] = as_int
+) -> list[Any]:
+    """One number for each stage, read by the function."""
+    several = as_list(value)
+    values = [value] * stages if several is None else several
     if len(values) != stages:
-        raise ValueError(f"MTA: {name} needs one value or {stages}, not {list(values)}.")
-    if any(number <= 0 for number in values):
-        raise ValueError(f"MTA: {name} must be positive, not {list(values)}.")
-    return values
+        raise ValueError(f"MTA: {name} needs one value or {stages}, not {shown(values)}.")
+    return [read(f"MTA: {name}", number) for number in values]

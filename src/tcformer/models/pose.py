@@ -6,6 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from tcformer.arguments import as_int
 from tcformer.models.backbone import TCFormer
 from tcformer.models.mta import MTA
 
@@ -25,11 +26,8 @@ class HeatmapHead(nn.Module):
 
     def __init__(self, in_channels: int, num_keypoints: int) -> None:
         super().__init__()
-        if min(in_channels, num_keypoints) < 1:
-            raise ValueError(
-                "HeatmapHead: channels and keypoints must be at least 1, not "
-                f"{in_channels}, {num_keypoints}."
-            )
+        in_channels = as_int("HeatmapHead: in_channels", in_channels)
+        num_keypoints = as_int("HeatmapHead: num_keypoints", num_keypoints)
         self.final_layer = nn.Conv2d(in_channels, num_keypoints, 1)
         nn.init.normal_(self.final_layer.weight, std=0.001)
         if self.final_layer.bias is not None:
@@ -77,7 +75,9 @@ class TopDownPose(nn.Module):
                 f"TopDownPose needs a backbone that gives tokens, and {type(backbone).__name__} "
                 "gives none; use one of the tcformer models."
             )
-        if neck_heads < 1 or neck_channels % neck_heads:
+        neck_channels = as_int("TopDownPose: neck_channels", neck_channels)
+        neck_heads = as_int("TopDownPose: neck_heads", neck_heads)
+        if neck_channels % neck_heads:
             raise ValueError(
                 f"TopDownPose: {neck_channels} channels of the neck cannot be shared out to "
                 f"{neck_heads} heads."

@@ -7,6 +7,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tcformer.arguments import as_float, as_int
 from tcformer.models.backbone import TCFormer
 from tcformer.models.mta import MTA
 
@@ -42,11 +43,16 @@ class SemanticFPNHead(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if min(in_channels, num_classes, channels, levels) < 1:
-            raise ValueError(
-                "SemanticFPNHead: channels, classes and levels must be at least 1, not "
-                f"{in_channels}, {num_classes}, {channels}, {levels}."
+        in_channels, num_classes, channels, levels = (
+            as_int(f"SemanticFPNHead: {name}", count)
+            for name, count in (
+                ("in_channels", in_channels),
+                ("num_classes", num_classes),
+                ("channels", channels),
+                ("levels", levels),
             )
+        )
+        dropout = as_float("SemanticFPNHead: dropout", dropout, 0.0, 1.0)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.scale_heads = nn.ModuleList(
             nn.ModuleList(
@@ -140,7 +146,9 @@ class SemanticFPN(nn.Module):
                 f"SemanticFPN needs a backbone that gives tokens, and {type(backbone).__name__} "
                 "gives none; use one of the tcformer models."
             )
-        if neck_heads < 1 or neck_channels % neck_heads:
+        neck_channels = as_int("SemanticFPN: neck_channels", neck_channels)
+        neck_heads = as_int("SemanticFPN: neck_heads", neck_heads)
+        if neck_channels % neck_heads:
             raise ValueError(
                 f"SemanticFPN: {neck_channels} channels of the neck cannot be shared out to "
                 f"{neck_heads} heads."

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tcformer.arguments import as_int, as_size
+from tcformer.errors import shown
 from tcformer.ops.dpc_knn import Clusters, dpc_knn
 from tcformer.tokens import Layout
 
@@ -54,16 +56,17 @@ def nest_of(part_grids: Sequence[Sequence[int]]) -> Nest:
     """Part grids of successive merges as a nest that ends with (1, 1), repetitions left out.
 
     Raises:
-        ValueError: a grid is no pair of positive integers, or does not divide the one before.
+        NotANumberError: (a TypeError and a ValueError) a grid is no pair of integers.
+        ValueError: a grid is not positive, or does not divide the one before.
     """
     nest: list[Grid] = []
     for grid in [*part_grids, WHOLE]:
-        sides = tuple(grid) if isinstance(grid, (list, tuple)) else ()
-        if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
-            raise ValueError(
-                f"a part grid is two positive integers, rows and columns, not {grid!r}."
-            )
-        rows, columns = sides
+        try:
+            rows, columns = as_size("a part grid", grid)
+        except ValueError as error:
+            raise type(error)(
+                f"a part grid is two positive integers, rows and columns, not {shown(grid)}."
+            ) from error
         if nest and (nest[-1][0] % rows or nest[-1][1] % columns):
             before = "x".join(map(str, nest[-1]))
             raise ValueError(
@@ -126,6 +129,8 @@ def grid_parts(grid_size: Grid, nest: Nest, device: torch.device | str | None = 
 
 def run_parts(num_tokens: int, num_parts: int) -> Parts:
     """Cut a sequence of tokens into runs of equal length."""
+    num_tokens = as_int("run_parts: num_tokens", num_tokens, 0)
+    num_parts = as_int("run_parts: num_parts", num_parts, 0)
     if num_parts < 1 or num_tokens % num_parts:
         raise ValueError(f"{num_tokens} tokens cannot be cut into {num_parts} equal runs.")
     return Parts(num_parts, num_tokens // num_parts, num_tokens // num_parts)
@@ -146,9 +151,9 @@ def cluster_parts(
     Args:
         x: (B, N, C) float, any float dtype.
         parts: where the tokens of every part stand.
-        num_clusters: clusters of each part; the numbers of part p are
+        num_clusters: clusters of each part, from 1; the numbers of part p are
             ``p * num_clusters`` and the following ones.
-        k: neighbours in the density estimate, the token itself included; clamped to the part.
+        k: neighbours in the density estimate, from 1 (the token itself); at most those of a part.
         density_noise: (B, N) float, see :func:`dpc_knn`.
         tolerance: see :func:`dpc_knn`.
         impl: implementation of :func:`dpc_knn`.
@@ -158,11 +163,18 @@ def cluster_parts(
 
     Raises:
         ValueError: a part has fewer tokens than clusters, or the shapes do not fit.
+        TypeError: a count is no integer, or ``tolerance`` no real number.
 
     Source: Zeng et al., "TCFormer: Visual Recognition via Token Clustering Transformer" (TPAMI
     2024): Local CTM.
     """
-    if not 1 <= num_clusters <= parts.smallest:
+    num_clusters = as_int("cluster_parts: num_clusters", num_clusters)
+    num_parts, size, smallest = (
+        as_int(f"cluster_parts: {name} of the parts", getattr(parts, name), 0)
+        for name in ("num_parts", "size", "smallest")
+    )
+    parts = parts._replace(num_parts=num_parts, size=size, smallest=smallest)
+    if num_clusters > parts.smallest:
         raise ValueError(
             f"cluster_parts: {num_clusters} clusters of each part are wanted, but the smallest "
             f"part has {parts.smallest} tokens."

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tcformer.arguments import as_int, as_size
 from tcformer.ops.regroup import (
     Plan,
     RegroupPlan,
@@ -55,8 +56,17 @@ def plan_token_map(
         map_size: (H, W) of the map.
         dtype: of the features; weights have it, or float32 where that is finer.
         impl: which implementation will convert: "auto", "native", "triton", "eager" or "portable".
+
+    Raises:
+        ValueError: a size is less than 1, or an implementation cannot run here.
+        TypeError: a size is no pair of integers.
     """
-    map_size = layout.map_size if map_size is None else map_size
+    map_size = as_size("map_size", layout.map_size if map_size is None else map_size)
+    layout = layout._replace(
+        num_tokens=as_int("num_tokens of the layout", layout.num_tokens),
+        grid_size=as_size("grid_size of the layout", layout.grid_size),
+        map_size=as_size("map_size of the layout", layout.map_size),
+    )
     if layout.is_grid and map_size == layout.grid_size:
         return TokenMap(map_size, None, None)
     cells = layout.cell_to_token
@@ -167,7 +177,7 @@ def tokens_to_tokens(source: Tokens, target: Layout) -> Tensor:
     Returns:
         (B, D, C) in the dtype of the features.
     """
-    if source.layout.grid_size != target.grid_size:
+    if tuple(source.layout.grid_size) != tuple(target.grid_size):
         raise ValueError(
             f"tokens_to_tokens: the grids differ, {source.layout.grid_size} and {target.grid_size}."
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tcformer.ops._native.build import Unavailable, load
 
-__all__ = ["library", "location", "one_thread", "reason", "run"]
+__all__ = ["KERNELS", "library", "location", "one_thread", "reason", "run"]
 
 
 @functools.cache
@@ -57,30 +57,63 @@ def one_thread() -> str | None:
     return "one thread, as torch brings no OpenMP runtime that they could share"
 
 
+class _Pointer:
+    """How a kernel takes tensors: a dense one on the CPU, a list of them, or None for null."""
+
+    @classmethod
+    def from_param(cls, value: Tensor | Sequence[Tensor] | None) -> Any:
+        if value is None:
+            return ctypes.c_void_p(None)
+        if isinstance(value, Tensor):
+            return ctypes.c_void_p(_address(value))
+        return (ctypes.c_void_p * len(value))(*map(_address, value))
+
+
+def _address(tensor: Tensor) -> int:
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise TypeError(f"kernels take dense tensors on the CPU, not one on {tensor.device}")
+    return tensor.data_ptr()
+
+
+_TYPES: dict[str, Any] = {"p": _Pointer, "i": ctypes.c_int64, "d": ctypes.c_double}
+
+KERNELS = {
+    "tcf_map": "ppii",
+    "tcf_dpc_knn": "piiiiippdppp",
+    "tcf_regroup_gather_f32": "pppppii",
+    "tcf_regroup_gather_bf16": "pppppii",
+    "tcf_regroup_plan": "ppppppppppppiiiid",
+    "tcf_token_conv_f32": "ppppppiiiiiii",
+    "tcf_token_conv_bf16": "ppppppiiiiiii",
+    "tcf_token_conv_back_f32": "ppppppppppiiiiii",
+    "tcf_token_conv_back_bf16": "ppppppppppiiiiii",
+}
+"""The C functions and the types of their arguments, as their sources declare them.
+
+p is a pointer, i an ``int64_t``, d a ``double``; behind these all take the number of threads.
+"""
+
+
 def run(function: str, *arguments: Tensor | Sequence[Tensor] | int | float | None) -> None:
     """Call a kernel on tensors and numbers, with torch's number of threads as last argument.
 
     Args:
-        function: name of a C function of the library, which returns nothing.
-        arguments: dense CPU tensors become pointers (None a null pointer), lists of them arrays
-            of pointers, whole numbers ``int64_t``, other numbers ``double``. The caller vouches
-            for dtypes and sizes.
+        function: one of :data:`KERNELS`.
+        arguments: as the kernel declares them. The caller vouches for dtypes and sizes.
+
+    Raises:
+        TypeError: another number of arguments, or one of another type: an array where an
+            ``int64_t`` is declared, say, or a tensor that is not dense or not on the CPU.
     """
     loaded = library()
     assert loaded is not None, "check library() before calling a kernel"
-    values: list[Any] = []
-    for argument in arguments:
-        if argument is None:
-            values.append(ctypes.c_void_p(None))
-        elif isinstance(argument, Tensor):
-            values.append(ctypes.c_void_p(argument.data_ptr()))
-        elif isinstance(argument, Sequence):
-            pointers = [tensor.data_ptr() for tensor in argument]
-            values.append((ctypes.c_void_p * len(pointers))(*pointers))
-        elif isinstance(argument, int):
-            values.append(ctypes.c_int64(argument))
-        else:
-            values.append(ctypes.c_double(argument))
+    declared = KERNELS[function]
+    if len(arguments) != len(declared):
+        raise TypeError(f"{function} takes {len(declared)} arguments, not {len(arguments)}")
     call = getattr(loaded, function)
     call.restype = None
-    call(*values, ctypes.c_int64(torch.get_num_threads()))
+    call.argtypes = [*map(_TYPES.__getitem__, declared), ctypes.c_int64]
+    try:
+        call(*arguments, torch.get_num_threads())
+    except ctypes.ArgumentError as error:
+        raise TypeError(f"{function} takes other arguments: {error}") from error

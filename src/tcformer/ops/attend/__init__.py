@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from tcformer.arguments import as_float
 from tcformer.ops.choose import check_impl
 
 __all__ = ["attend"]
@@ -30,7 +31,7 @@ def attend(
         k: (B, heads, Nk, d), dtype of q.
         v: (B, heads, Nk, d), dtype of q.
         bias: (B, Nk) float, or None.
-        dropout: probability of dropping an attention weight; 0 for evaluation.
+        dropout: probability, in [0, 1], of dropping an attention weight; 0 for evaluation.
         impl: "auto", "eager" (PyTorch's SDPA) or "reference".
 
     Returns:
@@ -38,6 +39,7 @@ def attend(
 
     Raises:
         ValueError: shapes that do not belong together, or an unknown ``impl``.
+        TypeError: ``dropout`` is no real number.
 
     Source: TCFormer (CVPR 2022), section 3.3, eq. 5.
     """
@@ -54,6 +56,7 @@ def attend(
         raise ValueError(
             f"attend: bias must have shape {(k.shape[0], k.shape[2])}, not {tuple(bias.shape)}."
         )
+    dropout = as_float("attend: dropout", dropout, 0.0, 1.0)
     if check_impl("attend", impl, IMPLEMENTATIONS, q.device) == "reference":
         from tcformer.ops.attend import reference
 

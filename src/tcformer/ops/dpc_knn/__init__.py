@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tcformer.arguments import as_float, as_int
 from tcformer.ops.choose import check_impl
 
 __all__ = ["Clusters", "dpc_knn"]
@@ -56,14 +57,16 @@ def dpc_knn(
 
     Args:
         x: (B, N, C) float, any float dtype.
-        num_clusters: M, clamped to 1..N; cluster numbers follow the centres' token order.
-        k: neighbours in the density estimate, the token itself included; clamped to 1..N.
+        num_clusters: M, from 1, at most N are made; cluster numbers follow the centres' token
+            order.
+        k: neighbours in the density estimate, from 1 (the token itself); at most N count.
         mask: (B, N) bool, True for tokens that take part. The others are nobody's neighbour and
             no centre.
         density_noise: (B, N) float added to the densities, to compare with the published code,
             which draws uniform noise of 1e-6 even at inference. Nothing by default.
-        tolerance: distances d up to this count as zero. Where features are results of arithmetic,
-            a little more than its rounding makes equal inputs equal tokens again.
+        tolerance: distances d up to this one, itself from 0, count as zero. Where features are
+            results of arithmetic, a little more than its rounding makes equal inputs equal tokens
+            again.
         impl: "auto", "native" (C++, where it could be compiled), "triton" (on a GPU, k up to 29),
             "eager" or "reference".
 
@@ -72,6 +75,7 @@ def dpc_knn(
 
     Raises:
         ValueError: x is not (B, N, C), there is no token, or another argument does not fit it.
+        TypeError: ``num_clusters`` or ``k`` is no integer, or ``tolerance`` no real number.
 
     Source: Du, Ding and Jia, "Study on density peaks clustering based on k-nearest neighbors and
     principal component analysis" (2016); TCFormer (CVPR 2022), section 3.2, eq. 1-3.
@@ -87,11 +91,14 @@ def dpc_knn(
             raise ValueError(
                 f"dpc_knn: {name} must have shape {tuple(x.shape[:2])}, not {tuple(value.shape)}."
             )
+        if value is not None and value.device != x.device:
+            raise ValueError(f"dpc_knn: {name} must be on {x.device} as x is, not {value.device}.")
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"dpc_knn: mask must be bool, not {mask.dtype}.")
     x = x if x.dtype == torch.float64 else x.float()
-    num_clusters = max(1, min(num_clusters, x.shape[1]))
-    k = max(1, min(k, x.shape[1]))
+    num_clusters = min(as_int("dpc_knn: num_clusters", num_clusters), x.shape[1])
+    k = min(as_int("dpc_knn: k", k), x.shape[1])
+    tolerance = as_float("dpc_knn: tolerance", tolerance)
     impl = check_impl("dpc_knn", impl, IMPLEMENTATIONS, x.device, unfit=_unfit(x, k))
     arguments = (x, num_clusters, k, mask, density_noise, tolerance)
     with torch.autocast(x.device.type, enabled=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tcformer.arguments import as_float, as_int
 from tcformer.ops.choose import check_impl
 from tcformer.ops.regroup.plan import EPS
 from tcformer.tokens import Layout, Tokens
@@ -32,9 +33,9 @@ def merge_tokens(
     Args:
         tokens: N tokens a image, features (B, N, C).
         assignment: (B, N) int64 in 0..num_clusters-1, as :func:`~tcformer.ops.dpc_knn` gives it.
-        num_clusters: M.
+        num_clusters: M, from 1.
         log_weight: (B, N) float, the importance score s; zeros (a plain mean) when left out.
-        eps: added to every sum of weights.
+        eps: from 0, added to every sum of weights.
         impl: "auto", "triton" (on a GPU), "eager", "portable" (for exported graphs) or
             "reference".
 
@@ -43,10 +44,13 @@ def merge_tokens(
 
     Raises:
         ValueError: shapes that do not belong together, or an unknown ``impl``.
+        TypeError: ``num_clusters`` is no integer, or ``eps`` no real number.
 
     Source: TCFormer (CVPR 2022), section 3.2, eq. 4.
     """
     x, layout = tokens
+    num_clusters = as_int("merge_tokens: num_clusters", num_clusters)
+    eps = as_float("merge_tokens: eps", eps)
     if assignment.shape != x.shape[:2]:
         raise ValueError(
             f"merge_tokens: assignment must have shape {tuple(x.shape[:2])}, "

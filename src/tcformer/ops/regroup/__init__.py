@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tcformer.arguments import as_float, as_int
 from tcformer.ops.choose import check_impl
 from tcformer.ops.regroup import native, plan, portable
 from tcformer.ops.regroup.plan import EPS, GatherSum, RegroupPlan, part_of_plan
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 IMPLEMENTATIONS = ("native", "triton", "eager", "portable", "reference")
+
+INTEGERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 
 Plan = RegroupPlan | PortablePlan
 """What :func:`apply_plan` applies: the second kind is for exported graphs."""
@@ -59,9 +62,9 @@ def regroup(
         x: (B, S, C) float, the source items.
         src: (B, E) integer in 0..S-1, the source of every entry.
         dst: (B, E) integer in 0..num_dst-1, the destination of every entry.
-        num_dst: D, number of destinations.
+        num_dst: D, number of destinations, from 1.
         weight: (B, E) float, not negative; ones when left out.
-        eps: added to each destination's sum of weights.
+        eps: from 0, added to each destination's sum of weights.
         impl: "auto", "native" (C++, CPU), "triton", "eager", "portable" (for exported graphs) or
             "reference".
 
@@ -72,9 +75,12 @@ def regroup(
         ValueError: shapes that do not belong together, an index out of range (checked on the CPU
             only: elsewhere it would cost a synchronisation), an unknown ``impl`` or one that
             cannot run here.
+        TypeError: ``num_dst`` is no integer, or ``eps`` no real number.
 
     Source: TCFormer (CVPR 2022), section 3.3; the common form is ours.
     """
+    num_dst = as_int("regroup: num_dst", num_dst)
+    eps = as_float("regroup: eps", eps)
     _check(x, src, dst, num_dst, weight)
     dtype = torch.promote_types(x.dtype, torch.float32)
     unfit = {"native": native.unfit_plan(dtype)}
@@ -112,7 +118,14 @@ def plan_regroup(
         dtype: of the normalised weights, float32 or float64.
         impl: which implementation will apply the plan: "auto", "native", "triton", "eager" or
             "portable".
+
+    Raises:
+        ValueError: a number is out of range, or an implementation cannot run here.
+        TypeError: a count is no integer, or ``eps`` no real number.
     """
+    num_src = as_int("regroup: num_src", num_src, 0)
+    num_dst = as_int("regroup: num_dst", num_dst)
+    eps = as_float("regroup: eps", eps)
     impl = choose_plan(impl, src.device, dtype)
     if impl == "native":
         return native.plan_regroup(src, dst, num_src, num_dst, weight=weight, eps=eps)
@@ -137,6 +150,8 @@ def plan_both_ways(
     impl: str = "auto",
 ) -> tuple[Plan, Plan]:
     """Build the unweighted plans a->b and b->a at the cost of one: they share their sorting."""
+    num_a, num_b = as_int("regroup: num_a", num_a), as_int("regroup: num_b", num_b)
+    eps = as_float("regroup: eps", eps)
     impl = choose_plan(impl, a.device, dtype)
     if impl == "native":
         return native.plan_both_ways(a, b, num_a, num_b, eps=eps)
@@ -187,15 +202,13 @@ def _check(x: Tensor, src: Tensor, dst: Tensor, num_dst: int, weight: Tensor | N
             f"regroup: src and dst must both have shape ({x.shape[0]}, E), "
             f"not {tuple(src.shape)} and {tuple(dst.shape)}."
         )
-    if src.is_floating_point() or dst.is_floating_point():
+    if not {src.dtype, dst.dtype} <= INTEGERS:
         raise ValueError("regroup: src and dst must hold integers.")
     if weight is not None and weight.shape != src.shape:
         raise ValueError(
             f"regroup: weight must have the shape of src, {tuple(src.shape)}, "
             f"not {tuple(weight.shape)}."
         )
-    if num_dst < 1:
-        raise ValueError(f"regroup: num_dst must be at least 1, not {num_dst}.")
     if src.device.type != "cpu" or torch.compiler.is_compiling() or src.numel() == 0:
         return
     for name, index, size in (("src", src, x.shape[1]), ("dst", dst, num_dst)):

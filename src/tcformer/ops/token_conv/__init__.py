@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tcformer.arguments import as_int
 from tcformer.ops.choose import check_impl
 from tcformer.ops.regroup import RegroupPlan
 from tcformer.ops.token_conv import native
@@ -51,9 +52,12 @@ def token_conv(
     Raises:
         ValueError: shapes that do not belong together, an unknown ``impl`` or one that cannot run
             here.
+        TypeError: ``overwrite_from`` is no integer.
 
     Source: TCFormer (CVPR 2022), section 3.3.
     """
+    if overwrite_from is not None:
+        overwrite_from = as_int("token_conv: overwrite_from", overwrite_from, None)
     _check(x, plan, weight, bias, skip, overwrite_from)
     unfit = {"native": native.unfit(x, plan)}
     impl = check_impl("token_conv", impl, IMPLEMENTATIONS, x.device, unfit=unfit)
