@@ -1,11 +1,14 @@
 """torchvision's detectors over MTA: one training step, inference, levels, anchors, errors."""
 
+import copy
+
 import pytest
 import torch
 from one_step import train_one_step
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads
+from torchvision.ops import MultiScaleRoIAlign
 
 import tcformer
 from tcformer.integrations.torchvision import (
@@ -106,6 +109,32 @@ def test_inference(name):
         if name == "keypoint":
             assert result["keypoints"].shape == (count, 3, 3)
             assert result["keypoints_scores"].shape == (count, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "own_pool"), [("mask", False), ("mask", True), ("keypoint", False), ("retina", False)]
+)
+@torch.no_grad()
+def test_what_was_seen_before_changes_nothing(name, own_pool):
+    """Nor what was seen first, though a pool guesses its scales from a height without padding."""
+    torch.manual_seed(0)
+    features = small(**NECKS[name])
+    pool = {"box_roi_pool": MultiScaleRoIAlign(["1", "2"], 7, 2)} if own_pool else {}
+    if name == "retina":
+        model = head = retinanet(features, 3, **SIZES).eval()
+    else:
+        make = mask_rcnn if name == "mask" else keypoint_rcnn
+        model = make(features, 3, **FEW, **SIZES, **pool).eval()
+        head = model.roi_heads
+    head.score_thresh = 0.0
+    picture = torch.rand(3, 70, 90)
+    fresh = copy.deepcopy(model)
+    model([torch.rand(3, 66, 64)])
+    found, want = model([picture])[0], fresh([picture])[0]
+    assert len(want["boxes"])
+    assert set(found) == set(want)
+    for key, value in want.items():
+        assert torch.equal(found[key], value), key
 
 
 @pytest.mark.parametrize(("start", "outs"), [(0, 1), (0, 4), (0, 7), (2, 2), (3, 3)])

@@ -8,6 +8,7 @@ list of detections.
 from __future__ import annotations
 
 import inspect
+import math
 from collections import OrderedDict
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchvision.models.detection import KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import LevelMapper
 
 from tcformer.errors import nearest
 from tcformer.models import MTA, TCFormer, create_model
@@ -231,10 +233,30 @@ def _region_detector(
     generator = options.setdefault("rpn_anchor_generator", anchors(features, anchor_scale))
     _check_levels(features, "rpn_anchor_generator", generator)
     names = list(features.token_names)
-    options.setdefault("box_roi_pool", MultiScaleRoIAlign(names, 7, 2))
     second = "mask_roi_pool" if detector is MaskRCNN else "keypoint_roi_pool"
-    options.setdefault(second, MultiScaleRoIAlign(names, 14, 2))
+    for pool, size in (("box_roi_pool", 7), (second, 14)):
+        _fix_scales(options.setdefault(pool, MultiScaleRoIAlign(names, size, 2)), features)
     return detector(features, num_classes, **options)
+
+
+def _fix_scales(pool: nn.Module, features: TokenPyramid) -> None:
+    """Tell a pool the scales of its maps.
+
+    Otherwise it guesses them, once for ever, from the first batch's height without the padding:
+    after one picture 66 pixels high, say, all of them would be doubled.
+    """
+    if not isinstance(pool, MultiScaleRoIAlign) or pool.scales is not None:
+        return
+    stride = dict(zip(features.names, features.strides, strict=True))
+    if set(pool.featmap_names) <= set(stride):
+        strides = [stride[name] for name in pool.featmap_names]
+        pool.scales = [1 / stride for stride in strides]
+        pool.map_levels = LevelMapper(
+            int(math.log2(strides[0])),
+            int(math.log2(strides[-1])),
+            pool.canonical_scale,
+            pool.canonical_level,
+        )
 
 
 def _features(

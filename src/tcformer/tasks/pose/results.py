@@ -48,8 +48,10 @@ def _check_names(images: Any, truth: Truth, path: str | Path) -> None:
     names = {image["id"]: image.get("file_name") for image in truth.image_entries}
     for image in images if isinstance(images, list) else []:
         theirs = image.get("file_name") if isinstance(image, dict) else None
-        ours = names.get(image.get("id")) if isinstance(theirs, str) else None
-        if isinstance(ours, str) and Path(ours).name != Path(theirs).name:
+        ours = names.get(image.get("id")) if isinstance(image, dict) else None
+        if not isinstance(theirs, str) or not isinstance(ours, str):
+            continue
+        if Path(ours).name != Path(theirs).name:
             raise UserError(
                 f"image {image['id']} is {shown(theirs)} in {path} and {shown(ours)} in "
                 f"{truth.path}: number the results as the annotations do."
