@@ -1,7 +1,10 @@
 import pytest
 import torch
+from compiled import Graphs
 
 import tcformer
+from tcformer.ops import _native, regroup
+from tcformer.ops.linear import onednn
 
 
 @pytest.fixture(params=["tcformer_nano", pytest.param("tcformerv2_nano", marks=pytest.mark.slow)])
@@ -25,8 +28,35 @@ def test_export_with_a_dynamic_batch(model):
 
 @torch.no_grad()
 def test_compile_makes_one_graph_forward(model):
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    graphs = Graphs()
+    compiled = torch.compile(model, fullgraph=True, backend=graphs)
     torch.testing.assert_close(compiled(X), model(X), rtol=0, atol=1e-5)
+    # The kernels that run eagerly, not what stands for them in exported graphs.
+    if _native.library() is not None:
+        assert graphs.count("tcformer.dpc_knn_native") == 3
+        assert graphs.count("tcformer.regroup_plan") >= 6
+        assert graphs.count("tcformer.gather_sum") >= 9
+        assert graphs.count("tcformer.token_mlp") == 8
+        assert not graphs.count("topk", "scatter_add")
+    if onednn.reason() is None:
+        assert graphs.count("tcformer.onednn_linear") > 20
+
+
+@torch.no_grad()
+def test_compiled_regrouping_is_as_exact_under_autocast():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 49, 64, generator=generator)
+    src, dst = (torch.randint(high, (2, 400), generator=generator) for high in (49, 30))
+
+    def run(x, impl="auto"):
+        return regroup(x, src, dst, 30, impl=impl)
+
+    exact = run(x.double(), "reference")
+    torch._dynamo.reset()
+    with torch.autocast("cpu", torch.bfloat16):
+        for function in (run, torch.compile(run, fullgraph=True, backend="eager")):
+            for impl in ("auto", "portable"):
+                assert (function(x, impl) - exact).abs().max() < 1e-6
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import sm90
 import torch
+from compiled import Graphs
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -195,7 +196,7 @@ def test_a_model_waits_for_nothing():
 
 
 @pytest.mark.slow
-def test_a_model_is_one_graph():
+def test_a_model_is_one_graph_that_holds_the_kernels():
     model = tcformer.create_model("tcformer_nano").eval()
     real = model.state_dict()
     onednn.reason()
@@ -205,5 +206,11 @@ def test_a_model_is_one_graph():
 
     with FakeTensorMode():
         state = {name: fake(*t.shape, dtype=t.dtype) for name, t in real.items()}
-        compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+        torch._dynamo.reset()
+        graphs = Graphs()
+        compiled = torch.compile(run, backend=graphs, fullgraph=True)
         assert compiled(fake(2, 3, 64, 64), state).shape == (2, 1000)
+    assert graphs.count("tcformer.dpc_knn_triton") == 3
+    assert graphs.count("tcformer.plan_both_ways_triton") == 6
+    assert graphs.count("tcformer.gather_sum_triton") == 29
+    assert not graphs.count("topk", "scatter_add", "embedding_bag")

@@ -11,7 +11,7 @@ from torch.nn.modules import module
 
 from tcformer.models.layers import Linear
 from tcformer.ops import TokenMap, token_conv
-from tcformer.ops.choose import why_not
+from tcformer.ops.choose import is_exporting, why_not
 from tcformer.ops.token_conv.pieces import by_pieces, token_mlp
 from tcformer.tokens import Tokens
 
@@ -92,7 +92,7 @@ class _Mlp(nn.Module):
             type(self.fc1) is type(self.fc2) is Linear
             and x.dtype == self.fc1.weight.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_exporting()
+            and not is_exporting()
             and why_not("native", "cpu") is None
         )
 

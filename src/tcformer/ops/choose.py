@@ -23,7 +23,15 @@ import torch
 
 from tcformer.ops import _native
 
-__all__ = ["OPS", "Availability", "check_impl", "plain_pytorch", "report", "why_not"]
+__all__ = [
+    "OPS",
+    "Availability",
+    "check_impl",
+    "is_exporting",
+    "plain_pytorch",
+    "report",
+    "why_not",
+]
 
 OPS = ("regroup", "dpc_knn", "attend", "merge", "token_conv", "linear")
 """The folders of this package that hold an op."""
@@ -71,13 +79,23 @@ def check_impl(
         return impl
     if _plain:
         return "eager"
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return "portable" if "portable" in implementations else "eager"
     for name in implementations:
         tested = _interpreted(name, device.type)
         if not tested and why_not(name, device.type) is None and unfit.get(name) is None:
             return name
     return "eager"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_exporting() -> bool:
+    """Whether a graph is being exported; False under plain ``torch.compile``.
+
+    Before torch 2.12 dynamo replaces PyTorch's function of this name by True wherever it traces,
+    which would keep our kernels out of every compiled model. This one it runs.
+    """
+    return torch.compiler.is_exporting()
 
 
 _plain = False

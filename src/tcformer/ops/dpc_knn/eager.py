@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tcformer.ops.choose import is_exporting
 from tcformer.ops.dpc_knn.peaks import choose_centres, rank_of, sparsity_of
 from tcformer.ops.linear import linear
 
@@ -179,7 +180,7 @@ def _blocks(features: _Features, num_rows: int, num_columns: int) -> list[tuple[
     batch = features.x.shape[0]
     images = batch if type(batch) is int else 8
     rows = max(MIN_ROWS, features.block_elements // max(1, images * num_columns))
-    if torch.compiler.is_exporting():
+    if is_exporting():
         rows = max(rows, num_rows // MAX_EXPORTED_BLOCKS + RUN)
     size = max(1, min(num_rows, rows // RUN * RUN))
     return [(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from tcformer.ops.choose import check_impl
+from tcformer.ops.choose import check_impl, is_exporting
 
 __all__ = ["linear"]
 
@@ -67,7 +67,7 @@ def _unfit(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
         return f"it takes no {tuple(x.shape)} by {tuple(weight.shape)}"
     if bias is not None and bias.shape != weight.shape[:1]:
         return f"it takes a bias of shape ({weight.shape[0]},), not {tuple(bias.shape)}"
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return "exported graphs hold PyTorch's own linear layers"
     if not torch.compiler.is_compiling() and _transformed():
         return "it has no rule for vmap and for derivatives in forward mode"

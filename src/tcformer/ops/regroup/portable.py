@@ -114,6 +114,11 @@ def matrix_of(src: Tensor, dst: Tensor, num_src: int, num_dst: int, weight: Tens
 
 def regroup(x: Tensor, plan: PortablePlan) -> Tensor:
     """Apply a plan to (B, S, C) features, in float32 or better; returns (B, D, C) in x's dtype."""
+    with torch.autocast(x.device.type, enabled=False):
+        return _regroup(x, plan)
+
+
+def _regroup(x: Tensor, plan: PortablePlan) -> Tensor:
     wide = x if x.dtype == torch.float64 else x.float()
     if plan.lists is not None:
         sources, weight = plan.lists
