@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 
@@ -261,6 +262,45 @@ def test_a_damaged_training_state_is_one_sentence(tmp_path, entry, value):
     with pytest.raises(UserError, match=r"damaged or not of this program|is no checkpoint") as told:
         ckpt.restore(state, content, cfg, World(), task.load_weights)
     assert "\n" not in str(told.value)
+
+
+OTHERS = {
+    "opt": [{"opt": name} for name in (
+        "sgd", "lion", "adafactor", "rmsproptf", "adabelief", "adadelta", "lookahead_adamw",
+    )],
+    "sched": [{"sched": "step"}, {"sched": "poly"}],
+    "ema": [{"ema": True}],
+    "amp": [{"amp": "fp16"}, {"amp": "bf16"}],
+    "model": [{"model": "tcformer_light"}],
+    "task": [{"task": "pose"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [(name, change) for name in OTHERS for change in OTHERS[name]]
+)
+def test_another_kind_of_run_is_refused_with_both_names(tmp_path, name, change):
+    cfg = config(output_dir=str(tmp_path), epochs=1)
+    for before, after in (({}, change), (change, {})):
+        train(dataclasses.replace(cfg, resume="", **before))
+        kept = content(tmp_path)
+        first, second = dataclasses.replace(cfg, **before), dataclasses.replace(cfg, **after)
+        words = [str(getattr(one, name)).replace("auto", "off") for one in (first, second)]
+        said = rf"--{name} {words[0]}\b.*--{name} {words[1]}\b.*--finetune"
+        with pytest.raises(UserError, match=said):
+            train(dataclasses.replace(second, epochs=2, resume="auto"))
+        assert content(tmp_path) == kept
+
+
+def test_the_published_optimizer_is_looked_at_and_its_schedule_is_not(tmp_path):
+    train(config(output_dir=str(tmp_path), epochs=1))
+    saved = last(tmp_path)
+    old = {k: saved[k] for k in ("model", "optimizer", "lr_scheduler", "epoch")}
+    old["args"] = argparse.Namespace(opt="adamw", sched="step", model="theirs")
+    torch.save(old, tmp_path / "old.pth")
+    assert train(config(resume=str(tmp_path / "old.pth"), epochs=2)).seen[0] == (1, 0)
+    with pytest.raises(UserError, match=r"--opt adamw.*--opt adabelief"):
+        train(config(resume=str(tmp_path / "old.pth"), epochs=2, opt="adabelief"))
 
 
 def content(folder):

@@ -30,7 +30,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class TrainState:
     best: dict[str, float] = field(default_factory=dict)
     meters: dict[str, SmoothedValue] = field(default_factory=dict)  # of the epoch under way
     skips: Skips = field(default_factory=Skips)
+    own: set[Path] = field(default_factory=set)  # files that may be replaced: read, or written
 
 
 def snapshot(state: TrainState, cfg: TrainConfig, world: World) -> dict[str, Any]:
@@ -200,16 +201,35 @@ def find_latest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
 
     `checkpoint.pth` is the newest by construction. Only if it is damaged or gone are the others
     looked through. A damaged one is named and left alone.
+
+    Raises:
+        UserError: there are checkpoints, but none can be resumed from.
     """
     folder = Path(folder)
-    last = folder / LAST
-    if last.is_file():
-        content = _try_read(last)
-        if content is not None:
-            return last, content
+    unfit: dict[Path, str] = {}
+
+    def read_fit(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in paths:
+            if path.is_file():
+                try:
+                    yield path, resumable(path)
+                except UserError as error:
+                    unfit[path] = str(error)
+
     others = [*sorted(folder.glob("checkpoint_*.pth")), folder / BEST]
-    whole = [(p, c) for p in others if p.is_file() and (c := _try_read(p)) is not None]
-    return max(whole, key=lambda found: _progress(found[1]), default=None)
+    found = next(read_fit([folder / LAST]), None) or max(
+        read_fit(others), key=lambda one: _progress(one[1]), default=None
+    )
+    if found is None and unfit:
+        more = f" and {len(unfit) - 1} more" if len(unfit) > 1 else ""
+        raise UserError(
+            f"No checkpoint in {folder} can be resumed from, and none is replaced: "
+            f"{next(iter(unfit.values())).rstrip('.')}{more}. To start anew, move it away or name "
+            "another --output_dir."
+        )
+    for path, problem in unfit.items():
+        print(f"NOTICE: leaving out {path}, which cannot be resumed from: {problem}")
+    return found
 
 
 def _progress(content: Mapping[str, Any]) -> tuple[int, int, bool]:
@@ -222,13 +242,17 @@ def _progress(content: Mapping[str, Any]) -> tuple[int, int, bool]:
     return int(content["epoch"]), int(content.get("samples", 0)), not evaluated
 
 
-def _try_read(path: Path) -> dict[str, Any] | None:
+def resumable(path: Path) -> dict[str, Any]:
+    """A training checkpoint that says how far it had come.
+
+    Raises:
+        UserError: missing, damaged, or it holds no training state.
+    """
+    content = read(path)
     try:
-        content = read(path)
         int(content["epoch"])
-    except (UserError, KeyError, TypeError, ValueError) as error:
-        print(f"NOTICE: leaving out {path}, which cannot be resumed from: {error}")
-        return None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is damaged: it does not say its epoch.") from None
     return content
 
 

@@ -50,13 +50,18 @@ class RunLog:
 
     def _take_off(self, first_epoch: int) -> None:
         assert self.path is not None
-        lines = self.path.read_text().splitlines()
-        kept = len(lines)
-        while kept and _epoch_of(lines[kept - 1]) >= first_epoch:
-            kept -= 1
-        if kept < len(lines):
-            text = "".join(line + "\n" for line in lines[:kept])
-            atomic_write(self.path, lambda stream: stream.write(text.encode()))
+        before = self.path.read_bytes()
+        lines = before.splitlines(keepends=True)
+        for place in reversed(range(len(lines))):
+            epoch, whole = _epoch_of(lines[place]), lines[place].endswith(b"\n")
+            if epoch is None and whole:
+                continue  # of another program
+            if epoch is not None and epoch < first_epoch:
+                lines[place] = lines[place].rstrip(b"\n") + b"\n"
+                break
+            del lines[place]
+        if (after := b"".join(lines)) != before:
+            atomic_write(self.path, lambda stream: stream.write(after))
 
     def write(self, numbers: Mapping[str, float]) -> None:
         """Append an epoch; the order of the keys is kept, and what is not finite becomes null."""
@@ -117,11 +122,11 @@ def plain_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _epoch_of(line: str) -> float:
-    """The epoch of a log line; a line cut short by a crash counts as the newest."""
+def _epoch_of(line: bytes) -> float | None:
+    """The epoch of a log line; None for one that a crash has cut, or of another program."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return float(json.loads(line)["epoch"])
-    return float("inf")
+    return None
 
 
 def require_tensorboard(cfg: TrainConfig) -> None:

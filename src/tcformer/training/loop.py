@@ -41,7 +41,13 @@ from tcformer.training.optim import (
 )
 from tcformer.training.record import RunRecord
 from tcformer.training.resume import resume
-from tcformer.training.retention import check_room, clear_leftovers, prune, set_earlier_aside
+from tcformer.training.retention import (
+    check_room,
+    clear_leftovers,
+    prune,
+    set_earlier_aside,
+    spare,
+)
 from tcformer.training.task import Task
 
 __all__ = ["FitResult", "Interrupted", "NotFinite", "build_state", "count_parameters", "fit"]
@@ -294,12 +300,17 @@ class _Run:
             refuse_unfit_weights(self.state, self.cfg.output_dir)
             content = ckpt.snapshot(self.state, self.cfg, self.world)
             content["about"] = self.task.about()
-            ckpt.save(content, [Path(self.cfg.output_dir) / name for name in names], self.world)
+            paths = [Path(self.cfg.output_dir) / name for name in names]
+            if self.world.is_main:
+                spare(paths, self.state)
+            ckpt.save(content, paths, self.world)
 
     def _save_best_weights(self) -> None:
         if self.cfg.output_dir and self.world.is_main:
             best = self.state.ema.module or self.state.model
-            self.task.save_weights(best.state_dict(), Path(self.cfg.output_dir) / ckpt.BEST_WEIGHTS)
+            path = Path(self.cfg.output_dir) / ckpt.BEST_WEIGHTS
+            spare([path], self.state)
+            self.task.save_weights(best.state_dict(), path)
 
     def _meters(self, epoch: int, phase: str) -> MetricLogger:
         return MetricLogger(self.world, self.on_progress, phase, epoch, self.epochs)
@@ -350,7 +361,7 @@ def prepare_folder(cfg: TrainConfig, state: TrainState, world: World, source: st
 def prune_checkpoints(cfg: TrainConfig, state: TrainState, world: World) -> None:
     """Keep as many numbered checkpoints as --keep-last says."""
     if cfg.output_dir and world.is_main:
-        for path in prune(Path(cfg.output_dir), cfg.keep_last, state.epoch):
+        for path in prune(Path(cfg.output_dir), cfg.keep_last, state):
             say(world, f"NOTICE: {path} could not be deleted (--keep-last).")
 
 

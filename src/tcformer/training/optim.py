@@ -139,6 +139,11 @@ class Precision:
     paused: bool = False  # --fp32-resume: full precision for now
 
     @property
+    def name(self) -> str:
+        """As `--amp` calls it, what is automatic decided: off, fp16 or bf16."""
+        return {None: "off", torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype]
+
+    @property
     def scales(self) -> bool:
         """Whether the loss is scaled at the moment."""
         return self.scaler.is_enabled() and not self.paused

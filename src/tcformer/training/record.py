@@ -267,6 +267,7 @@ def _set_aside(path: Path) -> None:
         path.rename(kept)
     except OSError as error:
         raise UserError(f"cannot rename {path}: {error.strerror or error}") from error
+    print(f"NOTICE: the earlier record is {kept} now.", flush=True)
 
 
 def _best(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | None:

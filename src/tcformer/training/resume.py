@@ -13,7 +13,7 @@ from torch import nn
 from tcformer.errors import UserError
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
-from tcformer.training.config import TrainConfig
+from tcformer.training.config import TrainConfig, option
 from tcformer.training.distributed import World, broadcast_object
 from tcformer.training.log import say
 from tcformer.training.task import Task
@@ -31,8 +31,12 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
         content = ckpt.read(source)
     say(world, f"resume from{source}")
 
+    ours = {**vars(cfg), "amp": state.precision.name}
+    _refuse_another_run(source, content, ours, "task", "model")
+
     def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-        task.load_weights(model, weights, source)
+        task.load_weights(model, weights, source)  # tells of other classes
+        _refuse_another_run(source, content, ours, "opt", "sched", "ema", "amp")
 
     try:
         notes = ckpt.restore(state, content, cfg, world, load_weights)
@@ -47,6 +51,26 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
     for note in notes:
         say(world, f"NOTICE: resuming from {source}: {note}.")
     return source
+
+
+def _refuse_another_run(
+    source: str, content: Mapping[str, Any], ours: Mapping[str, Any], *names: str
+) -> None:
+    """Refuse a checkpoint whose options `names` are not `ours`: its state would not fit."""
+    theirs = ckpt.configuration_of(content)
+    if "amp" in theirs:  # what it came to where it says auto
+        precise = "bf16" if theirs["amp"] == "bf16" else "off"
+        theirs["amp"] = "fp16" if content.get("scaler") else precise
+    if "format" not in content:  # the published code's: its weights decide, and its schedule fits
+        names = tuple({"opt"}.intersection(names))
+    for name in names:
+        saved, wanted = theirs.get(name), ours[name]
+        if saved is not None and str(saved).lower() != str(wanted).lower():
+            raise UserError(
+                f"{source} is of a run with {option(name)} {saved}, but this one has "
+                f"{option(name)} {wanted}; go on with the same, or start from its weights with "
+                f"--finetune {source} and another --output_dir."
+            )
 
 
 def find_resume(cfg: TrainConfig) -> tuple[str | Path | None, dict[str, Any] | None]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
 
 from tcformer.errors import UserError
 from tcformer.files import leftovers, set_aside
-from tcformer.training.checkpoint import BEST, BEST_WEIGHTS, LAST
+from tcformer.models.checkpoints import read_checkpoint
+from tcformer.training.checkpoint import BEST, BEST_WEIGHTS, LAST, TrainState, read
 from tcformer.training.config import TrainConfig
 
 _NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
@@ -31,8 +33,8 @@ def numbered(folder: Path) -> dict[int, Path]:
     return found
 
 
-def prune(folder: Path, keep: int, epoch: int) -> list[Path]:
-    """Delete all but the `keep` newest checkpoint_N.pth (0: none), after that of `epoch` is whole.
+def prune(folder: Path, keep: int, state: TrainState) -> list[Path]:
+    """Delete all but the `keep` newest checkpoint_N.pth (0: none) once the epoch's is whole.
 
     Those of later epochs are another run's and stay, as do checkpoint.pth and best.pth.
 
@@ -41,14 +43,33 @@ def prune(folder: Path, keep: int, epoch: int) -> list[Path]:
     """
     kept = []
     if keep:
-        ours = sorted((n for n in numbered(folder) if n <= epoch), reverse=True)
+        ours = sorted((n for n in numbered(folder) if n <= state.epoch), reverse=True)
         for number in ours[keep:]:
             path = folder / f"checkpoint_{number}.pth"
+            spare([path], state)
             try:
                 path.unlink(missing_ok=True)
             except OSError:
                 kept.append(path)
     return kept
+
+
+def spare(paths: Iterable[Path], state: TrainState) -> None:
+    """Set aside what is about to be replaced or deleted, but cannot be read by this program.
+
+    Each file is looked at once in a run: later it is the run's own.
+
+    Raises:
+        UserError: a file cannot be moved.
+    """
+    for path in paths:
+        if path not in state.own and path.is_file():
+            try:
+                read_checkpoint(path) if path.suffix == ".safetensors" else read(path)
+            except UserError as error:
+                kept = set_aside(path.parent, [path.name])
+                print(f"NOTICE: {path.name} is in {kept} now, for {error}", flush=True)
+        state.own.add(path)
 
 
 def set_earlier_aside(folder: Path, source: str) -> str:

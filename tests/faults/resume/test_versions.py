@@ -165,3 +165,83 @@ def test_the_averages_of_several_processes_are_put_together(content, rank, size,
     notes = ckpt.restore(state, saved, config(), world, lambda m, w: m.load_state_dict(w))
     assert any(f"written by 2 process(es), now there are {size}" in note for note in notes)
     assert (state.meters["loss"].total, state.meters["loss"].count) == expected
+
+
+DAMAGE = {
+    "newer": lambda content: {**content, "format": 2},
+    "of another program": lambda _: {"state_dict": {}},
+    "no training state": lambda content: {"model": content["model"], "format": 1},
+}
+
+
+@pytest.fixture
+def spoilt(content, tmp_path):
+    """A folder with a run's files, and what `spoil_file` makes unreadable."""
+    folder = tmp_path / "run"
+    train(config(output_dir=str(folder), save_every=1, epochs=2, resume="auto"))
+
+    def spoil_file(name, how):
+        path = folder / name
+        if how in DAMAGE:
+            torch.save(DAMAGE[how](content), path)
+        else:
+            path.write_bytes(path.read_bytes()[: 1000 * (how == "cut")])
+        return path
+
+    return folder, spoil_file
+
+
+@pytest.mark.parametrize("how", [*DAMAGE, "cut", "empty"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_where_no_checkpoint_can_be_read_none_is_replaced(spoilt, monkeypatch, how, restarted):
+    folder, spoil_file = spoilt
+    for name in ("checkpoint.pth", "checkpoint_0.pth", "checkpoint_1.pth", "best.pth"):
+        spoil_file(name, how)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    cfg = config(output_dir=str(folder), resume="" if restarted else "auto")
+    if restarted:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    task = ToyTask(cfg)
+    with pytest.raises(UserError, match=r"checkpoint\.pth.* and 3 more.*--output_dir"):
+        fit(task, cfg, World())
+    assert task.losses == []
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("how", [*DAMAGE, "cut", "empty"])
+def test_what_cannot_be_read_is_set_aside_before_it_is_replaced(spoilt, capsys, how):
+    folder, spoil_file = spoilt
+    names = ("checkpoint.pth", "checkpoint_1.pth", "best.pth")
+    before = {name: spoil_file(name, how).read_bytes() for name in names}
+    before["best.safetensors"] = b"no weights"
+    (folder / "best.safetensors").write_bytes(b"no weights")
+    rising = type("Rising", (ToyTask,), {"lower_is_better": True})
+    cfg = config(output_dir=str(folder), save_every=1, resume="auto")
+    ckpt.seed_everything(0, 0)
+    fit(rising(cfg), cfg, World())
+    said = capsys.readouterr().out
+    kept = {path.name: path for path in folder.glob("earlier-*/*")}
+    assert {name: path.read_bytes() for name, path in kept.items()} == before
+    assert all(f"{name} is in {path.parent} now" in said for name, path in kept.items())
+    assert ckpt.find_latest(folder)[1]["epoch"] == 2
+    assert ckpt.read(folder / "best.pth")
+    assert len((folder / "log.txt").read_text().splitlines()) == 3
+
+
+def test_keep_last_deletes_nothing_that_cannot_be_read(spoilt):
+    folder, spoil_file = spoilt
+    spoil_file("checkpoint_0.pth", "newer")
+    train(config(output_dir=str(folder), save_every=1, keep_last=1, resume="auto"))
+    assert [p.name for p in folder.glob("checkpoint_*.pth")] == ["checkpoint_2.pth"]
+    assert [p.name for p in folder.glob("earlier-*/*")] == ["checkpoint_0.pth"]
+
+
+def test_lines_of_others_stay_in_the_log(spoilt):
+    folder, _ = spoilt
+    log = folder / "log.txt"
+    lines = log.read_bytes()
+    log.write_bytes(lines + b"a note\n\xff\xfe\n" + lines.splitlines(keepends=True)[1] + b'{"epo')
+    train(config(output_dir=str(folder), save_every=1, resume="auto"))
+    assert log.read_bytes().startswith(lines[: lines.index(b"\n")])
+    assert b"a note\n\xff\xfe\n" in log.read_bytes()
+    assert b'{"epo{' not in log.read_bytes()
