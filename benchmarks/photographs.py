@@ -29,8 +29,9 @@ from finetuning import by_seed, commands, empty_row, examine, measured, prepare
 
 from tcformer.bench import record
 from tcformer.data.fingerprint import fingerprint
-from tcformer.data.folder import EXTENSIONS
+from tcformer.data.folder import images_below
 from tcformer.errors import UserError
+from tcformer.images import LeftOut
 from tcformer.inference import labelled_folder, load
 
 GROUPS = {
@@ -83,8 +84,8 @@ def make_folder(source: Path, target: Path) -> None:
         folder.mkdir(parents=True)
         for number in classes:
             place = source / synsets[number]
-            files = sorted(place.iterdir()) if place.is_dir() else []
-            photographs = [file for file in files if file.suffix.lower() in EXTENSIONS]
+            files = images_below(place, LeftOut()) if place.is_dir() else []
+            photographs = [Path(file) for file in files]
             if not photographs:
                 raise UserError(f"{place} has no photograph: name a validation set of ImageNet")
             shutil.copy(photographs[0], folder / f"{synsets[number]}{photographs[0].suffix}")

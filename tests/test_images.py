@@ -5,22 +5,28 @@ import os
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import zlib
 
 import numpy as np
 import pytest
+from image_kinds import kinds
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from tcformer import images
 from tcformer.files import read_whole
 from tcformer.images import (
     FORMATS,
+    IMAGE_EXTENSIONS,
     MOST_SCANS,
+    LeftOut,
     TooManyPixelsError,
     UnknownImageError,
     UnreadableImageError,
     decode_strictly,
+    is_hidden,
+    is_hidden_path,
     to_rgb,
 )
 
@@ -171,3 +177,142 @@ def test_whole_files_only_ordinary_ones(tmp_path):
         read_whole(tmp_path / "a", most=2)
     if open_files:
         assert len(os.listdir("/proc/self/fd")) == open_files
+
+
+def test_every_ending_of_a_known_format_is_in_the_list():
+    known = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
+    assert known - {".pfm"} <= set(IMAGE_EXTENSIONS)
+    assert all(ending == ending.lower() for ending in IMAGE_EXTENSIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [
+        ("._a.jpg", True), (".DS_Store", True), (".ipynb_checkpoints", True), ("__MACOSX", True),
+        ("@eaDir", True), ("Thumbs.db", True), ("desktop.ini", True), ("a.jpg", False),
+        ("__init__", False), ("_a.jpg", False), ("macosx", False),
+    ],
+)  # fmt: skip
+def test_hidden_names(name, hidden):
+    assert is_hidden(name) is hidden
+    assert is_hidden_path(f"./x/{name}/../y.jpg") is hidden
+
+
+def test_what_is_left_out_is_one_line():
+    left_out = LeftOut()
+    assert str(left_out) == ""
+    wanted = [name for name in ("a.JPG", "b.heic", "c.txt", "d.txt", "e") if left_out.wants(name)]
+    assert wanted == ["a.JPG"]
+    assert left_out.hides(".git")
+    for part in ("4 files", ".txt 2", ".heic 1", "1 hidden"):
+        assert part in str(left_out)
+
+
+KINDS = kinds()
+
+
+def one_class(root, kind):
+    """The file as the only one of class c in a validation set; returns it."""
+    file = root / "val" / "c" / f"a.{kind.ending}"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(kind.data)
+    return file
+
+
+def archived(root, kind, fields):
+    root.mkdir()
+    with tarfile.open(root / "val.tar", "w") as tar:
+        for name, data in {f"c/a.{kind.ending}": kind.data, **fields}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def data_set(name, decoder="pil"):
+    def read(root, kind):
+        from tcformer.data import DataSpec, build_dataset
+
+        if "tar" in name or "wds" in name:
+            archived(root, kind, {"c/a.cls": b"0"} if "wds" in name else {})
+        else:
+            one_class(root, kind)
+        folder = root / "val" if name == "timm:torch/image_folder" else root
+        (item,) = build_dataset(DataSpec(str(folder), name, decoder=decoder), "val")
+        return item.image if decoder == "pil" else item.image.permute(1, 2, 0)
+
+    return read
+
+
+def segmentation(root, kind):
+    from tcformer.data.ade20k import Ade20kSource
+
+    for folder in ("images", "annotations"):
+        (root / folder / "validation").mkdir(parents=True)
+    (root / "images/validation" / f"a.{kind.ending}").write_bytes(kind.data)
+    labels = Image.fromarray(np.ones(kind.pixels.shape[:2], np.uint8))
+    labels.save(root / "annotations/validation/a.png")
+    return Ade20kSource(str(root), "val").read(0)[0]
+
+
+def pose(root, kind):
+    from tcformer.data.keypoints import layout
+    from tcformer.data.keypoints.people import Subject, _Files
+
+    file = one_class(root, kind)
+    points = np.ones((133, 2))
+    subject = Subject(1, 1, np.ones(4), points, points[:, 0], 1.0)
+    return _Files(layout("coco_wholebody"), file.parent, {1: file.name}, [subject]).read(0)
+
+
+def predict(root, kind):
+    from tcformer.inference.pictures import each_picture, read_picture
+
+    one_class(root, kind)
+    (found,) = each_picture(root, pytest.fail)
+    opened = read_picture(Image.open(found.source))
+    assert np.array_equal(opened, read_picture(found.source))
+    return opened
+
+
+def confusion(root, kind):
+    from tcformer.inference import labelled_folder
+    from tcformer.inference.pictures import read_picture
+
+    one_class(root, kind)
+    return read_picture(labelled_folder(root).describe(0))
+
+
+def show(root, kind):
+    from tcformer.viz import read_image
+
+    return read_image(one_class(root, kind))
+
+
+def serve(root, kind):
+    from tcformer.serve.pictures import Picture, decode
+
+    return decode(Picture("a", kind.data))
+
+
+def export(root, kind):
+    from tcformer.export.pictures import read_pictures
+
+    return read_pictures([one_class(root, kind)], kind.pixels.shape[:2])[0]
+
+
+READERS = {
+    "evaluate": data_set("IMNET"),
+    "evaluate, torchvision": data_set("IMNET", "torchvision"),
+    "timm's folders": data_set("timm:folder"),
+    "timm's tar": data_set("timm:tar"),
+    "shards": data_set("timm:wds/a"),
+    "torchvision's folders": data_set("timm:torch/image_folder"),
+    **{f.__name__: f for f in (segmentation, pose, predict, confusion, show, serve, export)},
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_everything_sees_the_same_pixels(reader, tmp_path):
+    for number, (name, kind) in enumerate(KINDS.items()):
+        found = np.asarray(READERS[reader](tmp_path / str(number), kind))
+        assert np.array_equal(found, kind.pixels), name

@@ -1,9 +1,9 @@
-"""The one place where the bytes of an image file become pixels: strictly, and within bounds.
+"""The one place that says which files are images and how their bytes become pixels.
 
-Whatever shows, trains on or serves an image comes through here. A file is refused, never half
-decoded, when it is damaged, and before its pixels are decoded when they are too many. Only formats
-that hold nothing but pixels are opened: Pillow would hand PostScript, a program, to Ghostscript.
-Importing this module does not import torch.
+Whatever trains on, evaluates, shows or serves an image comes through here, so that all of them see
+the same pixels. A file is refused, never half decoded, when it is damaged, and before its pixels
+are decoded when they are too many. Only formats that hold nothing but pixels are opened: Pillow
+would hand PostScript, a program, to Ghostscript. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -14,16 +14,32 @@ import io
 import os
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "MPO", "AVIF", "JPEG2000")
 """What is opened, by Pillow's names, as far as the installed Pillow can."""
+
+IMAGE_EXTENSIONS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp",
+    ".pbm", ".pgm", ".ppm", ".pnm", ".gif", ".mpo", ".avif", ".avifs",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
+)  # fmt: skip
+"""How the names of image files end, in small letters: Pillow's endings of `FORMATS`.
+
+Without .pfm, whose pixels are floating-point numbers of unknown range.
+"""
+
+_HIDDEN = {
+    *("__macosx", "@eadir", "@recycle", "#recycle", "thumbs.db", "desktop.ini", "lost+found"),
+    *("$recycle.bin", "system volume information"),
+}
 
 MOST_SCANS = 200
 """A JPEG file draws its pixels in so many passes at most; ordinary progressive ones have ten.
@@ -33,6 +49,17 @@ of passes would keep the decoder busy for hours.
 """
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+_STRETCHED = {"L;2": 85, "L;4": 17}  # Pillow stretches greys of 2 and 4 bits to 0 ... 255
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_KINDS_TOLD = 8  # endings in the line about what was left out
 
 
 class UnreadableImageError(Exception):
@@ -81,34 +108,177 @@ def decode_strictly(data: bytes, use: Callable[[Image.Image], T]) -> T:
         raise UnreadableImageError(text) from None
 
 
+def decode_rgb(data: bytes) -> Image.Image:
+    """Decode the bytes of an image file into 8-bit RGB by the rule of `to_rgb`.
+
+    Raises:
+        UnreadableImageError: as `decode_strictly` and `to_rgb`.
+    """
+    return decode_strictly(data, to_rgb)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode and convert to 8-bit RGB as torchvision's folder loader does.
+    """Any opened image as 8-bit RGB, the way a person sees it.
 
-    EXIF rotation is not applied (the published recipe never did), the first frame of an animation
-    is taken, transparency is dropped. 16-bit grey is scaled to 8 bit, which PIL would clip.
-
-    Raises:
-        UnreadableImageError: floating-point or 32-bit pixels, whose range is unknown.
-    """
-    return grey_to_8_bit(image, lambda values: values >> 8).convert("RGB")
-
-
-def grey_to_8_bit(image: Image.Image, scale: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
-    """16-bit grey through `scale` (to 0 ... 255) as an 8-bit image; other images as they are.
+    Turned as its EXIF data says (all eight orientations); transparent pixels composited over white;
+    16-bit grey scaled to 8 bits by its high byte, where Pillow alone would clip it; the first frame
+    of an animation. Other modes as Pillow converts them.
 
     Raises:
         UnreadableImageError: floating-point or 32-bit pixels, whose range is unknown.
     """
-    if image.mode in _SIXTEEN_BIT:
-        return Image.fromarray(scale(np.asarray(image)).astype(np.uint8))
-    if image.mode == "I":
-        values = np.asarray(image)
-        if values.size and (values.min() < 0 or values.max() > 0xFFFF):
-            raise UnreadableImageError("its pixels are 32-bit integers of unknown range")
-        return Image.fromarray(scale(values).astype(np.uint8))
+    key = _transparent_value(image)
+    image.load()
+    turn = _TURNS.get(orientation(image))  # asked after loading, where Pillow turns TIFF files
+    image = _to_8_bit(image, key)
+    if key is not None or {"A", "a"} & set(image.getbands()):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def decode_labels(data: bytes) -> np.ndarray:
+    """Decode an image whose pixels are numbers of classes: grey or indices into a palette.
+
+    It is turned as its own EXIF data says, like the image that it belongs to.
+
+    Returns:
+        (H, W) uint8, or uint16 where the file has more than 8 bits.
+
+    Raises:
+        UnreadableImageError: as `decode_strictly`; its pixels are colors; or it is a JPEG, which
+            changes numbers.
+    """
+
+    def numbers(image: Image.Image) -> np.ndarray:
+        if image.mode not in ("1", "L", "P", "I", *_SIXTEEN_BIT):
+            raise UnreadableImageError(
+                f"it holds {image.mode} pixels where one whole number for each is meant, grey or a "
+                "palette's index"
+            )
+        if image.format in ("JPEG", "MPO"):
+            raise UnreadableImageError("it is a JPEG, which changes numbers; PNG keeps them")
+        step = _STRETCHED.get(_stored_as(image), 1)
+        image.load()
+        turn = _TURNS.get(orientation(image))
+        values = np.array(image if turn is None else image.transpose(turn))
+        if values.dtype.itemsize > 1:
+            _check_16_bits(values)
+            return values.astype(np.uint16)
+        return values.astype(np.uint8) // np.uint8(step)
+
+    return decode_strictly(data, numbers)
+
+
+def orientation(image: Image.Image) -> int:
+    """How the camera was held, EXIF's 1 to 8; 1, upright, where the data is missing or damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises SyntaxError, struct.error and others
+        return 1
+
+
+def _transparent_value(image: Image.Image) -> Any:
+    """The value that means transparent, and None without one; in the units of the pixels.
+
+    Pillow leaves it in the units of a PNG file of 2, 4 or 16 bits, and then compares in vain.
+    """
+    key = image.info.get("transparency")
+    if key is None or image.mode not in ("1", "L", "P", "RGB", *_SIXTEEN_BIT):
+        return None
+    stored = _stored_as(image)
+    if isinstance(key, int):
+        key *= _STRETCHED.get(stored, 1)
+    elif isinstance(key, tuple) and stored == "RGB;16B":
+        key = tuple(value >> 8 for value in key)
+    image.info["transparency"] = key
+    return key
+
+
+def _stored_as(image: Image.Image) -> str:
+    """Pillow's name for how an opened PNG file that is not loaded yet stores its pixels."""
+    tiles = getattr(image, "tile", None)
+    return tiles[0].args if tiles and isinstance(tiles[0].args, str) else ""
+
+
+def _to_8_bit(image: Image.Image, key: Any) -> Image.Image:
+    """Grey of 16 bits as 8 bits, with alpha if there is a transparent value; others as they are."""
     if image.mode == "F":
         raise UnreadableImageError("its pixels are floating-point numbers of unknown range")
-    return image
+    if image.mode not in ("I", *_SIXTEEN_BIT):
+        return image
+    values = np.asarray(image)
+    _check_16_bits(values)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    if key is not None:
+        grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _check_16_bits(values: np.ndarray) -> None:
+    if values.size and (values.min() < 0 or values.max() > 0xFFFF):
+        raise UnreadableImageError("its pixels are 32-bit integers of unknown range")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether systems and programs hide files and folders of this name: never data, never a class.
+
+    Names that begin with a dot (`._a.jpg`, `.DS_Store`, `.ipynb_checkpoints`) and what archivers,
+    file servers and Windows leave behind (`__MACOSX`, `@eaDir`, `Thumbs.db`).
+
+    Args:
+        name: of the file or folder, without those above it.
+    """
+    return name.startswith(".") or name.lower() in _HIDDEN
+
+
+def is_hidden_path(path: str) -> bool:
+    """Whether a file in an archive, or a folder above it there, is hidden."""
+    return any(is_hidden(part) for part in path.split("/") if part not in ("", ".", ".."))
+
+
+class LeftOut:
+    """What a search for images passes by, counted, so that it can be said in one line.
+
+    Attributes:
+        endings: how many files are no images, by their ending.
+        hidden: hidden files and folders (`is_hidden`).
+        others: what else was left out and how often, in words.
+    """
+
+    def __init__(self) -> None:
+        self.endings: Counter[str] = Counter()
+        self.hidden = 0
+        self.others: Counter[str] = Counter()
+
+    def hides(self, name: str) -> bool:
+        """Whether a file or folder is hidden; counts it then."""
+        hidden = is_hidden(name)
+        self.hidden += hidden
+        return hidden
+
+    def wants(self, name: str) -> bool:
+        """Whether a file that is not hidden is an image by its ending; counts it otherwise."""
+        ending = os.path.splitext(name)[1].lower()
+        if ending in IMAGE_EXTENSIONS:
+            return True
+        self.endings[ending or "without ending"] += 1
+        return False
+
+    def __str__(self) -> str:
+        parts = []
+        if self.endings:
+            kinds = [f"{ending} {count}" for ending, count in self.endings.most_common(_KINDS_TOLD)]
+            if len(self.endings) > _KINDS_TOLD:
+                kinds.append("...")
+            total = sum(self.endings.values())
+            what = "file that is no image" if total == 1 else "files that are no images"
+            parts.append(f"{total} {what} ({', '.join(kinds)})")
+        if self.hidden:
+            parts.append(f"{self.hidden} hidden")
+        parts += [f"{count} {what}" for what, count in self.others.items()]
+        return f"left out {', '.join(parts)}" if parts else ""
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from tcformer.data import DataSpec, build_dataset
+from tcformer.data.fingerprint import fingerprint
 from tcformer.data.folder import FolderSource, PathList
 from tcformer.errors import UserError
 
@@ -28,6 +29,47 @@ def test_indices_and_labels_are_those_of_torchvision(folder, encode, picture):
     ours = [(source.describe(i), source.read(i)[1]) for i in range(len(source))]
     assert ours == theirs.samples
     assert (os.path.join(str(deep), "x.JPG"), 3) in ours
+
+
+JUNK = (
+    "a/.ipynb_checkpoints/x.png", "a/._0.png", "a/.DS_Store", "a/Thumbs.db", "a/@eaDir/x.png",
+    ".ipynb_checkpoints/x.png", "__MACOSX/a/x.png", "._a",
+)  # fmt: skip
+
+
+def add_junk(split):
+    for name in JUNK:
+        (split / name).parent.mkdir(parents=True, exist_ok=True)
+        (split / name).write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("name", ["IMNET", "timm:folder", "timm:torch/image_folder"])
+def test_what_systems_hide_is_neither_class_nor_image(folder, name):
+    root = folder({"train": {"a": 1, "b": 1}, "val": {"a": 2, "b": 1}})
+    place = root / "val" if "torch" in name else root
+    before = build_dataset(DataSpec(str(place), name), "val")
+    for split in ("train", "val"):
+        add_junk(root / split)
+    data = build_dataset(DataSpec(str(place), name), "val")
+    assert (data.classes, len(data)) == (["a", "b"], 3)
+    assert fingerprint(data, root) == fingerprint(before, root)
+    assert build_dataset(DataSpec(str(root)), "train").classes == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["IMNET", "timm:folder"])
+def test_every_ending_counts_and_the_rest_is_said(folder, encode, picture, name):
+    root = folder({"val": {"a": 1}})
+    for form, ending in (("GIF", "gif"), ("JPEG2000", "JP2"), ("JPEG", "jfif"), ("WEBP", "WebP")):
+        (root / "val/a" / f"x.{ending}").write_bytes(encode(picture(1), form))
+    assert str(build_dataset(DataSpec(str(root), name), "val").source.left_out) == ""
+    for other in ("a/x.heic", "a/deep/y.txt", "a/z.TXT", "stray.png"):
+        (root / "val" / other).parent.mkdir(exist_ok=True)
+        (root / "val" / other).write_bytes(b"")
+    data = build_dataset(DataSpec(str(root), name), "val")
+    assert len(data) == 5
+    said = str(data.source.left_out)
+    for part in (".txt 2", ".heic 1", "1 outside"):
+        assert part in said
 
 
 def test_validation_needs_no_training_folder(folder):

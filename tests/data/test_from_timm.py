@@ -48,16 +48,22 @@ def test_tar_files(tmp_path, picture, encode, layout):
     assert pixels == {np.array(picture(i)).tobytes() for i in range(2)}
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_worker_opens_tar_files_anew(tmp_path, picture, encode):
-    write_tar(tmp_path / "val.tar", [("cat/0.png", encode(picture(0)))])
+def test_tar_files_hold_archives_hidden_files_and_other_endings(tmp_path, picture, encode):
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w") as tar:
+        for name, content in (("./9.JP2", encode(picture(9), "JPEG2000")), ("._9.jp2", b"x")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    members = [("./c10/a.gif", encode(picture(1), "GIF")), ("c9.tar", inner.getvalue())]
+    members += [("__MACOSX/c10/._a.gif", b"x"), ("stray.png", b"x"), ("c10/a.txt", b"x")]
+    write_tar(tmp_path / "val.tar", members)
     data = build(tmp_path, "tar")
-    data[0]
-    handle = data.source._reader.tar_state.tf
-    assert handle is not None
-    data.source._process = -1  # as a forked child sees it
-    data[0]
-    assert data.source._reader.tar_state.tf is not handle
+    assert (data.classes, len(data)) == (["c9", "c10"], 2)
+    assert sorted(data[i].target for i in range(2)) == [0, 1]
+    assert all(data[i].image.size == (20, 14) for i in range(2))
+    for part in ("2 hidden", ".txt 1", "1 outside"):
+        assert part in str(data.source.left_out)
 
 
 def test_unreadable_images_are_named_not_replaced(folder):

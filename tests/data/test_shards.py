@@ -47,6 +47,33 @@ def test_shards_are_read_by_position(tmp_path, sample, picture, encode):
     require_same_classes(train, val)
 
 
+def test_the_image_is_the_field_that_is_an_extension_and_nothing_else(tmp_path, picture, encode):
+    image, mask = encode(picture(0), "JPEG"), encode(picture(1))
+    fields = [("a.JPG", image), ("a.seg.png", mask), ("a.CLS", b"1"), ("b.seg.png", mask)]
+    hidden = [("._a.jpg", b"x"), ("__MACOSX/._a.jpg", b"x"), ("./.DS_Store", b"")]
+    write_tar(tmp_path / "train-0.tar", [*hidden, *fields])
+    write_tar(tmp_path / "._train-0.tar", hidden)
+    data = build(tmp_path)
+    assert [data.source.read(i) for i in range(len(data))] == [(image, 1)]
+    assert "3 hidden" in str(data.source.left_out)
+    assert "1 samples without an image" in str(data.source.left_out)
+    write_tar(tmp_path / "train-0.tar", [*fields, ("a.png", mask)])
+    with pytest.raises(UserError, match=r"two images, a.JPG and a.png"):
+        build(tmp_path)
+    write_tar(tmp_path / "train-0.tar", [*fields, ("a.seg.png", mask)])
+    with pytest.raises(UserError, match=r"holds a.seg.png twice"):
+        build(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path, sample):
+    write_tar(tmp_path / "train-0.tar", sample(0, 1))
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
+    assert build(tmp_path).classes == ["cat", "dog"]
+    (tmp_path / "classes.txt").write_text("cat\ncat\n")
+    with pytest.raises(UserError, match="'cat' twice"):
+        build(tmp_path)
+
+
 def test_listed_shards_and_named_classes(tmp_path, sample):
     write_tar(tmp_path / "x.tar", sample(0, 1))
     write_tar(tmp_path / "train" / "y.tar", sample(1, 0))

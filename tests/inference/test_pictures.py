@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tcformer.errors import UserError
-from tcformer.images import UnreadableImageError
+from tcformer.images import LeftOut, UnreadableImageError
 from tcformer.inference import Picture, pictures, read_picture
 from tcformer.inference.pictures import each_picture, walk
 
@@ -107,13 +107,17 @@ def test_several_kinds_at_once_are_named(tmp_path, save_picture):
 def test_a_folder_is_walked_in_the_order_of_paths_without_what_is_no_image(tmp_path):
     wanted = ["a b.png", "a.jpg", "a/1.png", "a/10.png", "a/2.webp", "a/deep/er/x.BMP", "b.tif"]
     wanted += [os.fsdecode(b"c\xff.png"), "d\ne.png", "ä.png"]
-    others = ["a.txt", ".hidden.png", ".git/a.png", "a/._1.png", "png"]
+    wanted += ["e.gif", "f.AVIF", "g.jp2", "h.jfif"]
+    others = ["a.txt", ".hidden.png", ".git/a.png", "a/._1.png", "png", "__MACOSX/a.png"]
     for name in wanted + others:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    found = [os.path.relpath(path, tmp_path) for path in walk(str(tmp_path), no_report)]
-    assert found == sorted(wanted, key=os.fsencode)
+    left_out = LeftOut()
+    paths = walk(str(tmp_path), no_report, left_out)
+    assert [os.path.relpath(path, tmp_path) for path in paths] == sorted(wanted, key=os.fsencode)
+    assert ".txt 1" in str(left_out)
+    assert "4 hidden" in str(left_out)
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

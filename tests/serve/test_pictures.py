@@ -82,7 +82,7 @@ def test_a_damaged_picture_is_refused(kind):
     ],
 )
 def test_a_bomb_is_refused_before_it_is_decoded(side, sentence, monkeypatch):
-    monkeypatch.setattr(pictures, "as_seen", None)
+    monkeypatch.setattr(pictures, "decode_rgb", None)
     with pytest.raises(UserError, match=sentence):
         decode(Picture("bomb.png", png_that_claims(side, side)))
 

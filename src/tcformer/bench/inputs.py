@@ -17,17 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from tcformer.data.decode import UnreadableImageError, decode_pil
+from tcformer.data.folder import images_below
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.errors import UserError
+from tcformer.images import IMAGE_EXTENSIONS, LeftOut, UnreadableImageError, decode_rgb
 
 NUM_BATCHES = 4
 """Batches that take turns, so that no cache holds the one input."""
 
 POOL = 24
 """Distinct pictures; further images are their mirror images and rotations."""
-
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 SENSOR_NOISE = 2.0
 """Standard deviation in units of 1/255: exactly equal pixels are rare in photographs."""
@@ -117,7 +116,7 @@ def read_folder(folder: Path, limit: int) -> list[Image.Image]:
     images = []
     for file in files:
         try:
-            images.append(decode_pil(file.read_bytes()))
+            images.append(decode_rgb(file.read_bytes()))
         except (OSError, UnreadableImageError):
             continue
     if not images:
@@ -135,10 +134,11 @@ def image_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name one that holds photographs.")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = sorted(Path(file) for file in images_below(folder, LeftOut()))
     if not files:
         raise UserError(
-            f"there is no image in {folder}; name a folder with {', '.join(SUFFIXES)} files."
+            f"there is no image in {folder}; name a folder with files that end in "
+            f"{', '.join(IMAGE_EXTENSIONS)}."
         )
     return files
 

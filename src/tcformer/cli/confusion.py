@@ -56,8 +56,9 @@ def main(argv: list[str]) -> int:
     matching = match_classes(loaded, source.classes, str(source.root))
     by_order = not loaded.named and matching.words == tuple(source.classes)
     own = [note for note in loaded.notes if not (by_order and "class names are recorded" in note)]
-    for note in (*own, *matching.notes):
-        print(f"note: {note}.", file=sys.stderr)
+    for note in (*own, *matching.notes, str(source.left_out)):
+        if note:
+            print(f"note: {note}.", file=sys.stderr)
     with tempfile.TemporaryFile() as wrong, _progress(args, len(source)) as tick:
         wrong.write(report.wrong_head())
 

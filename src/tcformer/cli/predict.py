@@ -146,6 +146,8 @@ class _Count:
 
 
 def _results(loaded: Loaded, args: Namespace, count: _Count) -> Iterator[Prediction]:
+    from tcformer.images import LeftOut
+    from tcformer.inference.pictures import each_picture
     from tcformer.inference.predicting import printable
 
     def unreadable(name: str, reason: str) -> None:
@@ -153,8 +155,9 @@ def _results(loaded: Loaded, args: Namespace, count: _Count) -> Iterator[Predict
         count.tick()
         print(f"error: cannot read {printable(name)}: {printable(reason)}", file=sys.stderr)
 
+    left_out = LeftOut()
     for prediction in loaded.predict_each(
-        _sources(args),
+        each_picture(_sources(args), unreadable, left_out),
         topk=args.topk,
         batch_size=args.batch_size,
         workers=args.workers,
@@ -164,6 +167,8 @@ def _results(loaded: Loaded, args: Namespace, count: _Count) -> Iterator[Predict
         count.read += 1
         count.tick()
         yield prediction
+    if str(left_out):
+        print(f"note: {printable(str(left_out))}.", file=sys.stderr)
 
 
 def _sources(args: Namespace) -> Iterator[Any]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tcformer.data.decode import UnreadableImageError, decode_labels, decode_pil
 from tcformer.data.folder import PathList, require_folder
 from tcformer.errors import UserError
 from tcformer.files import read_whole
+from tcformer.images import LeftOut, UnreadableImageError, decode_labels, decode_rgb
 
 NAME = "ADEChallengeData2016"
 NUM_CLASSES = 150
@@ -44,7 +44,9 @@ class Ade20kSource:
                     f"The folder {folder} is missing: --data-path must be the folder {NAME}, which "
                     "holds images/ and annotations/, each with training/ and validation/."
                 )
-        names = sorted(n for n in _listed(self.images) if n.lower().endswith((".jpg", ".jpeg")))
+        self.left_out = LeftOut()
+        shown = [name for name in _listed(self.images) if not self.left_out.hides(name)]
+        names = sorted(name for name in shown if self.left_out.wants(name))
         if not names:
             raise UserError(f"The folder {self.images} has no image (.jpg): unpack {NAME} again.")
         labelled = set(_listed(self.annotations))
@@ -76,7 +78,7 @@ class Ade20kSource:
             OSError, UnreadableImageError: the image or its labels cannot be read.
             UserError: they do not belong together, or the labels are not those of ADE20K.
         """
-        image = decode_pil(read_whole(self.files[index]))
+        image = decode_rgb(read_whole(self.files[index]))
         file = self.annotations / _labels_of(Path(self.files[index]).name)
         try:
             labels = decode_labels(read_whole(file))

@@ -9,17 +9,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tcformer.data.decode import (
-    UnreadableImageError,
-    decode_pil,
-    decode_tensor,
-    pil_to_tensor,
-    require_decoder,
-    to_rgb,
-)
+from tcformer.data.decode import decode_tensor, pil_to_tensor, require_decoder
 from tcformer.data.folder import FolderSource, refuse_different_classes
 from tcformer.data.spec import DataSpec
 from tcformer.errors import UserError, cut
+from tcformer.images import UnreadableImageError, decode_rgb, to_rgb
 
 Split = Literal["train", "val"]
 
@@ -106,7 +100,7 @@ class ImageDataset(Dataset):
         if isinstance(data, Image.Image):
             image = to_rgb(data)
             return (pil_to_tensor(image) if self.decoder == "torchvision" else image), target
-        return (decode_tensor(data) if self.decoder == "torchvision" else decode_pil(data)), target
+        return (decode_tensor(data) if self.decoder == "torchvision" else decode_rgb(data)), target
 
     def __getitem__(self, index: int) -> Item:
         try:

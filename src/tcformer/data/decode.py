@@ -1,4 +1,4 @@
-"""Encoded bytes to an RGB image for the network; `tcformer.images` opens the files."""
+"""Encoded bytes as tensors; `tcformer.images` opens the files and has the rules."""
 
 from __future__ import annotations
 
@@ -10,46 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from tcformer.errors import UserError
-from tcformer.images import UnreadableImageError, decode_strictly, to_rgb
+from tcformer.images import decode_rgb, decode_strictly, orientation
 
-__all__ = [
-    "UnreadableImageError",
-    "decode_labels",
-    "decode_pil",
-    "decode_tensor",
-    "pil_to_tensor",
-    "require_decoder",
-    "to_rgb",
-]
-
-
-def decode_pil(data: bytes) -> Image.Image:
-    """Decode an image of any format that PIL reads into RGB.
-
-    Raises:
-        UnreadableImageError: not an image, truncated, corrupt, or a decompression bomb.
-    """
-    return decode_strictly(data, to_rgb)
-
-
-def decode_labels(data: bytes) -> np.ndarray:
-    """Decode an image whose pixels are numbers of classes, with or without a palette.
-
-    Returns:
-        (H, W) uint8.
-
-    Raises:
-        UnreadableImageError: as `decode_pil`; or its pixels are colours or wider than 8 bits.
-    """
-
-    def numbers(image: Image.Image) -> np.ndarray:
-        if image.mode not in ("L", "P"):
-            raise UnreadableImageError(
-                f"it holds {image.mode} pixels where one 8-bit number for each is meant"
-            )
-        return np.array(image)
-
-    return decode_strictly(data, numbers)
+__all__ = ["decode_tensor", "pil_to_tensor", "require_decoder"]
 
 
 def require_decoder(decoder: str) -> None:
@@ -70,29 +33,31 @@ def require_decoder(decoder: str) -> None:
 
 
 def decode_tensor(data: bytes) -> Tensor:
-    """Decode into (3, H, W) uint8: grey and RGB JPEG files by torchvision, all others by PIL.
+    """Decode into (3, H, W) uint8, the pixels of `decode_rgb`; most JPEG files by torchvision.
 
     Raises:
-        UnreadableImageError: as `decode_pil`, which also has the last word on a file that
+        UnreadableImageError: as `decode_rgb`, which also has the last word on a file that
             torchvision cannot decode.
     """
     image = _fast_jpeg(data)
-    return pil_to_tensor(decode_pil(data)) if image is None else image
+    return pil_to_tensor(decode_rgb(data)) if image is None else image
 
 
 def _fast_jpeg(data: bytes) -> Tensor | None:
     """The decoded file if it is a sound JPEG that torchvision decodes to the same pixels as PIL.
 
     PNG is left to PIL on purpose: torchvision's PNG decoder (0.29) crashes the process on damaged
-    files, and CMYK is, because the two convert it differently.
+    files, and CMYK is, because the two convert it differently. So is what has to be turned.
     """
     if data[:3] != b"\xff\xd8\xff":
         return None
     from torchvision.io import decode_jpeg
 
     # Reads the header only; torchvision knows no limit for decompression bombs.
-    mode, (width, height) = decode_strictly(data, lambda header: (header.mode, header.size))
-    if mode not in ("L", "RGB"):
+    mode, (width, height), held = decode_strictly(
+        data, lambda header: (header.mode, header.size, orientation(header))
+    )
+    if mode not in ("L", "RGB") or held != 1:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated since torchvision 0.29, still there

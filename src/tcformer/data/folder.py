@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import numpy as np
 
 from tcformer.errors import UserError
 from tcformer.files import read_whole
+from tcformer.images import IMAGE_EXTENSIONS, LeftOut
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _MOST_WAYS = 16  # links to one folder; links to links multiply
 _SYNONYMS = {"val": ("valid", "validation", "test", "eval"), "train": ("training",)}
 
@@ -79,31 +80,59 @@ def require_folder(path: str, what: str) -> Path:
     return folder
 
 
-def _folder_names(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if _is_folder(e))
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be read: {error.strerror or error}.") from None
-
-
-class FolderSource:
-    """Images in class folders; label = position of the folder's name in sorted order.
-
-    Files below a class folder count at any depth if their extension is one of `EXTENSIONS`, in
-    torchvision's order, so indices agree with `torchvision.datasets.ImageFolder`.
+def read_names(file: Path) -> list[str]:
+    """The names of classes in a text file, one a line; a byte order mark is no part of the first.
 
     Raises:
-        UserError: missing split, no class folder, an empty class folder, an unreadable folder, or
-            (for `train`, where both exist) class folders that differ between train/ and val/.
+        UserError: it cannot be read, or a name occurs twice.
+    """
+    try:
+        lines = read_whole(file).decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"The names of the classes in {file} cannot be read: {error}.") from None
+    names = [line.strip() for line in lines if line.strip()]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{file} names the class {twice[0]!r} twice: give each class its own name.")
+    return names
+
+
+def _class_folders(folder: Path, left_out: LeftOut) -> list[str]:
+    """The names of the folders in `folder` in sorted order; what else is there is left out."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not left_out.hides(entry.name)]
+            names = sorted(entry.name for entry in shown if _is_folder(entry))
+            files = [entry.name for entry in shown if not _is_folder(entry)]
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be read: {error.strerror or error}.") from None
+    if stray := sum(left_out.wants(name) for name in files):
+        left_out.others["outside of the class folders"] += stray
+    return names
+
+
+class ClassFolders:
+    """Images in class folders; label = position of the folder's name in sorted order.
+
+    Files below a class folder count at any depth if their extension is one of `IMAGE_EXTENSIONS`,
+    in torchvision's order, so indices agree with `torchvision.datasets.ImageFolder`. Hidden files
+    and folders (`tcformer.images.is_hidden`) are neither images nor classes.
+
+    Args:
+        folder: holds a folder for each class.
+
+    Attributes:
+        classes: names of the classes.
+        files: paths and labels.
+        left_out: what was passed by.
+
+    Raises:
+        UserError: no class folder, an empty class folder, or an unreadable folder.
     """
 
-    def __init__(self, data_path: str, split: str) -> None:
-        root = require_folder(data_path, "the folder that holds train/ and val/ class folders")
-        self.root = root / split
-        if not self.root.is_dir():
-            raise UserError(_missing_split(root, split))
-        self.classes = _folder_names(self.root)
+    def __init__(self, folder: Path) -> None:
+        self.root = folder
+        self.left_out = LeftOut()
+        self.classes = _class_folders(folder, self.left_out)
         if not self.classes:
             raise UserError(
                 f"The folder {self.root} has no class folders: put the images of each class into a "
@@ -112,18 +141,15 @@ class FolderSource:
         paths: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(self.classes):
-            found = _images_below(self.root / name)
+            found = images_below(self.root / name, self.left_out)
             if not found:
                 raise UserError(
-                    f"The class folder {self.root / name} has no image ({', '.join(EXTENSIONS)}): "
-                    "add images or remove the folder."
+                    f"The class folder {self.root / name} has no image "
+                    f"({', '.join(IMAGE_EXTENSIONS)}): add images or remove the folder."
                 )
             paths += found
             labels += [label] * len(found)
         self.files = PathList(paths, labels)
-        other = root / "val"
-        if split == "train" and other.is_dir():
-            refuse_different_classes(self.classes, _folder_names(other))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -137,8 +163,26 @@ class FolderSource:
         return self.files[index]
 
 
+class FolderSource(ClassFolders):
+    """One split of the ImageFolder layout.
+
+    Raises:
+        UserError: as `ClassFolders`; a missing split, or (for `train`, where both exist) class
+            folders that differ between train/ and val/.
+    """
+
+    def __init__(self, data_path: str, split: str) -> None:
+        root = require_folder(data_path, "the folder that holds train/ and val/ class folders")
+        if not (root / split).is_dir():
+            raise UserError(_missing_split(root, split))
+        super().__init__(root / split)
+        other = root / "val"
+        if split == "train" and other.is_dir():
+            refuse_different_classes(self.classes, _class_folders(other, LeftOut()))
+
+
 def _missing_split(root: Path, split: str) -> str:
-    names = _folder_names(root)
+    names = _class_folders(root, LeftOut())
     for synonym in _SYNONYMS[split]:
         if synonym in names:
             return (
@@ -153,16 +197,16 @@ def _missing_split(root: Path, split: str) -> str:
     )
 
 
-def _images_below(folder: Path) -> list[str]:
+def images_below(folder: Path, left_out: LeftOut) -> list[str]:
     """All image files below `folder`, links followed, folder by folder in sorted order."""
     found = []
-    for where, names in sorted(walk_links(folder)):
-        found += [os.path.join(where, n) for n in sorted(names) if n.lower().endswith(EXTENSIONS)]
+    for where, names in sorted(_walk_links(folder, left_out)):
+        found += [os.path.join(where, name) for name in sorted(names) if left_out.wants(name)]
     return found
 
 
-def walk_links(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder below `top`, links followed, with the names of what in it is no folder.
+def _walk_links(top: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
+    """Each folder below `top` that is not hidden, links followed, with the names of its files.
 
     os.walk would follow a link that leads back up until the system refuses the length of the path,
     and two such links in one folder for ever.
@@ -177,7 +221,7 @@ def walk_links(top: Path) -> Iterator[tuple[str, list[str]]]:
         try:
             status = os.stat(folder)
             with os.scandir(folder) as entries:
-                listed = [(entry.name, _is_folder(entry)) for entry in entries]
+                listed = [(e.name, _is_folder(e)) for e in entries if not left_out.hides(e.name)]
         except OSError as error:
             raise UserError(
                 f"The folder {folder} cannot be read: {error.strerror}; check its permissions."

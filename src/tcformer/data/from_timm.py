@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from timm.utils.misc import natural_key
 
-from tcformer.data.decode import UnreadableImageError
-from tcformer.data.folder import require_folder, walk_links
-from tcformer.data.tars import check_members
+from tcformer.data.folder import ClassFolders, PathList, images_below, require_folder
+from tcformer.data.shards import ShardSource, TarSource
 from tcformer.errors import UserError
 from tcformer.files import read_whole
+from tcformer.images import LeftOut, UnreadableImageError
 
 _LOCAL = ("", "folder", "image_folder", "tar")
 _VAL_NAMES = ("validation", "val", "valid", "test")
@@ -38,8 +38,6 @@ def timm_source(name: str, data_path: str, split: str) -> Any:
             "exactly nor evaluate each image once: use timm:hfds/NAME, timm:wds/NAME or files."
         )
     if prefix == "wds":
-        from tcformer.data.shards import ShardSource
-
         return ShardSource(data_path, split)
     if prefix == "hfds":
         if importlib.util.find_spec("datasets") is None:
@@ -49,6 +47,8 @@ def timm_source(name: str, data_path: str, split: str) -> Any:
         names = ("train",) if split == "train" else _VAL_NAMES
         return TimmSource(_create(name, data_path or None, names), f"timm:{name} {split}")
     if prefix == "torch":
+        if name.lower() in ("torch/image_folder", "torch/folder"):
+            return ClassFolders(require_folder(data_path, "the folder that holds class folders"))
         return TimmSource(_create(name, data_path or None, (split,)), f"timm:{name} {split}")
     if slash or name not in _LOCAL:
         raise UserError(
@@ -56,37 +56,38 @@ def timm_source(name: str, data_path: str, split: str) -> Any:
             "timm:hfds/NAME or timm:wds/NAME."
         )
     root = require_folder(data_path, f"the folder that holds {split}/ or {split}.tar")
-    return TimmSource(_local(root, split), f"{root} {split}")
+    return _local(root, split)
 
 
 def _local(root: Path, split: str) -> Any:
     for name in (split,) if split == "train" else ("val", "validation"):
         if (file := root / f"{name}.tar").is_file():
-            check_members(file)
-            return _guard(lambda f=file: _tar_folder(f), str(file))
+            return TarSource(file)
         folder = root / name
         if folder.is_dir():
-            if tars := sorted(folder.glob("*.tar")):
-                for tar in tars:
-                    check_members(tar)
-                return _guard(lambda f=folder: _tar_folder(f), str(folder))
-            for _ in walk_links(folder):  # timm would follow links in circles
-                pass
-            return _create("", str(folder), (split,))
+            return TarSource(folder) if any(folder.glob("*.tar")) else NaturalFolders(folder)
     raise UserError(
         f"Neither {root / split}/ nor {root / split}.tar exists: --data-path must be the folder "
         "that holds them."
     )
 
 
-def _tar_folder(place: Path) -> Any:
-    """A .tar file, or a folder of them."""
-    from timm.data import ImageDataset
-    from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+class NaturalFolders(ClassFolders):
+    """Class folders as timm numbers them: a class is the name of the last folder, wherever it is.
 
-    # No cache of what is in the archives: it is a pickle, which older timms load as they find it.
-    reader = ReaderImageInTar(str(place), cache_tarinfo=False)
-    return ImageDataset(str(place), reader=reader)
+    Classes and images are in natural order (2 before 10).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.left_out = folder, LeftOut()
+        found = images_below(folder, self.left_out)
+        paths = sorted((p for p in found if Path(p).parent != folder), key=natural_key)
+        if len(paths) < len(found):
+            self.left_out.others["outside of the class folders"] += len(found) - len(paths)
+        names = [Path(path).parent.name for path in paths]
+        self.classes = sorted(set(names), key=natural_key)
+        label = {name: i for i, name in enumerate(self.classes)}
+        self.files = PathList(paths, [label[name] for name in names])
 
 
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
@@ -101,7 +102,7 @@ def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
                     raise
         raise AssertionError("no split was tried")
 
-    return _guard(attempt, f"timm:{name}" if name else str(root))
+    return _guard(attempt, f"timm:{name}")
 
 
 def _guard(build: Any, where: str) -> Any:
@@ -123,16 +124,13 @@ class TimmSource:
         self.name = name
         self._dataset = dataset
         self._reader = getattr(dataset, "reader", None)
-        self._process = os.getpid()
-        # Files are opened here: a pipe of that name would keep timm waiting for ever.
-        folders = type(self._reader).__name__ == "ReaderImageFolder"
-        self._paths = self._reader.samples if folders and self._reader else None
+        if self._reader is None and hasattr(dataset, "loader"):
+            dataset.loader = read_whole  # the file's bytes, for our reader, where torchvision asks
         self.classes, self.numbered = self._class_names()
 
     def _class_names(self) -> tuple[list[str], bool]:
         reader = self._reader
-        table = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
-        if table:
+        if table := getattr(reader, "class_to_idx", None):
             return [str(n) for n, _ in sorted(table.items(), key=lambda pair: pair[1])], False
         names = getattr(self._dataset, "classes", None)
         if names:
@@ -146,33 +144,18 @@ class TimmSource:
         return len(self._dataset)
 
     def read(self, index: int) -> tuple[bytes | Image.Image, int]:
-        """Encoded bytes (torchvision's sets: an image) and the label."""
-        if os.getpid() != self._process:
-            self._process = os.getpid()
-            self._reopen()
+        """Encoded bytes (from some of torchvision's sets an image) and the label."""
         try:
             if self._reader is None:
                 image, target = self._dataset[index]
                 return image, int(target)
-            if self._paths is not None:
-                path, target = self._paths[index]
-                return read_whole(path), int(target)
             file, target, *_ = self._reader[index]
             with file:
                 return file.read(), int(target)
         except OSError as error:
             raise UnreadableImageError(error.strerror or str(error)) from None
-        except Exception as error:  # tarfile and Arrow have exceptions of their own
+        except Exception as error:  # Arrow has exceptions of its own
             raise UnreadableImageError(str(error) or type(error).__name__) from None
-
-    def _reopen(self) -> None:
-        """Forget open .tar files: a forked process shares their position with its parent."""
-        states = getattr(self._reader, "tar_state", None)
-        waiting = list(states.values()) if isinstance(states, dict) else [states] if states else []
-        while waiting:
-            state = waiting.pop()
-            state.reset()
-            waiting += state.children.values()
 
     def describe(self, index: int) -> str:
         """The file's name in the set, where the set has one."""

@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 
 from tcformer.data.ade20k import IGNORE, Ade20kSource
 from tcformer.data.dataset import Item
-from tcformer.data.decode import UnreadableImageError
 from tcformer.data.scenes import DigitScenesSource
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.data.transforms import ToNormalised
 from tcformer.errors import UserError, cut, nearest
+from tcformer.images import UnreadableImageError
 
 PIXELWISE_SETS = ("ADE20K", "digits")
 ALIGN = 32  # sides of evaluated images are multiples of this, so that all levels divide

@@ -1,23 +1,102 @@
-"""WebDataset shards on disk, indexed so that any sample can be read at any time."""
+"""Images in .tar files, above all WebDataset shards, indexed so that any is read at any time."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+from timm.utils.misc import natural_key
 
-from tcformer.data.folder import EXTENSIONS, PathList, require_folder
-from tcformer.data.tars import members
+from tcformer.data.folder import PathList, read_names, require_folder
+from tcformer.data.tars import Member, members
 from tcformer.errors import UserError
 from tcformer.files import parse_json, read_whole
+from tcformer.images import IMAGE_EXTENSIONS, LeftOut, is_hidden, is_hidden_path
 
 _LONGEST_LABEL = 1 << 22  # bytes of a label file; the metadata of a sample may be in it
 _MOST_CLASSES = 10_000_000
 _SPLIT_NAMES = {"train": ("train", "training"), "val": ("validation", "valid", "val")}
 
 
-class ShardSource:
+class ArchiveSource:
+    """Images in uncompressed .tar files, each at a known place.
+
+    Args:
+        archives: the files.
+        images: for each image the number of its archive, its place there, and its label.
+
+    Attributes:
+        left_out: what else the archives hold.
+    """
+
+    def __init__(
+        self, archives: Sequence[Path], images: Sequence[tuple[int, Member, int]], left_out: LeftOut
+    ) -> None:
+        self.archives, self.left_out = archives, left_out
+        place = [(number, member.offset, member.size) for number, member, _ in images]
+        self.place = np.asarray(place, dtype=np.int64)
+        names = [f"{archives[number]}/{member.name}" for number, member, _ in images]
+        self.files = PathList(names, [label for _, _, label in images])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """The encoded image and its label."""
+        number, offset, size = self.place[index].tolist()
+        with open(self.archives[number], "rb") as file:
+            file.seek(offset)
+            return file.read(size), int(self.files.labels[index])
+
+    def describe(self, index: int) -> str:
+        """The archive and the image's name in it."""
+        return self.files[index]
+
+
+class TarSource(ArchiveSource):
+    """Images of one .tar file with a folder for each class, or of a folder of one .tar a class.
+
+    Archives in archives count as folders. Labels are numbered in natural order (2 before 10), and
+    images ordered, as timm does.
+
+    Raises:
+        UserError: no image, or a damaged archive.
+    """
+
+    def __init__(self, place: Path) -> None:
+        alone = place.is_file()
+        archives = [place] if alone else _shown(place, "*.tar")
+        left_out = LeftOut()
+        found: list[tuple[int, Member, str]] = []
+        for number, archive in enumerate(archives):
+            for member in members(archive, nested=True):
+                if is_hidden_path(member.name):
+                    left_out.hidden += 1
+                elif left_out.wants(member.name):
+                    path = PurePosixPath("" if alone else archive.name, member.name)
+                    if name := path.parent.name:
+                        name = name[:-4] if name.lower().endswith(".tar") else name
+                        found.append((number, member, name))
+                    else:
+                        left_out.others["outside of the class folders"] += 1
+        if not found:
+            raise UserError(
+                f"There are no images ({', '.join(IMAGE_EXTENSIONS)}) in the .tar files of {place}."
+            )
+        self.classes = sorted({name for _, _, name in found}, key=natural_key)
+        label = {name: i for i, name in enumerate(self.classes)}
+        found.sort(key=lambda image: natural_key(image[1].name))
+        images = [(number, member, label[name]) for number, member, name in found]
+        super().__init__(archives, images, left_out)
+
+
+class ShardSource(ArchiveSource):
     """Samples `KEY.jpg` + `KEY.cls` (or `KEY.json` with a whole number `label`) in .tar shards.
+
+    A sample's key is its name up to the first dot, and what follows is the field. The image is the
+    one field that is an image's extension and nothing else: `KEY.seg.png` is not. Extensions may be
+    in capitals; hidden files (`is_hidden`) are left out.
 
     Shards are those that `_info.json` / `info.json` lists for the split, else ROOT/train/*.tar,
     else ROOT/*train*.tar (`val`, `valid` or `validation` for validation). Reading shards as a
@@ -26,7 +105,8 @@ class ShardSource:
     ROOT, one name a line, names the classes; otherwise they are numbered up to the largest label.
 
     Raises:
-        UserError: a remote address, no shards, a damaged shard, or a sample without a label.
+        UserError: a remote address, no shards, a damaged shard, a sample without a label or with
+            two images, or a name that occurs twice in a shard.
     """
 
     def __init__(self, data_path: str, split: str) -> None:
@@ -36,22 +116,22 @@ class ShardSource:
                 "copy them to a disk and pass its folder as --data-path."
             )
         root = require_folder(data_path, "the folder that holds the .tar shards")
-        self.shards = _find_shards(root, split)
-        names: list[str] = []
-        labels: list[int] = []
-        place: list[tuple[int, int, int]] = []  # shard, offset, size
-        for number, shard in enumerate(self.shards):
-            for name, offset, size, label in _scan(shard):
-                names.append(f"{shard}/{name}")
-                labels.append(label)
-                place.append((number, offset, size))
-        if not names:
+        shards = _find_shards(root, split)
+        left_out = LeftOut()
+        images = [
+            (number, member, label)
+            for number, shard in enumerate(shards)
+            for member, label in _scan(shard, left_out)
+        ]
+        if not images:
             raise UserError(
-                f"The shards of {root} have no images ({', '.join(EXTENSIONS)}): check --data-path."
+                f"The shards of {root} have no images ({', '.join(IMAGE_EXTENSIONS)}): check "
+                "--data-path."
             )
-        self.place = np.asarray(place, dtype=np.int64)
-        self.classes = _class_names(root)
+        names = root / "classes.txt"
+        self.classes = read_names(names) if names.is_file() else []
         self.numbered = not self.classes
+        labels = [label for _, _, label in images]
         highest = max(labels)
         if self.numbered and highest < _MOST_CLASSES:
             self.classes = [str(i) for i in range(highest + 1)]
@@ -64,21 +144,11 @@ class ShardSource:
                     else f"classes.txt names {len(self.classes)} classes."
                 )
             )
-        self.files = PathList(names, labels)
+        super().__init__(shards, images, left_out)
 
-    def __len__(self) -> int:
-        return len(self.files)
 
-    def read(self, index: int) -> tuple[bytes, int]:
-        """The encoded image and its label."""
-        shard, offset, size = self.place[index].tolist()
-        with open(self.shards[shard], "rb") as file:
-            file.seek(offset)
-            return file.read(size), int(self.files.labels[index])
-
-    def describe(self, index: int) -> str:
-        """The shard and the member's name."""
-        return self.files[index]
+def _shown(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if not is_hidden(path.name))
 
 
 def _find_shards(root: Path, split: str) -> list[Path]:
@@ -98,8 +168,7 @@ def _find_shards(root: Path, split: str) -> list[Path]:
                     raise UserError(f"The shard {shard}, listed in {info.name}, is missing.")
             return shards
     for pattern in [f"{n}/*.tar" for n in names] + [f"*{n}*.tar" for n in names]:
-        shards = sorted(root.glob(pattern))
-        if shards:
+        if shards := _shown(root, pattern):
             return shards
     raise UserError(
         f"There are no .tar shards for {split} in {root}: expected {split}/*.tar or *{split}*.tar "
@@ -107,34 +176,51 @@ def _find_shards(root: Path, split: str) -> list[Path]:
     )
 
 
-def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
-    """Name, offset, size and label of each image of a shard; reads headers and label files only."""
-    images: dict[str, tuple[str, int, int]] = {}
+def _scan(shard: Path, left_out: LeftOut) -> list[tuple[Member, int]]:
+    """Place and label of each image of a shard; reads headers and label files only."""
+    names: set[str] = set()
+    keys: set[str] = set()
+    images: dict[str, Member] = {}
     labels: dict[str, int] = {}
     with open(shard, "rb") as stream:
-        for name, offset, size in members(shard):
+        for member in members(shard):
+            name = member.name
+            if is_hidden_path(name):
+                left_out.hidden += 1
+                continue
+            if name in names:
+                raise UserError(f"The shard {shard} holds {name} twice: write it again.")
+            names.add(name)
             folder, _, file = name.rpartition("/")
             stem, _, extension = file.partition(".")
-            key = f"{folder}/{stem}"
-            if f".{extension}".lower().endswith(EXTENSIONS):
-                images[key] = (name, offset, size)
+            key, extension = f"{folder}/{stem}", extension.lower()
+            keys.add(key)
+            if f".{extension}" in IMAGE_EXTENSIONS:
+                if key in images:
+                    raise UserError(
+                        f"A sample in {shard} has two images, {images[key].name} and {name}: give "
+                        "the one that is not meant another field, such as KEY.seg.png."
+                    )
+                images[key] = member
             elif extension in ("cls", "json"):
-                stream.seek(offset)
+                stream.seek(member.offset)
                 try:
-                    label = _label(stream.read(min(size, _LONGEST_LABEL + 1)), extension)
+                    label = _label(stream.read(min(member.size, _LONGEST_LABEL + 1)), extension)
                 except ValueError as error:
                     raise UserError(
                         f"The label {name} in {shard} cannot be read: {error}; copy it again."
                     ) from None
                 if label is not None and (extension == "cls" or key not in labels):
                     labels[key] = label
-    for key, (name, _, _) in images.items():
+    for key, member in images.items():
         if key not in labels:
             raise UserError(
-                f"The sample {name} in {shard} has no label: a .cls file, or a .json file with a "
-                "whole number under label, must have the same name."
+                f"The sample {member.name} in {shard} has no label: a .cls file, or a .json file "
+                "with a whole number under label, must have the same name."
             )
-    return [(*image, labels[key]) for key, image in images.items()]
+    if without := len(keys) - len(images):
+        left_out.others["samples without an image"] += without
+    return [(member, labels[key]) for key, member in images.items()]
 
 
 def _label(content: bytes, extension: str) -> int | None:
@@ -146,14 +232,3 @@ def _label(content: bytes, extension: str) -> int | None:
     value = parse_json(content)
     value = value.get("label") if isinstance(value, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _class_names(root: Path) -> list[str]:
-    file = root / "classes.txt"
-    if not file.is_file():
-        return []
-    try:
-        lines = read_whole(file).decode("utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"The names of the classes in {file} cannot be read: {error}.") from None
-    return [line.strip() for line in lines if line.strip()]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from tcformer.errors import UserError
+from tcformer.images import is_hidden_path
 
 BLOCK = 512
 _LONGEST_HEADER = 1 << 16  # of names that do not fit; a path has 4096 bytes at most
@@ -33,40 +34,35 @@ class _DamagedError(Exception):
     pass
 
 
-def members(path: Path) -> Iterator[Member]:
+def members(path: Path, *, nested: bool = False) -> Iterator[Member]:
     """The ordinary files of an uncompressed archive, in order; only headers are read.
+
+    Args:
+        path: the archive.
+        nested: take the files of a .tar file in it, named NAME.tar/FILE, instead of that one.
 
     Raises:
         UserError: it cannot be read, is truncated, damaged, or no .tar file.
     """
     try:
         with open(path, "rb") as stream:
-            yield from _scan(stream, 0, path.stat().st_size)
+            size = path.stat().st_size
+            yield from _deep_scan(stream, 0, size, 1) if nested else _scan(stream, 0, size)
     except (OSError, _DamagedError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"The archive {path} cannot be read: {why}; copy it again.") from None
 
 
-def check_members(path: Path) -> None:
-    """Read all headers, those of archives inside as well, before another reader does.
-
-    Raises:
-        UserError: as `members`.
-    """
-    try:
-        with open(path, "rb") as stream:
-            _check(stream, 0, path.stat().st_size, 1)
-    except (OSError, _DamagedError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"The archive {path} cannot be read: {why}; copy it again.") from None
-
-
-def _check(stream: BinaryIO, start: int, end: int, depth: int) -> None:
+def _deep_scan(stream: BinaryIO, start: int, end: int, depth: int) -> Iterator[Member]:
     if depth > _DEEPEST:
         raise _DamagedError(f"archives are nested more than {_DEEPEST} deep in it")
     for member in _scan(stream, start, end):
-        if member.name.lower().endswith(".tar"):
-            _check(stream, member.offset, member.offset + member.size, depth + 1)
+        if not member.name.lower().endswith(".tar") or is_hidden_path(member.name):
+            yield member
+            continue
+        inside = _deep_scan(stream, member.offset, member.offset + member.size, depth + 1)
+        for name, offset, size in inside:
+            yield Member(f"{member.name}/{name}", offset, size)
 
 
 def _scan(stream: BinaryIO, start: int, end: int) -> Iterator[Member]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from tcformer.errors import UserError
 from tcformer.files import check_readable
-from tcformer.images import UnreadableImageError, decode_strictly, to_rgb
+from tcformer.images import UnreadableImageError, decode_rgb
 
 NUM_SCENES = 4
 
@@ -25,7 +25,7 @@ def read_pictures(paths: Sequence[str | Path], size: tuple[int, int]) -> NDArray
     found = []
     for path in paths:
         try:
-            image = decode_strictly(check_readable(path).read_bytes(), to_rgb)
+            image = decode_rgb(check_readable(path).read_bytes())
         except UnreadableImageError as problem:
             raise UserError(f"{path} cannot be read as an image: {problem}") from problem
         fitted = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)

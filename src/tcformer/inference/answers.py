@@ -15,6 +15,7 @@ import numpy as np
 
 from tcformer.data.folder import FolderSource
 from tcformer.errors import UserError, nearest, shown
+from tcformer.images import is_hidden
 from tcformer.inference.classes import class_names
 from tcformer.inference.confusion import Confusion
 from tcformer.inference.pictures import Picture
@@ -88,8 +89,12 @@ def labelled_folder(folder: str | os.PathLike[str]) -> FolderSource:
         UserError: no such folder, no class folders, a class without pictures.
     """
     path = Path(folder)
+
+    def folders(where: Path) -> set[str]:
+        return {e.name for e in os.scandir(where) if e.is_dir() and not is_hidden(e.name)}
+
     try:
-        inside = {entry.name for entry in os.scandir(path) if entry.is_dir()}
+        inside = folders(path)
     except FileNotFoundError:
         raise UserError(f"there is no folder {path}") from None
     except NotADirectoryError:
@@ -99,9 +104,9 @@ def labelled_folder(folder: str | os.PathLike[str]) -> FolderSource:
     except OSError as error:
         raise UserError(f"the folder {path} cannot be read: {error.strerror or error}") from None
     # A class may be called "val", too: then there are no folders in it.
-    if "val" in inside and ("train" in inside or any(e.is_dir() for e in os.scandir(path / "val"))):
+    if "val" in inside and ("train" in inside or folders(path / "val")):
         return FolderSource(os.fspath(path), "val")
-    if "train" in inside and any(entry.is_dir() for entry in os.scandir(path / "train")):
+    if "train" in inside and folders(path / "train"):
         raise UserError(
             f"{path} holds train/ and no val/: name the folder with one folder a class in it, such "
             f"as {path / 'train'}"

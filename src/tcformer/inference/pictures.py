@@ -11,14 +11,13 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from tcformer.data.folder import EXTENSIONS
 from tcformer.errors import UserError
 from tcformer.files import read_whole
-from tcformer.images import UnreadableImageError, decode_strictly, to_rgb
+from tcformer.images import IMAGE_EXTENSIONS, LeftOut, UnreadableImageError, decode_rgb, to_rgb
 
-__all__ = ["Picture", "as_seen", "each_picture", "is_one", "read_picture", "walk"]
+__all__ = ["Picture", "each_picture", "is_one", "read_picture", "walk"]
 
 
 class Picture(NamedTuple):
@@ -41,7 +40,7 @@ Report = Callable[[str, str], None]
 
 
 def read_picture(source: Any) -> Image.Image:
-    """Any picture as 8-bit RGB, as a person sees it (see `as_seen`).
+    """Any picture as 8-bit RGB by the rule of `tcformer.images.to_rgb`.
 
     Args:
         source: a path; the bytes of a file; a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or
@@ -53,39 +52,23 @@ def read_picture(source: Any) -> Image.Image:
     """
     if isinstance(source, (str, os.PathLike)):
         try:
-            return decode_strictly(read_whole(source), as_seen)
+            return decode_rgb(read_whole(source))
         except FileNotFoundError:
             raise UnreadableImageError("there is no such file") from None
         except OSError as error:
             raise UnreadableImageError(error.strerror or str(error)) from None
     if isinstance(source, bytes):
-        return decode_strictly(source, as_seen)
+        return decode_rgb(source)
     if isinstance(source, Image.Image):
         try:
-            return as_seen(source)
+            return to_rgb(source)
         except OSError as error:  # a file that Pillow has opened, but not read yet
             raise UnreadableImageError(str(error)) from None
     if isinstance(source, (np.ndarray, torch.Tensor)):
-        return as_seen(_from_array(source))
+        return to_rgb(_from_array(source))
     raise UnreadableImageError(
         f"a {type(source).__name__} is no picture; give a path, a PIL image or an array"
     )
-
-
-def as_seen(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB, the way a person sees it.
-
-    Turned as its EXIF data says; transparent pixels on white; 16-bit grey scaled to 8 bit; of a
-    moving picture the first frame. Without any of these it is what the training's reader makes.
-
-    Raises:
-        UnreadableImageError: floating-point or 32-bit pixels, whose range is unknown.
-    """
-    image = ImageOps.exif_transpose(image)
-    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return to_rgb(image)
 
 
 def _from_array(values: Any) -> Image.Image:
@@ -130,14 +113,16 @@ def is_one(images: Any) -> bool:
     )
 
 
-def each_picture(images: Any, report: Report) -> Iterator[Picture]:
+def each_picture(images: Any, report: Report, left_out: LeftOut | None = None) -> Iterator[Picture]:
     """Each picture with its name, one after the other, none kept.
 
     Args:
         images: a path of an image, or of a folder (`walk`); a picture in memory, which is named
             "image 0" and so on by its place; or any iterable of these, endless ones too.
         report: is told of folders that cannot be read.
+        left_out: counts what folders hold besides images.
     """
+    left_out = LeftOut() if left_out is None else left_out
     alone = is_one(images) or isinstance(images, (str, os.PathLike))
     for place, image in enumerate([images] if alone else images):
         if isinstance(image, Picture):
@@ -146,31 +131,34 @@ def each_picture(images: Any, report: Report) -> Iterator[Picture]:
             yield Picture(f"image {place}", image)
         elif os.path.isdir(image):
             found = 0
-            for found, path in enumerate(walk(os.fspath(image), report), 1):  # noqa: B007
+            for found, path in enumerate(walk(os.fspath(image), report, left_out), 1):  # noqa: B007
                 yield Picture(path, path)
             if not found:
-                report(os.fspath(image), f"the folder holds no image ({', '.join(EXTENSIONS)})")
+                endings = ", ".join(IMAGE_EXTENSIONS)
+                report(os.fspath(image), f"the folder holds no image ({endings})")
         else:
             yield Picture(os.fspath(image), image)
 
 
-def walk(folder: str, report: Report) -> Iterator[str]:
+def walk(folder: str, report: Report, left_out: LeftOut | None = None) -> Iterator[str]:
     """The images below `folder` in the order of their paths, whatever their number.
 
-    An image is what ends like one (`EXTENSIONS`); names that begin with a dot are left out. Links
-    are followed, but not in circles. Memory does not grow with the number of files: no list of
+    An image is what ends like one (`IMAGE_EXTENSIONS`) and is not hidden (`is_hidden`). Links are
+    followed, but not in circles. Memory does not grow with the number of files: no list of
     them is made, and a folder of more than `LISTED` names is sorted in a temporary file.
 
     Args:
         folder: where to begin.
         report: is told of folders that cannot be read.
+        left_out: counts the rest.
     """
-    yield from _walk(folder, report, (), {})
+    yield from _walk(folder, report, LeftOut() if left_out is None else left_out, (), {})
 
 
 def _walk(
     folder: str,
     report: Report,
+    left_out: LeftOut,
     above: tuple[tuple[int, int], ...],
     ways: dict[tuple[int, int], int],
 ) -> Iterator[str]:
@@ -187,20 +175,20 @@ def _walk(
                 report(folder, f"the folder is linked from more than {_MOST_WAYS} places")
                 return
         with os.scandir(folder) as entries:
-            for name in _in_order(_wanted(entries)):
+            for name in _in_order(_wanted(entries, left_out)):
                 path = os.path.join(folder, os.fsdecode(name))
                 if name.endswith(b"/"):
-                    yield from _walk(path[:-1], report, (*above, here), ways)
+                    yield from _walk(path[:-1], report, left_out, (*above, here), ways)
                 else:
                     yield path
     except OSError as error:
         report(folder, f"the folder cannot be read ({error.strerror or error})")
 
 
-def _wanted(entries: Iterable[os.DirEntry[str]]) -> Iterator[bytes]:
+def _wanted(entries: Iterable[os.DirEntry[str]], left_out: LeftOut) -> Iterator[bytes]:
     """Names of images, and of folders with a slash behind, so that they sort like their paths."""
     for entry in entries:
-        if entry.name.startswith("."):
+        if left_out.hides(entry.name):
             continue
         try:
             is_folder = entry.is_dir()
@@ -208,7 +196,7 @@ def _wanted(entries: Iterable[os.DirEntry[str]]) -> Iterator[bytes]:
             is_folder = False
         if is_folder:
             yield os.fsencode(entry.name) + b"/"
-        elif entry.name.lower().endswith(EXTENSIONS):
+        elif left_out.wants(entry.name):
             yield os.fsencode(entry.name)
 
 

@@ -17,9 +17,9 @@ from tcformer.images import (
     TooManyPixelsError,
     UnknownImageError,
     UnreadableImageError,
+    decode_rgb,
     decode_strictly,
 )
-from tcformer.viz.images import as_seen
 
 MOST_PIXELS = 50 * 10**6
 """Pixels of a picture as it is sent, told by its header before they are decoded to 150 MB."""
@@ -79,7 +79,7 @@ def clean_name(name: object) -> str:
 
 
 def decode(picture: Picture) -> NDArray[np.uint8]:
-    """The picture as it is meant to be seen, (H, W, 3) uint8, as `tcformer.viz.read_image` has it.
+    """The picture by the rule of `tcformer.images.to_rgb`, (H, W, 3) uint8.
 
     Raises:
         UserError: no picture of a known format, damaged, too many pixels or too few.
@@ -97,7 +97,7 @@ def decode(picture: Picture) -> NDArray[np.uint8]:
                 f"{name} has {width} x {height} pixels, and the network needs at least "
                 f"{LEAST_SIDE} on each side: choose a larger one"
             )
-        return decode_strictly(data, as_seen)
+        return np.asarray(decode_rgb(data))
     except UnknownImageError as error:
         raise UserError(f"{name} cannot be shown, for {error}: choose another file") from None
     except TooManyPixelsError as error:

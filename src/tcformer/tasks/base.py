@@ -125,7 +125,11 @@ class BaseTask(ABC, Generic[Batch]):
         )
 
     def use_model(self, model: nn.Module) -> None:
-        """Train `model`, all of it or what `--freeze` leaves."""
+        """Train `model`, all of it or what `--freeze` leaves; say what the data sets left out."""
+        for split, dataset in (("train", self._train), ("val", self.evaluator.dataset)):
+            left_out = str(getattr(getattr(dataset, "source", None), "left_out", ""))
+            if left_out and self.world.is_main:
+                print(f"NOTICE: the {split} set {left_out}.")
         self.model = model.to(self.world.device)
         if self.cfg.freeze:
             freeze_all_but(self.model, self.learning_parts())

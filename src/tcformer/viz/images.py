@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tcformer.errors import UserError
 from tcformer.files import read_whole
@@ -17,8 +17,7 @@ from tcformer.images import (
     TooManyPixelsError,
     UnknownImageError,
     UnreadableImageError,
-    decode_strictly,
-    grey_to_8_bit,
+    decode_rgb,
 )
 
 
@@ -84,10 +83,7 @@ def unnormalise(
 
 
 def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
-    """Read an image file as it is meant to be seen: (H, W, 3) uint8.
-
-    Turned as its EXIF data says; transparent pixels on white; greys with 16 bits scaled to 8; of
-    a moving picture the first frame.
+    """Read an image file by the rule of `tcformer.images.to_rgb`: (H, W, 3) uint8.
 
     Raises:
         UserError: missing, unreadable, not an image, damaged, or absurdly large.
@@ -96,7 +92,7 @@ def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the image files, for example {path}/*.jpg")
     try:
-        return decode_strictly(read_whole(path), as_seen)
+        return np.asarray(decode_rgb(read_whole(path)))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except PermissionError:
@@ -111,22 +107,6 @@ def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
         raise UserError(f"{path} is a damaged image: {error}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def as_seen(image: Image.Image) -> NDArray[np.uint8]:
-    """An opened image as `read_image` gives it: (H, W, 3) uint8."""
-    return np.asarray(_flatten(ImageOps.exif_transpose(image)))
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB."""
-    # 16-bit greys: Pillow's own conversion clips at 255 instead of scaling.
-    image = grey_to_8_bit(image, lambda values: values // 257)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image)
-    return image.convert("RGB")
 
 
 def resize_image(image: Any, size: tuple[int, int]) -> NDArray[np.uint8]:

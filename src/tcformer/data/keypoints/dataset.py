@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tcformer.data.dataset import Item
-from tcformer.data.decode import UnreadableImageError
 from tcformer.data.keypoints.augment import Pose, PoseAugmentation
 from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.data.keypoints.crop import Crop, after_mirroring, warp
@@ -19,6 +18,7 @@ from tcformer.data.keypoints.people import KeypointSource, Subject, WflwSource, 
 from tcformer.data.keypoints.sticks import SticksSource
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.errors import UserError, nearest
+from tcformer.images import UnreadableImageError
 
 KEYPOINT_SETS = ("COCO-WholeBody", "WFLW", "sticks")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tcformer.data.folder import PathList, require_folder
 from tcformer.data.keypoints import Layout, layout
@@ -24,7 +24,7 @@ from tcformer.data.keypoints.annotations import (
     read_truth,
 )
 from tcformer.errors import UserError
-from tcformer.images import decode_strictly, to_rgb
+from tcformer.images import decode_rgb
 
 _SUBSET_FILES = {
     "pose": "largepose", "expression": "expression", "illumination": "illumination",
@@ -119,7 +119,7 @@ class _Files:
 
     def read(self, index: int) -> Image.Image:
         """The photograph, RGB, turned as its EXIF data says: so people annotated it."""
-        return decode_strictly(Path(self.describe(index)).read_bytes(), _upright)
+        return decode_rgb(Path(self.describe(index)).read_bytes())
 
 
 class WholeBodySource(_Files):
@@ -203,10 +203,6 @@ class WflwSource(_Files):
         super().__init__(layout("wflw"), folder, names, subjects, left_out)
         self.truth = None if split == "train" else truth
         self.annotations_file = Path(truth.path)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def read_wflw_list(path: Path) -> tuple[Truth, dict[int, str]]:

@@ -18,8 +18,8 @@ from PIL import Image
 
 from hostile.kinds import IS_ROOT, TRACE, Kind, mutated, strange_name
 from tcformer.data import DataSpec, TransformSpec, build_dataset, eval_transform
-from tcformer.data.decode import UnreadableImageError
 from tcformer.errors import UserError
+from tcformer.images import UnreadableImageError
 from tcformer.viz import read_image
 
 _SIZE = (37, 23)

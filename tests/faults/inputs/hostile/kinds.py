@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tcformer.data.decode import UnreadableImageError
 from tcformer.errors import UserError
+from tcformer.images import UnreadableImageError
 
 SECONDS = 10.0
 """Of processor time for one input; the slowest sound ones take a tenth of it."""
