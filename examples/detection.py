@@ -28,7 +28,8 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from detection_config import Detection, as_plain, parse
 from detection_data import CocoFolder, average_precision, collate, results
 from shapes import write_coco
-from tcformer.errors import UserError
+from tcformer.data.keypoints.annotations import counted
+from tcformer.errors import UserError, shown
 from tcformer.files import atomic_write, make_folder, safe_torch_load
 from tcformer.integrations.torchvision import (
     anchors,
@@ -179,16 +180,23 @@ def run(cfg: Detection, world: World, folder: Path, record: RunRecord) -> dict[s
         torch.set_num_threads(cfg.threads)
     keypoints = cfg.detector == "keypoint_rcnn"
     val = CocoFolder(folder, "val", keypoints=keypoints)
+    if cfg.detector == "mask_rcnn" and not val.masks:
+        raise UserError("Mask R-CNN learns from masks, but not every object of val has one.")
     torch.manual_seed(cfg.seed)
     model = build(cfg, val).to(world.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
-    first = _resume(cfg, model, optimizer) if cfg.resume else 0
+    first = _resume(cfg, val.categories, model, optimizer) if cfg.resume else 0
     if cfg.eval:
         record.begin(facts(cfg, model, val=val))
         figures = _told(evaluate(model, val, cfg, world))
         record.result(figures)
         return figures
     train = CocoFolder(folder, "train", keypoints=keypoints, flip=cfg.flip)
+    if train.categories != val.categories or train.masks != val.masks:
+        raise UserError("train and val list other categories, or only one of them has masks.")
+    for name, data in (("train", train), ("val", val)):
+        if world.is_main and any(data.left_out.values()):
+            print(f"NOTICE: {name} leaves out {counted(data.left_out)}.")
     if len(train) < cfg.batch_size * world.size:
         raise UserError(f"{len(train)} pictures are fewer than one batch on every process.")
     if first >= cfg.epochs:
@@ -212,6 +220,7 @@ def run(cfg: Detection, world: World, folder: Path, record: RunRecord) -> dict[s
                 "optimizer": optimizer.state_dict(),
                 "epoch": epoch,
                 "config": as_plain(cfg),
+                "categories": val.categories,
             }
             path = make_folder(cfg.output_dir) / "checkpoint.pth"
             atomic_write(path, partial(torch.save, state))
@@ -235,13 +244,21 @@ def facts(cfg: Detection, model: nn.Module, **splits: CocoFolder) -> dict[str, A
     }
 
 
-def _resume(cfg: Detection, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(
+    cfg: Detection,
+    categories: dict[int, str],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> int:
     content = safe_torch_load(cfg.resume)
     try:
+        known = content.get("categories", categories)
+        if known != categories:
+            raise ValueError(f"it knows the categories {shown(known)}, not {shown(categories)}")
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
         return int(content["epoch"]) + 1
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{cfg.resume} does not fit these settings: {reason}.") from error
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from recorded import whole_record
+from torchvision.transforms.functional import to_tensor
 
 from tcformer.errors import UserError
 
@@ -116,28 +118,175 @@ def test_left_becomes_right_for_persons_too(coco):
     path = coco / "annotations" / "person_keypoints_val2017.json"
     content = json.loads(path.read_text())
     content["categories"] = [{"id": 1, "name": "person", "keypoints": names}]
+    for note in content["annotations"]:
+        note |= {"category_id": 1, "keypoints": note["keypoints"] * 2}
     path.write_text(json.dumps(content))
     assert CocoFolder(coco, "val", keypoints=True).mirror == [0, 2, 1, 3, 5, 4]
 
 
+def from_0(content):
+    for number, note in enumerate(content["annotations"]):
+        note["id"] = number
+
+
+def no_ids(content):
+    for note in content["annotations"]:
+        del note["id"]
+
+
+def far_categories(content):
+    for entry in content["categories"]:
+        entry["id"] = (entry["id"] - 2) * 10**12
+    for note in content["annotations"]:
+        note["category_id"] = (note["category_id"] - 2) * 10**12
+
+
+def categories_from_0(content):
+    content["categories"].reverse()
+    for entry in content["categories"]:
+        entry["id"] -= 1
+    for note in content["annotations"]:
+        note["category_id"] -= 1
+
+
+def words_for_crowds(content):
+    for note, no in zip(content["annotations"], ("0", False, 0) * 99):  # noqa: B905
+        note["iscrowd"] = no
+
+
+def as_published(content):
+    """Nothing is changed."""
+
+
+CHANGES = [as_published, from_0, no_ids, categories_from_0, far_categories, words_for_crowds]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("keypoints", "kind"), [(False, "segm"), (True, "keypoints")])
-def test_the_truth_scores_a_hundred(coco, keypoints, kind):
+def test_the_truth_scores_a_hundred(coco, keypoints, kind, change):
     from detection_data import CocoFolder, average_precision, results
 
+    for path in (coco / "annotations").glob("*_val2017.json"):
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
     data = CocoFolder(coco, "val", keypoints=keypoints)
     found, targets = [], []
     for index in range(len(data)):
         target = data[index][1]
+        assert target["labels"].min() >= 1  # 0 is the background
+        assert target["labels"].max() < data.num_classes == 4
         result = {**target, "scores": torch.ones(len(target["boxes"]))}
         if not keypoints:
             result["masks"] = target["masks"][:, None].float()
         found.append(result)
         targets.append(target)
     rows = results(found, targets)
+    ids = {entry["id"] for entry in content["categories"]}
+    assert {row["category_id"] for row in rows} == ids
     for name in ("bbox", kind):
         assert average_precision(data, rows, name) == pytest.approx({"AP": 100, "AP50": 100})
         assert average_precision(data, rows[: len(rows) // 2], name)["AP"] < 80
         assert average_precision(data, [], name) == {"AP": 0.0, "AP50": 0.0}
+
+
+UNTURNED = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
+            8: Image.Transpose.ROTATE_270}  # fmt: skip
+
+
+@pytest.mark.parametrize("turn", UNTURNED)
+def test_photographs_are_turned_as_they_are_seen(coco, turn):
+    """Boxes and masks are about what people see, not about how the file holds it."""
+    from detection_data import CocoFolder
+
+    path = coco / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    for entry in content["images"]:
+        entry["width"] = 80
+    path.write_text(json.dumps(content))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    seen = []
+    for entry in content["images"]:
+        file = coco / "val2017" / entry["file_name"]
+        wide = Image.new("RGB", (80, 64), "white")
+        wide.paste(Image.open(file), (0, 0))
+        seen.append(to_tensor(wide))
+        wide.transpose(UNTURNED[turn]).save(file, exif=exif)
+    data = CocoFolder(coco, "val", keypoints=False)
+    for index in range(len(data)):
+        image, target = data[index]
+        assert torch.equal(image, seen[index])
+        assert target["masks"].shape[1:] == (64, 80)
+    if turn >= 5:  # one that is annotated as the file holds it
+        content["images"][0] |= {"width": 64, "height": 80}
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"80 x 64 pixels, turned .* about 64 x 80"):
+            CocoFolder(coco, "val", keypoints=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["annotations"][0].update(iscrowd="no"), "`iscrowd` is 'no'"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, None, 4]), "number 2 of `bbox` is None"),
+        (lambda c: c["annotations"][0].pop("area"), "has no `area`"),
+        (lambda c: c["annotations"][0].update(category_id="1"), "`category_id` is '1'"),
+        (lambda c: c["annotations"][0].update(category_id=9), "`categories` does not list"),
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 2]]), "annotation 0 .* no mask"),
+        (
+            lambda c: c["annotations"][0].update(
+                segmentation={"size": [9, 64], "counts": [9 * 64]}
+            ),
+            "of 64 x 9 pixels",
+        ),
+        (lambda c: c["images"][0].pop("width"), "has no `width`"),
+        (lambda c: c["images"][0].update(file_name="none.png"), "Cannot read the image"),
+    ],
+)
+def test_damaged_annotations(coco, change, words):
+    from detection_data import CocoFolder
+
+    path = coco / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=words):
+        CocoFolder(coco, "val", keypoints=False)[0]
+
+
+def test_boxes_alone_and_objects_of_others(coco, capsys):
+    """What has no masks trains RetinaNet; what is left out is said."""
+    from detection import main
+    from detection_data import CocoFolder
+
+    for path in (coco / "annotations").glob("instances_*.json"):
+        content = json.loads(path.read_text())
+        content["annotations"] = [
+            {k: v for k, v in note.items() if k != "segmentation"}
+            for note in content["annotations"]
+            if note["image_id"] != content["images"][0]["id"]
+        ]
+        path.write_text(json.dumps(content))
+    words = [*QUICK, "--data-path", str(coco), "--epochs", "1"]
+    assert main(["configs/detection/mask_rcnn_shapes.py", *words]) == 2
+    assert "masks" in capsys.readouterr().err
+    assert main(["configs/detection/retinanet_shapes.py", *words]) == 0
+    assert "NOTICE: train leaves out 1 pictures without" in capsys.readouterr().out
+    path = coco / "annotations" / "person_keypoints_val2017.json"
+    content = json.loads(path.read_text())
+    del content["categories"][1]["keypoints"]
+    for note in content["annotations"]:
+        del note["num_keypoints"]
+    path.write_text(json.dumps(content))
+    data = CocoFolder(coco, "val", keypoints=True)
+    assert list(data.categories) == [1, 3]
+    others = sum(note["category_id"] == 2 for note in content["annotations"])
+    assert data.left_out["annotations of other categories"] == others > 0
+    assert sum(len(data[i][1]["labels"]) for i in range(len(data))) == (
+        len(content["annotations"]) - others
+    )
 
 
 QUICK = (
@@ -182,6 +331,10 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, capsys):
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert main([recipe, *QUICK, "--resume", checkpoint]) == 2
     assert "has finished its 2 epochs" in capsys.readouterr().err
+    straight["categories"] = {1: "disc", 2: "triangle", 3: "square"}
+    torch.save(straight, tmp_path / "other.pth")
+    assert main([recipe, *QUICK, "--eval", "--resume", str(tmp_path / "other.pth")]) == 2
+    assert "knows the categories" in capsys.readouterr().err
     measured = str(tmp_path / "measured.json")
     assert main([recipe, *QUICK, "--eval", "--resume", checkpoint, "--record", measured]) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == last
