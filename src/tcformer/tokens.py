@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tcformer.arguments import as_int, as_size
 
-__all__ = ["Layout", "Tokens", "grid_layout", "pixel_of_cell"]
+__all__ = ["Layout", "Tokens", "grid_layout", "is_grid", "pixel_of_cell"]
 
 
 class Layout(NamedTuple):
@@ -46,8 +46,7 @@ class Layout(NamedTuple):
     @property
     def is_grid(self) -> bool:
         """Whether token n is simply cell n, which makes tokens and map the same memory."""
-        cells = self.grid_size[0] * self.grid_size[1]
-        return self.num_tokens == cells and self.map_size == self.grid_size
+        return is_grid(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the tokens of each image in flat colours."""
@@ -89,6 +88,12 @@ def _html(title: str, layout: Layout) -> str:
     # Tensors without values (torch.export, meta) have nothing to draw.
     maps = None if cells.is_meta else cells.detach().cpu().numpy()
     return sketch_html(title, maps, layout.grid_size)
+
+
+def is_grid(layout: Layout) -> bool:
+    """``layout.is_grid``; torch.compile cannot trace a named tuple's property before torch 2.11."""
+    cells = layout.grid_size[0] * layout.grid_size[1]
+    return layout.num_tokens == cells and layout.map_size == layout.grid_size
 
 
 def grid_layout(batch: int, grid_size: tuple[int, int], device: torch.device) -> Layout:

@@ -135,18 +135,39 @@ def test_same_bits_forward_and_backward(model):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(model, dtype):
+def test_autocast(model, dtype, monkeypatch):
     net = copy.deepcopy(model).train()
     x = images()
+    # With the clusters of float32: rounding may swap two centres that are nearly tied (which ones
+    # depends on PyTorch's products in half precision), and that has nothing to do with precision.
+    expected = with_clusters(monkeypatch, found := [], lambda: model(x))
     with torch.autocast("cpu", dtype=dtype):
-        logits = net(x)
+        logits = with_clusters(monkeypatch, found, lambda: net(x))
         loss = logits.float().square().mean()
         tokens = net.forward_tokens(x)
     loss.backward()
     assert logits.dtype == dtype
     assert all(t.layout.cell_weight.dtype == torch.float32 for t in tokens)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    assert (logits.float() - model(x)).abs().max() < 0.2 * model(x).std()
+    assert (logits.float() - expected).abs().max() < 0.2 * expected.std()
+
+
+def with_clusters(monkeypatch, found, run):
+    """Run a network: with the clusters that ``found`` holds, or else note those it finds there."""
+    import tcformer.models.ctm as ctm
+
+    real, given = ctm.cluster_parts, iter(found)
+    note = not found
+
+    def cluster(*args, **kwargs):
+        if not note:
+            return next(given)
+        found.append(real(*args, **kwargs))
+        return found[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ctm, "cluster_parts", cluster)
+        return run()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tcformer.ops import attend
 from tcformer.ops.attend import eager
@@ -83,3 +85,49 @@ def test_the_mask_of_a_gpu_is_aligned_and_never_written_out(keys):
     torch.testing.assert_close(out, expected)
     (grad,) = torch.autograd.grad(out.square().sum(), bias)
     torch.testing.assert_close(grad, torch.autograd.grad(expected.square().sum(), bias)[0])
+
+
+def mask_kernels(monkeypatch, bias, gradient=False):
+    """Which of SDPA's kernels `attend` allows for tensors on a pretended GPU."""
+    allowed = []
+
+    def stand_in(q, k, v, attn_mask=None, dropout_p=0.0):
+        cuda = torch.backends.cuda
+        names = ("cudnn", "flash", "mem_efficient", "math")
+        allowed.append({name for name in names if getattr(cuda, f"{name}_sdp_enabled")()})
+        return q
+
+    monkeypatch.setattr(eager, "scaled_dot_product_attention", stand_in)
+    with FakeTensorMode():
+        q, k, v = (torch.empty(2, 3, 8, 16, device="cuda") for _ in range(3))
+        bias = torch.empty(2, 8, device="cuda", requires_grad=gradient) if bias else None
+        attend(q, k, v, bias=bias)
+    return allowed[0]
+
+
+def test_a_bias_never_meets_cudnn(monkeypatch):
+    everything = mask_kernels(monkeypatch, bias=False)
+    assert "cudnn" in everything
+    for gradient in (False, True):  # the same kernels for inference and for training
+        assert mask_kernels(monkeypatch, True, gradient) == everything - {"cudnn"}
+    assert mask_kernels(monkeypatch, bias=False) == everything
+
+
+def test_kernels_that_somebody_switched_off_stay_off(monkeypatch):
+    with sdpa_kernel([SDPBackend.MATH]):
+        assert mask_kernels(monkeypatch, bias=True) == {"math"}
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
+        assert mask_kernels(monkeypatch, bias=True) == {"cudnn"}
+
+
+def test_a_bias_on_a_gpu_is_one_graph():
+    from compiled import Graphs
+
+    torch._dynamo.reset()
+    graphs = Graphs()
+    with FakeTensorMode():
+        q, k, v = (torch.empty(2, 3, 8, 16, device="cuda") for _ in range(3))
+        bias = torch.empty(2, 8, device="cuda")
+        out = torch.compile(attend, backend=graphs, fullgraph=True)(q, k, v, bias=bias)
+    assert out.shape == q.shape
+    assert torch.backends.cuda.cudnn_sdp_enabled()

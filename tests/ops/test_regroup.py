@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcformer.ops import _native, regroup
-from tcformer.ops.regroup import apply_plan, plan_both_ways, plan_regroup, portable
+from tcformer.ops.regroup import GatherSum, apply_plan, plan_both_ways, plan_regroup, portable
 
 needs_native = pytest.mark.skipif(
     _native.library() is None, reason=f"no native kernels: {_native.reason()}"
@@ -164,6 +164,35 @@ def test_native_can_be_differentiated_twice():
 
 
 @needs_native
+def test_a_plan_refuses_another_batch():
+    x, src, dst, num_dst, _ = case(3, batch=2, dtype=torch.float32)
+    for impl in ("eager", "portable", *(["native"] if _native.library() is not None else [])):
+        made = plan_regroup(src, dst, 5, num_dst, impl=impl)
+        for batch in (1, 3):
+            with pytest.raises(ValueError, match="batch of 2"):
+                apply_plan(x[:1].expand(batch, -1, -1), made)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_unused_entries_of_a_padded_plan_are_nobody_s(weighted):
+    """Plans of Triton, and of C++ in compiled graphs, are longer than their rows."""
+    x, src, dst, num_dst, weight = case(4, dtype=torch.float32)
+    weight = weight if weighted else None
+    expected = regroup(x, src, dst, num_dst, weight=weight, impl="reference")
+    made = plan_regroup(src, dst, 5, num_dst, weight=weight, impl="eager")
+
+    def padded(rows):
+        column = torch.cat((rows.column, torch.tensor([2**30, -7], dtype=torch.int32)))
+        return GatherSum(rows.row_start, column, torch.cat((rows.weight, torch.ones(2) / 0)))
+
+    made = made._replace(forward=padded(made.forward), backward=padded(made.backward))
+    x.requires_grad_()
+    out = apply_plan(x, made, impl="eager")
+    torch.testing.assert_close(out, expected)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert grad.isfinite().all()
+
+
 def test_native_plans_are_the_eager_ones():
     _, src, dst, num_dst, _ = case(7, batch=3, sources=40, destinations=30, entries=200)
     for made, expected in zip(

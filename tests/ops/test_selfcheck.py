@@ -15,6 +15,23 @@ def test_every_implementation_that_can_run_here_agrees(op, impl):
     assert selfcheck.check(op, impl).problem is None
 
 
+def test_convolutions_are_checked_in_float32(monkeypatch):
+    seen = []
+    case = selfcheck.Case("regroup", "one", lambda *args: seen.append(settings()) or [])
+
+    def settings():
+        cudnn = torch.backends.cudnn
+        return cudnn.enabled, cudnn.benchmark, cudnn.allow_tf32
+
+    monkeypatch.setattr(selfcheck, "CASES", (case,))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    before = settings()
+    assert before == (True, True, True)
+    selfcheck.check("regroup", "eager")
+    assert seen[-1] == (True, True, False)
+    assert settings() == before
+
+
 def test_every_op_has_cases():
     assert {case.op for case in selfcheck.CASES} >= set(OPS)
 

@@ -20,6 +20,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tcformer
+from tcformer.cli import doctor
 from tcformer.ops import choose, dpc_knn, regroup
 from tcformer.ops.linear import onednn
 from tcformer.ops.regroup import apply_plan, plan_both_ways
@@ -154,15 +155,70 @@ def test_regrouping_waits_for_nothing_and_compiles(launches, tmp_path, channels,
     assert kinds == {f"{name}_kernel" for name in ("key", "head", "first", "row", "entry")}
 
 
-def test_an_old_gpu_is_refused_in_words(monkeypatch):
-    names, gpu = ("triton", "eager"), torch.device("cuda")
-    monkeypatch.setattr(torch.version, "cuda", "13.2")
+@pytest.fixture
+def gpus(monkeypatch):
+    """Two GPUs, a new one and an old one; the first is torch's current one. Launches succeed."""
+    monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for capability, chosen in (((9, 0), "triton"), ((7, 0), "eager")):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
-        assert choose.check_impl("op", "auto", names, gpu) == chosen
-    with pytest.raises(ValueError, match=r"needs compute capability 8.0, this GPU has 7.0"):
-        choose.check_impl("op", "triton", names, gpu)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: ((9, 0), (7, 5))[index])
+    monkeypatch.setattr(regroup_kernels(), "try_out", lambda device: None)
+    choose._why_no_triton.cache_clear()
+    yield
+    choose._why_no_triton.cache_clear()
+
+
+def regroup_kernels():
+    from tcformer.ops.regroup import triton
+
+    return triton
+
+
+def chosen(device):
+    return choose.check_impl("op", "auto", ("triton", "eager"), torch.device(device))
+
+
+def test_an_old_gpu_is_refused_in_words_and_only_that_one(gpus):
+    assert chosen("cuda") == chosen("cuda:0") == "triton"
+    assert chosen("cuda:1") == "eager"
+    with pytest.raises(ValueError, match=r"needs compute capability 8.0, this GPU has 7.5"):
+        choose.check_impl("op", "triton", ("triton", "eager"), torch.device("cuda:1"))
+
+
+def test_rocm_is_refused_in_words(gpus, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.1")
+    assert chosen("cuda") == "eager"
+    assert "ROCm" in choose.why_not("triton", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "word"),
+    [
+        (RuntimeError("Failed to find C compiler. Specify it via CC.\nline two"), "compiler"),
+        (AssertionError(), "AssertionError"),
+        (None, None),
+        ("it gave a wrong sum", "wrong sum"),
+    ],
+)
+def test_whether_triton_starts_is_tried_once_a_gpu(gpus, monkeypatch, outcome, word):
+    tried = []
+
+    def try_out(device):
+        tried.append(device)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(regroup_kernels(), "try_out", try_out)
+    with FakeTensorMode():  # a compiler asks in the midst of its tensors without values
+        for _ in range(2):
+            assert chosen("cuda:0") == ("triton" if word is None else "eager")
+    assert tried == [torch.device("cuda:0")]
+    why = choose.why_not("triton", "cuda:0")
+    assert why is None if word is None else word in why
+    assert "\n" not in str(why)
+    finding = doctor._triton()
+    assert (finding.status, finding.why) == ("off" if word else "ok", why)
 
 
 class Operators(TorchDispatchMode):

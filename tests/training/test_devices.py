@@ -37,6 +37,15 @@ def test_auto_takes_a_gpu_if_there_is_one(gpus):
     assert chosen == [torch.device("cuda:0"), torch.device("cuda:1")]
 
 
+def test_an_apple_gpu_needs_a_torch_that_has_the_operators(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "__version__", "2.10.0+cpu")
+    assert choose("mps") == "mps"
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
+    with pytest.raises(UserError, match=r"needs torch 2\.10"):
+        choose("mps")
+
+
 def test_each_process_has_its_own_gpu(gpus):
     gpus(4)
     for launcher in ("torchrun", "slurm"):

@@ -30,7 +30,7 @@ def ceilings(device: torch.device, *, quick: bool = False) -> dict[str, float]:
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
         found[name] = 2 * side**3 / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device)
-    if why_not("onednn", device.type) is None:
+    if why_not("onednn", device) is None:
         x, weight = (torch.randn(side, side, device=device) for _ in range(2))
         found["onednn"] = 2 * side**3 / _best(lambda: linear(x, weight, impl="onednn"), device)
     size = 2**22 if quick else COPY_BYTES.get(device.type, 2**27)

@@ -110,7 +110,7 @@ def available(op: str, device: torch.device, pairs: float) -> tuple[list[str], d
     """Implementations that take part, and the others with the reason."""
     chosen, skipped = [], {}
     for impl in importlib.import_module(f"tcformer.ops.{op}").IMPLEMENTATIONS:
-        why = why_not(impl, device.type)
+        why = why_not(impl, device)
         if impl == "reference" and pairs > MOST_FOR_REFERENCE:
             why = "loops, too slow at this size"
         if why is None:

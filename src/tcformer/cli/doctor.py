@@ -286,13 +286,10 @@ def _triton() -> Finding:
     if torch is None or not torch.cuda.is_available():
         why = "Triton kernels need a GPU; TRITON_INTERPRET=1 runs them slowly without one"
         return Finding("triton", version, "off", why)
-    from torch.utils._triton import has_triton
+    from tcformer.ops.choose import why_not
 
-    if not has_triton():
-        return Finding(
-            "triton", version, "off", "torch finds no GPU that this Triton can compile for"
-        )
-    return Finding("triton", version)
+    why = why_not("triton", "cuda")
+    return Finding("triton", version, "off" if why else "ok", why)
 
 
 def _why_no_gpu(torch: Any) -> str:

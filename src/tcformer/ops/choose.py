@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from tcformer.ops import _native
 
@@ -73,7 +75,7 @@ def check_impl(
         raise ValueError(f"{op}: there is no implementation {impl!r}; choose one of {names}.")
     unfit = {} if unfit is None else unfit
     if impl != "auto":
-        why = why_not(impl, device.type) or unfit.get(impl)
+        why = why_not(impl, device) or unfit.get(impl)
         if why is not None:
             raise ValueError(f"{op}: the implementation {impl!r} cannot run here: {why}.")
         return impl
@@ -83,7 +85,7 @@ def check_impl(
         return "portable" if "portable" in implementations else "eager"
     for name in implementations:
         tested = _interpreted(name, device.type)
-        if not tested and why_not(name, device.type) is None and unfit.get(name) is None:
+        if not tested and why_not(name, device) is None and unfit.get(name) is None:
             return name
     return "eager"
 
@@ -113,11 +115,12 @@ def plain_pytorch() -> Iterator[None]:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def why_not(impl: str, device_type: str) -> str | None:
+def why_not(impl: str, device: torch.device | str) -> str | None:
     """Why an implementation cannot run on tensors of a device, as a clause; None when it can."""
+    device = torch.device(device)
     if impl == "native":
-        if device_type != "cpu":
-            return f"native kernels are for tensors on the CPU, these are on {device_type}"
+        if device.type != "cpu":
+            return f"native kernels are for tensors on the CPU, these are on {device.type}"
         return _native.reason()
     if impl == "onednn":
         from tcformer.ops.linear import onednn
@@ -126,13 +129,35 @@ def why_not(impl: str, device_type: str) -> str | None:
     if impl == "triton":
         if importlib.util.find_spec("triton") is None:
             return "the triton package is not installed"
-        if device_type != "cuda" and not _interpreted(impl, device_type):
+        if device.type != "cuda" and not _interpreted(impl, device.type):
             return "Triton kernels need a GPU; TRITON_INTERPRET=1 runs them slowly without one"
-        if device_type == "cuda" and torch.version.cuda and torch.cuda.is_available():
-            major, minor = torch.cuda.get_device_capability()
-            if major < 8:
-                return f"Triton needs compute capability 8.0, this GPU has {major}.{minor}"
+        if device.type == "cuda" and torch.cuda.is_available():
+            index = torch.cuda.current_device() if device.index is None else device.index
+            return _why_no_triton(index)
     return None
+
+
+@functools.cache
+def _why_no_triton(index: int) -> str | None:
+    """Why Triton cannot run on a GPU, as a clause: one small launch per process and GPU tells.
+
+    Triton compiles a launcher with the system's C compiler, so that is found out only by trying.
+    """
+    if torch.version.hip is not None:
+        return "the Triton kernels were written and proved for NVIDIA's GPUs, this torch is ROCm's"
+    major, minor = torch.cuda.get_device_capability(index)
+    if major < 8:
+        return f"Triton needs compute capability 8.0, this GPU has {major}.{minor}"
+    try:
+        kernels = importlib.import_module("tcformer.ops.regroup.triton")
+        # Real tensors, whatever mode (one of stand-ins, say) is on where somebody asks first.
+        with _disable_current_modes():
+            why: str | None = kernels.try_out(torch.device("cuda", index))
+            return why
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        first = f": {lines[0][:200].rstrip('.')}" if lines else ""
+        return f"Triton cannot start a kernel here ({type(error).__name__}{first})"
 
 
 def _interpreted(impl: str, device_type: str) -> bool:

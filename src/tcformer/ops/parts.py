@@ -22,7 +22,7 @@ from torch import Tensor
 from tcformer.arguments import as_int, as_size
 from tcformer.errors import shown
 from tcformer.ops.dpc_knn import Clusters, dpc_knn
-from tcformer.tokens import Layout
+from tcformer.tokens import Layout, is_grid
 
 __all__ = ["Nest", "Parts", "cluster_parts", "cut", "nest_of", "usable_nest"]
 
@@ -87,7 +87,7 @@ def usable_nest(layout: Layout, nest: Nest, num_clusters: int) -> Nest:
     """
     for first, (rows, columns) in enumerate(nest):
         share = num_clusters // (rows * columns)
-        if layout.is_grid:
+        if is_grid(layout):
             smallest = _fewest_cells(layout.grid_size, (rows, columns))
         elif (rows, columns) in layout.part_grids:
             smallest = layout.num_tokens // (rows * columns)
@@ -95,13 +95,13 @@ def usable_nest(layout: Layout, nest: Nest, num_clusters: int) -> Nest:
             continue
         if 1 <= share <= smallest:
             rest = nest[first:]
-            return rest if layout.is_grid else tuple(g for g in rest if g in layout.part_grids)
+            return rest if is_grid(layout) else tuple(g for g in rest if g in layout.part_grids)
     return (WHOLE,)
 
 
 def cut(layout: Layout, nest: Nest) -> Parts:
     """The parts of the first grid of a nest that is usable for these tokens."""
-    if layout.is_grid:
+    if is_grid(layout):
         return grid_parts(layout.grid_size, nest, layout.cell_to_token.device)
     return run_parts(layout.num_tokens, nest[0][0] * nest[0][1])
 

@@ -6,6 +6,7 @@ implementation that is wrong on this machine (another compiler, another GPU) is 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -43,6 +44,19 @@ class Check(NamedTuple):
     op: str
     impl: str
     problem: str | None
+
+
+def float32_convolutions() -> contextlib.AbstractContextManager[None]:
+    """Within, cuDNN's convolutions are float32; by default PyTorch lets them round to TF32."""
+    # `flags` switches cuDNN off, and sets all the rest, unless it is told otherwise.
+    now = torch.backends.cudnn
+    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=now.enabled,
+        benchmark=now.benchmark,
+        deterministic=now.deterministic,
+        allow_tf32=False,
+    )
+    return flags
 
 
 def _op(name: str) -> Any:
@@ -180,10 +194,9 @@ CASES = (
 
 def implementations(device: torch.device | str = "cpu") -> Iterator[tuple[str, str]]:
     """(op, implementation) of all that can run on a device, references left out."""
-    kind = torch.device(device).type
     for op in OPS:
         for impl in _op(op).IMPLEMENTATIONS:
-            if impl != "reference" and why_not(impl, kind) is None:
+            if impl != "reference" and why_not(impl, device) is None:
                 yield op, impl
 
 
@@ -201,7 +214,8 @@ def check(op: str, impl: str, device: torch.device | str = "cpu") -> Check:
     for case in cases:
         expected = case.run("reference", torch.float64, torch.device("cpu"))
         try:
-            actual = case.run(impl, torch.float32, device)
+            with float32_convolutions():
+                actual = case.run(impl, torch.float32, device)
         except ValueError as error:
             declined.append(str(error))
             continue

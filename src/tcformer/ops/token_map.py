@@ -19,7 +19,7 @@ from tcformer.ops.regroup import (
     portable,
     regroup,
 )
-from tcformer.tokens import Layout, Tokens, pixel_of_cell
+from tcformer.tokens import Layout, Tokens, is_grid, pixel_of_cell
 
 __all__ = ["TokenMap", "map_to_tokens", "plan_token_map", "tokens_to_map", "tokens_to_tokens"]
 
@@ -67,7 +67,7 @@ def plan_token_map(
         grid_size=as_size("grid_size of the layout", layout.grid_size),
         map_size=as_size("map_size of the layout", layout.map_size),
     )
-    if layout.is_grid and map_size == layout.grid_size:
+    if is_grid(layout) and map_size == layout.grid_size:
         return TokenMap(map_size, None, None)
     cells = layout.cell_to_token
     wide = torch.promote_types(dtype, torch.float32)
@@ -91,7 +91,7 @@ def _portable_map(layout: Layout, map_size: tuple[int, int], dtype: torch.dtype)
         return TokenMap(map_size, *plans)
     sources = cells.index_select(1, lists.flatten()).view(batch, *lists.shape)
     to_map = portable.plan_lists(sources, valid, num_tokens, dtype=dtype)
-    if layout.is_grid:
+    if is_grid(layout):
         one = torch.ones(num_tokens, 1, dtype=torch.bool, device=cells.device)
         to_tokens = portable.plan_lists(pixels.unsqueeze(-1), one, num_pixels, dtype=dtype)
     else:

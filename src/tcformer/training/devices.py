@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import torch
+from torch.torch_version import TorchVersion
 
 from tcformer.errors import UserError
 from tcformer.training.environment import LaunchEnvironment
@@ -16,7 +17,7 @@ def choose_device(wanted: str, env: LaunchEnvironment) -> torch.device:
     A GPU becomes torch's current one.
 
     Raises:
-        UserError: no such device here, or more processes than GPUs.
+        UserError: no such device here, this torch cannot serve it, or more processes than GPUs.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,6 +30,11 @@ def choose_device(wanted: str, env: LaunchEnvironment) -> torch.device:
     if device.type == "cpu":
         return torch.device("cpu")
     if device.type == "mps" and torch.backends.mps.is_available() and env.size == 1:
+        if TorchVersion(torch.__version__) < "2.10":
+            raise UserError(
+                "--device mps needs torch 2.10 or newer, whose embedding_bag runs there, and this "
+                f"is {torch.__version__}: update torch or use --device cpu."
+            )
         return device
     if device.type != "cuda":
         raise UserError(

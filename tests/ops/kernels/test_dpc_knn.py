@@ -1,3 +1,8 @@
+import ctypes
+import mmap
+import os
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -51,6 +56,45 @@ def test_equals_the_definition(device, small_tiles, tokens, channels, clusters, 
     impl = "reference" if tokens < 50 else "eager"
     expected = dpc_knn(x.double(), clusters, k, impl=impl)
     assert_same(dpc_knn(x, clusters, k, impl="triton"), expected)
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="fences memory of the CPU")
+@pytest.mark.parametrize("image", [0, 1])
+def test_an_image_without_a_token_reads_nothing_but_features(device, small_tiles, image):
+    x = features(device, 3)
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    mask[image] = False
+    made = kernels.prepare(x, mask, 0.0)
+    expected = made.x.clone()
+    with fenced(made.x) as inside:
+        centres = torch.arange(4).expand(2, 4).clone()
+        valid = mask[:, :4]
+        centres[image] = -1
+        label = kernels.assign(made._replace(x=inside), centres, valid, mask)
+        assert torch.equal(inside, expected)
+    assert torch.equal(label[1 - image, :4], torch.arange(4))
+
+
+@contextmanager
+def fenced(x):
+    """A copy of x between pages that end the process of whoever touches them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    page, size = mmap.PAGESIZE, x.numel() * x.element_size()
+    middle = -(-size // page) * page
+    memory = mmap.mmap(-1, middle + 2 * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    inside = torch.frombuffer(memory, dtype=x.dtype, count=x.numel(), offset=page)
+    inside.copy_(x.flatten())
+
+    def protect(how):
+        for end in (start, start + page + middle):
+            assert libc.mprotect(ctypes.c_void_p(end), ctypes.c_size_t(page), how) == 0
+
+    protect(0)
+    try:
+        yield inside.view(x.shape)
+    finally:
+        protect(mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 @pytest.mark.parametrize("seed", range(2))

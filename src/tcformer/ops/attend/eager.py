@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+
+WITHOUT_CUDNN = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 ALIGNMENT = 8
 """Of the mask's strides, counted in elements."""
@@ -12,17 +19,34 @@ ALIGNMENT = 8
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """Let SDPA choose its kernel; the bias becomes an additive mask, the same for every query."""
-    mask = None
-    if bias is not None:
-        if bias.dtype != q.dtype:
-            # Only differences count in a softmax; the values may be beyond half precision.
-            bias = bias - bias.detach().amax(dim=-1, keepdim=True)
-            bias = bias.clamp(min=torch.finfo(q.dtype).min)
-        bias = bias.to(q.dtype)
-        mask = (
-            _aligned(bias, q) if q.is_cuda else bias[:, None, None].expand(-1, -1, q.shape[2], -1)
-        )
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    if bias is None:
+        return scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    if bias.dtype != q.dtype:
+        # Only differences count in a softmax; the values may be beyond half precision.
+        bias = bias - bias.detach().amax(dim=-1, keepdim=True)
+        bias = bias.clamp(min=torch.finfo(q.dtype).min)
+    bias = bias.to(q.dtype)
+    if not q.is_cuda:
+        mask = bias[:, None, None].expand(-1, -1, q.shape[2], -1)
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    # cuDNN, PyTorch's first choice on Hopper, refuses masks that need a gradient and has failed on
+    # masks with strides of zero: without it training and inference take the same kernel.
+    with sdpa_kernel(_backends()):
+        return scaled_dot_product_attention(q, k, v, attn_mask=_aligned(bias, q), dropout_p=dropout)
+
+
+def _backends() -> list[SDPBackend]:
+    """PyTorch's kernels but cuDNN, less those that the caller has switched off.
+
+    While a graph is traced nobody can ask what is switched off.
+    """
+    if torch.compiler.is_compiling():
+        return WITHOUT_CUDNN
+    cuda = torch.backends.cuda
+    on = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled())
+    return [backend for backend, yes in zip(WITHOUT_CUDNN, on, strict=True) if yes] or [
+        SDPBackend.CUDNN_ATTENTION  # nothing else is allowed
+    ]
 
 
 def _aligned(bias: Tensor, q: Tensor) -> Tensor:

@@ -231,6 +231,7 @@ def closest_kernel(
         token = found
         if CHOSEN:
             token = tl.load(column_token_ptr + image * num_columns + found)
+            token = tl.maximum(token, 0)  # nobody: an image without a visible token has no centre
         others = (image * num_tokens + token) * channels
         exact = _distances(
             x_ptr, (flat * channels)[:, None], others, channels, same_d2, ROWS, LIST, False

@@ -20,8 +20,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
     """``x @ weight.T + bias``, differentiable.
 
     PyTorch hands float32 products on a CPU to MKL, which has no AVX-512 path for processors that
-    are not Intel's; oneDNN, which PyTorch also carries, has one and is twice as fast there. It
-    gives every row the same bits however many rows there are.
+    are not Intel's; oneDNN, which PyTorch also carries, has one and is twice as fast there. Every
+    row has the same bits whatever the batch.
 
     Args:
         x: (..., N, Cin) float; which implementation runs depends on N but never on the batch.

@@ -46,7 +46,7 @@ def _probe() -> str | None:
         # real tensors, whatever mode (one of stand-ins, say) is on where somebody asks first.
         with _disable_current_modes():
             x, weight, bias = torch.eye(2, 3), torch.arange(12.0).view(4, 3), torch.ones(4)
-            agrees = torch.equal(_product(x, weight, bias), x @ weight.T + bias)
+            agrees = torch.equal(_call(x, weight, bias), x @ weight.T + bias)
     except (AttributeError, RuntimeError, TypeError) as error:
         return f"this PyTorch offers it differently ({type(error).__name__})"
     return None if agrees else "this PyTorch's function of that name does something else"
@@ -55,8 +55,7 @@ def _probe() -> str | None:
 @torch.library.custom_op("tcformer::onednn_linear", mutates_args=())
 def _opaque(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # For compiled graphs: Inductor takes PyTorch's function itself for constant weights only.
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return out
+    return _multiply(x, weight, bias)
 
 
 @_opaque.register_fake
@@ -67,9 +66,32 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if torch.compiler.is_compiling():
         out: Tensor = _opaque(x, weight, bias)
-    else:
-        out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return out
+    return _multiply(x, weight, bias)
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.ndim < 3 or x.shape[:-2].numel() < 2 or _rows_are_independent():
+        return _call(x, weight, bias)
+    # Image by image: the size of the batch must not show in an image's features.
+    images = x.reshape(-1, *x.shape[-2:]).unbind()
+    out = torch.stack([_call(image, weight, bias) for image in images])
+    return out.view(*x.shape[:-1], weight.shape[0])
+
+
+def _call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
+
+
+@cache
+def _rows_are_independent() -> bool:
+    """Whether a row's bits do not depend on the number of rows; they do with torch 2.9 to 2.11."""
+    with _disable_current_modes(), torch.inference_mode():
+        random = torch.Generator().manual_seed(0)
+        x, weight = (torch.randn(size, 64, generator=random) for size in (196, 64))
+        parts = [_call(part, weight, None) for part in x.split(49)]
+        return torch.equal(_call(x, weight, None), torch.cat(parts))
 
 
 class _Linear(torch.autograd.Function):

@@ -178,6 +178,10 @@ def apply_plan(x: Tensor, plan: Plan, *, impl: str = "auto") -> Tensor:
             f"regroup: this plan takes features of shape (B, {plan.num_src}, C), "
             f"but x has shape {tuple(x.shape)}."
         )
+    if x.shape[0] != _batch_of(plan):
+        raise ValueError(
+            f"regroup: this plan is for a batch of {_batch_of(plan)}, but x has {x.shape[0]}."
+        )
     if isinstance(plan, PortablePlan):
         check_impl("regroup", impl, ("portable",), x.device)
         return portable.regroup(x, plan)
@@ -192,6 +196,13 @@ def apply_plan(x: Tensor, plan: Plan, *, impl: str = "auto") -> Tensor:
     from tcformer.ops.regroup import eager
 
     return eager.regroup(x, plan)
+
+
+def _batch_of(plan: Plan) -> int:
+    if isinstance(plan, RegroupPlan):
+        return (plan.forward.row_start.shape[0] - 1) // plan.num_dst
+    indices = plan.matrix, plan.entries and plan.entries[0], plan.lists and plan.lists[0]
+    return next(index.shape[0] for index in indices if index is not None)
 
 
 def _check(x: Tensor, src: Tensor, dst: Tensor, num_dst: int, weight: Tensor | None) -> None:

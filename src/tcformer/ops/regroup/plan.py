@@ -23,7 +23,7 @@ class GatherSum(NamedTuple):
     """Rows of a sparse matrix in compressed form, all images of the batch one after the other.
 
     Row r sums ``weight[e] * x[column[e]]`` over ``row_start[r] <= e < row_start[r+1]``. A padded
-    plan has unused entries from ``row_start[rows]`` on, which only the Triton kernels leave alone.
+    plan has unused entries from ``row_start[rows]`` on, which may hold anything.
 
     Attributes:
         row_start: (rows+1,) int32.
@@ -214,13 +214,18 @@ def _by_column(entries: _Entries, total: Tensor) -> GatherSum:
 
 def gather_sum(x: Tensor, rows: GatherSum) -> Tensor:
     """Sum weighted rows of x, (S_flat, C) -> (rows, C); sequential in a row, so deterministic."""
+    # `embedding_bag` gives all that is left to the last row: the unused entries of a padded plan,
+    # whose columns may be anything, get a row behind it.
+    entries = torch.arange(rows.column.shape[0], device=x.device)
+    column = torch.where(entries < rows.row_start[-1], rows.column, 0)
+    bounds = torch.nn.functional.pad(rows.row_start, (0, 1), value=rows.column.shape[0])
     return torch.embedding_bag(
         x,
-        rows.column,
-        rows.row_start,
+        column,
+        bounds,
         False,  # scale_grad_by_freq
         0,  # mode: sum
         False,  # sparse gradient
         rows.weight.to(x.dtype),
         True,  # include_last_offset
-    )[0]
+    )[0][:-1]

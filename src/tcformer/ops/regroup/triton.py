@@ -201,6 +201,21 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, list[None], list[None]]:
 gather_sum.register_autograd(_backward, setup_context=_remember)
 
 
+def try_out(device: torch.device) -> str | None:
+    """Launch one kernel on a GPU and wait for it: None, or a clause if its result is wrong.
+
+    Raises:
+        Exception: whatever Triton, its compiler or the driver raises where it cannot be launched.
+    """
+    rows = GatherSum(
+        torch.tensor([0, 2], dtype=torch.int32, device=device),
+        torch.tensor([0, 1], dtype=torch.int32, device=device),
+        torch.tensor([0.5, 2.0], device=device),
+    )
+    out = launch_gather_sum(torch.tensor([[2.0], [3.0]], device=device), rows)
+    return None if float(out) == 7.0 else "a trial of Triton's code gave a wrong sum"
+
+
 def regroup(x: Tensor, plan: RegroupPlan) -> Tensor:
     """Apply a plan to (B, S, C) features; returns (B, D, C) in x's dtype, summed in float32."""
     batch, _, channels = x.shape
