@@ -28,7 +28,6 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from detection_config import Detection, as_plain, parse
 from detection_data import CocoFolder, average_precision, collate, results
 from shapes import write_coco
-from tcformer.data.keypoints.annotations import counted
 from tcformer.errors import UserError, shown
 from tcformer.files import atomic_write, make_folder, safe_torch_load
 from tcformer.integrations.torchvision import (
@@ -195,8 +194,8 @@ def run(cfg: Detection, world: World, folder: Path, record: RunRecord) -> dict[s
     if train.categories != val.categories or train.masks != val.masks:
         raise UserError("train and val list other categories, or only one of them has masks.")
     for name, data in (("train", train), ("val", val)):
-        if world.is_main and any(data.left_out.values()):
-            print(f"NOTICE: {name} leaves out {counted(data.left_out)}.")
+        if world.is_main and str(data.left_out):
+            print(f"NOTICE: the {name} set {data.left_out}.")
     if len(train) < cfg.batch_size * world.size:
         raise UserError(f"{len(train)} pictures are fewer than one batch on every process.")
     if first >= cfg.epochs:

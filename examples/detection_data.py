@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.ImageOps import exif_transpose
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_tensor
@@ -26,7 +25,7 @@ from tcformer.data.keypoints.annotations import (
     read_coco,
 )
 from tcformer.errors import UserError
-from tcformer.images import UnreadableImageError, decode_strictly, to_rgb
+from tcformer.images import LeftOut, UnreadableImageError, decode_rgb
 from tcformer.models.fetch import file_sha256
 
 try:
@@ -58,7 +57,7 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         num_classes: number of categories + 1, the background being 0.
         num_keypoints: of each object, or 0.
         masks: whether every object has one.
-        left_out: what of the file is not used, in words, and how often.
+        left_out: what of the file is not used.
 
     Raises:
         UserError: files are missing or wrong, or no picture can be used.
@@ -113,10 +112,13 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
             self.coco.createIndex()
         ids = sorted(images)
         self.chosen = [i for i in ids if split != "train" or self._usable(i)]
-        self.left_out = {
-            "annotations of other categories": len(notes) - len(objects),
-            "pictures without a usable object": len(ids) - len(self.chosen),
-        }
+        self.left_out = LeftOut()
+        for what, all_of_them, used in (
+            ("annotations of other categories", notes, objects),
+            ("pictures without a usable object", ids, self.chosen),
+        ):
+            if len(used) < len(all_of_them):
+                self.left_out.others[what] = len(all_of_them) - len(used)
         if not self.chosen:
             raise UserError(f"{annotations} holds no picture with an object.")
 
@@ -151,7 +153,7 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         """The picture of an entry, turned as its EXIF data says: so people annotated it."""
         path = self.folder / str(entry.get("file_name"))
         try:
-            picture = decode_strictly(path.read_bytes(), lambda i: to_rgb(exif_transpose(i)))
+            picture = decode_rgb(path.read_bytes())
         except (OSError, UnreadableImageError) as error:
             raise UserError(f"Cannot read the image {path}: {error}.") from None
         if picture.size != (entry["width"], entry["height"]):

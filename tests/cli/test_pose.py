@@ -356,7 +356,7 @@ def test_evaluate_keypoints(tmp_path, capsys):
     ]  # fmt: skip
     assert json.loads(out.read_text())["wholebody"]["AP"] == pytest.approx(1)
     blank = sum(not all_points(n, real.kind)[:, 2].any() for n in real.annotations)
-    assert lines[7].startswith(f"Measured on {8 - blank} people; left out: 1 crowds")
+    assert lines[7].startswith(f"Measured on {8 - blank} people; left out 1 crowds")
     content = make_annotations()
     content["categories"].append({"id": 2, "name": "dog"})
     content["annotations"] += [{"image_id": 1, "category_id": 2}] * 3

@@ -18,6 +18,8 @@ from tcformer.errors import UserError
         ([{"bbox": [1, 2, 3, 4]}], "which picture"),
         ([{"bbox": [1, 2, 0, 4], "file_name": "a"}], "no area"),
         ([{"bbox": [1, 2, 3], "file_name": "a"}], "needs 4 numbers"),
+        ([{"bbox": [1, 2, 3, 4], "file_name": "a", "iscrowd": "no"}], "iscrowd"),
+        ([{"bbox": [1, 2, 3, 4], "file_name": "a", "category_id": "1"}], "category_id"),
         ([3], "not an object"),
         ({}, "holds no boxes"),
         ([], "holds no boxes"),
@@ -54,7 +56,8 @@ def test_boxes_of_a_detector_by_number(tmp_path):
 
 def test_boxes_of_crowds_and_animals_are_nobodys(tmp_path):
     content = make_annotations(people=2)
-    content["annotations"][0]["iscrowd"] = 1
+    content["annotations"][0]["iscrowd"] = "1"
+    content["annotations"][1]["iscrowd"] = "0"
     content["annotations"][2]["category_id"] = 2
     content["categories"].append({"id": 2, "name": "dog"})
     content["images"].append({"id": 4, "file_name": "nobody.jpg"})
@@ -62,6 +65,7 @@ def test_boxes_of_crowds_and_animals_are_nobodys(tmp_path):
     path.write_text(json.dumps(content))
     boxes = read_boxes(str(path))
     assert [len(boxes[name].boxes) for name in boxes] == [1, 1, 2, 0]
+    assert boxes.left_out.others == {"crowds": 1, "boxes of other categories": 1}
     assert boxes.of(Path("nobody.jpg")).scores == ()
     content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     path.write_text(json.dumps(content))

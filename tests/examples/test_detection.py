@@ -273,7 +273,7 @@ def test_boxes_alone_and_objects_of_others(coco, capsys):
     assert main(["configs/detection/mask_rcnn_shapes.py", *words]) == 2
     assert "masks" in capsys.readouterr().err
     assert main(["configs/detection/retinanet_shapes.py", *words]) == 0
-    assert "NOTICE: train leaves out 1 pictures without" in capsys.readouterr().out
+    assert "NOTICE: the train set left out 1 pictures without" in capsys.readouterr().out
     path = coco / "annotations" / "person_keypoints_val2017.json"
     content = json.loads(path.read_text())
     del content["categories"][1]["keypoints"]
@@ -283,7 +283,7 @@ def test_boxes_alone_and_objects_of_others(coco, capsys):
     data = CocoFolder(coco, "val", keypoints=True)
     assert list(data.categories) == [1, 3]
     others = sum(note["category_id"] == 2 for note in content["annotations"])
-    assert data.left_out["annotations of other categories"] == others > 0
+    assert data.left_out.others["annotations of other categories"] == others > 0
     assert sum(len(data[i][1]["labels"]) for i in range(len(data))) == (
         len(content["annotations"]) - others
     )

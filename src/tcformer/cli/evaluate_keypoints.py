@@ -11,6 +11,7 @@ from typing import Any
 
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
+from tcformer.images import LeftOut
 
 HELP = VERBS["evaluate-keypoints"]
 
@@ -66,7 +67,7 @@ def _evaluated(args: Namespace) -> tuple[Mapping[str, Any], list[str]]:
         cells = (f"{values[name]:6.3f}" for name in STATISTICS)
         lines.append(" ".join([f"{part:<9}", *cells]))
     left_out = ignored(truth)
-    people = len(truth.annotations) + truth.num_others - sum(left_out.values())
+    people = len(truth.annotations) + truth.num_others - left_out.others.total()
     lines += _on(people, "people", left_out, others)
     without = len(set(truth.images) - {entry["image_id"] for entry in found})
     if without:
@@ -74,12 +75,11 @@ def _evaluated(args: Namespace) -> tuple[Mapping[str, Any], list[str]]:
     return table, lines
 
 
-def _on(number: int, whom: str, left_out: Mapping[str, int], others: int) -> list[str]:
+def _on(number: int, whom: str, left_out: LeftOut, others: int) -> list[str]:
     """What the figures are about."""
-    from tcformer.data.keypoints.annotations import counted
-
-    rest = counted({**left_out, "results of other categories": others})
-    return [f"Measured on {number} {whom}{f'; left out: {rest}' if rest else ''}."]
+    if others:
+        left_out.others["results of other categories"] = others
+    return ["; ".join(filter(None, [f"Measured on {number} {whom}", str(left_out)])) + "."]
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,8 @@ def _where(args: Namespace) -> Where:
 
     if args.boxes:
         known = read_boxes(args.boxes)
+        if str(known.left_out):
+            print(f"note: {args.boxes}: {known.left_out}.", file=sys.stderr)
         missing = [name for name in args.files if not known.knows(Path(name))]
         if missing:
             raise UserError(

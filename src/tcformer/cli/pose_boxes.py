@@ -9,8 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tcformer.data.keypoints.annotations import check_number, check_numbers, read_json
+from tcformer.data.keypoints.annotations import (
+    check_flag,
+    check_number,
+    check_numbers,
+    check_whole,
+    read_json,
+)
 from tcformer.errors import UserError, shown
+from tcformer.images import LeftOut
 
 _WANTED = ("person", "face")
 
@@ -31,11 +38,12 @@ class KnownBoxes(dict[str, Boxes]):
     Args:
         path: of the file they come from.
         boxes: by name or number.
+        left_out: what of the file is nobody.
     """
 
-    def __init__(self, path: str, boxes: Mapping[str, Boxes]) -> None:
+    def __init__(self, path: str, boxes: Mapping[str, Boxes], left_out: LeftOut) -> None:
         super().__init__(boxes)
-        self.path = path
+        self.path, self.left_out = path, left_out
         self._by_last: dict[str, list[str]] = {}
         for name in self:
             self._by_last.setdefault(Path(name).name, []).append(name)
@@ -84,7 +92,7 @@ def read_boxes(path: str) -> KnownBoxes:
     It holds a list of objects with `bbox` (x, y, width, height in pixels), `file_name` or, as the
     results of detectors in COCO's format, `image_id`, and if wanted `score`; or annotations in
     COCO's format, whose `images` give the names. What is a crowd, or of another category than
-    people, is left out. An image that is listed without annotations shows nobody.
+    people, is left out and counted. An image that is listed without annotations shows nobody.
 
     Raises:
         UserError: it is neither, or a box is wrong.
@@ -109,13 +117,18 @@ def read_boxes(path: str) -> KnownBoxes:
             f"{path} holds no boxes: it needs a list of objects with `file_name` and `bbox`, or "
             "COCO's annotations."
         )
+    left_out = LeftOut()
     found: dict[str, list[tuple[list[float], float]]] = {name: [] for name in listed}
     for number, entry in enumerate(entries):
         where = f"box {number} of {path}"
         check_numbers(entry, "bbox", 4, where)
         name = _picture(entry, names, where)
         rows = found.setdefault(name, [])
-        if entry.get("iscrowd") or ("category_id" in entry and entry["category_id"] not in wanted):
+        if check_flag(entry, "iscrowd", where):
+            left_out.others["crowds"] += 1
+            continue
+        if "category_id" in entry and check_whole(entry, "category_id", where) not in wanted:
+            left_out.others["boxes of other categories"] += 1
             continue
         if min(entry["bbox"][2:]) <= 0:
             raise UserError(f"{where} has no area: {entry['bbox']}.")
@@ -130,6 +143,7 @@ def read_boxes(path: str) -> KnownBoxes:
             )
             for name, rows in found.items()
         },
+        left_out,
     )
 
 

@@ -62,7 +62,7 @@ def test_who_is_trained_on(coco):
     numbers = [source.subject(i).number for i in range(len(source))]
     blank = [i for i, n in enumerate(changed) if max(n["keypoints"]) == 0]
     assert numbers == [i for i in range(len(changed)) if i not in {1, 2, *blank}]
-    assert source.left_out == {
+    assert source.left_out.others == {
         "crowds": 1, "people without area": 1, "people without body keypoints": len(blank)
     }  # fmt: skip
     np.testing.assert_allclose(source.subject(0).box, [0, 5, 50, size["height"] - 1 - 5])

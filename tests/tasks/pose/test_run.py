@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from people import SMALL
@@ -258,3 +259,31 @@ def test_weights_of_another_kind(trained, small, tmp_path):
             run(small(eval=True, **changes))
     with pytest.raises(UserError, match="holds no pose network"):
         load_pose(tmp_path / "c.safetensors")
+
+
+def test_files_of_other_hands_in_training(own_coco, small):
+    """Ids and categories from 0; photographs that cannot be read cost nothing, their people too."""
+    path = own_coco / "annotations" / "coco_wholebody_val_v1.0.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": 0, "name": "person"}, {"id": 1, "name": "dog"}]
+    for number, note in enumerate(content["annotations"]):
+        note |= {"id": number, "category_id": 0, "iscrowd": str(note["iscrowd"])}
+    dogs = [{"id": 99, "image_id": note["image_id"], "category_id": 1}
+            for note in content["annotations"]]  # fmt: skip
+    path.write_text(json.dumps({**content, "annotations": [*dogs, *content["annotations"]]}))
+    evaluator = PoseTask(small(data_path=str(own_coco), eval=True), World()).evaluator
+    source = evaluator.dataset.source
+    assert source.left_out.others["annotations of other categories"] == len(dogs)
+    subjects = {i: source.subject(i) for i in range(len(source))}
+    unread = subjects[0].image_id
+    found = {
+        i: (s.points.astype(np.float32), np.ones(133, np.float32))
+        for i, s in subjects.items()
+        if s.image_id != unread
+    }
+    result = evaluator._measure(found)
+    assert result["body_ap"] == pytest.approx(100)
+    assert {entry["category_id"] for entry in evaluator.results} == {0}
+    wrong = subjects[0].points.astype(np.float32) + 500
+    everybody = evaluator._measure(found | {0: (wrong, np.ones(133, np.float32))})
+    assert everybody["body_ap"] < result["body_ap"]

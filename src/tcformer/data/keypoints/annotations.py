@@ -329,8 +329,3 @@ def shortened(value: Any) -> str:
     """A value as a sentence bears it."""
     text = repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-
-
-def counted(numbers: Mapping[str, int]) -> str:
-    """What there is how often, in a list: "2 crowds, 1 people without area"."""
-    return ", ".join(f"{number} {what}" for what, number in numbers.items() if number)

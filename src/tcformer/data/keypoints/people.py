@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from tcformer.data.keypoints.annotations import (
     read_truth,
 )
 from tcformer.errors import UserError
-from tcformer.images import decode_rgb
+from tcformer.images import LeftOut, decode_rgb
 
 _SUBSET_FILES = {
     "pose": "largepose", "expression": "expression", "illumination": "illumination",
@@ -53,7 +52,7 @@ class KeypointSource(Protocol):
     classes: list[str]  # names of the keypoints
     truth: Truth | None  # the annotations to evaluate against; None if the subjects hold them
     padding: float  # factor between a subject's box and what the network sees
-    left_out: Mapping[str, int]  # what of the files is not looked for, in words, and how often
+    left_out: LeftOut  # what of the files is not looked for
 
     def __len__(self) -> int: ...
 
@@ -85,7 +84,7 @@ class _Files:
         folder: Path,
         names: Mapping[int, str],
         subjects: Sequence[Subject],
-        left_out: Mapping[str, int],
+        left_out: LeftOut,
     ) -> None:
         self.layout, self.left_out = kind, left_out
         self.classes = list(kind.names)
@@ -281,44 +280,42 @@ def all_points(note: Mapping[str, Any], kind: Layout) -> np.ndarray:
     return np.concatenate([points_of(note, field) for field in kind.fields.values()])
 
 
-def _annotated(
-    truth: Truth, sizes: Mapping[int, tuple[int, int]]
-) -> tuple[list[Subject], dict[str, int]]:
+def _annotated(truth: Truth, sizes: Mapping[int, tuple[int, int]]) -> tuple[list[Subject], LeftOut]:
     """The people that the published code trains on: not crowds, with a box and body keypoints."""
-    subjects, left_out = [], Counter[str]()
+    subjects, left_out = [], LeftOut()
     for number, note in enumerate(truth.annotations):
         width, height = sizes[note["image_id"]]
         x, y, w, h = (float(v) for v in note["bbox"])
         x0, y0 = max(0.0, x), max(0.0, y)
         x1, y1 = min(width - 1.0, x0 + max(0.0, w)), min(height - 1.0, y0 + max(0.0, h))
         if note["iscrowd"]:
-            left_out["crowds"] += 1
+            left_out.others["crowds"] += 1
         elif note["area"] <= 0 or x1 <= x0 or y1 <= y0:
-            left_out["people without area"] += 1
+            left_out.others["people without area"] += 1
         elif max(note[truth.kind.fields["body"]]) == 0:
-            left_out["people without body keypoints"] += 1
+            left_out.others["people without body keypoints"] += 1
         else:
             points = all_points(note, truth.kind)
             box = np.array([x0, y0, x1 - x0, y1 - y0])
             subjects.append(
                 Subject(note["image_id"], number, box, points[:, :2], points[:, 2], 1.0)
             )
-    left_out["annotations of other categories"] += truth.num_others
-    return subjects, dict(+left_out)
+    _leave_out_others(truth, left_out)
+    return subjects, left_out
 
 
-def _detected(path: Path, truth: Truth) -> tuple[list[Subject], dict[str, int]]:
+def _detected(path: Path, truth: Truth) -> tuple[list[Subject], LeftOut]:
     """The boxes of people in a detector's file, on the images of `truth`."""
     content = read_json(path, "a file of detected boxes")
     if not isinstance(content, list):
         raise UserError(f"{path} needs a list with one entry a box.")
     images = set(truth.images)
     nothing = np.zeros((len(truth.kind), 2)), np.zeros(len(truth.kind))
-    subjects, left_out = [], Counter[str]()
+    subjects, left_out = [], LeftOut()
     for number, entry in enumerate(content):
         where = f"box {number} of {path}"
         if check_whole(entry, "category_id", where) != truth.category:
-            left_out["boxes of other categories"] += 1
+            left_out.others["boxes of other categories"] += 1
             continue
         image = check_whole(entry, "image_id", where)
         if image not in images:
@@ -327,16 +324,21 @@ def _detected(path: Path, truth: Truth) -> tuple[list[Subject], dict[str, int]]:
         box = np.array(entry["bbox"], np.float64)
         score = check_number(entry, "score", where)
         if score < 0 or (box[2:] <= 0).any():
-            left_out["boxes without area or with a score below 0"] += 1
+            left_out.others["boxes without area or with a score below 0"] += 1
             continue
         subjects.append(Subject(image, number, box, *nothing, score))
     if not subjects:
         raise UserError(f"{path} holds no person's box (category {truth.category}).")
-    return subjects, dict(left_out)
+    return subjects, left_out
 
 
-def measurable_faces(truth: Truth, *, unit: bool = True) -> tuple[Truth, dict[str, int]]:
-    """The faces with landmarks, and how many others there are, by the reason in words.
+def _leave_out_others(truth: Truth, left_out: LeftOut) -> None:
+    if truth.num_others:
+        left_out.others["annotations of other categories"] = truth.num_others
+
+
+def measurable_faces(truth: Truth, *, unit: bool = True) -> tuple[Truth, LeftOut]:
+    """The faces with landmarks, and why how many others are left out.
 
     Args:
         truth: annotations of faces.
@@ -345,22 +347,22 @@ def measurable_faces(truth: Truth, *, unit: bool = True) -> tuple[Truth, dict[st
     Raises:
         UserError: there are none.
     """
-    faces, left_out = [], Counter[str]()
+    faces, left_out = [], LeftOut()
     for note in truth.annotations:
         points = points_of(note, "keypoints")
         ends = points[list(truth.kind.norm or ())]
         if note["iscrowd"]:
-            left_out["crowds"] += 1
+            left_out.others["crowds"] += 1
         elif not (points[:, 2] > 0).any():
-            left_out["faces without labelled landmarks"] += 1
+            left_out.others["faces without labelled landmarks"] += 1
         elif unit and ((ends[:, 2] <= 0).any() or (ends[0, :2] == ends[1, :2]).all()):
-            left_out["faces without a distance of the outer eye corners"] += 1
+            left_out.others["faces without a distance of the outer eye corners"] += 1
         else:
             faces.append(note)
-    left_out["annotations of other categories"] += truth.num_others
+    _leave_out_others(truth, left_out)
     if not faces:
         raise UserError(f"{truth.path} has no face with a labelled landmark to measure by.")
-    return replace(truth, annotations=tuple(faces), num_others=0), dict(+left_out)
+    return replace(truth, annotations=tuple(faces), num_others=0), left_out
 
 
 def _face(note: Mapping[str, Any]) -> Subject:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -11,6 +9,7 @@ from tcformer.data.keypoints import layout
 from tcformer.data.keypoints.annotations import Truth
 from tcformer.data.keypoints.people import Subject
 from tcformer.data.scenes import canvas
+from tcformer.images import LeftOut
 
 TRAIN_FIGURES, VAL_FIGURES = 1024, 128
 SIZE = 128
@@ -38,7 +37,7 @@ class SticksSource:
         self.layout = layout("sticks")
         self.classes = list(self.layout.names)
         self.truth: Truth | None = None
-        self.left_out: Mapping[str, int] = {}
+        self.left_out = LeftOut()
         self.split = split
         self._drawn: tuple[int, Image.Image] | None = None
 

@@ -28,6 +28,7 @@ import numpy as np
 from tcformer.data.keypoints import Layout
 from tcformer.data.keypoints.annotations import Truth, points_of, read_truth
 from tcformer.errors import UserError
+from tcformer.images import LeftOut
 from tcformer.tasks.pose.results import (
     check_predictions,
     read_predictions,
@@ -78,17 +79,18 @@ def evaluate_keypoints(
     return {part: _evaluate(real, found, part) for part in parts}
 
 
-def ignored(truth: Truth) -> dict[str, int]:
-    """The annotations that nobody is measured by, counted by the reason in words."""
+def ignored(truth: Truth) -> LeftOut:
+    """The annotations that nobody is measured by."""
     body_alone = len(truth.parts) == 1
     fields = [truth.kind.fields[part] for part in truth.parts]
     rows = [_as_truth(note, fields, body_alone) for note in truth.annotations]
     crowds = sum(row["iscrowd"] for row in rows)
-    return {
-        "crowds": crowds,
-        "people without keypoints": sum(row["ignore"] for row in rows) - crowds,
-        "annotations of other categories": truth.num_others,
-    }
+    left_out = LeftOut()
+    left_out.others["crowds"] = crowds
+    left_out.others["people without keypoints"] = sum(row["ignore"] for row in rows) - crowds
+    left_out.others["annotations of other categories"] = truth.num_others
+    left_out.others = +left_out.others
+    return left_out
 
 
 def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> dict[str, float]:

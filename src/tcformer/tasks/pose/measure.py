@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tcformer.data.keypoints import Layout
-from tcformer.data.keypoints.annotations import Truth, counted
+from tcformer.data.keypoints.annotations import Truth
 from tcformer.data.keypoints.dataset import KeypointDataset, stacked
 from tcformer.errors import UserError
 from tcformer.files import atomic_write
@@ -126,8 +126,10 @@ class Evaluator(Evaluation):
 
     def _read(self, truth: Truth, found: Mapping[int, Any]) -> Truth:
         """The annotations without those in photographs that could not be read."""
-        missing = [i for i in range(len(self.dataset)) if i not in found]
-        unread = {self.dataset.source.subject(i).image_id for i in missing}
+        images: tuple[set[int], set[int]] = (set(), set())
+        for i in range(len(self.dataset)):
+            images[i in found].add(self.dataset.source.subject(i).image_id)
+        unread = images[False] - images[True]
         return replace(
             truth,
             images=tuple(image for image in truth.images if image not in unread),
@@ -204,9 +206,7 @@ class Evaluator(Evaluation):
                 f"{part:<9} " + " ".join(f"{name} {value:.3f}" for name, value in values.items())
                 for part, values in self.table.items()
             ]
-        lines += self.left_out_lines()
-        left_out = counted(self.dataset.source.left_out)
-        return [*lines, f"Not looked for: {left_out}."] if left_out else lines
+        return lines + self.left_out_lines()
 
 
 def results_of_image(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from tcformer.data import ResumableSampler
-from tcformer.data.keypoints.annotations import counted
 from tcformer.data.keypoints.augment import PoseAugmentation
 from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.data.keypoints.dataset import (
@@ -63,8 +62,6 @@ class PoseTask(DenseTask[KeypointBatch]):
             rotation=cfg.rotation,
         )
         source = build_keypoint_source(cfg.data_set, cfg.data_path, "train", "")
-        if source.left_out and self.world.is_main:
-            print(f"NOTICE: not trained on: {counted(source.left_out)}.")
         train = KeypointDataset(source, self.codec, augmentation, skip_corrupt=True)
         self.use_training_set(train, ResumableSampler(len(train), **self.share()), stacked)
 
