@@ -2,8 +2,8 @@
 
 ``import tcformer`` must be cheap (the command line answers ``--help`` without torch) and yet
 ``import tcformer; timm.create_model("tcformer")`` must work in either order of the two imports.
-So when timm is not imported yet, a finder waits for it, steps aside to let the ordinary
-machinery load it, and registers the models right after.
+So a finder stays in front of the others, lets them find timm, and has the models registered when
+timm is executed. To be asked where timm is (transformers asks on import) changes nothing.
 """
 
 from __future__ import annotations
@@ -11,18 +11,29 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
+import itertools
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any, cast
 
 
 def register_when_timm_is_imported() -> None:
-    """Register now if timm is imported already, otherwise when it is."""
-    if "timm" in sys.modules:
-        importlib.import_module("tcformer.models")
-    elif not any(isinstance(finder, _TimmFinder) for finder in sys.meta_path):
+    """Register now if timm is imported already, otherwise whenever it is."""
+    if not any(type(finder).__name__ == _TimmFinder.__name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, _TimmFinder())
+    if sys.modules.get("timm") is not None:  # None forbids its import
+        _register()
+
+
+def _register() -> None:
+    # As the statement does it, not by `import_module`: of two threads that import timm and tcformer
+    # each may wait for the other, and only for statements does Python resolve that.
+    __import__("tcformer.models")
+    variants = sys.modules.get("tcformer.models.variants")
+    # Complete, and yet not there: timm was removed from `sys.modules` and imported afresh.
+    if hasattr(variants, "create_model") and not sys.modules["timm"].is_model("tcformer"):
+        importlib.reload(cast("ModuleType", variants))
 
 
 class _TimmFinder(importlib.abc.MetaPathFinder):
@@ -31,23 +42,28 @@ class _TimmFinder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if name != "timm":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _ThenRegister(spec.loader)
-        return spec
+        others = itertools.dropwhile(lambda finder: finder is not self, tuple(sys.meta_path))
+        for finder in itertools.islice(others, 1, None):
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = cast("importlib.abc.Loader", _ThenRegister(spec.loader))
+                return spec
+        return None
 
 
-class _ThenRegister(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader):
+class _ThenRegister:
+    """A loader that registers the models after its module was executed; otherwise as it was."""
+
+    def __init__(self, loader: Any):
         self._loader = loader
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader  # leave no trace: reload and resources work
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        importlib.import_module("tcformer.models")
+        _register()

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from tcformer.models import layers
 from tcformer.models.mlp import GridMlp, TokenMlp
-from tcformer.ops import _native, plan_token_map
+from tcformer.ops import _native, linear, plan_token_map
 from tcformer.ops.token_conv import pieces
 from tcformer.tokens import Layout, Tokens
 
@@ -26,8 +27,13 @@ def calls(monkeypatch, which, piece=1):
         plan = plan_token_map(layout)
         run = lambda: net(Tokens(x, layout), plan)  # noqa: E731
     seen = []
-    real = net.fc1.forward
-    net.fc1.forward = lambda part: seen.append(part.shape[0]) or real(part)
+
+    def watched(part, weight, bias):
+        if weight is net.fc1.weight:
+            seen.append(part.shape[0])
+        return linear(part, weight, bias)
+
+    monkeypatch.setattr(layers, "linear", watched)
     return net.eval(), run, seen
 
 

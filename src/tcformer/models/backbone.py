@@ -315,7 +315,7 @@ class TCFormer(nn.Module):
         if global_pool is not None:
             _check_pool(global_pool)
             self.global_pool = global_pool
-        weight = self.patch_embed1.proj.weight
+        weight = next(self.patch_embed1.parameters())
         self.num_classes = num_classes = as_int("num_classes", num_classes, 0)
         self.head = _linear_head(self.num_features, num_classes).to(weight.device, weight.dtype)
         init_weights(self.head)

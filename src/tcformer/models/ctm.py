@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tcformer.arguments import as_float, as_int
 from tcformer.models.blocks import Source
-from tcformer.models.layers import TokenConv
+from tcformer.models.layers import conv_with_skip, convolve_tokens
 from tcformer.ops import TokenMap, cluster_parts, merge_tokens, plan_token_map
 from tcformer.ops.parts import Nest, cut, nest_of, usable_nest
 from tcformer.tokens import Layout, Tokens
@@ -108,7 +108,7 @@ class CTM(nn.Module):
         super().__init__()
         self.rule = MergeRule(keep_ratio, k, num_clusters, nest_of(part_grids))
         self.density_noise = as_float("density_noise", density_noise)
-        self.conv = TokenConv(in_dim, out_dim, stride=2)
+        self.conv = conv_with_skip(in_dim, out_dim, stride=2)
         self.norm = nn.LayerNorm(out_dim, eps=1e-5)
         self.score = nn.Linear(out_dim, 1)
 
@@ -127,10 +127,10 @@ class CTM(nn.Module):
         height, width = layout.map_size
         new_map = ((height + 1) // 2, (width + 1) // 2)
         source_plan = plan_token_map(layout, new_map, dtype=tokens.x.dtype)
-        x = self.conv(tokens, plan, source_plan)
+        x = convolve_tokens(self.conv, tokens.x, plan, source_plan)
         # What decides the clusters, and the weights that are exponentiated, stay in float32.
         with torch.autocast(x.device.type, enabled=False):
-            x = self.norm(x.to(torch.promote_types(x.dtype, self.norm.weight.dtype)))
+            x = self.norm(x.to(torch.promote_types(x.dtype, next(self.norm.parameters()).dtype)))
             score = self.score(x).squeeze(-1)
             nest, num_parts, share = self.rule.plan(layout)
             clusters = cluster_parts(

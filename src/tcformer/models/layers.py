@@ -6,14 +6,25 @@ Attribute names are those of the published state dict, so that the authors' file
 from __future__ import annotations
 
 import math
+from types import NoneType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 
-from tcformer.ops import TokenMap, attend, linear, map_to_tokens, tokens_to_map
-from tcformer.tokens import Tokens
+from tcformer.ops import TokenMap, attend, linear
+from tcformer.ops.regroup import apply_plan
 
-__all__ = ["Attention", "Linear", "PatchEmbed", "TokenConv", "init_weights"]
+__all__ = [
+    "Attention",
+    "Linear",
+    "PatchEmbed",
+    "conv_with_skip",
+    "convolve_tokens",
+    "init_weights",
+    "is_plain",
+]
 
 
 def init_weights(module: nn.Module) -> None:
@@ -60,34 +71,72 @@ class PatchEmbed(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1).flatten(1, 2)), grid_size
 
 
-class TokenConv(nn.Conv2d):
-    """A convolution on tokens: ``skip(x) + map_to_tokens(conv3x3(tokens_to_map(x)))``.
+def is_plain(module: nn.Module) -> bool:
+    """Whether reading the parameters of a layer is all that calling it would do.
 
-    The way over the map mixes neighbours but blurs what shares a pixel; the skip, a 1x1
-    convolution without bias, keeps every token's own detail.
+    It is not where somebody looks on (hooks), computes the parameters (parametrizations, pruning),
+    replaced `forward`, put another module in its place, or quantized or distributed the weights.
+    """
+    weight = getattr(module, "weight", None)
+    return (
+        type(module) in (Linear, nn.Conv1d, nn.Conv2d, nn.Sequential)
+        and "forward" not in module.__dict__
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
+        and not (hooks._global_forward_hooks or hooks._global_forward_pre_hooks)
+        and not (hooks._global_backward_hooks or hooks._global_backward_pre_hooks)
+        and (torch.compiler.is_compiling() or type(weight) in (nn.Parameter, Tensor, NoneType))
+    )
+
+
+def conv_with_skip(
+    in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """The layers of a token convolution: 3x3, and inside it `skip`, 1x1 without bias.
+
+    Both are PyTorch's own classes, so what other tools do to convolutions works on them; one is
+    inside the other because that is where the published files have it.
+    """
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, groups=groups)
+    conv.skip = nn.Conv1d(in_channels, out_channels, 1, groups=groups, bias=False)
+    return conv
+
+
+def convolve_tokens(conv: nn.Module, x: Tensor, to_map: TokenMap, to_tokens: TokenMap) -> Tensor:
+    """Convolve tokens: ``skip(x) + map_to_tokens(conv(tokens_to_map(x)))``.
+
+    The way over the map mixes neighbours but blurs what shares a pixel; the skip keeps every
+    token's own detail.
+
+    Args:
+        conv: from :func:`conv_with_skip`, whatever other tools put around it or its skip; or one
+            without a skip.
+        x: (B, N, Cin), the tokens.
+        to_map: plan between the tokens and the map that is convolved.
+        to_tokens: plan between the tokens and the map that comes out (another size where the
+            stride is 2).
+
+    Returns:
+        (B, N, Cout).
 
     Source: TCFormer (CVPR 2022), section 3.3.
     """
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1):
-        super().__init__(in_channels, out_channels, 3, stride=stride, padding=1)
-        self.skip = nn.Conv1d(in_channels, out_channels, 1, bias=False)
-
-    def forward(self, tokens: Tokens, to_map: TokenMap, to_tokens: TokenMap) -> Tensor:  # type: ignore[override]
-        """Convolve (B, N, Cin) tokens to (B, N, Cout).
-
-        Args:
-            tokens: the features with their layout.
-            to_map: plan between these tokens and the map that is convolved.
-            to_tokens: plan between these tokens and the map that comes out (another size where
-                the stride is 2).
-        """
-        picture = self._conv_forward(tokens_to_map(tokens, plan=to_map), self.weight, self.bias)
-        mixed = map_to_tokens(picture, tokens.layout, plan=to_tokens)
-        skip = linear(tokens.x, self.skip.weight.squeeze(-1))
-        # Under autocast the sum is made in float32 all the same: it decides the clusters.
-        wide = torch.is_autocast_enabled(skip.device.type) and skip.dtype != torch.float64
-        return (skip.float() if wide else skip) + mixed
+    flat = x if to_map.to_map is None else apply_plan(x, to_map.to_map)
+    picture = conv(flat.view(x.shape[0], *to_map.map_size, x.shape[2]).permute(0, 3, 1, 2))
+    mixed = picture.permute(0, 2, 3, 1).flatten(1, 2)
+    if to_tokens.to_tokens is not None:
+        mixed = apply_plan(mixed, to_tokens.to_tokens)
+    layers = (layer for name, layer in conv.named_modules() if f".{name}".endswith(".skip"))
+    skip = next(layers, None)
+    if skip is None:
+        return mixed
+    if is_plain(skip) and skip.groups == 1:
+        own = linear(x, skip.weight.squeeze(-1))
+    else:
+        own = skip(x.transpose(1, 2)).transpose(1, 2)
+    # Under autocast the sum is made in float32 all the same: it decides the clusters.
+    wide = torch.is_autocast_enabled(own.device.type) and own.dtype != torch.float64
+    return (own.float() if wide else own) + mixed
 
 
 class Attention(nn.Module):
@@ -136,6 +185,9 @@ class Attention(nn.Module):
         smaller than r is seen by the part of the kernel that lies on it.
         """
         (h, w) = self.window((picture.shape[2], picture.shape[3]))
+        if not is_plain(self.sr):
+            missing = (0, self.sr_ratio - w, 0, self.sr_ratio - h)  # zeros beyond a smaller map
+            return self.norm(self.sr(F.pad(picture, missing)).flatten(2).transpose(1, 2))
         batch, channels = picture.shape[:2]
         rows, columns = picture.shape[2] // h, picture.shape[3] // w
         # Windows do not overlap, so the convolution is one matrix product. Its blocked sums halve

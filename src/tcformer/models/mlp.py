@@ -5,73 +5,53 @@ Attribute names are those of the published state dict, so that the authors' file
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules import module
+from collections import OrderedDict
+from typing import Any
 
-from tcformer.models.layers import Linear
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcformer.models.layers import Linear, conv_with_skip, convolve_tokens, is_plain
 from tcformer.ops import TokenMap, token_conv
 from tcformer.ops.choose import is_exporting, why_not
 from tcformer.ops.token_conv.pieces import by_pieces, token_mlp
 from tcformer.tokens import Tokens
 
-__all__ = ["DepthwiseTokenConv", "GridMlp", "TokenMlp"]
-
-
-class DepthwiseTokenConv(nn.Conv2d):
-    """A depthwise token convolution of stride 1, followed by GELU."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, padding=1, groups=channels)
-        self.skip = nn.Conv1d(channels, channels, 1, groups=channels, bias=False)
-
-    def forward(  # type: ignore[override]
-        self, x: Tensor, plan: TokenMap, overwrite_from: int | None = None
-    ) -> Tensor:
-        """Convolve (B, N, C) tokens; arguments as in :func:`tcformer.ops.token_conv`."""
-        return token_conv(x, plan, *self.weights(), gelu=True, overwrite_from=overwrite_from)
-
-    def weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Weight, bias and skip."""
-        assert self.bias is not None
-        return self.weight, self.bias, self.skip.weight.flatten()
-
-
-class _GridConv(nn.Module):
-    """Holds the grid MLP's convolution under the doubled name it has in the published files."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-
-    def forward(self, x: Tensor, plan: TokenMap, overwrite_from: int | None = None) -> Tensor:
-        return token_conv(x, plan, *self.weights(), gelu=True, overwrite_from=overwrite_from)
-
-    def weights(self) -> tuple[Tensor, Tensor, None]:
-        assert self.dwconv.bias is not None
-        return self.dwconv.weight, self.dwconv.bias, None
+__all__ = ["GridMlp", "TokenMlp"]
 
 
 class _Mlp(nn.Module):
-    def __init__(
-        self, dim: int, hidden: int, conv: DepthwiseTokenConv | _GridConv, drop: float = 0.0
-    ):
+    dwconv: Any  # a module
+
+    def __init__(self, dim: int, hidden: int, conv: nn.Module, drop: float = 0.0):
         super().__init__()
         self.fc1 = Linear(dim, hidden)
         self.dwconv = conv
         self.fc2 = Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
 
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Weight, bias and skip of the convolution."""
+        raise NotImplementedError
+
+    def _mix(self, x: Tensor, plan: TokenMap, overwrite_from: int | None = None) -> Tensor:
+        """Convolution and GELU; `overwrite_from` as in :func:`tcformer.ops.token_conv`."""
+        if all(is_plain(layer) for layer in self.dwconv.modules()):
+            weights = self._weights()
+            return token_conv(x, plan, *weights, gelu=True, overwrite_from=overwrite_from)
+        return F.gelu(convolve_tokens(self.dwconv, x, plan, plan))
+
     def _run(self, x: Tensor, plan: TokenMap) -> Tensor:
         if not self._suits_pieces(x):
-            return self.drop(self.fc2(self.drop(self.dwconv(self.fc1(x), plan))))
+            return self.drop(self.fc2(self.drop(self._mix(self.fc1(x), plan))))
         if torch.compiler.is_compiling():
             fc1, fc2 = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
-            return token_mlp(x, plan, fc1, self.dwconv.weights(), fc2)
+            return token_mlp(x, plan, fc1, self._weights(), fc2)
         return by_pieces(
             x,
             self.fc1.out_features,
-            lambda part, first: self.fc2(self.dwconv(self.fc1(part), plan, first)),
+            lambda part, first: self.fc2(self._mix(self.fc1(part), plan, first)),
         )
 
     def _suits_pieces(self, x: Tensor) -> bool:
@@ -79,18 +59,16 @@ class _Mlp(nn.Module):
             x.device.type == "cpu"
             and not torch.is_grad_enabled()
             and not (self.training and self.drop.p > 0)
-            # What the first layer returns is written over: it must be nobody else's.
-            and type(self.fc1) is Linear
-            # Whoever looks on from outside expects whole batches.
-            and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
-            and not (module._global_forward_hooks or module._global_forward_pre_hooks)
+            # Whoever looks on from outside expects whole batches, and what another layer returns
+            # may be somebody else's: it must not be written over.
+            and all(is_plain(m) for m in (self.fc1, *self.dwconv.modules(), self.fc2))
+            and not (self.drop._forward_hooks or self.drop._forward_pre_hooks)
             and (not torch.compiler.is_compiling() or self._suits_one_operator(x))
         )
 
     def _suits_one_operator(self, x: Tensor) -> bool:
         return (
-            type(self.fc1) is type(self.fc2) is Linear
-            and x.dtype == self.fc1.weight.dtype == torch.float32
+            x.dtype == self.fc1.weight.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
             and not is_exporting()
             and why_not("native", "cpu") is None
@@ -101,7 +79,13 @@ class GridMlp(_Mlp):
     """MLP of the first stage: its convolution runs on the grid itself."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0):
-        super().__init__(dim, hidden, _GridConv(hidden), drop)
+        conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        # Under the doubled name that it has in the published files.
+        super().__init__(dim, hidden, nn.Sequential(OrderedDict(dwconv=conv)), drop)
+
+    def _weights(self) -> tuple[Tensor, Tensor, None]:
+        conv = self.dwconv.dwconv
+        return conv.weight, conv.bias, None
 
     def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
         """(B, H0*W0, C) -> the same shape."""
@@ -112,7 +96,10 @@ class TokenMlp(_Mlp):
     """MLP of the dynamic stages: its convolution runs on tokens."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0):
-        super().__init__(dim, hidden, DepthwiseTokenConv(hidden), drop)
+        super().__init__(dim, hidden, conv_with_skip(hidden, hidden, groups=hidden), drop)
+
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.dwconv.weight, self.dwconv.bias, self.dwconv.skip.weight.flatten()
 
     def forward(self, tokens: Tokens, plan: TokenMap) -> Tensor:
         """(B, N, C) features of the tokens -> the same shape."""

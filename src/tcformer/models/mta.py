@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tcformer.arguments import as_float, as_int, as_list
 from tcformer.errors import shown
 from tcformer.models.blocks import Block
-from tcformer.models.layers import init_weights
+from tcformer.models.layers import init_weights, is_plain
 from tcformer.models.mlp import TokenMlp
 from tcformer.ops import TokenMap, plan_token_map, tokens_to_map, tokens_to_tokens
 from tcformer.ops.regroup import plan_regroup
@@ -309,7 +309,9 @@ class _Lateral(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.conv.weight.flatten(1), self.conv.bias)
+        if is_plain(self.conv):
+            return F.linear(x, self.conv.weight.flatten(1), self.conv.bias)
+        return self.conv(x.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
 
 
 class _ExtraConv(nn.Module):

@@ -107,7 +107,7 @@ class _ConvBlock(nn.Sequential):
         super().__init__()
         self.add_module("conv", conv)
         self.add_module("norm", nn.GroupNorm(groups, channels))
-        self.add_module("relu", nn.ReLU(inplace=True))
+        self.add_module("relu", nn.ReLU())
 
 
 class SemanticFPN(nn.Module):

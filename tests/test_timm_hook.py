@@ -1,0 +1,151 @@
+"""The models are in timm's registry whatever is imported first, and whoever asks where timm is."""
+
+import subprocess
+import sys
+
+import pytest
+
+OTHERS = ("timm", "transformers", "segmentation_models_pytorch")
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+CHECK = """
+import timm
+assert timm.is_model("tcformer_nano") and timm.is_model("tcformerv2_large")
+assert type(timm.__spec__.loader).__name__ == "SourceFileLoader", timm.__spec__
+"""
+
+ASKED = """
+import importlib.util, sys, tcformer
+for _ in range(3):
+    spec = importlib.util.find_spec("timm")
+assert spec.loader.is_package("timm") and spec.loader.get_source("timm")
+assert "torch" not in sys.modules and "timm" not in sys.modules
+"""
+
+RELOADED = """
+import importlib, sys, tcformer
+import timm
+for module in (tcformer, tcformer._timm_hook, timm, timm.models, tcformer, tcformer.models):
+    importlib.reload(module)
+assert timm.is_model("tcformer_nano")
+for name in [name for name in sys.modules if name.split(".")[0] == "timm"]:
+    del sys.modules[name]
+"""
+
+FAILED_FIRST = """
+import sys, tcformer, importlib.util
+class Refuse:
+    def find_spec(self, name, path, target=None):
+        if name == REFUSED:
+            raise ImportError(name)
+sys.modules["timm"] = None
+importlib.reload(tcformer)
+del sys.modules["timm"]
+for REFUSED in ("timm", "timm.layers", "timm.models._registry", "tcformer.models.ctm"):
+    sys.meta_path.insert(0, Refuse())
+    try:
+        import timm
+        assert False, REFUSED
+    except ImportError:
+        del sys.meta_path[0]
+    assert importlib.util.find_spec("timm")
+    importlib.reload(tcformer)
+"""
+
+LATE = "import timm, tcformer"
+
+FROM_WITHIN = "from tcformer import TCFormer"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(ASKED, id="asked"),
+        pytest.param(RELOADED, id="reloaded"),
+        pytest.param(FAILED_FIRST, id="failed_first"),
+        pytest.param(LATE, id="late"),
+        pytest.param(FROM_WITHIN, id="from_within"),
+    ],
+)
+def test_registered_whatever_happened_before(before):
+    run(before + "\n" + CHECK)
+
+
+THREADS = """
+import importlib, importlib.util, sys, threading
+sys.setswitchinterval(1e-5)
+start, problems = threading.Barrier(6), []
+def work(name):
+    start.wait()
+    try:
+        if name == "ask":
+            importlib.util.find_spec("timm")
+        else:
+            importlib.import_module(name)
+    except BaseException as problem:
+        problems.append((name, problem))
+names = ["timm", "tcformer", "timm", "ask", "tcformer.models", "tcformer"]
+threads = [threading.Thread(target=work, args=(name,)) for name in names]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(300)
+assert not problems, problems
+"""
+
+
+@pytest.mark.slow(seconds=60)
+@pytest.mark.parametrize("attempt", range(3))
+def test_threads_that_import_both_at_once(attempt):
+    run(THREADS + CHECK)
+
+
+ORDERS = """
+import importlib, itertools, os, sys
+import torch, torchvision  # what all of them load, once
+for order in itertools.permutations(("tcformer", *sys.argv[1].split())):
+    if os.fork() == 0:
+        try:
+            for name in order:
+                module = importlib.import_module(name)
+                if name == "transformers":
+                    module.TimmWrapperConfig  # lazy until now
+            import timm
+            assert timm.is_model("tcformer_nano")
+            if "transformers" in order:
+                module = importlib.import_module("transformers")
+                module.TimmWrapperConfig(architecture="tcformer_nano")
+            os._exit(0)
+        except BaseException as problem:
+            print(order, repr(problem), file=sys.stderr, flush=True)
+            os._exit(1)
+    if os.wait()[1]:
+        sys.exit(1)
+print("all")
+"""
+
+
+@pytest.mark.slow(seconds=150)
+@pytest.mark.timeout(900)  # seconds of work, which may take minutes on a busy machine
+def test_every_order_of_the_libraries(tmp_path):
+    for name in OTHERS:
+        pytest.importorskip(name)
+    script = tmp_path / "orders.py"
+    script.write_text(ORDERS)
+    done = subprocess.run(
+        [sys.executable, script, " ".join(OTHERS)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "all\n", done.stderr
+
+
+@pytest.mark.slow(seconds=60)
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_wherever_torch_comes(place):
+    order = ["tcformer", "transformers", "timm", "segmentation_models_pytorch"]
+    order.insert(place, "torch")
+    run(f"import {', '.join(order)}" + CHECK)
