@@ -261,7 +261,9 @@ def pose(root, kind):
     file = one_class(root, kind)
     points = np.ones((133, 2))
     subject = Subject(1, 1, np.ones(4), points, points[:, 0], 1.0)
-    return _Files(layout("coco_wholebody"), file.parent, {1: file.name}, [subject]).read(0)
+    return _Files(layout("coco_wholebody"), file.parent, {1: file.name}, [subject], LeftOut()).read(
+        0
+    )
 
 
 def predict(root, kind):

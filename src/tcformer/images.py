@@ -74,6 +74,10 @@ class TooManyPixelsError(UnreadableImageError):
     """An image that would take too much memory: a decompression bomb, most of the time."""
 
 
+class NotLabelsError(UnreadableImageError):
+    """A sound image whose pixels are no numbers of classes."""
+
+
 def decode_strictly(data: bytes, use: Callable[[Image.Image], T]) -> T:
     """Open the image in `data` and return what `use` makes of it.
 
@@ -147,18 +151,18 @@ def decode_labels(data: bytes) -> np.ndarray:
         (H, W) uint8, or uint16 where the file has more than 8 bits.
 
     Raises:
-        UnreadableImageError: as `decode_strictly`; its pixels are colors; or it is a JPEG, which
-            changes numbers.
+        UnreadableImageError: as `decode_strictly`.
+        NotLabelsError: its pixels are colors, or it is a JPEG, which changes numbers.
     """
 
     def numbers(image: Image.Image) -> np.ndarray:
         if image.mode not in ("1", "L", "P", "I", *_SIXTEEN_BIT):
-            raise UnreadableImageError(
+            raise NotLabelsError(
                 f"it holds {image.mode} pixels where one whole number for each is meant, grey or a "
                 "palette's index"
             )
         if image.format in ("JPEG", "MPO"):
-            raise UnreadableImageError("it is a JPEG, which changes numbers; PNG keeps them")
+            raise NotLabelsError("it is a JPEG, which changes numbers; PNG keeps them")
         step = _STRETCHED.get(_stored_as(image), 1)
         image.load()
         turn = _TURNS.get(orientation(image))

@@ -114,6 +114,10 @@ WAYS: dict[str, Run | Read | Left] = {
     r"(tcformer evaluate|(sh )?dist_train.sh) configs/wholebody/": Run(f"{PERSON} --boxes truth"),
     r"(sh )?dist_train.sh configs/wflw/": Left("`tasks/pose/test_faces.py::test_a_run` runs it"),
     r"tcformer (pose|evaluate-keypoints) ": Run(),
+    r"tcformer train --task segmentation --data-set folder": Run(
+        "--model tcformer_nano --batch-size 2 --num_workers 0 --device cpu --threads 1 "
+        "--input-size 64 --epochs 1 --warmup-epochs 0 --dry-run"
+    ),
     r"tcformer (train|evaluate) ": Run(TINY),
     r"torchrun .* -m tcformer train ": Run(f"{TINY} --dry-run"),
     r"(sh )?dist_train.sh configs/segmentation/ade20k": Run(
@@ -227,6 +231,9 @@ class Desk:
                 path.write_text(json.dumps(boxes))
             elif word == "ADEChallengeData2016":
                 challenge(path)
+            elif word == "masks":
+                challenge(path)
+                (path / "classes.txt").write_text("a\nb\nc\nd\n")
 
     OUTPUTS = ("--out", "--output", "--output_dir", "--output-dir")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from image_kinds import held, png
 from PIL import Image
 
 from tcformer.data import SeededDataset, SteppedSampler, build_loader
-from tcformer.data.ade20k import Ade20kSource
+from tcformer.data.ade20k import Ade20kSource, MaskFolderSource
 from tcformer.data.pixelwise import (
+    NOWHERE,
     EvalPair,
     PixelDataset,
     PixelSpec,
@@ -20,6 +22,7 @@ from tcformer.data.pixelwise import (
 from tcformer.data.scenes import DigitScenesSource
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.errors import UserError
+from tcformer.images import decode_labels
 
 
 def make(root, sizes=((40, 30), (30, 44)), split="training"):
@@ -237,3 +240,115 @@ def test_stepped_epochs_go_on_where_the_last_one_stopped():
     assert sorted(halves[0] + halves[1]) == sorted(whole)
     whole.set_epoch(1, 2)
     assert len(list(whole)) == len(whole) == 4
+
+
+def make_own(root, labels, names=("sky", "road", "car"), form="png", split="train"):
+    """A folder of one image and its mask."""
+    for kind in ("images", "annotations"):
+        (root / kind / split).mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text("\n".join(names))
+    height, width = labels.shape[:2]
+    Image.new("RGB", (width, height)).save(root / f"images/{split}/a.webp")
+    mask = labels if isinstance(labels, Image.Image) else Image.fromarray(labels)
+    mask.save(root / f"annotations/{split}/a.{form}")
+    return root
+
+
+NUMBERS = np.array([[0, 1, 2], [255, 2, 0]])
+
+
+@pytest.mark.parametrize("kind", ["8 bit", "16 bit", "palette", "32 bit TIFF"])
+def test_masks_of_own_classes(tmp_path, kind):
+    form = "tif" if kind == "32 bit TIFF" else "png"
+    dtype = {"16 bit": np.uint16, "32 bit TIFF": np.int32}.get(kind, np.uint8)
+    root = make_own(tmp_path, NUMBERS.astype(dtype), form=form)
+    if kind == "palette":
+        image = Image.fromarray(NUMBERS.astype(np.uint8))
+        image.putpalette([255 - n // 3 for n in range(768)])
+        image.save(root / "annotations/train/a.png")
+    source = MaskFolderSource(str(root), "train")
+    assert source.classes == ["sky", "road", "car"]
+    assert np.array_equal(source.read(0)[1], NUMBERS)
+    image, target, *_ = PixelDataset(source, EvalPair(PixelSpec(32)))[0]
+    assert target.tolist() == [[0, 1, 2], [NOWHERE, 2, 0]]
+
+
+def test_the_first_class_may_be_one(tmp_path):
+    root = make_own(tmp_path, np.array([[0, 1], [3, 255]], np.uint8))
+    source = MaskFolderSource(str(root), "train", reduce_zero_label=True)
+    assert source.read(0)[1].tolist() == [[255, 0], [2, 255]]
+    with pytest.raises(UserError, match=r"holds the label 3, but .* 0 to 2"):
+        MaskFolderSource(str(root), "train").read(0)
+
+
+def test_more_classes_than_eight_bits_hold(tmp_path):
+    labels = np.array([[0, 255], [299, 65535]], np.uint16)
+    root = make_own(tmp_path, labels, [f"c{i}" for i in range(300)])
+    source = MaskFolderSource(str(root), "train")
+    data = PixelDataset(source, TrainPair(PixelSpec(32, (1.0, 1.0), 0.0), source.ignore))
+    np.random.seed(0)
+    assert set(data[0].target.unique().tolist()) == {0, 255, 299, NOWHERE}
+    put(root / "annotations/train/a.png", np.full((2, 2), 300, np.uint16))
+    with pytest.raises(UserError, match="300"):
+        source.read(0)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_numbers_of_few_bits_are_not_stretched(bits):
+    labels = np.arange(16).reshape(4, 4) % 2**bits
+    assert np.array_equal(decode_labels(png(labels, bits, ())), labels)
+
+
+def test_a_turned_image_has_a_mask_as_it_is_seen(tmp_path):
+    root = make_own(tmp_path, np.array([[0, 1], [2, 0], [1, 1]], np.uint8))
+    stored = Image.new("RGB", (3, 2))
+    stored.save(root / "images/train/a.webp", exif=held(6), lossless=True)
+    source = MaskFolderSource(str(root), "train")
+    assert source.read(0)[0].size == (2, 3)
+    mask = Image.fromarray(np.array([[1, 2, 0], [1, 0, 1]], np.uint8))
+    mask.save(root / "annotations/train/a.png", exif=held(6))
+    assert np.array_equal(source.read(0)[1], [[1, 1], [0, 2], [1, 0]])
+    mask.save(root / "annotations/train/a.png")
+    with pytest.raises(UserError, match=r"3 x 2 labels.*EXIF"):
+        source.read(0)
+
+
+OWN_DAMAGE = {
+    "range": (lambda m: put(m, np.full((2, 3), 7, np.uint8)), r"a\.png holds the label 7.*3 class"),
+    "colors": (lambda m: put(m, np.ones((2, 3, 3), np.uint8)), r"a\.png holds no labels.*RGB"),
+    "size": (lambda m: put(m, np.ones((2, 2), np.uint8)), r"2 x 2 labels"),
+    "JPEG": (lambda m: m.rename(m.with_suffix(".old")) and put(m.with_suffix(".jpg"),
+             np.ones((2, 3), np.uint8)), r"a\.jpg holds no labels.*JPEG"),
+    "none": (lambda m: m.unlink(), r"a\.png is missing, the labels of .*a\.webp"),
+    "two": (lambda m: put(m.with_suffix(".tif"), np.ones((2, 3), np.uint8)), "have one name"),
+    "names": (lambda m: (m.parents[2] / "classes.txt").unlink(), r"classes\.txt is missing"),
+    "no names": (lambda m: (m.parents[2] / "classes.txt").write_text("\n"), "0 classes"),
+    "no split": (lambda m: m.parents[2].joinpath("images/train").rename(m.parents[2] / "x"),
+                 "images/training is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OWN_DAMAGE)
+def test_wrong_masks_are_one_sentence_in_training_too(tmp_path, kind):
+    spoil, part = OWN_DAMAGE[kind]
+    root = make_own(tmp_path, np.zeros((2, 3), np.uint8))
+    spoil(root / "annotations/train/a.png")
+    with pytest.raises(UserError, match=part) as caught:
+        PixelDataset(
+            MaskFolderSource(str(root), "train"), TrainPair(PixelSpec(32)), skip_corrupt=True
+        )[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_in_folders_and_what_is_left_out(tmp_path):
+    root = make_own(tmp_path, np.ones((2, 3), np.uint8))
+    for kind, ending in (("images", "png"), ("annotations", "PNG")):
+        (root / kind / "train/deep").mkdir()
+        put(root / kind / f"train/deep/b.{ending}", np.zeros((2, 3), np.uint8))
+    (root / "images/train/._a.webp").write_bytes(b"x")
+    (root / "images/train/notes.txt").write_bytes(b"x")
+    put(root / "annotations/train/c.png", np.zeros((2, 3), np.uint8))
+    source = MaskFolderSource(str(root), "train")
+    assert [int(source.read(i)[1].max()) for i in range(2)] == [1, 0]
+    for part in (".txt 1", "1 hidden", "1 masks without"):
+        assert part in str(source.left_out)

@@ -37,7 +37,7 @@ def encode(image: Image.Image | np.ndarray, form: str, **options) -> bytes:
 
 
 def png(samples: np.ndarray, bits: int, key: tuple[int, ...]) -> bytes:
-    """A PNG of grey or RGB samples of any depth, one value of which is transparent."""
+    """A PNG of grey or RGB samples of any depth, one value of which (if given) is transparent."""
     height, width = samples.shape[:2]
     color = 2 if samples.ndim == 3 else 0
     if bits == 16:
@@ -52,7 +52,8 @@ def png(samples: np.ndarray, bits: int, key: tuple[int, ...]) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
 
     header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"tRNS", struct.pack(f">{len(key)}H", *key))]
+    parts = [(b"IHDR", header)]
+    parts += [(b"tRNS", struct.pack(f">{len(key)}H", *key))] if key else []
     parts += [(b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 

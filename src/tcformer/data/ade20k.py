@@ -1,64 +1,125 @@
-"""ADE20K as the scene parsing challenge of 2016 gives it out: 150 classes, a PNG of labels each."""
+"""Folders of images and masks of class numbers: your own, and ADE20K as its challenge gives it."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tcformer.data.folder import PathList, require_folder
+from tcformer.data.folder import PathList, images_below, read_names, require_folder
 from tcformer.errors import UserError
 from tcformer.files import read_whole
-from tcformer.images import LeftOut, UnreadableImageError, decode_labels, decode_rgb
+from tcformer.images import (
+    IMAGE_EXTENSIONS,
+    LeftOut,
+    NotLabelsError,
+    UnreadableImageError,
+    decode_labels,
+    decode_rgb,
+)
 
 NAME = "ADEChallengeData2016"
 NUM_CLASSES = 150
 IGNORE = 255
-_FOLDERS = {"train": "training", "val": "validation"}
+"""The label of pixels that count nowhere, in files and here, of up to 255 classes."""
+
+_IGNORE_16 = 65535  # of more classes
+_SPLITS = {"train": ("train", "training"), "val": ("val", "validation")}
 _NAMES_FILE = "objectInfo150.txt"
 
 
-class Ade20kSource:
-    """Images and labels of one split.
+class MaskFolderSource:
+    """Images and masks of one split; a mask's pixels are the numbers of the classes.
 
-    Below the data path (or its folder `ADEChallengeData2016`) lie `images/training`,
-    `images/validation` and `annotations/` with the same two. In the files 0 is "something else" and
-    1 to 150 are the classes; here the classes are 0 to 149, and what was 0 is 255 and counts
-    nowhere. A part of the images will do.
+    Below the data path lie `images/` and `annotations/`, each with `train/` and `val/` (or
+    `training/` and `validation/`), and `classes.txt` with a name a line, the first one that of
+    number 0. A mask has the name of its image, with any image ending but that of a JPEG; its pixels
+    are grey of 8 or 16 bits or indices into a palette. 255 counts nowhere; where there are more
+    than 255 classes, 65535 does.
+
+    Args:
+        data_path: the folder.
+        split: "train" or "val".
+        reduce_zero_label: in the files 0 is unlabeled and the first class is 1.
+
+    Attributes:
+        classes: names of the classes.
+        ignore: the label that counts nowhere, 255 or 65535.
+        left_out: what was passed by.
 
     Raises:
-        UserError: a folder is missing or empty, or an image has no file of labels.
+        UserError: a folder or the names are missing, or an image has no mask.
     """
 
-    def __init__(self, data_path: str, split: str) -> None:
-        root = require_folder(data_path, f"the folder {NAME}, which holds images/ and annotations/")
-        if (root / NAME).is_dir():
-            root /= NAME
-        self.images = root / "images" / _FOLDERS[split]
-        self.annotations = root / "annotations" / _FOLDERS[split]
-        for folder in (self.images, self.annotations):
-            if not folder.is_dir():
-                raise UserError(
-                    f"The folder {folder} is missing: --data-path must be the folder {NAME}, which "
-                    "holds images/ and annotations/, each with training/ and validation/."
-                )
+    what = "the folder that holds images/, annotations/ and classes.txt"
+    void_in_files = True
+
+    def __init__(self, data_path: str, split: str, *, reduce_zero_label: bool = False) -> None:
+        self.root = self._root(data_path)
+        self.classes = self._names()
+        self.first = int(reduce_zero_label)
+        number, wide = len(self.classes), len(self.classes) + self.first > IGNORE
+        self.ignore = _IGNORE_16 if wide else IGNORE
+        if not 0 < number < _IGNORE_16 - self.first:
+            raise UserError(f"{self.root} names {number} classes: give 1 to {_IGNORE_16 - 2}.")
+        self._label = np.full(1 << 16, self.ignore, np.uint16 if wide else np.uint8)
+        self._label[self.first : self.first + number] = np.arange(number)
+        self.images, self.annotations = (
+            self._split_folder(self.root / kind, split) for kind in ("images", "annotations")
+        )
         self.left_out = LeftOut()
-        shown = [name for name in _listed(self.images) if not self.left_out.hides(name)]
-        names = sorted(name for name in shown if self.left_out.wants(name))
-        if not names:
-            raise UserError(f"The folder {self.images} has no image (.jpg): unpack {NAME} again.")
-        labelled = set(_listed(self.annotations))
-        without = [name for name in names if _labels_of(name) not in labelled]
+        images, masks = (self._by_name(f) for f in (self.images, self.annotations))
+        if not images:
+            raise UserError(
+                f"The folder {self.images} has no image ({', '.join(IMAGE_EXTENSIONS)}): pass "
+                f"{self.what}."
+            )
+        without = [name for name in images if name not in masks]
         if without:
             raise UserError(
-                f"{self.annotations / _labels_of(without[0])} is missing, the labels of "
-                f"{self.images / without[0]} ({len(without)} of {len(names)} images have none): "
-                f"unpack {NAME} again."
+                f"{self.annotations / without[0]}.png is missing, the labels of "
+                f"{images[without[0]]} ({len(without)} of {len(images)} images have none): give "
+                "each image a mask of its name, or take the image away."
             )
-        self.files = PathList([str(self.images / name) for name in names], [0] * len(names))
-        self.classes = _class_names(root / _NAMES_FILE)
+        if len(masks) > len(images):
+            self.left_out.others["masks without an image"] = len(masks) - len(images)
+        self.files = PathList(list(images.values()), [0] * len(images))
+        self.masks = PathList([masks[name] for name in images], [0] * len(images))
+
+    def _root(self, data_path: str) -> Path:
+        return require_folder(data_path, self.what)
+
+    def _names(self) -> list[str]:
+        file = self.root / "classes.txt"
+        if not file.is_file():
+            raise UserError(
+                f"{file} is missing: write the name of each class there, one a line, in the order "
+                "of their numbers in the masks."
+            )
+        return read_names(file)
+
+    def _split_folder(self, above: Path, split: str) -> Path:
+        for name in _SPLITS[split]:
+            if (above / name).is_dir():
+                return above / name
+        raise UserError(
+            f"The folder {above / _SPLITS[split][-1]} is missing: --data-path must be {self.what}, "
+            f"each with {' or '.join(_SPLITS['train'])} and {' or '.join(_SPLITS['val'])} in it."
+        )
+
+    def _by_name(self, folder: Path) -> dict[str, str]:
+        """Path by the path below `folder` without its ending, in sorted order."""
+        found: dict[str, str] = {}
+        for path in images_below(folder, self.left_out):
+            name = str(Path(path).relative_to(folder).with_suffix(""))
+            if name in found:
+                raise UserError(
+                    f"{found[name]} and {path} have one name, so nobody knows which mask belongs "
+                    "to which image: rename one of them."
+                )
+            found[name] = path
+        return found
 
     def __len__(self) -> int:
         return len(self.files)
@@ -69,46 +130,76 @@ class Ade20kSource:
 
     def beside(self, index: int) -> str:
         """The path of the image's labels."""
-        return str(self.annotations / _labels_of(Path(self.files[index]).name))
+        return self.masks[index]
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """The image, RGB, and its labels (H, W) uint8: 0 to 149, or 255.
+        """The image, RGB, and its labels (H, W): class numbers from 0, or `ignore`.
+
+        Labels are uint8, or uint16 of more than 255 classes.
 
         Raises:
             OSError, UnreadableImageError: the image or its labels cannot be read.
-            UserError: they do not belong together, or the labels are not those of ADE20K.
+            UserError: they do not belong together, or the labels are not those of these classes.
         """
-        image = decode_rgb(read_whole(self.files[index]))
-        file = self.annotations / _labels_of(Path(self.files[index]).name)
+        path, file = self.files[index], self.masks[index]
+        image = decode_rgb(read_whole(path))
         try:
             labels = decode_labels(read_whole(file))
+        except NotLabelsError as error:
+            raise UserError(f"{file} holds no labels: {error}.") from None
         except (UnreadableImageError, OSError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise UnreadableImageError(f"its labels {file} cannot be read ({why})") from None
         height, width = labels.shape
         if (width, height) != image.size:
+            hint = ", turned as its EXIF data says" if (height, width) == image.size else ""
             raise UserError(
-                f"{file} has {width} x {height} labels, but {self.files[index]} has "
-                f"{image.size[0]} x {image.size[1]} pixels: replace one of the two."
+                f"{file} has {width} x {height} labels, but {path} has {image.size[0]} x "
+                f"{image.size[1]} pixels{hint}: replace one of the two."
             )
-        if labels.max() > NUM_CLASSES:
+        self._check_numbers(labels, file)
+        return image, self._label[labels]
+
+    def _check_numbers(self, labels: np.ndarray, file: str) -> None:
+        last = self.first + len(self.classes) - 1
+        if labels.max(initial=0) <= last:
+            return
+        present = np.flatnonzero(np.bincount(labels.ravel()))
+        wrong = present[present > last]
+        if self.void_in_files:
+            wrong = wrong[wrong != self.ignore]
+        if len(wrong):
+            void = f", and {self.ignore} for none" if self.void_in_files else ""
             raise UserError(
-                f"{file} holds the label {labels.max()}, but ADE20K has 0 (none) to {NUM_CLASSES}: "
-                "these are not the labels of the scene parsing challenge, or the file is damaged."
+                f"{file} holds the label {wrong[-1]}, but {self.root} names {len(self.classes)} "
+                f"classes, {self.first} to {last}{void}: correct the mask or the names."
             )
-        # 0 becomes 255 by going round in eight bits.
-        return image, labels.astype(np.uint8) - np.uint8(1)
 
 
-def _listed(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be read: {error.strerror or error}.") from None
+class Ade20kSource(MaskFolderSource):
+    """ADE20K of the scene parsing challenge of 2016: 150 classes, and no list of names needed.
 
+    Below the data path (or its folder `ADEChallengeData2016`) lie `images/training`,
+    `images/validation` and `annotations/` with the same two. In the files 0 is "something else" and
+    1 to 150 are the classes; here the classes are 0 to 149, and what was 0 is 255 and counts
+    nowhere. A part of the images will do.
 
-def _labels_of(image: str) -> str:
-    return Path(image).stem + ".png"
+    Raises:
+        UserError: a folder is missing or empty, or an image has no file of labels.
+    """
+
+    what = f"the folder {NAME}, which holds images/ and annotations/"
+    void_in_files = False  # 255 would be there if somebody has subtracted 1 already
+
+    def __init__(self, data_path: str, split: str) -> None:
+        super().__init__(data_path, split, reduce_zero_label=True)
+
+    def _root(self, data_path: str) -> Path:
+        root = super()._root(data_path)
+        return root / NAME if (root / NAME).is_dir() else root
+
+    def _names(self) -> list[str]:
+        return _class_names(self.root / _NAMES_FILE)
 
 
 def _class_names(file: Path) -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tcformer.data.ade20k import IGNORE, Ade20kSource
+from tcformer.data.ade20k import IGNORE, Ade20kSource, MaskFolderSource
 from tcformer.data.dataset import Item
 from tcformer.data.scenes import DigitScenesSource
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
@@ -20,7 +20,8 @@ from tcformer.data.transforms import ToNormalised
 from tcformer.errors import UserError, cut, nearest
 from tcformer.images import UnreadableImageError
 
-PIXELWISE_SETS = ("ADE20K", "digits")
+PIXELWISE_SETS = ("ADE20K", "folder", "digits")
+NOWHERE = 65535  # in batches, the label of pixels that count nowhere, whatever the files have
 ALIGN = 32  # sides of evaluated images are multiples of this, so that all levels divide
 LONGEST = 4  # times the short side: an image longer than that is made smaller as a whole
 _SAME_CLASS = 0.75  # a crop of which one class has more than this is drawn again
@@ -32,11 +33,12 @@ class PixelSource(Protocol):
     """Where images and labels come from."""
 
     classes: list[str]
+    ignore: int  # the label that counts nowhere
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """An RGB image and its labels (H, W) uint8; 255 counts nowhere."""
+        """An RGB image and its labels (H, W) uint8 or uint16."""
         ...
 
     def describe(self, index: int) -> str:
@@ -48,7 +50,7 @@ class PixelBatch(NamedTuple):
     """A batch; in evaluation, images and labels are lists, because their sizes differ."""
 
     images: Any  # (B, 3, S, S) float32, normalised, or B times (3, H, W)
-    targets: Any  # (B, S, S) int64, or B times (H', W') uint8 in the file's size
+    targets: Any  # (B, S, S) int64, or B times (H', W') int32 in the file's size
     indices: Tensor  # (B,) int64, positions in the data set
     num_corrupt: int  # images left out because they could not be read
 
@@ -109,7 +111,7 @@ class PixelDataset(Dataset):
                 "pass --skip-corrupt to leave such images out and count them."
             ) from None
         pixels, targets = self.transform(image, labels)
-        return Item(pixels, targets, index)
+        return Item(pixels, targets.masked_fill(targets == self.source.ignore, NOWHERE), index)
 
 
 @dataclass(frozen=True)
@@ -151,14 +153,18 @@ class TrainPair:
     """Resize by a drawn factor, crop, flip, distort colours, normalise, pad.
 
     Draws from NumPy's global generator; wrap the data set in `SeededDataset`.
+
+    Args:
+        spec: how.
+        ignore: the label of what counts nowhere, as what lies outside of the image.
     """
 
-    def __init__(self, spec: PixelSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: PixelSpec, ignore: int = IGNORE) -> None:
+        self.spec, self.ignore = spec, ignore
         self.normalise = ToNormalised(IMAGENET_MEAN, IMAGENET_STD)
 
     def __call__(self, image: Image.Image, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Image and labels as (3, S, S) float32 and (S, S) uint8."""
+        """Image and labels as (3, S, S) float32 and (S, S) int32."""
         spec = self.spec
         width, height = _scaled(image.size, spec.input_size, np.random.uniform(*spec.scale))
         image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -174,9 +180,10 @@ class TrainPair:
         normal = self.normalise(np.ascontiguousarray(pixels))
         right, below = (spec.input_size - side for side in (labels.shape[1], labels.shape[0]))
         pad = torch.nn.functional.pad
-        targets = torch.from_numpy(labels.copy())
+        targets = torch.from_numpy(labels.astype(np.int32))
         # Nothing is known outside: the mean colour, and no label.
-        return pad(normal, (0, right, 0, below)), pad(targets, (0, right, 0, below), value=IGNORE)
+        outside = (0, right, 0, below)
+        return pad(normal, outside), pad(targets, outside, value=self.ignore)
 
     def _corner(self, labels: np.ndarray) -> tuple[int, int]:
         """Top and left of a crop that is not nearly all of one class, if a few draws find one."""
@@ -185,7 +192,7 @@ class TrainPair:
         for _ in range(_CROP_ATTEMPTS):
             top, left = (np.random.randint(r + 1) for r in room)
             counts = np.bincount(labels[top : top + side, left : left + side].ravel(), minlength=1)
-            counts[IGNORE:] = 0
+            counts[self.ignore :] = 0
             if np.count_nonzero(counts) > 1 and counts.max() < _SAME_CLASS * counts.sum():
                 break
             if not any(room):
@@ -204,10 +211,10 @@ class EvalPair:
         self.normalise = ToNormalised(IMAGENET_MEAN, IMAGENET_STD)
 
     def __call__(self, image: Image.Image, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Image (3, H, W) float32, and labels (H', W') uint8 of the file's size."""
+        """Image (3, H, W) float32, and labels (H', W') int32 of the file's size."""
         width, height = (-(-n // ALIGN) * ALIGN for n in _scaled(image.size, self.spec.input_size))
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-        return self.normalise(image), torch.from_numpy(labels.copy())
+        return self.normalise(image), torch.from_numpy(labels.astype(np.int32))
 
 
 def _scaled(size: tuple[int, int], short: int, factor: float = 1.0) -> tuple[int, int]:
@@ -254,7 +261,9 @@ def distort(pixels: np.ndarray, strength: float) -> np.ndarray:
     return image.clip(0, 255).astype(np.uint8)
 
 
-def build_pixel_source(data_set: str, data_path: str, split: str, size: int) -> PixelSource:
+def build_pixel_source(
+    data_set: str, data_path: str, split: str, size: int, *, reduce_zero_label: bool = False
+) -> PixelSource:
     """The images and labels that the options name.
 
     Raises:
@@ -262,6 +271,13 @@ def build_pixel_source(data_set: str, data_path: str, split: str, size: int) -> 
     """
     if data_set == "ADE20K":
         return Ade20kSource(data_path, split)
+    if data_set == "folder":
+        return MaskFolderSource(data_path, split, reduce_zero_label=reduce_zero_label)
+    if reduce_zero_label:
+        raise UserError(
+            f"--reduce-zero-label is about masks in files, which --data-set {data_set} has not: "
+            "leave it out."
+        )
     if data_set == "digits":
         return DigitScenesSource(split, size)
     near = nearest(data_set, PIXELWISE_SETS)

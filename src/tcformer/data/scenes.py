@@ -26,7 +26,7 @@ class DigitScenesSource:
 
     def __init__(self, split: str, size: int) -> None:
         self.digits = DigitsSource(split)
-        self.split, self.size = split, size
+        self.split, self.size, self.ignore = split, size, 255
         self.classes = ["background", *self.digits.classes]
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ from tcformer.errors import UserError
 from tcformer.models.checkpoints import save_weights
 from tcformer.models.freezing import freeze_all_but, rest_all_but
 from tcformer.models.merging import merging_note
-from tcformer.tasks.evaluating import Evaluation
+from tcformer.tasks.evaluating import Evaluation, say_left_out
 from tcformer.training.config import TrainConfig, check_task
 from tcformer.training.distributed import World, all_reduce_sums
 from tcformer.training.metrics import MetricLogger
@@ -115,6 +115,7 @@ class BaseTask(ABC, Generic[Batch]):
         """Train on `dataset` in the order of `sampler`; `collate` as for `build_loader`."""
         self._train, self.sampler = dataset, sampler
         self.train_size = len(dataset)
+        say_left_out("train", dataset, self.world)
         self.steps_per_epoch = sampler.batches_per_epoch
         self.loader = build_loader(
             dataset,
@@ -125,11 +126,7 @@ class BaseTask(ABC, Generic[Batch]):
         )
 
     def use_model(self, model: nn.Module) -> None:
-        """Train `model`, all of it or what `--freeze` leaves; say what the data sets left out."""
-        for split, dataset in (("train", self._train), ("val", self.evaluator.dataset)):
-            left_out = str(getattr(getattr(dataset, "source", None), "left_out", ""))
-            if left_out and self.world.is_main:
-                print(f"NOTICE: the {split} set {left_out}.")
+        """Train `model`, all of it or what `--freeze` leaves."""
         self.model = model.to(self.world.device)
         if self.cfg.freeze:
             freeze_all_but(self.model, self.learning_parts())

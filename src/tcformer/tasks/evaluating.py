@@ -44,6 +44,7 @@ class Evaluation(ABC):
         self, dataset: Any, cfg: TrainConfig, world: World, collate: Collate | None = None
     ) -> None:
         self.dataset, self.world = dataset, world
+        say_left_out("val", dataset, world)
         self.shared = cfg.dist_eval and world.size > 1
         rank, size = (world.rank, world.size) if self.shared else (0, 1)
         indices = exact_eval_indices(len(dataset), cfg.batch_size, size, rank)
@@ -108,3 +109,10 @@ class Evaluation(ABC):
     def left_out_lines(self) -> list[str]:
         """A line about what could not be read, if there was any."""
         return [f"{self.num_corrupt} {self.left_out} were left out."] if self.num_corrupt else []
+
+
+def say_left_out(split: str, dataset: Any, world: World) -> None:
+    """Print what the search for a data set's files passed by, if anything."""
+    left_out = str(getattr(getattr(dataset, "source", None), "left_out", ""))
+    if left_out and world.is_main:
+        print(f"NOTICE: the {split} set {left_out}.")

@@ -60,7 +60,8 @@ class TrainConfig:
     """Folder that holds the data (ImageFolder: train/ and val/ with one folder a class)."""
     data_set: str = "IMNET"
     """IMNET (an ImageFolder), CIFAR (100 classes), CIFAR10, INAT, INAT19, digits, fake, timm:X;
-    for segmentation ADE20K or digits; for pose COCO-WholeBody, WFLW or sticks."""
+    for segmentation ADE20K, folder (images and masks) or digits; for pose COCO-WholeBody, WFLW or
+    sticks."""
     inat_category: str = "name"
     """Label of INAT*: kingdom, phylum, class, order, supercategory, family, genus, name."""
     batch_size: int = 128
@@ -129,6 +130,8 @@ class TrainConfig:
     """Channels inside the head."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Least and greatest factor by which a training image is resized before it is cropped."""
+    reduce_zero_label: bool = False
+    """In the masks of --data-set folder 0 is unlabeled and the first class is 1, as in ADE20K."""
     steps_per_epoch: int = 0
     """Training steps that count as an epoch; 0 is one pass over the images."""
 
@@ -354,7 +357,9 @@ _ONLY: dict[tuple[str, ...], dict[str, tuple[object, ...]]] = {
         "smoothing": (0,), "mixup": (0,), "cutmix": (0,), "cutmix_minmax": (), "mixup_prob": (0,),
         "mixup_switch_prob": (), "mixup_mode": (),
     },
-    ("segmentation",): {"head_channels": (), "scale": (), "steps_per_epoch": ()},
+    ("segmentation",): {
+        "head_channels": (), "scale": (), "reduce_zero_label": (), "steps_per_epoch": (),
+    },
     ("segmentation", "pose"): {
         "neck_channels": (), "neck_heads": (), "neck_reduction": (), "neck_mlp_ratio": (),
     },

@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from processes import free_port
 from recorded import whole_record
 from safetensors import safe_open
@@ -245,3 +247,49 @@ def test_the_digits_are_learned(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run(build({**load_config("configs/segmentation/digits.py")}))
     assert result.best > 40
+
+
+def draw_own(root, splits):
+    """Blue above, red below; `splits` says which of the two classes each split shows."""
+    (root / "classes.txt").parent.mkdir(parents=True)
+    (root / "classes.txt").write_text("blue sky\nred ground\n")
+    for split, numbers in splits.items():
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(4):
+            labels = np.full((40, 36 + i), numbers[0], np.uint8)
+            labels[18 + 2 * i :] = numbers[-1]
+            colors = np.array([(30, 90, 220), (210, 40, 40)], np.uint8)
+            Image.fromarray(colors[labels]).save(root / f"images/{split}/{i}.png")
+            labels[0, :5] = 255
+            mask = Image.fromarray(labels)
+            mask.putpalette([9, 9, 9, 200, 200, 200])
+            mask.save(root / f"annotations/{split}/{i}.png")
+    return root
+
+
+def test_two_classes_of_a_folder_are_learned_and_measured_by_name(small, tmp_path, capsys):
+    root = draw_own(tmp_path / "own", {"train": (0, 1), "val": (0, 1)})
+    cfg = small(data_set="folder", data_path=str(root), epochs=4, lr=0.6, head_channels=16,
+                color_jitter=None, scale=(1.0, 1.0), output_dir=str(tmp_path / "run"))  # fmt: skip
+    result = run(cfg)
+    assert result.best > 80
+    assert re.search(r"blue sky \d+\.\d, red ground \d+\.\d", capsys.readouterr().out)
+    weights = tmp_path / "run/best.safetensors"
+    with safe_open(weights, "pt") as file:
+        assert file.metadata()["classes"].split("\n") == ["blue sky", "red ground"]
+    sky = draw_own(tmp_path / "sky", {"val": (0,)})
+    again = dataclasses.replace(cfg, eval=True, resume=str(weights), output_dir="")
+    lines = run(dataclasses.replace(again, data_path=str(sky))).eval_lines
+    assert "on the 4 test images" in lines[1]
+    assert "blue sky" in lines[2]
+
+
+def test_zero_may_be_unlabeled(small, tmp_path, capsys):
+    root = draw_own(tmp_path / "own", {"train": (0, 1), "val": (0, 1)})
+    (root / "classes.txt").write_text("ground\n")
+    cfg = small(data_set="folder", data_path=str(root), epochs=1, reduce_zero_label=True)
+    run(cfg)
+    assert "IoU of each class: ground 100.0" in capsys.readouterr().out
+    with pytest.raises(UserError, match="reduce-zero-label"):
+        run(dataclasses.replace(cfg, data_set="digits"))

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.data.ade20k import IGNORE
 from tcformer.data.pixelwise import listed
 from tcformer.errors import UserError
 from tcformer.tasks.evaluating import Evaluation
@@ -127,13 +126,13 @@ def confusion(found: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
     Args:
         found: what was found, whole numbers; `num_classes` is none of them.
-        labels: what is there, the same shape; 255 counts nowhere.
-        num_classes: classes, 255 at most.
+        labels: what is there, the same shape; `num_classes` and above count nowhere.
+        num_classes: classes.
 
     Returns:
         (num_classes, num_classes + 1) int64 on the CPU.
     """
-    seen = labels != IGNORE
+    seen = labels < num_classes
     columns = num_classes + 1
     pairs = labels[seen].long() * columns + found[seen].long()
     return pairs.bincount(minlength=num_classes * columns).view(num_classes, columns).cpu()

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcformer.data import ResumableSampler, SteppedSampler
-from tcformer.data.ade20k import IGNORE
 from tcformer.data.pixelwise import (
+    NOWHERE,
     EvalPair,
     PixelBatch,
     PixelDataset,
+    PixelSource,
     PixelSpec,
     TrainPair,
     build_pixel_source,
@@ -44,7 +45,7 @@ class SegmentationTask(DenseTask[PixelBatch]):
     def __init__(self, cfg: TrainConfig, world: World) -> None:
         super().__init__(cfg, world)
         self.spec = pixel_spec(cfg)
-        source = build_pixel_source(cfg.data_set, cfg.data_path, "val", cfg.input_size)
+        source = self._source("val")
         self.classes = list(source.classes)
         self.num_classes = _num_classes(cfg, len(self.classes))
         val = PixelDataset(source, EvalPair(self.spec), skip_corrupt=cfg.skip_corrupt)
@@ -54,10 +55,20 @@ class SegmentationTask(DenseTask[PixelBatch]):
             self._open_training()
         self.use_model(build_model(cfg, self.num_classes))
 
+    def _source(self, split: str) -> PixelSource:
+        cfg = self.cfg
+        return build_pixel_source(
+            cfg.data_set,
+            cfg.data_path,
+            split,
+            cfg.input_size,
+            reduce_zero_label=cfg.reduce_zero_label,
+        )
+
     def _open_training(self) -> None:
         cfg = self.cfg
-        source = build_pixel_source(cfg.data_set, cfg.data_path, "train", cfg.input_size)
-        train = PixelDataset(source, TrainPair(self.spec), skip_corrupt=True)
+        source = self._source("train")
+        train = PixelDataset(source, TrainPair(self.spec, source.ignore), skip_corrupt=True)
         sampler = (
             SteppedSampler(len(train), steps=cfg.steps_per_epoch, **self.share())
             if cfg.steps_per_epoch
@@ -77,8 +88,8 @@ class SegmentationTask(DenseTask[PixelBatch]):
         scores = model(batch.images)
         size = batch.targets.shape[1:]
         full = F.interpolate(scores.float(), size=size, mode="bilinear", align_corners=False)
-        total = F.cross_entropy(full, batch.targets, ignore_index=IGNORE, reduction="sum")
-        return total / (batch.targets != IGNORE).sum().clamp(min=1)
+        total = F.cross_entropy(full, batch.targets, ignore_index=NOWHERE, reduction="sum")
+        return total / (batch.targets != NOWHERE).sum().clamp(min=1)
 
     def facts(self) -> dict[str, str]:
         """What `--dry-run` shows of the data."""
@@ -142,9 +153,9 @@ def _num_classes(cfg: TrainConfig, in_data: int) -> int:
     """The number of scores: `--num-classes`, which must cover the data, or the data's."""
     if cfg.num_classes is None:
         return in_data
-    if not in_data <= cfg.num_classes < IGNORE:
+    if not in_data <= cfg.num_classes < NOWHERE:
         raise UserError(
             f"--num-classes {cfg.num_classes} does not fit the {in_data} classes of the data (and "
-            f"at most {IGNORE - 1}); leave it out to take the number from the data."
+            f"at most {NOWHERE - 1}); leave it out to take the number from the data."
         )
     return cfg.num_classes
