@@ -1,9 +1,12 @@
+import io
 import os
 import pickle
 import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -15,10 +18,12 @@ from tcformer.data import (
     TransformSpec,
     build_dataset,
     build_loader,
+    check_workers,
     eval_transform,
     exact_eval_indices,
     train_transform,
 )
+from tcformer.data import loader as loader_module
 from tcformer.errors import UserError
 
 
@@ -218,6 +223,109 @@ def test_a_worker_that_is_killed_is_a_sentence():
     loader = build_loader(Pids(), range(6, 8), batch_size=1, num_workers=1)
     with pytest.raises(UserError, match=r"A data worker died .*fewer --num_workers"):
         list(loader)
+
+
+def started(num_workers=2, size=6):
+    """A loader whose workers run, and its iterator."""
+    loader = build_loader(Pids(), range(size), batch_size=1, num_workers=num_workers)
+    batches = iter(loader)
+    next(batches)
+    return loader, batches
+
+
+def kill(worker):
+    os.kill(worker.pid, signal.SIGKILL)
+    while worker.exitcode is None:
+        time.sleep(0.01)
+
+
+def test_a_death_is_told_at_the_next_batch_and_not_in_between():
+    """Not in a save, say: torch raises it from a signal handler, wherever the program is."""
+    loader, batches = started()
+    kill(loader.workers[1])
+    for _ in range(1000):
+        torch.save({}, io.BytesIO())
+    with pytest.raises(
+        UserError, match=rf"A data worker died \(process {loader.workers[1].pid}, signal 9"
+    ):
+        next(batches)
+
+
+def test_a_death_between_two_epochs_is_told():
+    loader, batches = started()
+    list(batches)
+    kill(loader.workers[0])
+    with pytest.raises(UserError, match="A data worker died"):
+        next(iter(loader))
+
+
+def test_a_death_is_told_once_by_whichever_loader_comes_first():
+    (training, batches), (evaluating, _) = started(), started()
+    kill(evaluating.workers[0])
+    with pytest.raises(UserError, match="A data worker died"):
+        next(batches)
+    check_workers()
+    kill(evaluating.workers[1])
+    check_workers()
+    kill(training.workers[0])
+    with pytest.raises(UserError, match="A data worker died"):
+        check_workers()
+
+
+class Breaking:
+    """Stands in for torch's loader: waits for a batch, and a connection breaks."""
+
+    def __init__(self, error, worker=None):
+        self.error, self.worker = error, worker
+
+    def __iter__(self):
+        if self.worker:
+            threading.Timer(0.3, os.kill, [self.worker.pid, signal.SIGKILL]).start()
+        raise self.error
+        yield
+
+
+BROKEN = [
+    ConnectionResetError(104, "Connection reset by peer"),
+    ConnectionRefusedError(111, "Connection refused"),
+    EOFError(),
+    FileNotFoundError(2, "No such file or directory"),
+    RuntimeError("received 0 items of ancdata"),
+    RuntimeError("Pin memory thread exited unexpectedly"),
+]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=repr)
+def test_a_broken_connection_is_the_death_behind_it(error, monkeypatch):
+    """It breaks before the death can be seen; without a death it stays what it is."""
+    loader, _ = started(1)
+    kept = loader._loader  # with its workers
+    loader._loader = Breaking(error, loader.workers[0])
+    with pytest.raises(UserError, match="A data worker died"):
+        list(loader)
+    monkeypatch.setattr(loader_module, "_PATIENCE", 0.1)
+    loader._loader = Breaking(error)
+    with pytest.raises(type(error)):
+        list(loader)
+    del kept
+
+
+def test_a_thread_that_pins_memory_dies_in_silence_with_a_worker(monkeypatch):
+    def _pin_memory_loop():
+        raise ConnectionResetError
+
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args.exc_type))
+    monkeypatch.setattr(loader_module, "_child_handler", None)
+    loader, _ = started(1)
+    kill(loader.workers[0])
+    for target in (_pin_memory_loop, lambda: 1 / 0):
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+    assert seen == [ZeroDivisionError]
+    with pytest.raises(UserError, match="A data worker died"):
+        check_workers()
 
 
 def test_what_workers_get_can_be_pickled_for_other_start_methods(folder):

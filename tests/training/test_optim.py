@@ -83,6 +83,9 @@ def rate(epoch, **changes):
 
 def test_schedules_and_their_options():
     assert rate(30, sched="step", decay_epochs=20, decay_rate=0.5) == pytest.approx(0.5)
+    assert rate(30, sched="step", decay_epochs=20) == pytest.approx(0.1)
+    assert rate(50, sched="poly", min_lr=0.0) == pytest.approx(0.5**0.9)
+    assert rate(50, sched="poly", min_lr=0.0, decay_rate=0.1) == pytest.approx(0.5**0.1)
     assert rate(99, min_lr=0.25) == pytest.approx(0.25, abs=1e-3)
     calm, noisy = rate(70), rate(70, lr_noise=(0.6,))
     assert calm != noisy

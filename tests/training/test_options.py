@@ -262,7 +262,7 @@ def test_defaults_are_the_published_recipe():
         "opt_betas": None, "momentum": 0.9, "weight_decay": 0.05, "clip_grad": None,
         "sched": "cosine", "lr": 5e-4, "warmup_lr": 1e-6, "min_lr": 1e-5, "warmup_epochs": 5,
         "lr_noise": None, "lr_noise_pct": 0.67, "lr_noise_std": 1.0, "decay_epochs": 30,
-        "decay_rate": 0.1, "color_jitter": 0.4, "aa": "rand-m9-mstd0.5-inc1", "smoothing": 0.1,
+        "decay_rate": None, "color_jitter": 0.4, "aa": "rand-m9-mstd0.5-inc1", "smoothing": 0.1,
         "train_interpolation": "bicubic", "reprob": 0.25, "remode": "pixel", "recount": 1,
         "mixup": 0.8, "cutmix": 1.0, "cutmix_minmax": None, "mixup_prob": 1.0,
         "mixup_switch_prob": 0.5, "mixup_mode": "batch", "data_set": "IMNET",

@@ -27,7 +27,7 @@ _HOME = {
     "Batch": "loader",
     "BatchLoader": "loader",
     "build_loader": "loader",
-    "worker_death": "loader",
+    "check_workers": "loader",
     "Mixer": "mixing",
     "build_mixer": "mixing",
 }

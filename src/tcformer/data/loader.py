@@ -7,9 +7,12 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +25,8 @@ from tcformer.data.seeding import SeededDataset
 from tcformer.errors import UserError
 
 _REFILL_ATTEMPTS = 64
+# A connection breaks some moments before the death of the worker behind it can be seen.
+_PATIENCE = 5.0
 _started_by_main_thread = False  # what a worker that is forked finds
 # Slurm and Ctrl-C signal every process of a job; a worker that died of it would take the main
 # process along while that is saving a checkpoint. Workers end when the main process does.
@@ -148,6 +153,127 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+_loaders: weakref.WeakSet[BatchLoader] = weakref.WeakSet()  # those that have workers
+_interruptible = False  # whether the main thread does nothing but wait for workers
+_child_handler: Any = None
+
+
+def check_workers() -> None:
+    """Raise if a worker of any loader of this process has died; a loader is told of once.
+
+    Loaders do so whenever they are asked for a batch; whoever asks for no more calls this.
+
+    Raises:
+        UserError: one has died.
+    """
+    for loader, worker in _dead_workers():
+        if not loader.told:
+            loader.told = True
+            status = worker.exitcode
+            by = f"signal {-status}" if status < 0 else f"status {status}"
+            raise _death(f"process {worker.pid}, {by}")
+
+
+def _dead_workers() -> list[tuple[BatchLoader, Any]]:
+    return [(it, w) for it in list(_loaders) for w in it.workers if w.exitcode is not None]
+
+
+def _someone_to_tell_of() -> bool:
+    return any(not loader.told for loader, _ in _dead_workers())
+
+
+def _death(what: str) -> UserError:
+    return UserError(
+        f"A data worker died ({what}): the machine has probably run out of memory or of shared "
+        "memory, use fewer --num_workers."
+    )
+
+
+class _WorkerDied(Exception):
+    """Raised by the handler of SIGCHLD in the main thread, and only while that waits."""
+
+
+@contextmanager
+def _awaited(*, interruptible: bool) -> Iterator[None]:
+    """Around what waits for workers: turns what their death looks like into a sentence.
+
+    Args:
+        interruptible: whether a death may end the block at once, by an exception at any place.
+    """
+    global _interruptible
+    check_workers()
+    main = threading.current_thread() is threading.main_thread()
+    try:
+        _interruptible = interruptible and main
+        try:
+            yield
+        finally:
+            _interruptible = False
+    except Exception as error:
+        # What a worker has raised comes from there as well; all else may be its death.
+        said = str(error)
+        if "in DataLoader worker process" not in said and _within_patience(_someone_to_tell_of):
+            check_workers()
+        if said.startswith("DataLoader worker (pid"):  # it died while the others were started
+            raise _death(said.splitlines()[0].rstrip(". ")) from error
+        raise
+
+
+def _within_patience(found: Callable[[], Any]) -> bool:
+    """Whether `found()` becomes true within seconds; False at once where nobody has workers."""
+    deadline = time.monotonic() + _PATIENCE
+    while _loaders and time.monotonic() < deadline:
+        if found():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _defer_deaths() -> None:
+    """Keep torch's handler of SIGCHLD from raising wherever the program happens to be.
+
+    A RuntimeError in the middle of a save or of the end of a run is not one sentence, and a
+    destructor swallows it.
+    """
+    global _child_handler
+    theirs = signal.getsignal(signal.SIGCHLD)
+    if threading.current_thread() is not threading.main_thread() or not callable(theirs):
+        return
+    if theirs is _child_handler:
+        return
+
+    def on_child(number: int, frame: FrameType | None) -> None:
+        global _interruptible
+        try:
+            theirs(number, frame)
+        except RuntimeError:
+            if not _dead_workers():
+                raise
+        if _interruptible and _someone_to_tell_of() and not _in_destructor(frame):
+            _interruptible = False
+            raise _WorkerDied  # should something swallow it, the next batch tells
+
+    _child_handler = on_child
+    signal.signal(signal.SIGCHLD, on_child)
+    before = threading.excepthook
+
+    def on_thread(args: threading.ExceptHookArgs) -> None:
+        # The thread that pins memory dies of a broken connection; the loader tells why.
+        pins = "_pin_memory_loop" in getattr(args.thread, "name", "")
+        if not (pins and _within_patience(_dead_workers)):
+            before(args)
+
+    threading.excepthook = on_thread
+
+
+def _in_destructor(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _to_stderr(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
@@ -159,11 +285,15 @@ class BatchLoader:
         sampler: the sampler given.
         num_corrupt: unreadable images met since iteration began; unlike the sum over the batches it
             also counts those of a batch that had no readable image at all.
+        workers: the processes that load, once iteration has begun.
+        told: whether `check_workers` has raised for one of them.
     """
 
     def __init__(self, loader: DataLoader, sampler: Any, report: Callable[[str], None]) -> None:
         self.sampler = sampler
         self.num_corrupt = 0
+        self.workers: list[Any] = []  # multiprocessing's processes
+        self.told = False  # whether the death of one has been
         self._loader = loader
         self._report = report
         self._named: set[int] = set()
@@ -174,16 +304,20 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.num_corrupt = 0
-        with _signals_held():
-            batches = iter(self._loader)
+        with _awaited(interruptible=False):  # forking swallows exceptions
+            with _signals_held():
+                batches = iter(self._loader)
+            # Not multiprocessing.active_children(), which forgets those that have died already.
+            self.workers = getattr(batches, "_workers", self.workers)
+            if self.workers:
+                _loaders.add(self)
+                _defer_deaths()
         carried = 0
         while True:
-            try:
-                loaded = next(batches)
-            except StopIteration:
+            with _awaited(interruptible=True):
+                loaded = next(batches, None)
+            if loaded is None:
                 return
-            except RuntimeError as error:
-                raise worker_death(error) from error
             self._note(loaded.corrupt)
             if loaded.error:
                 raise UserError(loaded.error)
@@ -200,20 +334,6 @@ class BatchLoader:
             if position not in self._named:
                 self._named.add(position)
                 self._report(f"warning: skipped the unreadable image {name}: {reason}")
-
-
-def worker_death(error: RuntimeError) -> Exception:
-    """The sentence for a loader worker that died; any other error is given back as it is.
-
-    torch raises that error from a signal handler, so it appears wherever the main process is.
-    """
-    text = str(error)
-    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpect" in text):
-        return UserError(
-            f"A data worker died ({text.splitlines()[0].rstrip('. ')}): the machine has probably "
-            "run out of memory or of shared memory, use fewer --num_workers."
-        )
-    return error
 
 
 def build_loader(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tcformer.data import worker_death
+from tcformer.data import check_workers
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.models.checkpoints import read_checkpoint
@@ -97,6 +97,7 @@ def run(
     with guard(world), closing(record):
         try:
             result = _run(cfg, world, on_progress, record)
+            check_workers()  # after the last batch nobody else would tell
         except (Interrupted, NotFinite) as error:
             stopped = error  # raised by every process at the same step: leave in good order
             record.close("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
@@ -114,7 +115,7 @@ def _explained(error: Exception, world: World) -> Exception:
     """A sentence for what the machine does to a run; any other error as it is."""
     if short := out_of_memory(error, world.device):
         return UserError(f"process {world.rank} of {world.size} ran {short}")
-    return worker_death(error) if isinstance(error, RuntimeError) else error
+    return error
 
 
 def _run(

@@ -198,8 +198,9 @@ class TrainConfig:
     """Epochs between two decays of --sched step."""
     decay_milestones: tuple[int, ...] = ()
     """Epochs (0-based) from which on --sched multistep decays."""
-    decay_rate: float = 0.1
-    """Factor of a decay of --sched step and multistep, power of --sched poly (also --dr)."""
+    decay_rate: float | None = None
+    """Factor of a decay of --sched step and multistep (None is 0.1), power of --sched poly (None is
+    0.9); also --dr."""
     skip_nonfinite: int = 0
     """Updates with an infinite or NaN loss or gradient to leave out before the run stops at one."""
     cooldown_epochs: int = 0

@@ -72,6 +72,9 @@ def build_scheduler(cfg: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
     from timm.scheduler import create_scheduler_v2
 
     noise = list(cfg.lr_noise) if cfg.lr_noise else None
+    decay_rate = cfg.decay_rate
+    if decay_rate is None:  # timm takes it for the power of a polynomial, where 0.1 hardly decays
+        decay_rate = 0.9 if cfg.sched == "poly" else 0.1
     try:
         scheduler, _ = create_scheduler_v2(
             optimizer,
@@ -81,7 +84,7 @@ def build_scheduler(cfg: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
             # timm decays an epoch early: in the epoch that, counted from 1, is a milestone.
             decay_milestones=[milestone + 1 for milestone in cfg.decay_milestones],
             cooldown_epochs=cfg.cooldown_epochs,
-            decay_rate=cfg.decay_rate,
+            decay_rate=decay_rate,
             min_lr=cfg.min_lr,
             warmup_lr=cfg.warmup_lr,
             warmup_epochs=cfg.warmup_epochs,

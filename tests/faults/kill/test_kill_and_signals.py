@@ -7,6 +7,7 @@ import signal
 
 import campaign_kill
 import campaign_signals
+import campaign_workers
 import pytest
 from reference import WHOLE, References
 
@@ -31,6 +32,13 @@ def test_a_run_that_is_told_to_stop_ends_like_one_that_was_not(references, kind)
     if kind.endswith("in a file") and not references.zygote.counts_files:
         pytest.skip("no C compiler here")
     done = campaign_signals.trial(references, kind, seed=2, times=1)
+    assert not done.problem, done.what
+
+
+@pytest.mark.parametrize("kind", [*campaign_workers.PLACES, campaign_workers.ANYWHERE])
+def test_a_killed_worker_is_one_sentence_wherever_the_run_is(references, kind):
+    size = 2 if kind in ("saving", "the end") else 1
+    done = campaign_workers.trial(references, kind, size, seed=3)
     assert not done.problem, done.what
 
 

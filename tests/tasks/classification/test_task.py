@@ -42,6 +42,19 @@ def test_loss_and_gradient_of_each_kind(small, changes, kind):
     assert task.model.head.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("changes", [{}, {"mixup": 0.0, "cutmix": 0.0}])
+def test_the_loss_is_not_rounded_under_autocast(small, changes):
+    """Of scores that bfloat16 holds exactly, the loss is that of float32."""
+    task = ClassificationTask(small(**changes), World())
+    batch = next(task.batches(0, 0))
+    logits = (torch.randn(len(batch.images), task.num_classes) * 4).bfloat16()
+    exact = task.criterion(logits.float(), batch.targets).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = task.batch_loss(lambda _: logits, batch)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact, rel=1e-6)
+
+
 def test_batches_start_anywhere(small):
     task = ClassificationTask(small(), World())
     assert task.steps_per_epoch == 3

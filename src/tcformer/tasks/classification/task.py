@@ -91,7 +91,8 @@ class ClassificationTask(BaseTask[TrainBatch]):
     def batch_loss(self, model: nn.Module, batch: TrainBatch) -> Tensor:
         """Mean cross entropy of the batch."""
         try:
-            return self.criterion(model(batch.images), batch.targets)
+            # Under autocast on a CPU timm's losses would be summed and rounded in bfloat16.
+            return self.criterion(model(batch.images).float(), batch.targets)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
