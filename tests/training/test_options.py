@@ -266,7 +266,7 @@ def test_defaults_are_the_published_recipe():
         "train_interpolation": "bicubic", "reprob": 0.25, "remode": "pixel", "recount": 1,
         "mixup": 0.8, "cutmix": 1.0, "cutmix_minmax": None, "mixup_prob": 1.0,
         "mixup_switch_prob": 0.5, "mixup_mode": "batch", "data_set": "IMNET",
-        "inat_category": "name", "num_workers": 10, "pin_mem": True, "seed": 0, "ema": False,
+        "inat_category": "name", "num_workers": 10, "pin_mem": True, "seed": 0, "ema": None,
     }  # fmt: skip
     assert {name: getattr(cfg, name) for name in expected} == expected
 

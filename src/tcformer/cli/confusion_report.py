@@ -20,7 +20,8 @@ from tcformer.data.folder import FolderSource
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, make_folder
 from tcformer.inference import Loaded
-from tcformer.inference.answers import Answer, Examined, Matching
+from tcformer.inference.answers import Answer, Examined
+from tcformer.inference.classes import Matching
 from tcformer.inference.confusion import csv_line, wilson
 from tcformer.inference.predicting import printable
 from tcformer.training import machine

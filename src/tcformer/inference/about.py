@@ -5,20 +5,36 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tcformer.errors import UserError
 from tcformer.files import parse_json, read_whole
+from tcformer.models.fetch import fetch_cached
 from tcformer.models.merging import GIVEN
-from tcformer.models.reading import Checkpoint
+from tcformer.models.reading import Checkpoint, read_checkpoint
 
-__all__ = ["CONFIG", "WEIGHTS", "About", "about_checkpoint", "about_folder"]
+__all__ = [
+    "CONFIG",
+    "NECK",
+    "WEIGHTS",
+    "About",
+    "about_checkpoint",
+    "about_folder",
+    "average_note",
+    "names_of",
+    "open_weights",
+    "size_note",
+]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """The two files of a folder in timm's hub format."""
+
+NECK = ("neck_channels", "neck_heads", "neck_mlp_ratio", "neck_reduction")
+"""Options of the neck that files say, as its parameters do not show all of them."""
 
 _LARGEST_SIDE = 8192
 _LARGEST_CONFIG = 1 << 24
@@ -40,6 +56,9 @@ class About:
         crop_pct: share of the resized short side that the centre crop keeps.
         interpolation: of the resizing, timm's name.
         arguments: further arguments of the network (hub folders).
+        words: names of the classes for people, where they differ from `classes`.
+        said: everything that a file of ours says of itself, as it stands there: also what belongs
+            to one task alone, such as a pose network's crop and codec.
     """
 
     model: str | None = None
@@ -52,6 +71,69 @@ class About:
     crop_pct: float | None = None
     interpolation: str | None = None
     arguments: Mapping[str, Any] | None = None
+    words: tuple[str, ...] | None = None
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trained_at(self) -> tuple[int, int] | None:
+        """Height and width of the input in training: a pose network's crop, else the square."""
+        match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", str(self.said.get("crop_size", "")))
+        if match:
+            return int(match[1]), int(match[2])
+        return (self.input_size, self.input_size) if self.input_size else None
+
+
+def open_weights(
+    source: str | os.PathLike[str], ema: bool | None = None
+) -> tuple[Checkpoint, About]:
+    """Read weights from wherever they are, with what is said of them: the one door of every verb.
+
+    Args:
+        source: a file, an http(s) address of one, a folder in timm's hub format, or "hf-hub:" and a
+            repository.
+        ema: None takes the averaged weights wherever there are some, False the last ones; True
+            refuses a file without averaged ones.
+
+    Raises:
+        UserError: it cannot be had or read.
+    """
+    path = source
+    if isinstance(source, str) and source.startswith("hf-hub:"):
+        from tcformer.inference.hub import fetch_folder
+
+        path = fetch_folder(source.removeprefix("hf-hub:"))
+    elif isinstance(source, str) and source.startswith("local-dir:"):
+        path = source.removeprefix("local-dir:")
+    elif isinstance(source, str) and source.startswith(("http://", "https://")):
+        path = fetch_cached(source)
+        try:
+            checkpoint = read_checkpoint(path, ema=ema)
+        except UserError as error:
+            path.unlink(missing_ok=True)  # the next attempt fetches it anew
+            raise UserError(f"{source} cannot be used: {error}") from error
+        return checkpoint, about_checkpoint(checkpoint)
+    if Path(path).is_dir():
+        about = about_folder(path)
+        return read_checkpoint(Path(path) / WEIGHTS, ema=bool(ema)), about
+    checkpoint = read_checkpoint(path, ema=ema)
+    return checkpoint, about_checkpoint(checkpoint)
+
+
+def average_note(checkpoint: Checkpoint) -> list[str]:
+    """What to say of weights that were chosen for the user; nothing if there was no choice."""
+    if not checkpoint.averaged:
+        return []
+    return ["the averaged weights (EMA) are taken; --no-ema takes the last ones"]
+
+
+def size_note(trained_at: tuple[int, int] | None, height: int, width: int) -> list[str]:
+    """What to say of another input size than that of the training, in both numbers."""
+    if trained_at is None or trained_at == (height, width):
+        return []
+    trained, now = (
+        f"{h} px" if h == w else f"{h} x {w} px" for h, w in (trained_at, (height, width))
+    )
+    return [f"trained at {trained}, and now the input is {now}"]
 
 
 def about_checkpoint(checkpoint: Checkpoint) -> About:
@@ -65,16 +147,28 @@ def about_checkpoint(checkpoint: Checkpoint) -> About:
     options = raw.get("args")
     options = vars(options) if isinstance(options, argparse.Namespace) else options
     if isinstance(options, Mapping):
-        for key in ("model", "task", "input_size", "in_chans"):
-            said.setdefault(key, options.get(key))
+        # A pose network has its crop; the square among its run's options was not used.
+        keys = () if "crop_size" in said else ("input_size", "in_chans")
+        if options.get("task", "classification") != "classification":
+            keys = (*keys, *NECK)
+        for key in ("model", "task", *keys):
+            if options.get(key) is not None:
+                said.setdefault(key, options[key])
     if checkpoint.format == "safetensors":
         said = dict(checkpoint.meta)
+    crop = _numbers(said.get("crop_pct"))
     return About(
         model=_text(said.get("model")),
         task=_text(said.get("task")),
-        classes=_names(said.get("classes")),
+        classes=names_of(said.get("classes")),
         input_size=_side(said.get("input_size")),
         in_chans=_side(said.get("in_chans")),
+        mean=_numbers(said.get("mean")),
+        std=_numbers(said.get("std")),
+        crop_pct=crop[0] if crop and 0 < crop[0] <= 1 else None,
+        interpolation=_text(said.get("interpolation")),
+        words=names_of(said.get("words")),
+        said=said,
     )
 
 
@@ -100,12 +194,13 @@ def about_folder(folder: str | os.PathLike[str]) -> About:
         arguments = _arguments(content.get("model_args") or {})
         names = content.get("label_names") or inner.get("label_names") or inner.get("labels")
         described = content.get("label_descriptions") or inner.get("label_descriptions")
+        words = None
         if isinstance(names, list) and isinstance(described, Mapping):
-            names = [described.get(name, name) for name in names]
+            words = [described.get(name, name) for name in names]
         return About(
             model=_text(content.get("architecture")),
             task="classification",
-            classes=_names(names),
+            classes=names_of(names),
             input_size=_side(size),
             in_chans=_side(channels),
             mean=_numbers(inner.get("mean")),
@@ -113,6 +208,8 @@ def about_folder(folder: str | os.PathLike[str]) -> About:
             crop_pct=float(crop) if isinstance(crop, (int, float)) and 0 < crop <= 1 else None,
             interpolation=_text(pixels),
             arguments=arguments,
+            words=names_of(words),
+            said={"classes": names} if names_of(names) else {},
         )
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -142,7 +239,8 @@ def _side(value: Any) -> int | None:
     return value if good else None
 
 
-def _names(value: Any) -> tuple[str, ...] | None:
+def names_of(value: Any) -> tuple[str, ...] | None:
+    """Names of classes as files hold them: a list, or lines of a text; None for anything else."""
     names = value.split("\n") if isinstance(value, str) and value else value
     if not isinstance(names, (list, tuple)) or not names:
         return None
@@ -150,6 +248,11 @@ def _names(value: Any) -> tuple[str, ...] | None:
 
 
 def _numbers(value: Any) -> tuple[float, ...] | None:
+    if isinstance(value, str):  # of a header, where all values are texts
+        try:
+            value = [float(number) for number in value.split()]
+        except ValueError:
+            return None
     if not isinstance(value, (list, tuple)) or not value:
         return None
     numbers = tuple(float(number) for number in value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import os
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tcformer.data.folder import FolderSource
-from tcformer.errors import UserError, nearest, shown
+from tcformer.errors import UserError
 from tcformer.images import is_hidden
-from tcformer.inference.classes import class_names
+from tcformer.inference.classes import Matching, match_names
 from tcformer.inference.confusion import Confusion
 from tcformer.inference.pictures import Picture
 from tcformer.inference.predicting import DECIMALS, probabilities_each
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from tcformer.inference.loading import Loaded
 
 __all__ = ["Answer", "Examined", "Matching", "examine", "labelled_folder", "match_classes"]
-
-_IMAGENET = 1000
 
 
 class Answer(NamedTuple):
@@ -46,19 +43,6 @@ class Answer(NamedTuple):
     def right(self) -> bool:
         """Whether the answer is the truth."""
         return self.truth == self.answer
-
-
-class Matching(NamedTuple):
-    """Which score of the network stands for which class folder."""
-
-    places: tuple[int, ...]
-    """for each folder the number of its class"""
-    names: tuple[str, ...]
-    """of all of the network's classes, as folders are called"""
-    words: tuple[str, ...]
-    """of all of the network's classes, for people"""
-    notes: tuple[str, ...]
-    """what had to be assumed, sentences without their full stops"""
 
 
 @dataclass
@@ -117,10 +101,7 @@ def labelled_folder(folder: str | os.PathLike[str]) -> FolderSource:
 
 
 def match_classes(loaded: Loaded, folders: Sequence[str], where: str) -> Matching:
-    """Find each class folder among the classes of a network, by its name.
-
-    Names are those that the weights record, or ImageNet's; where the weights record none, folders
-    in sorted order stand for the classes if there are as many of both.
+    """Find each class folder among the classes of a network, by its name; see `match_names`.
 
     Args:
         loaded: a classifier.
@@ -130,83 +111,10 @@ def match_classes(loaded: Loaded, folders: Sequence[str], where: str) -> Matchin
     Raises:
         UserError: a folder is none of the network's classes, or nobody can know which.
     """
-    count, weights = loaded.num_classes, loaded.source or loaded.name
-    lists = _lists_of_names(loaded)
-    for names in lists:
-        places = _places(names)
-        found = [places.get(name, places.get(_composed(name), -1)) for name in folders]
-        if -1 not in found:
-            notes = []
-            if len(set(found)) < len(found):
-                raise UserError(
-                    f"two folders of {where} have one name, spelt in two ways of Unicode"
-                )
-            absent = [names[i] for i in sorted(set(range(count)) - set(found))]
-            if absent:
-                some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-                notes.append(
-                    f"{len(absent)} of the {count} classes of {weights} have no pictures in "
-                    f"{where}: {some}"
-                )
-            return Matching(tuple(found), names, loaded.classes, tuple(notes))
-    if not loaded.named and len(folders) == count:
-        note = f"{weights} records no class names: its classes are taken for the folders of {where}"
-        return Matching(
-            tuple(range(count)), tuple(folders), tuple(folders), (f"{note}, in sorted order",)
-        )
-    if not lists:
-        raise UserError(
-            f"{weights} records no names for its {count} classes, and {where} has {len(folders)} "
-            "class folders, so nobody can tell which is which: give weights that record them (as "
-            "those of `tcformer train` do), or a folder for each class"
-        )
-    raise _unknown(lists[0], folders, weights, where)
-
-
-def _unknown(names: Sequence[str], folders: Sequence[str], weights: str, where: str) -> UserError:
-    places = _places(names)
-    unknown = [name for name in folders if name not in places and _composed(name) not in places]
-    first = unknown[0] if unknown else folders[0]
-    guess = nearest(first, names) if len(names) <= _IMAGENET else None
-    some = ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
-    hint = f"did you mean {shown(guess)}? It" if guess else "it"
-    return UserError(
-        f"{len(unknown)} of the {len(folders)} class folders of {where} are none of the classes of "
-        f"{weights}, such as {shown(first)}; {hint} knows {some}: rename the folders, or give the "
-        "weights that were trained on them"
-    )
-
-
-def _lists_of_names(loaded: Loaded) -> list[tuple[str, ...]]:
-    """What the classes may be called, the likeliest first."""
-    lists: list[tuple[str, ...]] = []
-    count = loaded.num_classes
-    if loaded.recorded:
-        more = (f"class {i}" for i in range(len(loaded.recorded), count))
-        lists.append((*loaded.recorded, *more))
-    if count == _IMAGENET and loaded.classes == class_names(None, _IMAGENET)[0]:
-        from timm.data import ImageNetInfo
-
-        lists.append(tuple(ImageNetInfo("imagenet-1k").label_names()))
-    if loaded.named and loaded.classes not in lists:
-        lists.append(loaded.classes)
-    return lists
-
-
-def _places(names: Sequence[str]) -> dict[str, int]:
-    """Where each name stands, as it is and in Unicode's composed form; none for two alike."""
-    places: dict[str, int] = {}
-    for spelt in (_composed, str):
-        seen: dict[str, int] = {}
-        for place, name in enumerate(names):
-            seen[spelt(name)] = -1 if spelt(name) in seen else place
-        places |= seen
-    return places
-
-
-def _composed(name: str) -> str:
-    """One spelling of what Unicode spells in two ways: macOS and Linux differ in folder names."""
-    return unicodedata.normalize("NFC", name)
+    return match_names(
+        folders, loaded.recorded or (loaded.classes if loaded.named else None), loaded.num_classes,
+        words=loaded.classes, weights=loaded.source or loaded.name, where=where,
+    )  # fmt: skip
 
 
 def examine(

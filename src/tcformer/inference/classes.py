@@ -1,11 +1,16 @@
-"""Names for classes: the training's own, ImageNet's, or numbers."""
+"""Names for classes: the training's own, ImageNet's, or numbers; and who is who among them."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
-__all__ = ["class_names"]
+from tcformer.errors import UserError, nearest, shown
+
+__all__ = ["Matching", "class_names", "match_names"]
 
 _SYNSET = re.compile(r"n\d{8}")
 _IMAGENET = 1000
@@ -54,3 +59,124 @@ def _synsets() -> dict[str, str]:
     described = ImageNetInfo("imagenet-22k").label_descriptions(as_dict=True)
     assert isinstance(described, dict)
     return {**described, **dict(zip(ImageNetInfo().label_names(), _imagenet(), strict=True))}
+
+
+class Matching(NamedTuple):
+    """Which score of a network stands for which class of the data."""
+
+    places: tuple[int, ...]
+    """for each class of the data its number among the scores"""
+    names: tuple[str, ...]
+    """of all of the network's classes, as folders are called"""
+    words: tuple[str, ...]
+    """of all of the network's classes, for people"""
+    notes: tuple[str, ...]
+    """what had to be assumed, sentences without their full stops"""
+
+
+def match_names(
+    folders: Sequence[str],
+    recorded: Sequence[str] | None,
+    count: int,
+    *,
+    weights: str,
+    where: str,
+    words: tuple[str, ...] | None = None,
+    numbered: bool = False,
+) -> Matching:
+    """Find each class of the data among the classes of a network, by its name, whatever the order.
+
+    This is the one rule for every verb. Names are those that the weights record, or ImageNet's;
+    where the weights record none, or the data has bare numbers, the classes go by their order.
+
+    Args:
+        folders: the names of the classes of the data, most often class folders.
+        recorded: those in the file of weights, in the order of the scores; None if it has none.
+        count: number of scores.
+        weights: what to call the file.
+        where: what to call the data.
+        words: names for people, `count` of them; None for those of `class_names`.
+        numbered: the data does not name its classes: they are positions.
+
+    Raises:
+        UserError: a class of the data is none of the network's, or nobody can know which.
+    """
+    named = bool(recorded) and len(recorded or ()) <= count
+    names = tuple(recorded or ()) if named else ()
+    words = words if words is not None else class_names(names or None, count)[0]
+    full = (*names, *(f"class {i}" for i in range(len(names), count))) if named else ()
+    if named and tuple(folders) in (names, full):
+        return Matching(tuple(range(len(folders))), full, words, ())
+    if numbered and len(folders) <= count:
+        return Matching(tuple(range(len(folders))), full or words, words, ())
+    lists = [full] if named else []
+    if count == _IMAGENET and words == _imagenet():
+        lists.append(_imagenet_folders())
+    if named and words not in lists:
+        lists.append(words)
+    for known in lists:
+        places = _places(known)
+        found = [places.get(name, places.get(_composed(name), -1)) for name in folders]
+        if -1 not in found:
+            if len(set(found)) < len(found):
+                raise UserError(
+                    f"two folders of {where} have one name, spelt in two ways of Unicode"
+                )
+            notes = []
+            absent = [known[i] for i in sorted(set(range(len(names) or count)) - set(found))]
+            if absent:
+                some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+                notes.append(
+                    f"{len(absent)} of the {count} classes of {weights} have no pictures in "
+                    f"{where}: {some}"
+                )
+            return Matching(tuple(found), known, words, tuple(notes))
+    if not named and len(folders) == count:
+        note = f"{weights} records no class names: its classes are taken for the folders of {where}"
+        return Matching(
+            tuple(range(count)), tuple(folders), tuple(folders), (f"{note}, in sorted order",)
+        )
+    if not lists:
+        raise UserError(
+            f"{weights} records no names for its {count} classes, and {where} has {len(folders)} "
+            "class folders, so nobody can tell which is which: give weights that record them (as "
+            "those of `tcformer train` do), or a folder for each class"
+        )
+    raise _unknown(lists[0], folders, weights, where)
+
+
+def _unknown(names: Sequence[str], folders: Sequence[str], weights: str, where: str) -> UserError:
+    places = _places(names)
+    unknown = [name for name in folders if name not in places and _composed(name) not in places]
+    first = unknown[0] if unknown else folders[0]
+    guess = nearest(first, names) if len(names) <= _IMAGENET else None
+    some = ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
+    hint = f"did you mean {shown(guess)}? It" if guess else "it"
+    return UserError(
+        f"{len(unknown)} of the {len(folders)} class folders of {where} are none of the classes of "
+        f"{weights}, such as {shown(first)}; {hint} knows {some}: rename the folders, or give the "
+        "weights that were trained on them"
+    )
+
+
+@cache
+def _imagenet_folders() -> tuple[str, ...]:
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
+
+
+def _places(names: Sequence[str]) -> dict[str, int]:
+    """Where each name stands, as it is and in Unicode's composed form; none for two alike."""
+    places: dict[str, int] = {}
+    for spelt in (_composed, str):
+        seen: dict[str, int] = {}
+        for place, name in enumerate(names):
+            seen[spelt(name)] = -1 if spelt(name) in seen else place
+        places |= seen
+    return places
+
+
+def _composed(name: str) -> str:
+    """One spelling of what Unicode spells in two ways: macOS and Linux differ in folder names."""
+    return unicodedata.normalize("NFC", name)

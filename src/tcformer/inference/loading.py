@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tcformer.errors import UserError, nearest
-from tcformer.inference.about import WEIGHTS, About, about_checkpoint, about_folder
+from tcformer.inference.about import About, average_note, open_weights, size_note
 from tcformer.inference.classes import class_names
 from tcformer.inference.pictures import Picture, is_one
 from tcformer.inference.predicting import Prediction, predict_each
@@ -24,7 +24,6 @@ from tcformer.models import VARIANTS, TCFormer, create_model
 from tcformer.models.checkpoints import load_checkpoint
 from tcformer.models.layouts import Architecture, identify, to_our_layout
 from tcformer.models.merging import recorded_merging
-from tcformer.models.reading import Checkpoint, find_weights, read_checkpoint
 from tcformer.models.variants import V1, V2
 from tcformer.training.devices import choose_device
 from tcformer.training.environment import LaunchEnvironment
@@ -61,6 +60,9 @@ class Loaded:
         device: where the network computes.
         recorded: the names of the classes as the weights have them, most often those of the folders
             they were trained on; `classes` has words for ImageNet's. Empty where not `named`.
+        left_out: the parts of the file's network besides the backbone and its classifier, such as
+            a neck and a head; they are not in `network`.
+        trained_at: height and width of the input in training, pixels, where the file says it.
     """
 
     network: nn.Module = field(repr=False)
@@ -74,6 +76,8 @@ class Loaded:
     named: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     recorded: tuple[str, ...] = field(default=(), repr=False)
+    left_out: tuple[str, ...] = ()
+    trained_at: tuple[int, int] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -214,7 +218,8 @@ def load(
         checkpoint = _published(name, checkpoint)
     loaded = _random(name) if checkpoint is None else _trained(name, checkpoint, ema)
     if input_size is not None:
-        loaded = loaded.resized(input_size)
+        notes = size_note(loaded.trained_at, input_size, input_size)
+        loaded = replace(loaded.resized(input_size), notes=(*loaded.notes, *notes))
     loaded.network.to(where)
     return replace(loaded, device=where)
 
@@ -276,8 +281,11 @@ def _random(model: str | None) -> Loaded:
 
 
 def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None) -> Loaded:
-    checkpoint, about = _read(source, ema)
-    state, _, others = to_our_layout(checkpoint.state_dict)
+    checkpoint, about = open_weights(source, ema)
+    try:
+        state, _, others = to_our_layout(checkpoint.state_dict)
+    except UserError as error:
+        raise UserError(f"{source} cannot be used: {error}") from None
     found = identify(state)
     name = model or _name(about, found)
     # A model that is asked for by name merges as that one does, whatever the weights are used to.
@@ -304,7 +312,10 @@ def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None
     classes, notes = class_names(about.classes if count else None, count)
     if count and about.input_size is None:
         notes.append("no input size is recorded, so it is taken for 224 pixels")
+    notes += average_note(checkpoint)
     named = bool(count and about.classes) and len(about.classes or ()) <= count
+    if named and about.words and len(about.words) == len(about.classes or ()):
+        classes = (*about.words, *classes[len(about.words) :])
     preprocessing = Preprocessing(
         about.input_size or 224,
         found.in_chans if found else about.in_chans or 3,
@@ -324,29 +335,9 @@ def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None
         checkpoint.epoch,
         named,
         recorded=(about.classes or ()) if named else (),
+        left_out=tuple(sorted({key.split(".")[0] for key in others})),
+        trained_at=about.trained_at,
     )
-
-
-def _read(source: str | os.PathLike[str], ema: bool | None) -> tuple[Checkpoint, About]:
-    path = source
-    if isinstance(source, str) and source.startswith("hf-hub:"):
-        from tcformer.inference.hub import fetch_folder
-
-        path = fetch_folder(source.removeprefix("hf-hub:"))
-    elif isinstance(source, str) and source.startswith("local-dir:"):
-        path = source.removeprefix("local-dir:")
-    elif isinstance(source, str) and source.startswith(("http://", "https://")):
-        from tcformer.models.fetch import fetch_cached
-
-        path = fetch_cached(source)
-    if Path(path).is_dir():
-        about = about_folder(path)
-        return read_checkpoint(Path(path) / WEIGHTS, ema=bool(ema)), about
-    checkpoint = read_checkpoint(path, ema=bool(ema))
-    raw = checkpoint.raw
-    if ema is None and isinstance(raw, Mapping) and isinstance(raw.get("model_ema"), Mapping):
-        checkpoint = replace(checkpoint, state_dict=find_weights(raw, str(path), ema=True))
-    return checkpoint, about_checkpoint(checkpoint)
 
 
 def _name(about: About, found: Architecture | None) -> str:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from tcformer.data import ResumableSampler, build_loader
 from tcformer.data.fingerprint import fingerprint
 from tcformer.data.loader import Collate
-from tcformer.errors import UserError
+from tcformer.errors import UserError, shown
+from tcformer.inference.about import names_of
+from tcformer.inference.classes import Matching, match_names
 from tcformer.models.checkpoints import save_weights
 from tcformer.models.freezing import freeze_all_but, rest_all_but
 from tcformer.models.merging import merging_note
-from tcformer.tasks.evaluating import Evaluation, say_left_out
+from tcformer.tasks.evaluating import Evaluation, renumbered, say_left_out
 from tcformer.training.config import TrainConfig, check_task
 from tcformer.training.distributed import World, all_reduce_sums
 from tcformer.training.metrics import MetricLogger
@@ -42,6 +44,9 @@ class BaseTask(ABC, Generic[Batch]):
         evaluator: measures it on the validation set.
         metric: key of the evaluation that decides which weights are best.
         lower_is_better: whether a small value of it is good, as of an error.
+        classes: names of the classes in the order of the scores; empty where there are none.
+        num_classes: number of scores.
+        places: for each label of the data its number among the scores; None where they are equal.
         train_size: items of the training set.
         num_corrupt: unreadable images that the last epoch skipped.
         steps_per_epoch: batches of an epoch, the same on every process.
@@ -51,10 +56,13 @@ class BaseTask(ABC, Generic[Batch]):
     lower_is_better = False
     model: nn.Module
     evaluator: Evaluation
+    num_classes = 0
 
     def __init__(self, cfg: TrainConfig, world: World) -> None:
         check_task(cfg)
         self.cfg, self.world = cfg, world
+        self.classes: list[str] = []
+        self.places: Tensor | None = None
         self._train: Any = None
         self.train_size = self.num_corrupt = self.steps_per_epoch = 0
 
@@ -95,6 +103,141 @@ class BaseTask(ABC, Generic[Batch]):
     @abstractmethod
     def fake_batch(self, size: int) -> Batch:
         """A made-up training batch of `size` items, on the device."""
+
+    @property
+    def average(self) -> bool | None:
+        """Which weights of other files are taken: the average where there is one, or not."""
+        return False if self.cfg.ema is False else None
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Height and width of the network's input, pixels."""
+        return self.cfg.input_size, self.cfg.input_size
+
+    def outputs_of(self, weights: Mapping[str, Tensor]) -> int | None:
+        """How many classes weights are for; None where it cannot be told, or does not matter."""
+        return None
+
+    def resize_outputs(self, names: Sequence[str]) -> None:
+        """Measure over the scores of these classes from now on; only asked of an evaluation."""
+
+    def follow(
+        self, said: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
+    ) -> list[str]:
+        """Number the classes as a file of weights does, by their names, before it is loaded.
+
+        An evaluation takes all of the file's classes, of which the data may hold a part. A training
+        that goes on must have the same ones.
+
+        Args:
+            said: what the file says of itself, as `about` does.
+            weights: the file's.
+            where: what to call it.
+
+        Returns:
+            What is to be said of it, sentences without their full stops.
+
+        Raises:
+            UserError: the data has a class that the file does not know, or a run would go on with
+                other classes.
+        """
+        outputs, recorded = self.outputs_of(weights), names_of(said.get("classes"))
+        if not self.classes or outputs is None:
+            return []
+        if self.cfg.eval and self.cfg.num_classes not in (None, outputs):
+            raise UserError(
+                f"{where} is for {outputs} classes, but --num-classes is {self.cfg.num_classes}; "
+                "leave it out, the file says the number."
+            )
+        own = len(self.classes)
+        matching = self._matched(recorded, outputs, where)
+        if not self.cfg.eval and (
+            outputs != self.num_classes or (recorded and len(recorded) > own)
+        ):
+            known = matching.names[: len(recorded or ())]
+            lacking = [name for i, name in enumerate(known) if i not in matching.places]
+            also = f" (it has no {shown(lacking[0])})" if lacking else ""
+            raise UserError(
+                f"{where} is for {outputs} classes, but the data ({self.data}) has {own}{also}; "
+                "give data with the same classes, or train new scores with --finetune."
+            )
+        notes = [] if recorded else list(matching.notes)
+        if recorded or outputs != own:
+            self.classes = list(matching.names[: len(recorded or ())] or self.classes)
+        if matching.places != tuple(range(own)):
+            self.places = torch.tensor(matching.places)
+            notes = [f"the classes of the data are matched with those of {where} by their names"]
+            notes += matching.notes
+        elif len(self.classes) > own:
+            notes += matching.notes
+        if outputs != self.num_classes:
+            self.num_classes = outputs
+            self.resize_outputs(matching.names)
+        elif self.places is not None:
+            self.evaluator.rename(matching.names)
+        self.evaluator.places = self.places
+        return notes
+
+    @property
+    def data(self) -> str:
+        """The data, for messages."""
+        return f"{self.cfg.data_set} at {self.cfg.data_path!r}"
+
+    def _matched(self, recorded: Sequence[str] | None, outputs: int, where: str) -> Matching:
+        """`match_names`; where the numbers differ, they are told first."""
+        own = len(self.classes)
+        try:
+            return match_names(
+                self.classes,
+                recorded,
+                outputs,
+                weights=where,
+                where=self.data,
+                numbered=self.numbered,
+            )
+        except UserError as error:
+            if own == outputs:
+                raise
+            if not recorded and self.cfg.num_classes == outputs:  # so many on purpose, by order
+                return Matching(tuple(range(own)), tuple(map(str, range(outputs))), (), ())
+            raise UserError(
+                f"{where} is for {outputs} classes, but the data ({self.data}) has {own}; give "
+                f"data with the same classes, or train new scores with --finetune: {error}"
+            ) from None
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the data does not name its classes: they are numbers alone."""
+        return bool(getattr(getattr(self.evaluator.dataset, "source", None), "numbered", False))
+
+    def renumbered(self, labels: Tensor) -> Tensor:
+        """Labels as the data has them -> numbers of the scores."""
+        return renumbered(labels, self.places)
+
+    def classifier_rows(
+        self, recorded: Sequence[str] | None, outputs: int, where: str
+    ) -> tuple[list[int] | None, str]:
+        """Which row of a file's classifier is that of each class of the data, for fine-tuning.
+
+        Returns:
+            The rows in the data's order, or None if the classes are not the same ones, and what to
+            say of it.
+        """
+        if not recorded or outputs != self.num_classes:
+            return list(range(outputs)), ""
+        own = len(self.classes)
+        try:
+            matching = self._matched(recorded, outputs, where)
+        except UserError:
+            unknown = next((name for name in self.classes if name not in recorded), None)
+            named = f", such as {shown(unknown)}" if unknown else ""
+            return None, f"classifier begins anew: the data has classes that are not its own{named}"
+        if own != len(recorded):
+            return None, "classifier begins anew: the data has a part of its classes"
+        rows = [*matching.places, *range(own, outputs)]
+        if rows == list(range(outputs)):
+            return rows, ""
+        return rows, "rows of the classifier put into the order of the data's classes"
 
     def learning_parts(self) -> Sequence[nn.Module]:
         """What learns under `--freeze`: by default all that is not the backbone."""

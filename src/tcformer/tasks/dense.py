@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from tcformer.errors import UserError, nearest
+from tcformer.inference.about import NECK, average_note, open_weights
 from tcformer.models import VARIANTS, create_model
-from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
+from tcformer.models.checkpoints import load_checkpoint
+from tcformer.models.layouts import to_our_layout
 from tcformer.models.merging import merge_options
 from tcformer.models.mta import REDUCTIONS
 from tcformer.tasks.base import BaseTask, Batch, options_named
-from tcformer.training.config import TrainConfig
+from tcformer.training.config import TrainConfig, option
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -40,8 +43,25 @@ class DenseTask(BaseTask[Batch]):
         """Refuse `saved`, the parameter `outputs` of a file, of another number than the data's."""
 
     def in_our_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights by the keys of `model`; by default they are."""
-        return dict(weights)
+        """Weights in our layout, from it or from any that is published."""
+        return to_our_layout(weights, keep_other_parts=True)[0]
+
+    def neck(self) -> dict[str, str]:
+        """The options of the neck, for `about`: the parameters do not show all of them."""
+        return {name: str(getattr(self.cfg, name)) for name in NECK}
+
+    def follow(
+        self, said: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
+    ) -> list[str]:
+        """As every task, after refusing another neck with the same parameters."""
+        for name in ("neck_heads", "neck_reduction"):
+            now = str(getattr(self.cfg, name))
+            if str(said.get(name, now)) != now:
+                raise UserError(
+                    f"{where} was trained with {option(name)} {said[name]}, but it is {now} now; "
+                    f"give {option(name)} {said[name]}."
+                )
+        return super().follow(said, weights, where)
 
     def finetune(self, path: str) -> str:
         """Start from other weights: a backbone's (a classifier is left out), or all of these.
@@ -49,20 +69,23 @@ class DenseTask(BaseTask[Batch]):
         Returns:
             What was loaded, in words.
         """
-        local = path
-        if path.startswith(("http://", "https://")):
-            from tcformer.models.fetch import fetch_cached
-
-            local = str(fetch_cached(path))
-        weights = self.in_our_names(read_checkpoint(local).state_dict)
+        checkpoint, about = open_weights(path, self.average)
+        said = average_note(checkpoint)
+        weights = self.in_our_names(checkpoint.state_dict)
         if self.outputs not in weights:
-            report = load_checkpoint(self.model.get_submodule("backbone"), local)
-            return f"{report} (the backbone alone)"
+            report = load_checkpoint(self.model.get_submodule("backbone"), checkpoint.state_dict)
+            return "; ".join([f"{replace(report, source=path)} (the backbone alone)", *said])
         own = self.model.state_dict()
-        if weights[self.outputs].shape != own[self.outputs].shape:
+        rows: list[int] | None = None
+        if weights[self.outputs].shape == own[self.outputs].shape:
+            rows, note = self.classifier_rows(about.classes, len(own[self.outputs]), path)
+            said += [note] if note else []
+        if rows is None:
             weights = {k: v for k, v in weights.items() if not k.startswith(self.head)}
+        elif rows != sorted(rows):
+            weights |= {k: v[rows] for k, v in weights.items() if k.startswith(self.head)}
         self._fit({**own, **weights}, path, self.model)
-        return f"{len(weights)} tensors loaded from {path}"
+        return "; ".join([f"{len(weights)} tensors loaded from {path}", *said])
 
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         """Strictly, with a sentence about what differs."""

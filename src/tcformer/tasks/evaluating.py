@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -35,6 +35,7 @@ class Evaluation(ABC):
         shared: whether every process has a share of the items, or each has all of them.
         steps: batches of this process.
         num_corrupt: unreadable images that the last evaluation left out, over all processes.
+        places: for each label of the data its number among the scores; None where they are equal.
     """
 
     left_out = "unreadable images"
@@ -45,6 +46,8 @@ class Evaluation(ABC):
     ) -> None:
         self.dataset, self.world = dataset, world
         say_left_out("val", dataset, world)
+        self.places: Tensor | None = None
+        self.classes: list[str] = []
         self.shared = cfg.dist_eval and world.size > 1
         rank, size = (world.rank, world.size) if self.shared else (0, 1)
         indices = exact_eval_indices(len(dataset), cfg.batch_size, size, rank)
@@ -76,6 +79,10 @@ class Evaluation(ABC):
     @abstractmethod
     def report(self, result: Mapping[str, float]) -> list[str]:
         """The lines to print; the first two are what a run comes to."""
+
+    def rename(self, names: Sequence[str]) -> None:
+        """Call the scores so, one name each."""
+        self.classes = list(names)
 
     def batches(self, log: MetricLogger) -> Iterator[Any]:
         """The batches of this process, until one of them was told to stop."""
@@ -116,3 +123,16 @@ def say_left_out(split: str, dataset: Any, world: World) -> None:
     left_out = str(getattr(getattr(dataset, "source", None), "left_out", ""))
     if left_out and world.is_main:
         print(f"NOTICE: the {split} set {left_out}.")
+
+
+def renumbered(labels: Tensor, places: Tensor | None) -> Tensor:
+    """Labels of the data, any integer dtype -> int64 numbers of the scores, by `places`.
+
+    What `places` does not reach (255, which counts nowhere) stays as it is.
+    """
+    if places is None:
+        return labels
+    labels = labels.long()
+    known = labels < len(places)
+    there = places.to(labels.device)[labels.clamp(max=len(places) - 1)]
+    return torch.where(known, there, labels)

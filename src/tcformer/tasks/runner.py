@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import torch
 
 from tcformer.data import check_workers
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
-from tcformer.models.checkpoints import read_checkpoint
+from tcformer.inference.about import average_note, open_weights, size_note
 from tcformer.models.fetch import fetch_cached, file_sha256
 from tcformer.models.merging import merging_of, recorded_merging
 from tcformer.tasks.base import BaseTask
@@ -135,11 +134,12 @@ def _run(
     say(world, f"Creating model: {cfg.model}")
     task = _build_task(cfg, world)
     ckpt.seed_everything(cfg.seed, world.rank)
-    say(world, f"number of params: {count_parameters(task.model)}")
     cfg = _local(cfg)
+    measured = _load_for_evaluation(task, cfg, world) if cfg.eval and not cfg.dry_run else ""
+    say(world, f"number of params: {count_parameters(task.model)}")
     if record.path is None and not cfg.dry_run:
         say(world, _nothing_kept(cfg))
-    if cfg.finetune and not (cfg.eval and cfg.resume):
+    if cfg.finetune and not cfg.eval:
         say(world, f"finetune from {task.finetune(cfg.finetune)}")
         record.also |= _weights(cfg.finetune, record)
     if cfg.dry_run:
@@ -149,7 +149,7 @@ def _run(
             say(world, line)
         return RunResult(float("nan"), None, None, [])
     if cfg.eval:
-        return _evaluate(task, cfg, world, on_progress, record)
+        return _evaluate(task, cfg, world, on_progress, record, measured)
     outcome = fit(task, cfg, world, on_progress=on_progress, record=record)
     folder = Path(cfg.output_dir) if cfg.output_dir else None
     best = folder / ckpt.BEST_WEIGHTS if folder else None
@@ -164,8 +164,8 @@ def _evaluate(
     world: World,
     on_progress: OnProgress | None,
     record: RunRecord,
+    source: str,
 ) -> RunResult:
-    source = _load_for_evaluation(task, cfg, world)
     if record.path is not None:
         record.also |= _weights(source, record) if source else {}
         record.begin({"weights": None, **task.facts_for_record()})
@@ -200,35 +200,34 @@ def _weights(source: str, record: RunRecord) -> dict[str, str]:
 
 
 def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
-    """Load `--resume` into the model; '' if there are no weights to load."""
-    source = cfg.resume
+    """Load `--resume` (or `--finetune`) into the model; '' if there are no weights to load."""
+    source = cfg.resume or cfg.finetune
     if source == "auto":
         found = ckpt.find_latest(cfg.output_dir)
         if found is None:
             raise UserError(f"--resume auto found no checkpoint in {cfg.output_dir}.")
         source = str(found[0])
     if not source:
-        if not (cfg.finetune or cfg.pretrained):
+        if not cfg.pretrained:
             say(world, "NOTICE: no --resume given, so this measures a model with random weights.")
         return ""
-    weights = read_checkpoint(source, ema=cfg.ema and _has_average(source))
+    weights, about = open_weights(source, task.average)
     say(world, f"resume from{source}")
+    notes = [
+        *average_note(weights),
+        *size_note(about.trained_at, *task.input_shape),
+        *task.follow(about.said, weights.state_dict, source),
+    ]
     if recorded_merging(weights) != merging_of(task.model):
-        say(
-            world,
-            f"NOTICE: for all that {source} says, it was trained to merge tokens in another way "
-            "(--model, --keep-ratio, --num-clusters, --k, --part-grids); if so, this measures a "
-            "model that was not trained.",
+        notes.append(
+            f"for all that {source} says, it was trained to merge tokens in another way (--model, "
+            "--keep-ratio, --num-clusters, --k, --part-grids); if so, this measures a model that "
+            "was not trained"
         )
+    for note in notes:
+        say(world, f"NOTICE: {note}.")
     task.load_weights(task.model, weights.state_dict, source)
-    return source
-
-
-def _has_average(path: str) -> bool:
-    if path.endswith(".safetensors"):
-        return False
-    content = safe_torch_load(path)
-    return isinstance(content, dict) and isinstance(content.get("model_ema"), Mapping)
+    return source if Path(source).is_file() else str(weights.path)
 
 
 def _local(cfg: TrainConfig) -> TrainConfig:

@@ -209,8 +209,9 @@ class TrainConfig:
     """Only for --sched plateau, which is refused: its state cannot be resumed exactly."""
     lr_schedule_compat: bool = False
     """Use the rate one epoch late, as the published script does."""
-    ema: bool = False
-    """Keep a moving average of the weights; it is what is evaluated and kept as best."""
+    ema: bool | None = None
+    """Keep a moving average of the weights; it is what is evaluated and kept as best. Of a file
+    that is evaluated or fine-tuned the average is taken where it has one, unless --no-ema."""
     ema_decay: float = 0.9998
     """Decay of the moving average per update."""
 

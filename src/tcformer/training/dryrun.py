@@ -108,7 +108,7 @@ def _one_step(task: Task, cfg: TrainConfig, state: TrainState, model: nn.Module,
 def _memory(cfg: TrainConfig, model: nn.Module, saved: int, size: int) -> str:
     """Weights, gradients, two moments and an average, plus what the backward pass keeps."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    copies = 4 + cfg.ema
+    copies = 4 + bool(cfg.ema)
     activations = saved / size * cfg.batch_size
     total = weights * copies + activations
     return (

@@ -24,6 +24,7 @@ from tcformer.training.configfile import read_config
 
 _ALIASES = {"dr": "decay_rate"}
 _FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+_SWITCHES = {"bool", "bool | None"}  # the types of fields that take no value
 
 
 def parse(argv: list[str], *, prog: str, description: str, **fixed: Any) -> TrainConfig:
@@ -137,7 +138,8 @@ def _split_config(argv: list[str]) -> tuple[str | None, list[str]]:
 def _takes_value(word: str) -> bool:
     """Whether the next word may belong to this one: an option that is no switch and has no `=`."""
     field = _FIELDS.get(word[2:].replace("-", "_"))
-    return word.startswith("--") and "=" not in word and (field is None or field.type != "bool")
+    switch = field is not None and field.type in _SWITCHES
+    return word.startswith("--") and "=" not in word and not switch
 
 
 def _with_known_names(argv: list[str]) -> list[str]:
@@ -151,9 +153,12 @@ def _with_known_names(argv: list[str]) -> list[str]:
         field = name.replace("-", "_")
         field = _ALIASES.get(field, field)
         bare = field.removeprefix("no_")
-        is_switch = bare in _FIELDS and _FIELDS[bare].type == "bool"
+        is_switch = bare in _FIELDS and _FIELDS[bare].type in _SWITCHES
         if field not in _FIELDS and not is_switch and field != "help":
             raise UserError(f"--{cut(name)} is not an option{_nearest(field, as_option=True)}.")
+        if is_switch and not equals and _FIELDS[bare].type != "bool":  # no, yes, or not said
+            out += ["--" + bare.replace("_", "-"), str(field == bare)]
+            continue
         out.append("--" + field.replace("_", "-") + equals + value)
     return out
 

@@ -38,7 +38,9 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
         task.load_weights(model, weights, source)  # tells of other classes
         _refuse_another_run(source, content, ours, "opt", "sched", "ema", "amp")
 
+    about = content.get("about")
     try:
+        said = task.follow(about if isinstance(about, dict) else {}, content["model"], source)
         notes = ckpt.restore(state, content, cfg, world, load_weights)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
@@ -48,7 +50,7 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
             f"{source} is damaged: its training state cannot be restored "
             f"({type(error).__name__}: {what}); resume from another one."
         ) from error
-    for note in notes:
+    for note in [*said, *notes]:
         say(world, f"NOTICE: resuming from {source}: {note}.")
     return source
 

@@ -109,7 +109,7 @@ def clear_leftovers(folder: Path) -> None:
 
 def checkpoint_bytes(cfg: TrainConfig, model: nn.Module) -> int:
     """Estimated size of a checkpoint: weights, two moments and, with --ema, the average."""
-    return _weight_bytes(model) * (3 + cfg.ema)
+    return _weight_bytes(model) * (3 + bool(cfg.ema))
 
 
 def num_kept(cfg: TrainConfig) -> int:
@@ -126,7 +126,7 @@ def check_room(cfg: TrainConfig, model: nn.Module) -> str:
     """
     folder = Path(cfg.output_dir).absolute()
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-    if free < _weight_bytes(model) * (1 + cfg.ema):
+    if free < _weight_bytes(model) * (1 + bool(cfg.ema)):
         raise UserError(
             f"--output_dir {cfg.output_dir} has {size(free)} free, too little for a checkpoint of "
             f"about {size(checkpoint_bytes(cfg, model))}; free some space or name another folder."

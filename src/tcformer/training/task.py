@@ -66,6 +66,14 @@ class Task(Protocol):
     def facts_for_record(self) -> dict[str, Any]:
         """What the record of a run tells of model and data; plain values. Asked for once a run."""
 
+    def follow(
+        self, said: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
+    ) -> list[str]:
+        """Number the classes as a checkpoint does that says `said` of itself (`about`).
+
+        Returns sentences to be said; raises a UserError where the run would learn other classes.
+        """
+
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         """Copy weights into `model`, or raise a UserError that names `where` and what differs."""
 

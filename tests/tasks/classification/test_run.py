@@ -53,7 +53,7 @@ def test_result_and_files(trained):
         loaded = load(checkpoint=folder / name)
         assert loaded.classes == ("blue", "green", "red")
         assert loaded.preprocessing == Preprocessing(cfg.input_size)
-        assert loaded.notes == ()
+        assert ["EMA" in note for note in loaded.notes] == [True] * name.endswith(".pth")
 
 
 def test_evaluation_repeats_the_result_of_the_training(trained, capsys):
@@ -248,7 +248,7 @@ def test_finetune_trains_a_new_classifier_in_train_mode(trained, small, tmp_path
     start: dict[str, torch.Tensor] = {}
     monkeypatch.setattr(ClassificationTask, "loss", watched)
     source = folder / "best.pth"
-    weights = safe_torch_load(source)["model"]
+    weights = safe_torch_load(source)["model_ema"]
     cfg = small(num_classes=5, finetune=str(source), epochs=1)
     run(cfg)
     assert set(modes) == {True}
@@ -258,7 +258,7 @@ def test_finetune_trains_a_new_classifier_in_train_mode(trained, small, tmp_path
 
 def test_freeze_trains_the_classifier_alone(trained, small, tmp_path):
     source = trained[2] / "best.pth"
-    before = safe_torch_load(source)["model"]
+    before = safe_torch_load(source)["model_ema"]
     # Stochastic depth would show: the frozen part rests in evaluation mode.
     cfg = small(
         num_classes=5, finetune=str(source), freeze=True, drop_path=0.9, output_dir=str(tmp_path)

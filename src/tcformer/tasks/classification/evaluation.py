@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tcformer.errors import UserError
-from tcformer.tasks.evaluating import Evaluation
+from tcformer.tasks.evaluating import Evaluation, renumbered
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World
 from tcformer.training.metrics import MetricLogger
@@ -47,7 +47,8 @@ class Evaluator(Evaluation):
         for batch in self.batches(log):
             with torch.inference_mode(), autocast():
                 logits = model(batch.images.to(self.world.device, non_blocking=True))
-            measured = batch_sums(logits, batch.targets.to(self.world.device))
+            targets = renumbered(batch.targets, self.places)
+            measured = batch_sums(logits, targets.to(self.world.device))
             sums += measured
             loss, top1, top5, images, _ = measured.tolist()
             log.meters["loss"].update(loss / images, int(images))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import timm
@@ -24,7 +25,8 @@ from tcformer.data import (
 )
 from tcformer.data.dataset import ImageDataset, require_same_classes
 from tcformer.errors import UserError
-from tcformer.models.checkpoints import load_checkpoint
+from tcformer.inference.about import average_note, open_weights
+from tcformer.models.checkpoints import classifier_of, load_checkpoint, named_for
 from tcformer.models.merging import merge_options
 from tcformer.tasks.base import BaseTask, options_named
 from tcformer.tasks.classification.evaluation import Evaluator
@@ -81,7 +83,7 @@ class ClassificationTask(BaseTask[TrainBatch]):
     def to_device(self, batch: Batch, epoch: int, number: int) -> TrainBatch:
         """Images and labels, mixed."""
         images = batch.images.to(self.world.device, non_blocking=True)
-        targets = batch.targets.to(self.world.device, non_blocking=True)
+        targets = self.renumbered(batch.targets).to(self.world.device, non_blocking=True)
         if self.mixer is not None:
             images, targets = self.mixer(
                 images, targets, epoch=epoch, batch=number, rank=self.world.rank
@@ -104,21 +106,23 @@ class ClassificationTask(BaseTask[TrainBatch]):
 
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         """Strictly, with a sentence about what differs."""
-        self.check_classes(weights, where)
         try:
             load_checkpoint(model, weights)
         except UserError as error:
             raise UserError(str(error).replace("the state dict", where, 1)) from None
 
-    def check_classes(self, weights: Mapping[str, Tensor], where: str) -> None:
-        """Refuse weights whose classifier is for another number of classes than the data has."""
-        saved = weights.get("head.weight")
-        if saved is not None and saved.ndim == 2 and len(saved) != self.num_classes:
-            raise UserError(
-                f"{where} is for {len(saved)} classes, but the data ({self.data_spec.data_set} at "
-                f"{self.data_spec.data_path!r}) has {self.num_classes}; give data with the same "
-                "classes, or train a new classifier with --finetune."
-            )
+    def outputs_of(self, weights: Mapping[str, Tensor]) -> int | None:
+        """Rows of the classifier."""
+        named = named_for(self.model, weights)
+        for place in classifier_of(self.model):
+            saved = named.get(f"{place}weight")
+            if saved is not None and saved.ndim:
+                return len(saved)
+        return None
+
+    def resize_outputs(self, names: Sequence[str]) -> None:
+        """A network of so many classes."""
+        self.use_model(build_model(self.cfg, len(names)))
 
     def about(self) -> dict[str, Any]:
         """What whoever uses the weights needs to know; `tcformer.inference` reads it."""
@@ -131,12 +135,25 @@ class ClassificationTask(BaseTask[TrainBatch]):
         }
 
     def finetune(self, path: str) -> str:
-        """Start from other weights; a classifier of another size is left out.
+        """Start from other weights; a classifier of other classes is left out.
 
         Returns:
             What was loaded, in words.
         """
-        return str(load_checkpoint(self.model, path, allow_head_mismatch=True))
+        checkpoint, about = open_weights(path, self.average)
+        weights = named_for(self.model, checkpoint.state_dict)
+        outputs = self.outputs_of(weights)
+        said = average_note(checkpoint)
+        if outputs is not None:
+            rows, note = self.classifier_rows(about.classes, outputs, path)
+            said += [note] if note else []
+            for key in [key for key in weights if key.startswith(classifier_of(self.model))]:
+                if rows is None:
+                    del weights[key]
+                elif len(weights[key]) == len(rows):
+                    weights[key] = weights[key][rows]
+        report = load_checkpoint(self.model, weights, allow_head_mismatch=True)
+        return "; ".join([str(replace(report, source=path)), *said])
 
     def facts(self) -> dict[str, str]:
         """What `--dry-run` shows of the data."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tcformer.data import ResumableSampler
+from tcformer.data.keypoints import LAYOUTS, layout
 from tcformer.data.keypoints.augment import PoseAugmentation
 from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.data.keypoints.dataset import (
@@ -17,12 +19,11 @@ from tcformer.data.keypoints.dataset import (
     stacked,
 )
 from tcformer.errors import UserError
-from tcformer.models.layouts import to_our_layout
 from tcformer.models.pose import STRIDE, TopDownPose
 from tcformer.tasks.dense import DenseTask, build_dense
 from tcformer.tasks.pose.loss import keypoint_mse
 from tcformer.tasks.pose.measure import Evaluator
-from tcformer.training.config import TrainConfig
+from tcformer.training.config import TrainConfig, option
 from tcformer.training.distributed import World
 
 
@@ -89,9 +90,29 @@ class PoseTask(DenseTask[KeypointBatch]):
             "input": f"3 x {height} x {width}",
         }
 
-    def in_our_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights in our layout, from it or from that of the released files."""
-        return to_our_layout(weights, keep_other_parts=True)[0]
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Height and width of the crops, pixels."""
+        return self.cfg.crop_size
+
+    def follow(
+        self, said: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
+    ) -> list[str]:
+        """Refuse a file of other keypoints; tell of another way to read heat maps."""
+        found = said.get("keypoints", self.layout.name)
+        as_many = found in LAYOUTS and len(layout(str(found))) == len(self.layout)
+        if found != self.layout.name and as_many:
+            raise UserError(
+                f"{where} finds the keypoints of {found}, but {self.cfg.data_set} has those of "
+                f"{self.layout.name}; give data with the same keypoints, or train new heat maps "
+                "with --finetune."
+            )
+        notes = super().follow(said, weights, where)
+        for name in ("codec", "heatmap_sigma"):
+            trained, now = (str(v) for v in (said.get(name), getattr(self.cfg, name)))
+            if name in said and trained != now:
+                notes.append(f"trained with {option(name)} {trained}, and now it is {now}")
+        return notes
 
     def check_outputs(self, saved: Tensor, where: str) -> None:
         """Refuse heat maps of other keypoints."""
@@ -112,10 +133,7 @@ class PoseTask(DenseTask[KeypointBatch]):
             "crop_size": "x".join(str(side) for side in cfg.crop_size),
             "codec": cfg.codec,
             "heatmap_sigma": str(cfg.heatmap_sigma),
-            "neck_channels": str(cfg.neck_channels),
-            "neck_heads": str(cfg.neck_heads),
-            "neck_mlp_ratio": str(cfg.neck_mlp_ratio),
-            "neck_reduction": cfg.neck_reduction,
+            **self.neck(),
         }
 
     def fake_batch(self, size: int) -> KeypointBatch:

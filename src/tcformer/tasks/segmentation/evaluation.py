@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tcformer.data.pixelwise import listed
 from tcformer.errors import UserError
-from tcformer.tasks.evaluating import Evaluation
+from tcformer.tasks.evaluating import Evaluation, renumbered
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World
 from tcformer.training.metrics import MetricLogger
@@ -29,10 +29,14 @@ class Evaluator(Evaluation):
 
     def __init__(self, dataset: Any, classes: Sequence[str], cfg: TrainConfig, world: World):
         super().__init__(dataset, cfg, world, listed)
-        self.classes = list(classes)
-        shape = (len(classes), len(classes) + 1)
-        self.confusion = torch.zeros(shape, dtype=torch.int64)  # of the last evaluation
+        self.rename(classes)
         self.num_images = self.num_unfit = 0
+
+    def rename(self, names: Sequence[str]) -> None:
+        """Call the scores so, one name each."""
+        super().rename(names)
+        shape = (len(names), len(names) + 1)
+        self.confusion = torch.zeros(shape, dtype=torch.int64)  # of the last evaluation
 
     def __call__(
         self,
@@ -56,7 +60,7 @@ class Evaluator(Evaluation):
                 with torch.inference_mode(), autocast():
                     scores = model(pixels)
                 for score, labels in zip(scores, batch.targets[first:last], strict=True):
-                    labels = labels.to(self.world.device)
+                    labels = renumbered(labels, self.places).to(self.world.device)
                     found = best_class(score, tuple(labels.shape))
                     one = confusion(found, labels, len(self.classes))
                     counts += one

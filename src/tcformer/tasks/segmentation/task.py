@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class SegmentationTask(DenseTask[PixelBatch]):
         """Images and labels."""
         return batch._replace(
             images=batch.images.to(self.world.device, non_blocking=True),
-            targets=batch.targets.to(self.world.device, non_blocking=True),
+            targets=self.renumbered(batch.targets).to(self.world.device, non_blocking=True),
         )
 
     def batch_loss(self, model: nn.Module, batch: PixelBatch) -> Tensor:
@@ -105,10 +106,20 @@ class SegmentationTask(DenseTask[PixelBatch]):
         """Refuse scores for another number of classes."""
         if saved.ndim == 4 and len(saved) != self.num_classes:
             raise UserError(
-                f"{where} is for {len(saved)} classes, but the data ({self.cfg.data_set} at "
-                f"{self.cfg.data_path!r}) has {self.num_classes}; give data with the same classes, "
-                "or train new scores with --finetune."
+                f"{where} is for {len(saved)} classes, but the data ({self.data}) has "
+                f"{self.num_classes}; give data with the same classes, or train new scores with "
+                "--finetune."
             )
+
+    def outputs_of(self, weights: Mapping[str, Tensor]) -> int | None:
+        """Scores at each pixel."""
+        saved = self.in_our_names(weights).get(self.outputs)
+        return len(saved) if saved is not None and saved.ndim == 4 else None
+
+    def resize_outputs(self, names: Sequence[str]) -> None:
+        """A network of so many classes."""
+        self.use_model(build_model(self.cfg, len(names)))
+        self.evaluator.rename(names)
 
     def about(self) -> dict[str, Any]:
         """What whoever uses the weights needs to know; `tcformer.inference` reads it."""
@@ -117,6 +128,7 @@ class SegmentationTask(DenseTask[PixelBatch]):
             "model": self.cfg.model,
             "input_size": self.cfg.input_size,
             "classes": list(self.classes),
+            **self.neck(),
         }
 
     def fake_batch(self, size: int) -> PixelBatch:
