@@ -31,7 +31,7 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
         content = ckpt.read(source)
     say(world, f"resume from{source}")
 
-    ours = {**vars(cfg), "amp": state.precision.name}
+    ours = {**vars(cfg), "amp": state.precision.name, "ema": bool(cfg.ema)}
     _refuse_another_run(source, content, ours, "task", "model")
 
     def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
@@ -60,6 +60,8 @@ def _refuse_another_run(
 ) -> None:
     """Refuse a checkpoint whose options `names` are not `ours`: its state would not fit."""
     theirs = ckpt.configuration_of(content)
+    if "ema" in theirs:
+        theirs["ema"] = bool(theirs["ema"])
     if "amp" in theirs:  # what it came to where it says auto
         precise = "bf16" if theirs["amp"] == "bf16" else "off"
         theirs["amp"] = "fp16" if content.get("scaler") else precise
