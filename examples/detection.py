@@ -66,7 +66,7 @@ def build(cfg: Detection, data: CocoFolder) -> nn.Module:
         add_extra_convs=False if cfg.extra == "pool" else cfg.extra,
     )
     if cfg.weights:
-        load_checkpoint(features.body, cfg.weights)
+        print(load_checkpoint(features.body, cfg.weights, ema=None))
     options: dict[str, Any] = {"min_size": cfg.min_size, "max_size": cfg.max_size}
     if cfg.detector != "retinanet":
         options["rpn_post_nms_top_n_train"] = cfg.proposals

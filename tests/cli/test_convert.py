@@ -1,6 +1,7 @@
 """`tcformer convert`: there and back without losing a bit."""
 
 import argparse
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,12 @@ import torch
 import tcformer
 from tcformer.cli import main
 from tcformer.inference.about import about_checkpoint
+from tcformer.inference.pose import load_pose
 from tcformer.models.checkpoints import load_checkpoint, read_checkpoint, save_weights
+from tcformer.models.merging import merging_of
+from tcformer.tasks.pose import PoseTask
+from tcformer.training.config import TrainConfig
+from tcformer.training.distributed import World
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +214,82 @@ def test_help_needs_no_torch(verb):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert f"tcformer {verb}" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def pose(tmp_path_factory) -> Path:
+    """An untrained pose network whose every setting differs from the defaults."""
+    options = {
+        "task": "pose", "model": "tcformerv2_nano", "data_set": "sticks", "crop_size": (64, 48),
+        "codec": "udp", "heatmap_sigma": 1.5, "neck_heads": 8, "neck_channels": 32,
+        "neck_reduction": "pool", "device": "cpu", "num_workers": 0, "eval": True,
+    }  # fmt: skip
+    task = PoseTask(TrainConfig(**options), World())
+    torch.nn.init.normal_(task.model.keypoint_head.final_layer.weight)
+    path = tmp_path_factory.mktemp("pose") / "best.safetensors"
+    task.save_weights(task.model.state_dict(), path)
+    content = {"model": task.model.state_dict(), "about": task.about(), "epoch": 3}
+    torch.save({**content, "args": {"input_size": 224, "task": "pose"}}, path.with_suffix(".pth"))
+    return path
+
+
+def test_a_pose_network_keeps_how_it_is_used(tmp_path, pose):
+    steps = (pose, tmp_path / "a.pth", tmp_path / "b.safetensors", tmp_path / "c.pt")
+    for source, target in itertools.pairwise(steps):
+        assert run(source, target) == 0
+    assert run(pose.with_suffix(".pth"), tmp_path / "d.safetensors") == 0
+    expected, inputs = load_pose(pose), torch.randn(1, 3, 64, 48)
+    heatmaps = expected.heatmaps(inputs, flip_test=True)
+    for path in (*steps[1:], pose.with_suffix(".pth"), tmp_path / "d.safetensors"):
+        found = load_pose(path)
+        assert (found.codec, found.layout.name) == (expected.codec, "sticks")
+        assert torch.equal(found.heatmaps(inputs, flip_test=True), heatmaps)
+        assert "crop_size" in about_checkpoint(read_checkpoint(path)).said
+        assert tcformer.load(checkpoint=path).trained_at == (64, 48)
+
+
+@pytest.mark.parametrize("verb", ["hub", "export"])
+def test_what_has_no_place_for_a_head_refuses_it(tmp_path, capsys, pose, verb):
+    out = tmp_path / "x.onnx"
+    words = {"hub": [str(pose), str(out)], "export": ["--checkpoint", str(pose), "--out", str(out)]}
+    assert main([verb, *words[verb]]) == 2
+    assert "keypoint_head and neck" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_other_options_of_use_are_told(pose):
+    notes = load_pose(pose, crop_size=(96, 64), codec="dark").notes
+    assert "64 x 48 px" in notes[0]
+    assert "96 x 64 px" in notes[0]
+    assert "udp" in notes[1]
+
+
+def test_everything_said_goes_along(tmp_path, state):
+    told = {
+        "classes": "\n".join("abcdef"), "input_size": "96", "mean": "0.5 0.25 0.5",
+        "std": "0.5 0.5 0.5", "crop_pct": "0.9", "interpolation": "bilinear",
+        "merging": '{"keep_ratio": [0.5, 0.5, 0.5], "k": 3}', "author": "somebody",
+    }  # fmt: skip
+    half = {key: value.bfloat16() for key, value in state.items()}
+    save_weights(half, tmp_path / "0.safetensors", told)
+    names = [tmp_path / name for name in ("0.safetensors", "1.pth", "2.pth", "3.safetensors")]
+    for source, target in itertools.pairwise(names):
+        assert run(source, target) == 0
+    loaded = [tcformer.load(checkpoint=path) for path in names]
+    for one in loaded[1:]:
+        assert (one.classes, one.preprocessing) == (loaded[0].classes, loaded[0].preprocessing)
+        assert merging_of(one.network) == merging_of(loaded[0].network) != {}
+    assert loaded[0].preprocessing.crop_pct == 0.9
+    last = read_checkpoint(names[-1])
+    assert last.meta["author"] == "somebody"
+    assert {value.dtype for value in last.state_dict.values()} == {torch.bfloat16}
+
+
+def test_the_average_is_taken_and_told(tmp_path, capsys, state):
+    averaged = {key: value + 1 for key, value in state.items()}
+    torch.save({"model": state, "model_ema": averaged}, tmp_path / "last.pth")
+    for options, more in (([], 1), (["--no-ema"], 0)):
+        assert run(tmp_path / "last.pth", tmp_path / "a.safetensors", "--force", *options) == 0
+        assert ("EMA" in capsys.readouterr().out) == bool(more)
+        written = read_checkpoint(tmp_path / "a.safetensors").state_dict
+        assert torch.equal(written["norm2.bias"], state["norm2.bias"] + more)

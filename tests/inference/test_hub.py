@@ -313,3 +313,17 @@ def test_transformers_reads_it_with_its_names(weights, tmp_path):
     with torch.inference_mode():
         assert torch.equal(model(pixel_values=batch).logits, loaded.network(batch))
     assert tuple(model.config.id2label.values()) == loaded.classes
+
+
+def test_folder_names_and_words_both_survive(tmp_path):
+    """The words of ImageNet's folders are for people; data is matched by the folders' names."""
+    names = ["n02007558", "n01443537"]
+    network = tcformer.create_model("tcformer_nano", num_classes=2)
+    save_weights(network, tmp_path / "a.safetensors", {"classes": "\n".join(names)})
+    before = load(checkpoint=tmp_path / "a.safetensors", input_size=48)
+    tcformer.save_pretrained(before, tmp_path / "m")
+    for place in (tmp_path / "m", tmp_path / "m/model.safetensors"):
+        after = load(checkpoint=place)
+        assert after.recorded == tuple(names)
+        assert after.classes == before.classes == ("flamingo", "goldfish, Carassius auratus")
+        assert after.preprocessing.input_size == 48

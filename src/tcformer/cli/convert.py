@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from argparse import BooleanOptionalAction
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,8 @@ HELP = VERBS["convert"]
 _FORMATS = {".safetensors": "safetensors", ".pth": "published", ".pt": "published"}
 _EPILOG = (
     "'safetensors' is what this package writes; 'published' is a .pth file {'model': weights} with "
-    "the authors' names, which their own code can load. Optimiser and schedule are left out."
+    "the authors' names, which their own code can load. What the file says of its use (classes, "
+    "input, parts) comes along; optimiser and schedule are left out."
 )
 
 
@@ -36,7 +38,11 @@ def main(argv: list[str]) -> int:
         help="the format of DST ('tcformer' is another word for 'safetensors'); "
         "by default its ending decides: .safetensors, or .pth and .pt for 'published'",
     )
-    parser.add_argument("--ema", action="store_true", help="take the averaged (EMA) weights")
+    parser.add_argument(
+        "--ema",
+        action=BooleanOptionalAction,
+        help="averaged weights of a training checkpoint (default: where it has them)",
+    )
     parser.add_argument("--force", action="store_true", help="replace DST if it exists")
     args = parser.parse_args(argv)
     target = Path(args.target)
@@ -49,16 +55,16 @@ def convert(
     target: Path,
     to: str,
     *,
-    ema: bool = False,
+    ema: bool | None = None,
     force: bool = False,
 ) -> None:
     """Read the weights in `source`, write them to `target`, read them back, compare.
 
     Args:
-        source: a checkpoint that `read_checkpoint` accepts.
+        source: whatever `open_weights` takes.
         target: the file to write.
         to: "safetensors" or "published".
-        ema: take the averaged weights.
+        ema: whether to take the averaged weights; None takes them where there are some.
         force: replace an existing `target`.
 
     Raises:
@@ -67,13 +73,15 @@ def convert(
     # Before torch is imported: the mistakes that need no look into the file.
     if os.path.lexists(target) and not force:
         raise UserError(f"{target} exists already; add --force to replace it")
-    from tcformer.inference.about import about_checkpoint
+    from tcformer.inference.about import average_note, header_of, open_weights
     from tcformer.models.layouts import identify, to_our_layout
-    from tcformer.models.merging import recorded_merging
-    from tcformer.models.reading import read_checkpoint
+    from tcformer.models.merging import name_with, recorded_merging
 
-    checkpoint = read_checkpoint(source, ema=ema)
-    state, notes, others = to_our_layout(checkpoint.state_dict)
+    checkpoint, about = open_weights(source, ema)
+    try:
+        state, notes, others = to_our_layout(checkpoint.state_dict)
+    except UserError as error:
+        raise UserError(f"{source} cannot be used: {error}") from None
     architecture = identify(state)
     if architecture is None:
         raise UserError(
@@ -82,33 +90,29 @@ def convert(
         )
     if others:  # a pose model: nothing may be lost, so its neck and head come along
         state, notes, _ = to_our_layout(checkpoint.state_dict, keep_other_parts=True)
-    metadata: dict[str, object] = {"model": architecture.name} if architecture.name else {}
-    about = about_checkpoint(checkpoint)
-    for key in ("task", "input_size"):
-        if (value := getattr(about, key)) is not None:
-            metadata[key] = value
-    if about.classes:
-        metadata["classes"] = "\n".join(about.classes)
-    if merging := recorded_merging(checkpoint):
+    metadata: dict[str, object] = {**header_of(about)}
+    if merging := recorded_merging(checkpoint) or dict(about.arguments or {}):
         metadata["merging"] = json.dumps(merging)
+    if name := architecture.name or about.model:
+        metadata["model"] = name_with(name, json.dumps(merging))
     if checkpoint.epoch is not None:
         metadata["epoch"] = checkpoint.epoch
     with replacing(target) as copy:  # what does not read back never gets the name
         _write(state, copy, to, metadata)
-        _compare(state, copy, target)
+        _compare(state, metadata, copy, target)
 
     classes = architecture.num_classes
     head = f"{classes} classes" if classes is not None else "no classifier"
     epoch = f", epoch {checkpoint.epoch}" if checkpoint.epoch is not None else ""
     print(f"read     {source}: {architecture}, {head}{epoch}")
-    for note in notes:
+    for note in [*average_note(checkpoint), *notes]:
         print(f"         {note}")
     if others:
         parts = ", ".join(sorted({key.split(".")[0] for key in others}))
         print(f"         kept along with the backbone: {parts}")
     size = target.stat().st_size / 1e6
     print(f"wrote    {target}: {to}, {len(state)} tensors, {size:.1f} MB")
-    print("verified every tensor, read back from the new file, is the same to the last bit")
+    print("verified every tensor and entry, read back from the new file, is the same")
 
 
 def _format(wanted: str | None, target: Path) -> str:
@@ -137,13 +141,21 @@ def _write(state: dict[str, Tensor], target: Path, to: str, metadata: dict[str, 
     from tcformer.files import atomic_write
 
     # Cloned: torch.save writes the whole storage behind a tensor that is a view of a larger one.
-    published = {"model": OrderedDict((key, value.clone()) for key, value in state.items())}
+    published: dict[str, object] = {
+        "model": OrderedDict((key, value.clone()) for key, value in state.items())
+    }
+    if set(metadata) - {"model", "epoch"}:  # the authors' code looks at no other entry
+        published["about"] = metadata
+        published |= {"epoch": metadata["epoch"]} if "epoch" in metadata else {}
     atomic_write(target, lambda stream: torch.save(published, stream))
 
 
-def _compare(state: dict[str, Tensor], copy: Path, target: Path) -> None:
+def _compare(
+    state: dict[str, Tensor], metadata: dict[str, object], copy: Path, target: Path
+) -> None:
     import torch
 
+    from tcformer.inference.about import about_checkpoint, header_of
     from tcformer.models.reading import read_checkpoint
 
     def same(a: Tensor, b: Tensor) -> bool:
@@ -153,9 +165,12 @@ def _compare(state: dict[str, Tensor], copy: Path, target: Path) -> None:
         left, right = (t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
         return torch.equal(left, right)
 
-    written = read_checkpoint(copy).state_dict
+    checkpoint = read_checkpoint(copy)
+    written, about = checkpoint.state_dict, header_of(about_checkpoint(checkpoint))
     wrong = sorted(state.keys() ^ written.keys())
     wrong += [key for key in state if key in written and not same(state[key], written[key])]
+    own = ("model", "merging", "epoch")  # `save_weights` and the sizes have a say in these
+    wrong += [key for key, value in metadata.items() if key not in own and about.get(key) != value]
     if wrong:
         raise UserError(
             f"{target} would not read back as it was written ('{wrong[0]}' differs), so it was "

@@ -26,10 +26,11 @@ def main(argv: list[str]) -> int:
 
     from tcformer import export, inference
     from tcformer.export.formats import choose
+    from tcformer.inference.about import size_note
 
     chosen = choose(args.format, args.out)
-    loaded = inference.load(args.model, args.checkpoint)
-    for note in loaded.notes:
+    loaded = inference.load(args.model, args.checkpoint, ema=False if args.no_ema else None)
+    for note in (*loaded.notes, *(size_note(loaded.trained_at, *size) if size else [])):
         print(f"note: {note}.", file=sys.stderr)
     out = Path(args.out or f"{loaded.name}{chosen.suffix}")
     report = export.export(
@@ -78,6 +79,11 @@ def _parse(argv: list[str]) -> Namespace:
         metavar="FILE",
         default=None,
         help="trained weights; without them the network is random",
+    )
+    parser.add_argument(
+        "--no-ema",
+        action="store_true",
+        help="the last weights, although there are averaged ones",
     )
     parser.add_argument(
         "--out",

@@ -58,6 +58,7 @@ def main(argv: list[str]) -> int:
         args.checkpoint,
         crop_size=tuple(args.crop_size) if args.crop_size else None,
         codec=args.codec,
+        ema=False if args.no_ema else None,
         device=args.device,
     )
     for note in estimator.notes:
@@ -135,6 +136,11 @@ def _parse(argv: list[str]) -> Namespace:
         "--codec",
         choices=("classic", "dark", "udp"),
         help="how heat maps are read (default: what the checkpoint says)",
+    )
+    parser.add_argument(
+        "--no-ema",
+        action="store_true",
+        help="the last weights, although there are averaged ones",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, mps or auto")
     args = parser.parse_args(argv)

@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
         from tcformer.serve.networks import Networks, entries
         from tcformer.serve.pictures import megabytes
 
-        networks = Networks(entries(_models(args), args.checkpoint))
+        ema = False if args.no_ema else None
+        networks = Networks(entries(_models(args), args.checkpoint), ema=ema)
         networks.check()
         networks.get(networks.labels[0])
         most = round(args.max_upload * 2**20)
@@ -99,6 +100,11 @@ def _parse(argv: list[str]) -> Namespace:
         default=None,
         help="models that can be chosen with random weights (default: all, if there is no "
         "--checkpoint)",
+    )
+    parser.add_argument(
+        "--no-ema",
+        action="store_true",
+        help="of checkpoints the last weights, although there are averaged ones",
     )
     parser.add_argument(
         "--host",

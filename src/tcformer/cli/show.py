@@ -56,7 +56,13 @@ def main(argv: list[str]) -> int:
     from tcformer.cli.show_rows import Request, draw_images
     from tcformer.inference import load
 
-    loaded = load(args.model, args.checkpoint, pretrained=args.pretrained, device=args.device)
+    loaded = load(
+        args.model,
+        args.checkpoint,
+        pretrained=args.pretrained,
+        ema=False if args.no_ema else None,
+        device=args.device,
+    )
     for note in loaded.notes:
         print(f"note: {_in_words(note)}", file=sys.stderr)
     request = Request(
@@ -107,6 +113,7 @@ def _parse(argv: list[str]) -> Namespace:
         help="trained weights; without them the network is random",
     )
     add("--pretrained", action="store_true", help="the weights the authors published for --model")
+    add("--no-ema", action="store_true", help="the last weights, although there are averaged ones")
     add("--device", default="cpu", help="cpu, auto (a GPU if there is one), cuda, cuda:N or mps")
     add(
         "--out",

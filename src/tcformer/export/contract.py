@@ -31,6 +31,7 @@ class Contract:
         outputs: some of `OUTPUTS`.
         mean, std: one number a channel, for pixels scaled to 0..1.
         classes: the name of each class; empty without classifier.
+        crop_pct, interpolation: how pictures are brought to the size before; see `Preprocessing`.
     """
 
     model: str
@@ -40,6 +41,8 @@ class Contract:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
+    crop_pct: float = 1.0
+    interpolation: str = "bicubic"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -65,10 +68,12 @@ class Contract:
             "mean": self.mean,
             "std": self.std,
             "classes": self.classes,
+            "crop_pct": self.crop_pct,
         }
         return {
             "model": self.model,
             "input": self.input,
+            "interpolation": self.interpolation,
             "outputs": " ".join(self.output_names),
             "tcformer": tcformer.__version__,
             **{key: json.dumps(value) for key, value in values.items()},

@@ -155,6 +155,7 @@ def _make(
 
 
 def _network(loaded: Loaded) -> TCFormer:
+    loaded.refuse_left_out("an exported file")
     network = loaded.network
     if not isinstance(network, TCFormer):
         raise UserError(f"{loaded.name} is no TCFormer; tcformer export writes TCFormers only")
@@ -199,6 +200,8 @@ def _contract(
         tuple(map(float, spec.norm_mean)),
         tuple(map(float, spec.norm_std)),
         loaded.classes,
+        loaded.preprocessing.kept,
+        loaded.preprocessing.interpolation,
     )
 
 

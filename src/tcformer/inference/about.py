@@ -13,6 +13,7 @@ from typing import Any
 
 from tcformer.errors import UserError
 from tcformer.files import parse_json, read_whole
+from tcformer.models.checksums import ENTRY
 from tcformer.models.fetch import fetch_cached
 from tcformer.models.merging import GIVEN
 from tcformer.models.reading import Checkpoint, read_checkpoint
@@ -24,7 +25,9 @@ __all__ = [
     "About",
     "about_checkpoint",
     "about_folder",
+    "as_text",
     "average_note",
+    "header_of",
     "names_of",
     "open_weights",
     "size_note",
@@ -36,6 +39,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NECK = ("neck_channels", "neck_heads", "neck_mlp_ratio", "neck_reduction")
 """Options of the neck that files say, as its parameters do not show all of them."""
 
+_TOLD = ("task", "classes", "words", "input_size", "mean", "std", "crop_pct", "interpolation")
+_WRITTEN_ANEW = ("format", "writer", ENTRY, "model", "num_classes", "in_chans", "epoch", "merging")
 _LARGEST_SIDE = 8192
 _LARGEST_CONFIG = 1 << 24
 _TOLD_BY_WEIGHTS = {"in_chans", "num_classes", "global_pool"}
@@ -134,6 +139,28 @@ def size_note(trained_at: tuple[int, int] | None, height: int, width: int) -> li
         f"{h} px" if h == w else f"{h} x {w} px" for h, w in (trained_at, (height, width))
     )
     return [f"trained at {trained}, and now the input is {now}"]
+
+
+def header_of(about: About) -> dict[str, str]:
+    """Everything that is said of a network's use, as the values of a header; read back the same.
+
+    What the weights themselves tell (model, classes' number, channels) is left to `save_weights`.
+    """
+    told = {name: getattr(about, name) for name in _TOLD}
+    values = {**about.said, **{name: value for name, value in told.items() if value is not None}}
+    return {
+        str(name): as_text(value)
+        for name, value in values.items()
+        if value is not None and name not in _WRITTEN_ANEW and not isinstance(value, Mapping)
+    }
+
+
+def as_text(value: Any) -> str:
+    """A value as a header holds it: lists of names as lines, lists of numbers with spaces."""
+    if isinstance(value, (list, tuple)):
+        lines = any(isinstance(item, str) for item in value)
+        return ("\n" if lines else " ").join(str(item) for item in value)
+    return str(value)
 
 
 def about_checkpoint(checkpoint: Checkpoint) -> About:

@@ -21,7 +21,7 @@ from torch import nn
 
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, make_folder
-from tcformer.inference.about import CONFIG, WEIGHTS
+from tcformer.inference.about import CONFIG, WEIGHTS, as_text
 from tcformer.inference.card import model_card
 from tcformer.inference.preprocess import Preprocessing
 from tcformer.models.checkpoints import save_weights
@@ -71,7 +71,7 @@ def save_pretrained(
     """
     network, shape = _described(model, input_size)
     folder = Path(folder)
-    config = _config(network, shape, _labels(model, network, classes))
+    config = _config(network, shape, *_labels(model, network, classes))
     told = read_record(Path(record)) if isinstance(record, (str, os.PathLike)) else record
     taken = [file for file in (CONFIG, WEIGHTS, CARD) if os.path.lexists(folder / file)]
     if taken and not overwrite:
@@ -84,9 +84,7 @@ def save_pretrained(
     # The configuration comes last and goes first: without it nobody takes the folder for a model.
     with contextlib.suppress(FileNotFoundError):
         (folder / CONFIG).unlink()
-    about: dict[str, object] = {"input_size": shape.input_size, "in_chans": shape.in_chans}
-    about |= {"classes": "\n".join(config["label_names"])} if "label_names" in config else {}
-    save_weights(network, folder / WEIGHTS, about)
+    save_weights(network, folder / WEIGHTS, _header(shape, config))
     epoch = getattr(model, "epoch", None)
     title = name or folder.resolve().name
     card = model_card(config, told, name=title, repo=repo, licence=licence, epoch=epoch)
@@ -184,28 +182,40 @@ def _described(
             interpolation=cfg.get("interpolation", "bicubic"),
         )
         return network, shape
-    if model.task == "segmentation":
-        raise UserError(
-            f"{model.source} is a segmentation model, which timm's hub format cannot describe; "
-            "save a classifier or a backbone"
-        )
+    model.refuse_left_out("timm's hub format")
     shape = model.preprocessing
     return network, shape if input_size is None else model.resized(input_size).preprocessing
 
 
 def _labels(
     model: nn.Module | Loaded, network: nn.Module, classes: Sequence[str] | None
-) -> list[str]:
+) -> tuple[list[str], dict[str, str]]:
+    """The names of the classes, and words for those that have them."""
     count = int(getattr(network, "num_classes", 0))
     if classes is None:
-        known = not isinstance(model, nn.Module) and model.named
-        return list(model.classes) if known and not isinstance(model, nn.Module) else []
+        if isinstance(model, nn.Module) or not model.named:
+            return [], {}
+        words, names = list(model.classes), list(model.recorded or model.classes)
+        names += words[len(names) :]
+        return names, dict(zip(names, words, strict=True)) if names != words else {}
     if len(classes) != count:
         raise UserError(f"there are {len(classes)} names for {count} classes")
-    return [str(name) for name in classes]
+    return [str(name) for name in classes], {}
 
 
-def _config(network: nn.Module, shape: Preprocessing, labels: list[str]) -> dict[str, Any]:
+def _header(shape: Preprocessing, config: Mapping[str, Any]) -> dict[str, object]:
+    """What the file of weights says by itself, without its folder."""
+    told: dict[str, Any] = {"input_size": shape.input_size, "in_chans": shape.in_chans}
+    told |= {"mean": shape.mean, "std": shape.std, "crop_pct": shape.crop_pct}
+    told |= {"interpolation": shape.interpolation} if shape.interpolation != "bicubic" else {}
+    words = config.get("label_descriptions", {})
+    told |= {"classes": config.get("label_names"), "words": list(words.values()) or None}
+    return {name: as_text(value) for name, value in told.items() if value is not None}
+
+
+def _config(
+    network: nn.Module, shape: Preprocessing, labels: list[str], words: Mapping[str, str]
+) -> dict[str, Any]:
     known: dict[str, Any] = dict(getattr(network, "pretrained_cfg", None) or {})
     architecture = known.get("architecture")
     if not architecture or not timm.is_model(architecture):
@@ -223,6 +233,7 @@ def _config(network: nn.Module, shape: Preprocessing, labels: list[str]) -> dict
         config["global_pool"] = pool
     if labels:
         config["label_names"] = labels
+        config |= {"label_descriptions": dict(words)} if words else {}
     if merging := merging_of(network):
         config["model_args"] = merging
     side = shape.input_size

@@ -48,7 +48,7 @@ class Loaded:
     Attributes:
         network: the classifier, or the backbone alone (`task`), on `device`.
         name: what it is called, such as "tcformer_light".
-        task: "classification"; "segmentation" for the backbone of a segmentation model;
+        task: "classification"; "segmentation" and "pose" for the backbone of such a model;
             "features" for a backbone without classifier.
         preprocessing: from a picture to its input.
         classes: the name of each class, never fewer than the scores; empty without classifier.
@@ -146,6 +146,19 @@ class Loaded:
                 that cannot be read, and why, instead of a UserError.
         """
         return predict_each(self, images, **options)
+
+    def refuse_left_out(self, by: str) -> None:
+        """Refuse what would hold the backbone alone of a larger network, and not say so.
+
+        Raises:
+            UserError: the file has parts, such as a neck and a head, that `by` cannot carry.
+        """
+        if self.left_out:
+            kind = {"segmentation": "a segmentation model", "pose": "a pose model"}.get(self.task)
+            raise UserError(
+                f"{self.source} is {kind or 'a larger network'}, and {by} has no place for its "
+                f"{' and '.join(self.left_out)}; give a classifier or a backbone alone"
+            )
 
     def resized(self, input_size: int) -> Loaded:
         """The same network for inputs of another size, pixels."""
@@ -308,7 +321,7 @@ def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None
     except UserError as error:
         raise UserError(str(error).replace("the state dict", str(source), 1)) from None
     count = (found.num_classes or 0) if found else int(arguments.get("num_classes", 0))
-    task = "classification" if count else "segmentation" if _segments(others) else "features"
+    task = "classification" if count else _task_of(others)
     classes, notes = class_names(about.classes if count else None, count)
     if count and about.input_size is None:
         notes.append("no input size is recorded, so it is taken for 224 pixels")
@@ -359,8 +372,12 @@ def _width_of_head(name: str, state: Mapping[str, Tensor]) -> dict[str, int]:
     return {} if weight is None else {"num_classes": len(weight)}
 
 
-def _segments(others: list[str]) -> bool:
-    return any(key.startswith("decode_head.") for key in others)
+def _task_of(others: list[str]) -> str:
+    """What the parts besides the backbone are for."""
+    for head, task in (("decode_head.", "segmentation"), ("keypoint_head.", "pose")):
+        if any(key.startswith(head) for key in others):
+            return task
+    return "features"
 
 
 def _create(name: str, arguments: dict[str, Any]) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,11 +21,12 @@ from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.data.keypoints.crop import Crop
 from tcformer.data.keypoints.dataset import cut
 from tcformer.errors import UserError
+from tcformer.inference.about import average_note, open_weights, size_note
 from tcformer.models import TCFormer, create_model
 from tcformer.models.layouts import identify, to_our_layout
 from tcformer.models.merging import recorded_merging
 from tcformer.models.pose import STRIDE, TopDownPose
-from tcformer.models.reading import Checkpoint, find_weights, read_checkpoint
+from tcformer.models.reading import Checkpoint
 from tcformer.tokens import Tokens
 from tcformer.training.devices import choose_device
 from tcformer.training.environment import LaunchEnvironment
@@ -192,6 +192,7 @@ def load_pose(
     *,
     crop_size: tuple[int, int] | None = None,
     codec: str | None = None,
+    ema: bool | None = None,
     device: str = "cpu",
 ) -> PoseEstimator:
     """Load a pose network.
@@ -202,27 +203,27 @@ def load_pose(
             weights, and the crop is taken to be that of `usual_size`.
         crop_size: height and width of the network's input; None is what the file says.
         codec: "classic", "dark" or "udp"; None is what the file says, or "classic".
+        ema: whether to take the averaged weights; None takes them where there are some.
         device: "cpu", "cuda", "cuda:N", "mps", or "auto" for a GPU if there is one.
 
     Raises:
         UserError: the file cannot be read or holds no pose network, or an option does not fit.
     """
-    read = read_checkpoint(checkpoint)
-    said = _about(read)
-    raw = read.raw if isinstance(read.raw, Mapping) else {}
-    if raw.get("model_ema"):
-        read = read_checkpoint(checkpoint, ema=True)  # what training evaluates
-    state = find_weights(read.state_dict, str(checkpoint))
-    weights = to_our_layout(state, keep_other_parts=True)[0]
+    read, about = open_weights(checkpoint, ema)
+    said = about.said
+    try:
+        weights = to_our_layout(read.state_dict, keep_other_parts=True)[0]
+    except UserError as error:
+        raise UserError(f"{checkpoint} cannot be used: {error}") from None
     if _HEAD not in weights:
         raise UserError(
             f"{checkpoint} holds no pose network ({_HEAD} is not in it); train one with "
             "`tcformer train configs/wholebody/tcformer_256x192.py`, or give a released one"
         )
-    notes = []
+    notes = average_note(read)
     kind = _layout(said, _rows(weights, _HEAD, str(checkpoint)), str(checkpoint))
     network, name = _network(weights, said, read, len(kind), str(checkpoint))
-    size = crop_size or _size(said)
+    size = crop_size or (about.trained_at if "crop_size" in said else None)
     if size is None:
         size = usual_size(kind, name)
         notes.append(
@@ -235,7 +236,11 @@ def load_pose(
             f"a crop of {height} x {width} is not possible: both sides must be multiples of "
             f"{STRIDE}, from 32 to {LARGEST_CROP} pixels"
         )
+    if crop_size is not None:
+        notes += size_note(about.trained_at, height, width)
     method = codec or str(said.get("codec", "classic"))
+    if codec is not None and codec != said.get("codec", codec):
+        notes.append(f"trained with the codec {said['codec']}, and now it is {codec}")
     sigma = _number(said.get("heatmap_sigma"), 2.0)
     try:
         made = HeatmapCodec((width, height), (width // STRIDE, height // STRIDE), sigma, method)
@@ -252,15 +257,6 @@ def usual_size(kind: Layout, name: str) -> tuple[int, int]:
     return (384, 288) if name == "tcformer_large" else (256, 192)
 
 
-def _about(read: Checkpoint) -> dict[str, Any]:
-    """What the file says of itself."""
-    if read.format == "safetensors":
-        return dict(read.meta)
-    raw = read.raw if isinstance(read.raw, Mapping) else {}
-    about = raw.get("about")
-    return dict(about) if isinstance(about, Mapping) else {}
-
-
 def _layout(said: Mapping[str, Any], keypoints: int, where: str) -> Layout:
     name = said.get("keypoints")
     fitting = [n for n in LAYOUTS if len(layout(n)) == keypoints]
@@ -270,11 +266,6 @@ def _layout(said: Mapping[str, Any], keypoints: int, where: str) -> Layout:
         known = ", ".join(f"{len(layout(n))} ({n})" for n in LAYOUTS)
         raise UserError(f"{where} finds {keypoints} keypoints; known sets have {known}")
     return layout(fitting[0])
-
-
-def _size(said: Mapping[str, Any]) -> tuple[int, int] | None:
-    match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", str(said.get("crop_size", "")))
-    return (int(match[1]), int(match[2])) if match else None
 
 
 def _number(value: Any, default: float) -> float:

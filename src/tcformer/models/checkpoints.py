@@ -22,7 +22,7 @@ from tcformer.models.layouts import (
     to_neck_layout,
     to_our_layout,
 )
-from tcformer.models.reading import Checkpoint, find_weights, read_checkpoint
+from tcformer.models.reading import Checkpoint, choose_weights, find_weights, read_checkpoint
 
 __all__ = [
     "Checkpoint",
@@ -116,11 +116,12 @@ def load_checkpoint(
     """
     network = _inside_wrappers(model)
     target = network.state_dict()
-    where, found, epoch = _open(source, ema=ema)
+    where, found, epoch, averaged = _open(source, ema=ema)
     try:
         state, notes, ignored = _fit_names(found, target)
     except UserError as error:
         raise UserError(f"{where} does not fit: {error}") from error
+    notes += ["the averaged weights (EMA)"] if averaged else []
     theirs, ours = identify(state), identify(target)
 
     places = classifier_of(network)
@@ -270,9 +271,10 @@ def _inside_wrappers(model: nn.Module) -> nn.Module:
 
 def _open(
     source: str | os.PathLike[str] | Mapping[str, Any], *, ema: bool | None
-) -> tuple[str, StateDict, int | None]:
+) -> tuple[str, StateDict, int | None, bool]:
     if isinstance(source, Mapping):
-        return "the state dict", find_weights(source, "the state dict", ema=ema), None
+        state, averaged = choose_weights(source, "the state dict", ema)
+        return "the state dict", state, None, averaged
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         from tcformer.models.fetch import fetch_cached
 
@@ -282,9 +284,9 @@ def _open(
         except UserError as error:
             copy.unlink(missing_ok=True)  # the next attempt fetches it anew
             raise UserError(f"{source} cannot be used: {error}") from error
-        return source, checkpoint.state_dict, checkpoint.epoch
+        return source, checkpoint.state_dict, checkpoint.epoch, checkpoint.averaged
     checkpoint = read_checkpoint(source, ema=ema)
-    return str(source), checkpoint.state_dict, checkpoint.epoch
+    return str(source), checkpoint.state_dict, checkpoint.epoch, checkpoint.averaged
 
 
 def _fit_names(

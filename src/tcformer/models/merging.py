@@ -128,8 +128,9 @@ def recorded_merging(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         UserError: the note cannot be read.
     """
-    note = checkpoint.meta.get(NOTE)
     raw = checkpoint.raw if isinstance(checkpoint.raw, Mapping) else {}
+    about = raw.get("about")
+    note = checkpoint.meta.get(NOTE, about.get(NOTE) if isinstance(about, Mapping) else None)
     args: Any = raw.get("args")
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     try:

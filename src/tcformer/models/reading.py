@@ -78,7 +78,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool | None = False) -
     if kind != "torch":
         raise UserError(f"{file} is no checkpoint: it is {kind}")
     raw = safe_torch_load(file)
-    state, averaged = _find(raw, f"{file}", ema)
+    state, averaged = choose_weights(raw, f"{file}", ema)
     meta, epoch = {}, None
     if isinstance(raw, Mapping):
         found = raw.get("meta")
@@ -98,10 +98,11 @@ def find_weights(content: Any, where: str, *, ema: bool | None = False) -> State
     Raises:
         UserError: there are no weights in it, or several sets of them.
     """
-    return _find(content, where, ema)[0]
+    return choose_weights(content, where, ema)[0]
 
 
-def _find(content: Any, where: str, ema: bool | None) -> tuple[StateDict, bool]:
+def choose_weights(content: Any, where: str, ema: bool | None) -> tuple[StateDict, bool]:
+    """What `find_weights` returns, and whether it is an average."""
     averaged = False
     for _ in range(_DEEPEST):
         if not isinstance(content, Mapping):

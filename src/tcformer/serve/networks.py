@@ -59,9 +59,12 @@ def _short(names: Sequence[str]) -> list[str]:
 class Networks:
     """The choices of a page and, of those in use, the networks; safe for many threads."""
 
-    def __init__(self, choices: Iterable[Entry], most: int = MOST_IN_MEMORY) -> None:
+    def __init__(
+        self, choices: Iterable[Entry], most: int = MOST_IN_MEMORY, *, ema: bool | None = None
+    ) -> None:
         self.entries = {entry.label: entry for entry in choices}
         self.most = most
+        self.ema = ema  # as for `tcformer.inference.load`
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = threading.Lock()
         self._open = True
@@ -90,7 +93,7 @@ class Networks:
 
     def _load(self, entry: Entry) -> Loaded:
         try:
-            return _load(entry)
+            return _load(entry, self.ema)
         except UserError as problem:
             if entry.checkpoint is None or not self._open:
                 raise
@@ -113,9 +116,9 @@ class Networks:
         return len(self._loaded)
 
 
-def _load(entry: Entry) -> Loaded:
+def _load(entry: Entry, ema: bool | None) -> Loaded:
     from tcformer.inference import load
 
-    loaded = load(entry.model, entry.checkpoint)
+    loaded = load(entry.model, entry.checkpoint, ema=ema)
     _ = loaded.backbone  # another network of timm's has no tokens: say so now
     return loaded
