@@ -563,3 +563,11 @@ def test_averages_are_found_wherever_they_are(tmp_path, model, state):
         assert read_checkpoint(tmp_path / "a.pth", ema=None).averaged
     load_checkpoint(model, {"model_ema": None, "model": state}, ema=None)
     assert_same(model, state)
+
+
+def test_other_networks_behind_a_prefix(tmp_path):
+    """As Lightning saves them: all of the network behind one prefix, a criterion beside it."""
+    network, other = probe(), probe()
+    saved = {f"model.{key}": value + 1 for key, value in network.state_dict().items()}
+    load_checkpoint(other, {"state_dict": {**saved, "criterion.weight": torch.ones(3)}})
+    assert_same(other, {key: value + 1 for key, value in network.state_dict().items()})

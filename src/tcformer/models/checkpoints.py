@@ -297,7 +297,18 @@ def _fit_names(
         return plain, notes, []
     if any(key.startswith("lateral_convs.") for key in target):
         return to_neck_layout(found)
+    if identify(target) is None and (prefix := _only_prefix(plain, target)):
+        notes.append(f"prefix '{prefix}' removed, other keys left out")
+        return {key: plain[prefix + key] for key in target}, notes, []
     return to_our_layout(found)
+
+
+def _only_prefix(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> str:
+    """What stands before all keys of another network than ours, if that is one thing; else ''."""
+    first = next(iter(target), "")
+    found = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
+    found = [prefix for prefix in found if all(prefix + key in state for key in target)]
+    return found[0] if len(found) == 1 else ""
 
 
 def _other_shape(
