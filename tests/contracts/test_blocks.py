@@ -82,6 +82,9 @@ WAYS: dict[str, Run | Read | Left] = {
         "needs COCO and 8 GPUs; `examples/test_detection.py::test_every_recipe_builds_its_detector`"
     ),
     r"pip install ": Left("installs; contracts/test_wheel.py does so where nothing is downloaded"),
+    r"python checks/gpu.py": Left(
+        "needs a GPU; quick, by `checks/test_gpu.py::test_every_part_in_the_interpreter`"
+    ),
     r"pytest tests/ops/kernels": Left("part of the suite itself"),
     r"compute-sanitizer": Left("a program of the CUDA toolkit, for a GPU"),
     r"tcformer (?!train).*--pretrained\b": Read("downloads the authors' weights"),

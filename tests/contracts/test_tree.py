@@ -22,7 +22,7 @@ def tracked() -> tuple[Path, ...]:
     if listing.returncode == 0:
         names = [name for name in listing.stdout.split("\0") if name]
         return tuple(path for name in names if (path := ROOT / name).is_file())
-    folders = ("src", "tests", "configs", "docs", "benchmarks", "examples", ".ci")
+    folders = ("src", "tests", "configs", "docs", "benchmarks", "examples", "checks", ".ci")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     return tuple(path for path in found if "__pycache__" not in path.parts)
 

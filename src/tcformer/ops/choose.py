@@ -29,6 +29,7 @@ __all__ = [
     "OPS",
     "Availability",
     "check_impl",
+    "interpreted_kernels",
     "is_exporting",
     "plain_pytorch",
     "report",
@@ -83,6 +84,8 @@ def check_impl(
         return "eager"
     if is_exporting():
         return "portable" if "portable" in implementations else "eager"
+    if _interpret and "triton" in implementations and unfit.get("triton") is None:
+        return "triton"
     for name in implementations:
         tested = _interpreted(name, device.type)
         if not tested and why_not(name, device) is None and unfit.get(name) is None:
@@ -112,6 +115,23 @@ def plain_pytorch() -> Iterator[None]:
         yield
     finally:
         _plain = before
+
+
+_interpret = False
+
+
+@contextlib.contextmanager
+def interpreted_kernels() -> Iterator[None]:
+    """Within, "auto" takes Triton's interpreter on a CPU: to try whole networks on the kernels.
+
+    The process must run with TRITON_INTERPRET=1.
+    """
+    global _interpret
+    before, _interpret = _interpret, True
+    try:
+        yield
+    finally:
+        _interpret = before
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from tcformer.ops.choose import OPS, why_not
 from tcformer.ops.token_map import plan_token_map
 from tcformer.tokens import Tokens, grid_layout
 
-__all__ = ["CASES", "Case", "Check", "check", "failures", "implementations"]
+__all__ = ["CASES", "Case", "Check", "check", "failures", "implementations", "poisoned"]
 
 TOLERANCE = 2e-5
 """Largest difference allowed, relative to the largest value of the reference in float64."""
@@ -250,6 +251,21 @@ def _difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> str | N
         if not error <= TOLERANCE * scale:
             return f"result {number} is off by {error:.1e} where values reach {scale:.1e}"
     return None
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """Within, memory that no kernel wrote shows up as NaN, or as an index far out of range."""
+    real = torch.Tensor.new_empty
+
+    def new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
+        out = real(self, *size, **options)
+        if out.is_floating_point():
+            return out.fill_(float("nan"))
+        return out.fill_(2**30) if out.itemsize >= 4 else out
+
+    with mock.patch.object(torch.Tensor, "new_empty", new_empty):
+        yield
 
 
 def _first_line(error: Exception) -> str:
