@@ -83,6 +83,8 @@ def test_detected_boxes(coco):
     source = WholeBodySource(str(coco), "val")
     assert [source.subject(i).number for i in range(len(source))] == [0, 1]
     assert source.subject(1).box.tolist() == [-9, 2, 30, 40]  # not clipped
+    assert sum(source.left_out.others.values()) == 3
+    assert source.left_out.others["images with people and without a box"] == 1
     assert not source.subject(0).visible.any()
     assert len(source.truth.annotations) == len(content["annotations"])
     truth = WholeBodySource(str(coco), "val", "truth")

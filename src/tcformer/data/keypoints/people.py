@@ -329,6 +329,9 @@ def _detected(path: Path, truth: Truth) -> tuple[list[Subject], LeftOut]:
         subjects.append(Subject(image, number, box, *nothing, score))
     if not subjects:
         raise UserError(f"{path} holds no person's box (category {truth.category}).")
+    wanted = {note["image_id"] for note in truth.annotations if not note["iscrowd"]}
+    if without := wanted - {subject.image_id for subject in subjects}:
+        left_out.others["images with people and without a box"] = len(without)
     return subjects, left_out
 
 
