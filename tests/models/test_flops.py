@@ -1,11 +1,16 @@
 """The published accounting, to every digit of the published-style table."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tcformer.models import create_model
 from tcformer.models.flops import executed_flops, geometry, published_flops
+from tcformer.ops import attend, dpc_knn
+from tcformer.ops.choose import plain_pytorch
 
 SIZES = [(224, 224), (256, 192), (384, 288)]
 
@@ -95,3 +100,52 @@ def test_executed_counts_one_image_of_a_known_network():
 def test_executed_grows_with_the_image():
     model = create_model("tcformer_nano", num_classes=10)
     assert 0 < executed_flops(model, 32, 32) < executed_flops(model, 64, 32)
+
+
+@pytest.mark.parametrize("name", ["tcformer_nano", "tcformerv2_nano"])
+def test_the_counter_of_pytorch_says_the_same_around_a_model(name):
+    model = create_model(name, num_classes=10)
+    executed = 2 * executed_flops(model, 64, 48)
+    images = torch.randn(2, 3, 64, 48)
+    forward, both = set(), set()
+    for native in (True, False):
+        way = contextlib.nullcontext() if native else plain_pytorch()
+        with way, torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.eval()(images)
+        forward.add(counter.get_total_flops())
+        way = contextlib.nullcontext() if native else plain_pytorch()
+        with way, FlopCounterMode(display=False) as counter:
+            logits = model.train()(images)
+            forward.add(counter.get_total_flops())
+            logits.sum().backward()
+        both.add(counter.get_total_flops())
+    assert forward == {2 * executed}
+    assert len(both) == 1
+    # Clustering has no gradient; of everything else there are two products more, or nearly so.
+    trained = executed - counted_for_clustering(model)
+    assert 2 * trained < both.pop() / 2 - executed + trained * 0.2 < 2.4 * trained
+
+
+def counted_for_clustering(model):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, 64, 48))
+    return counter.get_flop_counts()["Global"][torch.ops.tcformer.dpc_knn]
+
+
+@pytest.mark.parametrize("impl", ["auto", "eager", "reference"])
+def test_clustering_counts_what_the_page_says_whatever_runs(impl):
+    x, mask = torch.randn(3, 20, 8), torch.ones(3, 20, dtype=torch.bool)
+    expected = dpc_knn(x, 5, 3, mask=mask, impl=impl)
+    with FlopCounterMode(display=False) as counter:
+        found = dpc_knn(x, 5, 3, mask=mask, impl=impl)
+    assert counter.get_total_flops() == 2 * 3 * 20 * (20 + 5) * 8
+    assert torch.equal(found.assignment, expected.assignment)
+    assert torch.equal(found.centres, expected.centres)
+    torch.library.opcheck(torch.ops.tcformer.dpc_knn.default, (x, 5, 3, mask, None, 0.0, "eager"))
+
+
+def test_attention_counts_on_a_cpu_as_well():
+    q, k = torch.randn(2, 3, 10, 8), torch.randn(2, 3, 7, 8)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        attend(q, k, k, bias=torch.zeros(2, 7))
+    assert counter.get_total_flops() == 4 * 2 * 3 * 10 * 7 * 8

@@ -245,6 +245,22 @@ def test_native_is_counted_like_the_convolution_it_is(num_tokens):
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("num_tokens", [0, 7])
+def test_gradients_count_nine_products_a_pixel_and_are_the_same_when_counted(num_tokens, impl):
+    x, plan, weight, *others = case(num_tokens=num_tokens, dtype=torch.float32)
+    inputs = x.requires_grad_(), weight.requires_grad_()
+    out = token_conv(x, plan, weight, *others, impl=impl)
+    expected = torch.autograd.grad(out.square().sum(), inputs)
+    with FlopCounterMode(display=False) as counter:
+        out = token_conv(x, plan, weight, *others, impl=impl)
+        found = torch.autograd.grad(out.square().sum(), inputs)
+    for actual, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(actual, right)
+    pixels = plan.map_size[0] * plan.map_size[1]
+    assert counter.get_total_flops() == 3 * 18 * x.shape[0] * x.shape[2] * pixels
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("gelu", [False, True])

@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
     print(f"of which clustering and merging: {scaled(clustering)}FLOPs")
     executed = executed_flops(model, height, width)
     print(f"Executed: {scaled(executed)} multiply-adds in one forward, as counted by")
-    print("torch.utils.flop_counter: matrix products, convolutions and attention, nothing else")
+    print("torch.utils.flop_counter: matrix products, convolutions, attention and the distances")
+    print("of clustering, nothing else")
     return 0
 
 

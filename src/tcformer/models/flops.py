@@ -12,8 +12,8 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
+from tcformer.arguments import as_int
 from tcformer.models.ctm import CTM, MergeRule
-from tcformer.ops.choose import plain_pytorch
 from tcformer.tokens import grid_layout
 
 
@@ -83,6 +83,7 @@ def published_flops(sizes: Geometry, height: int, width: int) -> dict[str, int]:
         Part of the network -> multiply-adds, in the order of execution. The parts "cluster*" are
         clustering and merging.
     """
+    height, width = as_int("height", height), as_int("width", width)
     rows, columns = ceil(height / 4), ceil(width / 4)
     tokens = cells = rows * columns
     layout = grid_layout(1, (rows, columns), torch.device("meta"))
@@ -111,19 +112,21 @@ def published_flops(sizes: Geometry, height: int, width: int) -> dict[str, int]:
 def executed_flops(model: nn.Module, height: int, width: int) -> int:
     """Multiply-adds that PyTorch counts in one forward of one image on the model's device.
 
-    Counted by `torch.utils.flop_counter`: matrix products, convolutions and attention. Sorting,
-    gathering, norms and everything elementwise are not in it.
+    Half of what `torch.utils.flop_counter.FlopCounterMode` says around that forward: matrix
+    products, convolutions, attention, and the products of clustering. Sorting, gathering, norms
+    and everything elementwise are not in it. Our operators have formulas, so it is the same with
+    and without compiled kernels (docs/numerics.md).
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     weight = next(model.parameters())
     in_chans = model.get_parameter("patch_embed1.proj.weight").shape[1]
+    height, width = as_int("height", height), as_int("width", width)
     image = torch.zeros(1, in_chans, height, width, device=weight.device, dtype=weight.dtype)
     training = model.training
     model.eval()
     try:
-        # The counter sees PyTorch's operators only, not the compiled kernels behind some ops.
-        with plain_pytorch(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(image)
     finally:
         model.train(training)

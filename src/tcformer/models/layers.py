@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torch.utils.module_tracker import ModuleTracker
 
 from tcformer.ops import TokenMap, attend, linear
 from tcformer.ops.regroup import apply_plan
@@ -83,10 +84,19 @@ def is_plain(module: nn.Module) -> bool:
         and "forward" not in module.__dict__
         and not (module._forward_hooks or module._forward_pre_hooks)
         and not (module._backward_hooks or module._backward_pre_hooks)
-        and not (hooks._global_forward_hooks or hooks._global_forward_pre_hooks)
+        and not ((hooks._global_forward_hooks or hooks._global_forward_pre_hooks) and _watched())
         and not (hooks._global_backward_hooks or hooks._global_backward_pre_hooks)
         and (torch.compiler.is_compiling() or type(weight) in (nn.Parameter, Tensor, NoneType))
     )
+
+
+def _watched() -> bool:
+    """Whether a hook on all modules is another's than that of torch's FLOP counter.
+
+    That one only notes where the operations take place, and is to count what runs without it.
+    """
+    found = (*hooks._global_forward_hooks.values(), *hooks._global_forward_pre_hooks.values())
+    return not all(isinstance(getattr(hook, "__self__", None), ModuleTracker) for hook in found)
 
 
 def conv_with_skip(

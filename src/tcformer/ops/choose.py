@@ -21,7 +21,10 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import (
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+)
 
 from tcformer.ops import _native
 
@@ -29,6 +32,7 @@ __all__ = [
     "OPS",
     "Availability",
     "check_impl",
+    "counted",
     "interpreted_kernels",
     "is_exporting",
     "plain_pytorch",
@@ -132,6 +136,17 @@ def interpreted_kernels() -> Iterator[None]:
         yield
     finally:
         _interpret = before
+
+
+def counted() -> bool:
+    """Whether a FlopCounterMode of torch is on, which sees operators and what they are made of.
+
+    What does not depend on the data then runs as one operator that has a formula, so that every
+    implementation counts the same (docs/numerics.md).
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return any("FlopCounter" in type(mode).__name__ for mode in _get_current_dispatch_mode_stack())
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tcformer.arguments import as_float
+from tcformer.ops.attend import eager
 from tcformer.ops.choose import check_impl
 
 __all__ = ["attend"]
@@ -61,6 +62,4 @@ def attend(
         from tcformer.ops.attend import reference
 
         return reference.attend(q, k, v, bias, dropout)
-    from tcformer.ops.attend import eager
-
     return eager.attend(q, k, v, bias, dropout)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 WITHOUT_CUDNN = [
     SDPBackend.FLASH_ATTENTION,
@@ -58,3 +61,22 @@ def _aligned(bias: Tensor, q: Tensor) -> Tensor:
     num_keys = bias.shape[1]
     padded = torch.nn.functional.pad(bias, (0, -num_keys % ALIGNMENT))[:, :num_keys]
     return padded[:, None, None].expand(-1, q.shape[1], q.shape[2], -1)
+
+
+def _flop(q: torch.Size, k: torch.Size, *arguments: Any, **others: Any) -> int:
+    """Two products of queries and keys, two for each multiply-add."""
+    return 4 * q[0] * q[1] * q[2] * k[2] * q[3]
+
+
+def _flop_backward(
+    grad: torch.Size, q: torch.Size, k: torch.Size, *arguments: Any, **_: Any
+) -> int:
+    """Five such products: the scores are computed again."""
+    return 5 * _flop(q, k) // 2
+
+
+# Before 2.15 PyTorch's counter knew attention on every device but the CPU.
+_CPU = "_scaled_dot_product_flash_attention_for_cpu"
+for _name, _formula in ((_CPU, _flop), (f"{_CPU}_backward", _flop_backward)):
+    if getattr(torch.ops.aten, _name) not in flop_registry:
+        register_flop_formula(getattr(torch.ops.aten, _name))(_formula)

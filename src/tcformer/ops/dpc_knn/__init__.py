@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.arguments import as_float, as_int
-from tcformer.ops.choose import check_impl
+from tcformer.ops.choose import check_impl, counted
+from tcformer.ops.dpc_knn import eager, native, reference
+from tcformer.ops.dpc_knn.peaks import flop
 
 __all__ = ["Clusters", "dpc_knn"]
 
@@ -100,23 +103,46 @@ def dpc_knn(
     k = min(as_int("dpc_knn: k", k), x.shape[1])
     tolerance = as_float("dpc_knn: tolerance", tolerance)
     impl = check_impl("dpc_knn", impl, IMPLEMENTATIONS, x.device, unfit=_unfit(x, k))
-    arguments = (x, num_clusters, k, mask, density_noise, tolerance)
+    run = torch.ops.tcformer.dpc_knn if counted() else _run
     with torch.autocast(x.device.type, enabled=False):
-        if impl == "native":
-            from tcformer.ops.dpc_knn import native
+        return Clusters(*run(x, num_clusters, k, mask, density_noise, tolerance, impl))
 
-            return Clusters(*native.dpc_knn(*arguments))
-        if impl == "triton":
-            from tcformer.ops.dpc_knn import triton
 
-            return Clusters(*triton.dpc_knn(*arguments))
-        if impl == "reference":
-            from tcformer.ops.dpc_knn import reference
+def _run(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    density_noise: Tensor | None,
+    tolerance: float,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    arguments = (x, num_clusters, k, mask, density_noise, tolerance)
+    if impl == "native":
+        return native.dpc_knn(*arguments)
+    if impl == "triton":
+        from tcformer.ops.dpc_knn import triton
 
-            return Clusters(*reference.dpc_knn(*arguments))
-        from tcformer.ops.dpc_knn import eager
+        return triton.dpc_knn(*arguments)
+    if impl == "reference":
+        return reference.dpc_knn(*arguments)
+    return eager.dpc_knn(*arguments)
 
-        return Clusters(*eager.dpc_knn(*arguments))
+
+def _shapes(x: Tensor, num_clusters: int, *arguments: object) -> tuple[Tensor, Tensor]:
+    batch, num_tokens, _ = x.shape
+    assignment = x.new_empty(batch, num_tokens, dtype=torch.int64)
+    return assignment, x.new_empty(batch, num_clusters, dtype=torch.int64)
+
+
+_OPS = torch.library.Library("tcformer", "FRAGMENT")
+_OPS.define(
+    "dpc_knn(Tensor x, SymInt num_clusters, SymInt k, Tensor? mask, Tensor? density_noise,"
+    " float tolerance, str impl) -> (Tensor, Tensor)"
+)
+_OPS.impl("dpc_knn", _run, "CompositeExplicitAutograd")
+torch.library.register_fake("tcformer::dpc_knn", _shapes, lib=_OPS)
+register_flop_formula(torch.ops.tcformer.dpc_knn)(flop)
 
 
 def _unfit(x: Tensor, k: int) -> dict[str, str | None]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.ops import _native
+from tcformer.ops.dpc_knn.peaks import flop
 
 
 def dpc_knn(
@@ -85,3 +87,6 @@ def _(
     batch, num_tokens, _ = x.shape
     assignment = x.new_empty(batch, num_tokens, dtype=torch.int64)
     return assignment, x.new_empty(batch, num_clusters, dtype=torch.int64)
+
+
+register_flop_formula(torch.ops.tcformer.dpc_knn_native)(flop)

@@ -10,6 +10,18 @@ import torch
 from torch import Tensor
 
 
+def flop(
+    x: torch.Size, num_clusters: int, *arguments: object, out_shape: object = None, **others: object
+) -> int:
+    """What torch's FLOP counter says of a clustering: two for each multiply-add of its products.
+
+    The products of all pairs of tokens, and of all tokens and centres, of features (B, N, C). An
+    implementation may execute fewer (half of the first are equal) or repeat some.
+    """
+    batch, num_tokens, channels = x
+    return 2 * batch * num_tokens * channels * (num_tokens + num_clusters)
+
+
 def sparsity_of(d2: Tensor, k: int, mask: Tensor | None, noise: Tensor | None) -> Tensor:
     """Minus the logarithm of the density: the mean of the k smallest squared distances, (B, N).
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from tcformer.ops.dpc_knn.peaks import choose_centres, rank_of, sparsity_of
+from tcformer.ops.dpc_knn.peaks import choose_centres, flop, rank_of, sparsity_of
 from tcformer.ops.dpc_knn.triton_kernels import closest_kernel, scan_kernel
 from tcformer.ops.dpc_knn.triton_rows import compact_kernel, prepare_kernel, resolve_kernel
 
@@ -135,6 +136,9 @@ def _(
     batch, num_tokens, _ = x.shape
     assignment = x.new_empty(batch, num_tokens, dtype=torch.int64)
     return assignment, x.new_empty(batch, num_clusters, dtype=torch.int64)
+
+
+register_flop_formula(torch.ops.tcformer.dpc_knn_triton)(flop)
 
 
 def _cluster(

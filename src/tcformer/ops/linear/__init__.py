@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from tcformer.ops.choose import check_impl, is_exporting
+from tcformer.ops.linear import onednn
 
 __all__ = ["linear"]
 
@@ -38,8 +39,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
     unfit = {"onednn": _unfit(x, weight, bias)}
     impl = check_impl("linear", impl, IMPLEMENTATIONS, x.device, unfit=unfit)
     if impl == "onednn":
-        from tcformer.ops.linear import onednn
-
         dtype = _dtype(x, weight)  # autocast does not know this product: do its work
         added = None if bias is None else bias.to(dtype)
         return onednn.linear(x.to(dtype), weight.to(dtype), added)
@@ -71,8 +70,6 @@ def _unfit(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
         return "exported graphs hold PyTorch's own linear layers"
     if not torch.compiler.is_compiling() and _transformed():
         return "it has no rule for vmap and for derivatives in forward mode"
-    from tcformer.ops.linear import onednn
-
     return onednn.reason() or onednn.unfit(_dtype(x, weight))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 
 def reason() -> str | None:
@@ -61,6 +63,16 @@ def _opaque(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 @_opaque.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _flop(x: torch.Size, *arguments: Any, out_shape: torch.Size, **others: Any) -> int:
+    """What torch's counter says of ``aten.addmm``: two for each multiply-add."""
+    return 2 * prod(out_shape) * x[-1]
+
+
+register_flop_formula(torch.ops.tcformer.onednn_linear)(_flop)
+if (function := getattr(torch.ops.mkldnn, "_linear_pointwise", None)) not in (None, *flop_registry):
+    register_flop_formula(function)(_flop)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from tcformer.arguments import as_int
 from tcformer.ops.choose import check_impl
 from tcformer.ops.regroup import RegroupPlan
-from tcformer.ops.token_conv import native
+from tcformer.ops.token_conv import eager, native
 from tcformer.ops.token_map import TokenMap, part_of_token_map
 
 __all__ = ["token_conv"]
@@ -69,8 +69,6 @@ def token_conv(
         from tcformer.ops.token_conv import reference
 
         return reference.token_conv(x, plan, weight, bias, skip, gelu)
-    from tcformer.ops.token_conv import eager
-
     return eager.token_conv(x, plan, weight, bias, skip, gelu)
 
 

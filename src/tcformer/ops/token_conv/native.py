@@ -216,9 +216,16 @@ def _flop(x: Tensor, *arguments: Any, **others: Any) -> int:
     return int(2 * 9 * x.shape[0] * x.shape[2] * height * width)
 
 
+def _flop_backward(x: Tensor, *arguments: Any, **others: Any) -> int:
+    """The same for each of two gradients, of the tokens and of the filters."""
+    height, width = arguments[5:7]
+    return int(2 * 2 * 9 * x.shape[0] * x.shape[2] * height * width)
+
+
 torch.library.register_fake("tcformer::token_conv", _shape, lib=_OPS)
 torch.library.register_fake("tcformer::token_conv_backward", _shapes_backward, lib=_OPS)
 torch.library.register_fake("tcformer::token_conv_", lambda *arguments: None, lib=_OPS)
 register_flop_formula(
     [torch.ops.tcformer.token_conv, torch.ops.tcformer.token_conv_], get_raw=True
 )(_flop)
+register_flop_formula(torch.ops.tcformer.token_conv_backward, get_raw=True)(_flop_backward)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.ops.linear import linear
 from tcformer.ops.regroup import GatherSum, RegroupPlan
@@ -112,3 +114,11 @@ def _shape(x: Tensor, *others: object) -> Tensor:
 
 
 torch.library.register_fake("tcformer::token_mlp", _shape, lib=_OPS)
+
+
+@register_flop_formula(torch.ops.tcformer.token_mlp, get_raw=True)
+def _flop(x: Tensor, weight1: Tensor, *arguments: Any, **others: Any) -> int:
+    """What torch's counter says of the three layers one after the other."""
+    hidden, (weight2, *_, height, width) = weight1.shape[0], arguments[4:]
+    products = x.shape[1] * (x.shape[2] + weight2.shape[0]) + 9 * height * width
+    return 2 * x.shape[0] * hidden * int(products)
