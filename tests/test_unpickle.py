@@ -133,6 +133,12 @@ def test_keys_that_never_end_are_refused(tmp_path, legacy):
     assert time.monotonic() - began < 5
 
 
+def test_another_pickle_protocol_is_named(tmp_path):
+    torch.save(CONTENT, tmp_path / "a.pth", pickle_protocol=4)
+    with pytest.raises(UserError, match="protocol"):
+        safe_torch_load(tmp_path / "a.pth")
+
+
 def test_ordinary_tuples_and_sizes_are_read(tmp_path):
     content = {"a": ((1, 2), (3, (4,))), "s": torch.Size([2, 3]), ("k", 1): [(1,)] * 1000}
     assert load(tmp_path, saved(content)) == content

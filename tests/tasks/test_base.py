@@ -79,6 +79,8 @@ def test_an_evaluation_matches_classes_by_name(data, network, file, tmp_path, ca
     assert measured(data, tmp_path / "b.safetensors") == expected  # no names: by order
     assert measured(data, file, data_set="timm:folder") == expected
     loaded = load(checkpoint=file)
+    tcformer.save_pretrained(loaded, tmp_path / "hub")
+    assert measured(data, tmp_path / "hub", record=str(tmp_path / "r.json")) == expected
     source = labelled_folder(data)
     right = examine(loaded, source, match_classes(loaded, source.classes, "x")).confusion.right
     assert f"* Acc@1 {100 * right / 9:.3f}" in expected[0]

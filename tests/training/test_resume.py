@@ -285,7 +285,7 @@ def test_another_kind_of_run_is_refused_with_both_names(tmp_path, name, change):
         train(dataclasses.replace(cfg, resume="", **before))
         kept = content(tmp_path)
         first, second = dataclasses.replace(cfg, **before), dataclasses.replace(cfg, **after)
-        words = [str(getattr(one, name)).replace("auto", "off") for one in (first, second)]
+        words = [str(getattr(one, name) or False).replace("auto", "off") for one in (first, second)]
         said = rf"--{name} {words[0]}\b.*--{name} {words[1]}\b.*--finetune"
         with pytest.raises(UserError, match=said):
             train(dataclasses.replace(second, epochs=2, resume="auto"))

@@ -30,6 +30,7 @@ __all__ = [
     "header_of",
     "names_of",
     "open_weights",
+    "place_of",
     "size_note",
 ]
 
@@ -88,6 +89,21 @@ class About:
         return (self.input_size, self.input_size) if self.input_size else None
 
 
+def place_of(source: str | os.PathLike[str]) -> Path:
+    """The file of weights, or the folder in timm's hub format, fetched first if it is elsewhere.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    if isinstance(source, str) and source.startswith("hf-hub:"):
+        from tcformer.inference.hub import fetch_folder
+
+        return fetch_folder(source.removeprefix("hf-hub:"))
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return fetch_cached(source)
+    return Path(source.removeprefix("local-dir:") if isinstance(source, str) else source)
+
+
 def open_weights(
     source: str | os.PathLike[str], ema: bool | None = None
 ) -> tuple[Checkpoint, About]:
@@ -102,25 +118,17 @@ def open_weights(
     Raises:
         UserError: it cannot be had or read.
     """
-    path = source
-    if isinstance(source, str) and source.startswith("hf-hub:"):
-        from tcformer.inference.hub import fetch_folder
-
-        path = fetch_folder(source.removeprefix("hf-hub:"))
-    elif isinstance(source, str) and source.startswith("local-dir:"):
-        path = source.removeprefix("local-dir:")
-    elif isinstance(source, str) and source.startswith(("http://", "https://")):
-        path = fetch_cached(source)
-        try:
-            checkpoint = read_checkpoint(path, ema=ema)
-        except UserError as error:
-            path.unlink(missing_ok=True)  # the next attempt fetches it anew
-            raise UserError(f"{source} cannot be used: {error}") from error
-        return checkpoint, about_checkpoint(checkpoint)
-    if Path(path).is_dir():
+    path = place_of(source)
+    if path.is_dir():
         about = about_folder(path)
-        return read_checkpoint(Path(path) / WEIGHTS, ema=bool(ema)), about
-    checkpoint = read_checkpoint(path, ema=ema)
+        return read_checkpoint(path / WEIGHTS, ema=bool(ema)), about
+    try:
+        checkpoint = read_checkpoint(path, ema=ema)
+    except UserError as error:
+        if not str(source).startswith(("http://", "https://")):
+            raise
+        path.unlink(missing_ok=True)  # the next attempt fetches it anew
+        raise UserError(f"{source} cannot be used: {error}") from error
     return checkpoint, about_checkpoint(checkpoint)
 
 
@@ -183,15 +191,15 @@ def about_checkpoint(checkpoint: Checkpoint) -> About:
                 said.setdefault(key, options[key])
     if checkpoint.format == "safetensors":
         said = dict(checkpoint.meta)
-    crop = _numbers(said.get("crop_pct"))
+    crop = _said_numbers(str(said.get("crop_pct", "")))
     return About(
         model=_text(said.get("model")),
         task=_text(said.get("task")),
         classes=names_of(said.get("classes")),
         input_size=_side(said.get("input_size")),
         in_chans=_side(said.get("in_chans")),
-        mean=_numbers(said.get("mean")),
-        std=_numbers(said.get("std")),
+        mean=_said_numbers(said.get("mean")),
+        std=_said_numbers(said.get("std")),
         crop_pct=crop[0] if crop and 0 < crop[0] <= 1 else None,
         interpolation=_text(said.get("interpolation")),
         words=names_of(said.get("words")),
@@ -274,12 +282,15 @@ def names_of(value: Any) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names)
 
 
+def _said_numbers(value: Any) -> tuple[float, ...] | None:
+    """Numbers as a header holds them, a text; None where there are none."""
+    try:
+        return _numbers(value.split() if isinstance(value, str) else value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
 def _numbers(value: Any) -> tuple[float, ...] | None:
-    if isinstance(value, str):  # of a header, where all values are texts
-        try:
-            value = [float(number) for number in value.split()]
-        except ValueError:
-            return None
     if not isinstance(value, (list, tuple)) or not value:
         return None
     numbers = tuple(float(number) for number in value)

@@ -140,10 +140,12 @@ def recorded_merging(checkpoint: Checkpoint) -> dict[str, Any]:
                 if not set(options) <= set(GIVEN):
                     raise ValueError(f"unknown entries in {note}")
                 return merging_of(create_model("tcformer_nano", **options))
-            name = args.get("model") if isinstance(args, Mapping) else None
+            options = args if isinstance(args, Mapping) else {}
+            said = {**checkpoint.meta, **(about if isinstance(about, Mapping) else {})}
+            name = options.get("model") or said.get("model")
             if not isinstance(name, str) or name not in VARIANTS:
                 return {}
-            given = {key: args.get(key) for key in GIVEN}
+            given = {key: options.get(key) for key in GIVEN}
             return merging_of(create_model(name, **merge_options(name, **given)))
     except (TypeError, ValueError) as error:
         raise UserError(

@@ -224,7 +224,9 @@ class BaseTask(ABC, Generic[Batch]):
             say of it.
         """
         if not recorded or outputs != self.num_classes:
-            return list(range(outputs)), ""
+            by_order = self.classes and outputs == self.num_classes
+            note = "it names no classes, so its classifier is kept by their order"
+            return list(range(outputs)), note if by_order else ""
         own = len(self.classes)
         try:
             matching = self._matched(recorded, outputs, where)

@@ -12,7 +12,7 @@ import torch
 
 from tcformer.data import check_workers
 from tcformer.errors import UserError
-from tcformer.inference.about import average_note, open_weights, size_note
+from tcformer.inference.about import WEIGHTS, average_note, open_weights, place_of, size_note
 from tcformer.models.fetch import fetch_cached, file_sha256
 from tcformer.models.merging import merging_of, recorded_merging
 from tcformer.tasks.base import BaseTask
@@ -195,7 +195,8 @@ def _weights(source: str, record: RunRecord) -> dict[str, str]:
     """For the record: which weights a run began with or measures."""
     if record.path is None:
         return {}
-    file = fetch_cached(source) if source.startswith(("http://", "https://")) else Path(source)
+    file = place_of(source)
+    file = file / WEIGHTS if file.is_dir() else file
     return {"weights": file.name, "weights_sha256": file_sha256(file)[:16]}
 
 
@@ -227,7 +228,7 @@ def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
     for note in notes:
         say(world, f"NOTICE: {note}.")
     task.load_weights(task.model, weights.state_dict, source)
-    return source if Path(source).is_file() else str(weights.path)
+    return source
 
 
 def _local(cfg: TrainConfig) -> TrainConfig:
