@@ -24,6 +24,7 @@ from tcformer.images import (
     TooManyPixelsError,
     UnknownImageError,
     UnreadableImageError,
+    decode_labels,
     decode_strictly,
     is_hidden,
     is_hidden_path,
@@ -78,6 +79,17 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
     assert decode_strictly(data, to_rgb).size == (30, 20)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert decode_strictly(data, to_rgb).size == (30, 20)
+
+
+@pytest.mark.parametrize("kind", [k for k in FORMATS if k != "MPO" and k in Image.SAVE])
+def test_no_format_is_used_beyond_the_bound(kind, monkeypatch):
+    data = encoded(kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
+    for use in (lambda _: pytest.fail("it was opened"), to_rgb):
+        with pytest.raises(TooManyPixelsError):
+            decode_strictly(data, use)
+    with pytest.raises(TooManyPixelsError):
+        decode_labels(data)
 
 
 BOMB = """

@@ -128,6 +128,14 @@ def test_boxes_of_any_size(weights, figures, box):
     assert np.asarray(Image.open(out / "figure0.pose.png")).any()
 
 
+def test_a_gif_that_does_not_move_is_a_picture(figures, weights, tmp_path):
+    still = tmp_path / "still.gif"
+    Image.open(figures / "figure0.png").convert("P").save(still)
+    words = ["pose", str(still), "--checkpoint", str(weights), "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    assert (tmp_path / "still.pose.png").is_file()
+
+
 def make_video(path, rate=5, rotation=0):
     """Three figures; the second one is drawn on white paper."""
     av = pytest.importorskip("av", reason="videos are read by the package av")

@@ -4,7 +4,9 @@ import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 from timm.data.readers.reader import Reader
+from torchvision.datasets import ImageFolder
 
 from tcformer.data import DataSpec, build_dataset
 from tcformer.data.from_timm import TimmSource
@@ -106,6 +108,15 @@ def test_torchvision_sets_are_read_decoded(tmp_path, folder):
     data = build(folder({"a": {"x": 1}, "b": {"y": 1}}), "torch/image_folder")
     assert data.classes == ["a", "b"]
     assert data[1].image.mode == "RGB"
+
+
+def test_torchvision_sets_that_read_files_give_them_to_our_reader(tmp_path, folder, monkeypatch):
+    root = folder({"val": {"x": 1}})
+    clear = Image.new("RGBA", (20, 14), (9, 9, 9, 0))
+    clear.save(root / "val/x/00.png")
+    monkeypatch.setattr("timm.data.create_dataset", lambda *_, **__: ImageFolder(root / "val"))
+    data = build(tmp_path, "torch/imagenet")
+    assert np.asarray(data[0].image).min() == 255
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,16 @@ def test_wrong_masks_are_one_sentence_in_training_too(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
+def test_black_and_white_masks_are_refused(tmp_path):
+    root = make_own(tmp_path, np.array([[0, 255], [255, 0]], np.uint8), ("ground", "cat"))
+    with pytest.raises(UserError, match=r"number 1 \(cat\)"):
+        MaskFolderSource(str(root), "train")
+    make_own(tmp_path, np.array([[0, 255], [0, 0]], np.uint8), ("ground", "cat"), split="val")
+    assert len(MaskFolderSource(str(root), "val")) == 1  # nothing but ground may be seen there
+    put(root / "annotations/train/a.png", np.array([[0, 255], [1, 0]], np.uint8))
+    assert len(MaskFolderSource(str(root), "train")) == 1
+
+
 def test_folders_in_folders_and_what_is_left_out(tmp_path):
     root = make_own(tmp_path, np.ones((2, 3), np.uint8))
     for kind, ending in (("images", "png"), ("annotations", "PNG")):

@@ -179,9 +179,17 @@ def _where(args: Namespace) -> Where:
 
 
 def _is_video(file: Path) -> bool:
+    """By its ending; a GIF is one if it moves."""
     from tcformer.cli.pose_inputs import VIDEOS
+    from tcformer.files import read_whole
+    from tcformer.images import UnreadableImageError, decode_strictly
 
-    return file.suffix.lower() in VIDEOS
+    if file.suffix.lower() != ".gif":
+        return file.suffix.lower() in VIDEOS
+    try:
+        return decode_strictly(read_whole(file), lambda image: getattr(image, "n_frames", 1) > 1)
+    except (OSError, UnreadableImageError):  # the reader of pictures says what is wrong
+        return False
 
 
 def _output(folder: Path, file: Path) -> Path:

@@ -84,6 +84,8 @@ class MaskFolderSource:
             )
         if len(masks) > len(images):
             self.left_out.others["masks without an image"] = len(masks) - len(images)
+        if split == "train" and number == 2:
+            self._refuse_black_and_white([masks[name] for name in images])
         self.files = PathList(list(images.values()), [0] * len(images))
         self.masks = PathList([masks[name] for name in images], [0] * len(images))
 
@@ -120,6 +122,24 @@ class MaskFolderSource:
                 )
             found[name] = path
         return found
+
+    def _refuse_black_and_white(self, masks: list[str]) -> None:
+        """Refuse masks of two classes that mark the second one by white, which counts nowhere."""
+        white = False
+        for mask in masks:
+            try:
+                labels = decode_labels(read_whole(mask))
+            except (UnreadableImageError, OSError):
+                continue  # the run says so when it comes to it
+            if (labels == self.first + 1).any():
+                return
+            white |= bool((labels == self.ignore).any())
+        if white:
+            raise UserError(
+                f"No mask of {self.annotations} has the number {self.first + 1} "
+                f"({self.classes[1]}), and {self.ignore} counts nowhere: if white means that "
+                f"class, write {self.first + 1} there."
+            )
 
     def __len__(self) -> int:
         return len(self.files)

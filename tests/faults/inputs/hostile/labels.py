@@ -20,7 +20,7 @@ from PIL import Image
 from hostile.images import hostile_bytes, sound
 from hostile.kinds import TRACE, Kind, mutated, strange_name
 from tcformer.data import DataSpec, build_dataset
-from tcformer.data.pixelwise import EvalPair, PixelDataset, PixelSpec, build_pixel_source
+from tcformer.data.pixelwise import NOWHERE, EvalPair, PixelDataset, PixelSpec, build_pixel_source
 from tcformer.errors import UserError
 
 
@@ -120,7 +120,9 @@ def _all_items(data: Any) -> None:
         except UserError as refusal:
             problems.append(refusal)
         else:
-            assert 0 <= int(np.asarray(item.target).max()) < 256
+            target = np.asarray(item.target)
+            assert target.min() >= 0
+            assert target[target != NOWHERE].max(initial=0) < 255
     if problems:
         raise problems[0]
 
