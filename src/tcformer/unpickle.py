@@ -286,8 +286,8 @@ def _why_not_loaded(file: Path, error: Exception) -> str:
         return error.strerror or text
     if "Unsupported operand" in text:
         return (
-            "it is damaged, or pickled by another protocol than torch's own (2), the only one that is"
-            " read without running code; save it again with torch.save's default"
+            "it is damaged, or pickled by another protocol than torch's own (2), the only one "
+            "that is read without running code; save it again with torch.save's default"
         )
     if "Attempting to deserialize" in text:
         return "its tensors belong on a device that this machine lacks; use map_location='cpu'"
