@@ -16,6 +16,7 @@
 #
 # SIGTERM, SIGUSR1 or Ctrl-C save a checkpoint and end with status 75; `--resume auto` continues.
 set -eu
+trap 'echo interrupted >&2; exit 130' INT # until Python deals with it
 
 if [ "$#" -lt 2 ]; then
     echo 'usage: sh dist_train.sh CONFIG GPUS [options of `tcformer train`...]' >&2
@@ -47,4 +48,8 @@ if ! command -v "$PYTHON" >/dev/null 2>&1; then
 fi
 
 export PYTHONPATH="$here/src${PYTHONPATH:+:$PYTHONPATH}" # this clone, installed or not
-exec "$PYTHON" -m tcformer.training.launch "$gpus" train --config "$config" "$@"
+hold= # Ctrl-C back while Python starts, where env can do that
+if env --block-signal=INT true 2>/dev/null; then
+    hold='env --block-signal=INT'
+fi
+exec $hold "$PYTHON" -m tcformer.training.launch "$gpus" train --config "$config" "$@"

@@ -21,6 +21,7 @@
 # its time limit, or when it is preempted, it saves, is queued again, and resumes by itself. Its
 # output is appended to WORK_DIR/slurm-JOBID.out. docs/slurm.md tells more.
 set -euo pipefail
+trap 'echo interrupted >&2; exit 130' INT # until srun deals with it
 
 if [ "$#" -lt 4 ]; then
     echo 'usage: ./slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of `tcformer train`...]' >&2

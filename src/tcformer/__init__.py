@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import tcformer._early  # noqa: F401 - first: Ctrl-C in one of the imports below is one line
 from tcformer._timm_hook import register_when_timm_is_imported
 from tcformer.errors import UserError
 

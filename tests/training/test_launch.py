@@ -244,3 +244,46 @@ def test_the_environment_in_use_comes_before_the_clone(script, tmp_path):
     (venv / "python").chmod(0o755)
     done = script("a.py", "1", PYTHON="", VIRTUAL_ENV=str(venv.parent))
     assert done.stdout == "the active one\n"
+
+
+def interrupted_at(folder: Path, module: str, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command into which Ctrl-C falls once, when it imports `module` for the first time."""
+    (folder / f"{module}.py").write_text(
+        f"import os, signal, sys, importlib\n"
+        f"sys.path.remove({str(folder)!r})\n"
+        f"if not os.path.exists({str(folder / 'done')!r}):\n"
+        f"    open({str(folder / 'done')!r}, 'w').close()\n"
+        f"    os.kill(os.getpid(), signal.SIGINT)\n"
+        f"if {module!r} != 'sitecustomize':\n"
+        f"    del sys.modules[{module!r}]\n"
+        f"    sys.modules[{module!r}] = importlib.import_module({module!r})\n"
+    )
+    env = clean_env(PYTHONPATH=f"{folder}:{ROOT / 'src'}", PYTHON=sys.executable)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize("module", ["difflib", "secrets", "socket"])
+@pytest.mark.parametrize(
+    "call", ["tcformer train", "tcformer predict", "tcformer.training.launch 2 train"]
+)
+def test_ctrl_c_among_the_first_imports_is_one_line(tmp_path, module, call):
+    if module == "secrets" and "launch" in call:
+        pytest.skip("the launcher does not import it")
+    if module == "socket" and "launch" not in call:
+        pytest.skip("only the launcher imports it")
+    done = interrupted_at(tmp_path, module, sys.executable, "-m", *call.split(), "nowhere.py")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize(("num", "said", "status"), [(2, "interrupted", 130), (1, "stopping", 2)])
+def test_ctrl_c_while_the_scripts_python_starts_is_one_line(tmp_path, num, said, status):
+    """Before Python can have a handler the script holds the signal back."""
+    if subprocess.run(["env", "--block-signal=INT", "true"], capture_output=True).returncode:
+        pytest.skip("this env cannot hold signals back")
+    script = ("sh", str(ROOT / "dist_train.sh"), "nowhere.py", str(num))
+    done = interrupted_at(tmp_path, "sitecustomize", *script)
+    assert (done.returncode, done.stdout) == (status, "")
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert said in lines[0]
+    assert len(lines) == (1 if num == 2 else 2)  # the second says that there is no such file
+    assert "Traceback" not in done.stderr

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from tcformer._early import obey_ctrl_c
 from tcformer.errors import UserError, nearest
 from tcformer.files import FULL, is_full
 
@@ -157,6 +158,7 @@ def _run_verb(verb: str, rest: list[str]) -> int:
         from tcformer.training.interrupt import install_early
 
         install_early()
+    obey_ctrl_c()
     # Large pages for large tensors (Linux); torch looks this up when it first allocates. On 2 cores
     # a forward pass of 8 images took 18 to 33 % less time, our models' and timm's alike.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

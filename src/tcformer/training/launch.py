@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 
+from tcformer._early import obey_ctrl_c
 from tcformer.errors import UserError
 from tcformer.training.interrupt import EXIT_INTERRUPTED, EXIT_REFUSED, ignore_from_now_on
 
@@ -122,12 +123,12 @@ def run(plan: Plan, command: Sequence[str]) -> int:
         # nohup and the like have a reason for ignoring a signal
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, forward)
+    obey_ctrl_c()
+    before = _before_tcformer if "tcformer" in command else _end_with_launcher
     for local_rank in range(plan.num_processes):
         if not received:
             environment = plan.variables(local_rank, os.environ)
-            processes.append(
-                subprocess.Popen(command, env=environment, preexec_fn=_end_with_launcher)
-            )
+            processes.append(subprocess.Popen(command, env=environment, preexec_fn=before))
     try:
         status = _wait(plan, processes)
         ignore_from_now_on()
@@ -136,6 +137,8 @@ def run(plan: Plan, command: Sequence[str]) -> int:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+    if not processes:
+        print("interrupted", file=sys.stderr)
     if not processes or (status > 128 and status - 128 in received):
         return 128 + received[0]  # stopped before there was anything to save
     return status
@@ -195,6 +198,7 @@ def main(argv: Sequence[str]) -> int:
     command = [sys.executable, "-u", "-m", "tcformer", *argv[1:]]
     if plan.size == 1:
         # Nobody to watch over: become the process, so that signals and status are its own.
+        _hold_ctrl_c()
         os.execve(sys.executable, command, plan.variables(0, os.environ))
     return run(plan, command)
 
@@ -204,6 +208,16 @@ def _end_with_launcher() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _hold_ctrl_c() -> None:
+    """Hold Ctrl-C back until `tcformer`, which starts next in this process, deals with it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+
+def _before_tcformer() -> None:
+    _hold_ctrl_c()
+    _end_with_launcher()
 
 
 def _usable_cores() -> int:
