@@ -11,7 +11,7 @@ from typing import Any, Literal
 import tyro
 
 from tcformer.errors import UserError, nearest
-from tcformer.training.options import load_config
+from tcformer.training.options import for_help, load_config
 
 
 # fmt: off
@@ -121,11 +121,12 @@ def parse(argv: list[str] | None = None) -> Detection:
     values: dict[str, Any] = {}
     if words and not words[0].startswith("-"):
         values = _load(words.pop(0))
+    default = for_help(Detection(**values), words)
     cfg = tyro.cli(
-        Detection,
+        type(default),
         prog="detection.py [CONFIG]",
         description="Train and measure a detector; CONFIG is a file of configs/detection.",
-        default=Detection(**values),
+        default=default,
         args=words,
     )
     _check(cfg)

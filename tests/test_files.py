@@ -23,6 +23,8 @@ from tcformer.files import (
     leftovers,
     make_folder,
     making_way,
+    parse_json,
+    read_text,
     replacing,
     safe_torch_load,
     set_aside,
@@ -427,6 +429,15 @@ def test_make_folder(tmp_path):
         make_folder(tmp_path / "file")
     with pytest.raises(UserError, match="a file is in the way"):
         make_folder(tmp_path / "file" / "b")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_text(tmp_path, encoding):
+    (tmp_path / "a").write_bytes('{"né": 1}\r\n'.encode(encoding))
+    assert read_text(tmp_path / "a") == '{"né": 1}\r\n'
+    assert parse_json(read_text(tmp_path / "a")) == {"né": 1}
+    assert parse_json((tmp_path / "a").read_bytes()) == {"né": 1}
+    assert parse_json('\ufeff{"a": 1}') == {"a": 1}
 
 
 def test_check_readable(tmp_path):

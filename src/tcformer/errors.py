@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import reprlib
 from collections.abc import Iterable
 
@@ -13,6 +14,14 @@ class UserError(ValueError):
     The message is one sentence that says what is wrong, where, and what to do. The command line
     prints it as it stands and exits with status 2; no traceback is shown.
     """
+
+
+def is_installed(module: str) -> bool:
+    """Whether a package is there, as far as that shows without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

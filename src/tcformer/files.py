@@ -88,7 +88,9 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
         raise
     finally:
         os.close(descriptor)  # only now: while it is open, nobody takes the file for a leftover
-    _sync_folder(target.parent)
+    with contextlib.suppress(OSError):
+        # Some network file systems cannot sync a folder; the file itself is complete and in place.
+        _sync(target.parent)
 
 
 _LEFTOVER = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}(?:-([0-9a-f]{8}))?\.tmp")
@@ -272,6 +274,11 @@ def _move_all(scratch: Path, folder: Path, last: str | None, stale: Iterable[str
     modes = {target: _mode_for(target) for target in moves.values()}  # all, before the first
     for target in moves.values():
         make_folder(target.parent)
+    for path, target in moves.items():  # a disk that is full says so now
+        try:
+            _sync(path)
+        except OSError as error:
+            raise UserError(_why_not_written(target, error)) from error
     gone = {name for name in stale if scratch / name not in moves}
     for name in gone if last is None else {*gone, last}:
         try:
@@ -288,7 +295,8 @@ def _move_all(scratch: Path, folder: Path, last: str | None, stale: Iterable[str
                 raise UserError(_why_not_written(target, error)) from error
             _copy(path, target)  # the name is a link to another disk
     for parent in {target.parent for target in moves.values()}:
-        _sync_folder(parent)
+        with contextlib.suppress(OSError):
+            _sync(parent)
 
 
 def _copy(path: Path, target: Path) -> None:
@@ -438,17 +446,15 @@ def _fill(descriptor: int, write: Callable[[BinaryIO], object]) -> None:
         raise raw.error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut, where the file system can do that."""
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
     if os.name != "posix":
         return
-    # Some network file systems cannot sync a folder; the file itself is complete and in place.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _why_not_written(target: Path, error: OSError) -> str:
@@ -572,14 +578,24 @@ def read_whole(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> bytes
         os.close(descriptor)
 
 
+def read_text(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> str:
+    """The text of a UTF-8 file, without the byte order mark that editors on Windows begin with.
+
+    Raises:
+        OSError: as `read_whole`.
+        UnicodeDecodeError: it is another encoding.
+    """
+    return read_whole(path, most=most).decode("utf-8-sig")
+
+
 def parse_json(text: str | bytes) -> Any:
-    """What JSON says.
+    """What JSON says, a byte order mark left out.
 
     Raises:
         ValueError: it is no JSON, or so deeply nested that Python cannot read it.
     """
     try:
-        return json.loads(text)
+        return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

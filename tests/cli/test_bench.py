@@ -63,11 +63,11 @@ def test_a_trial_run_keeps_no_record_unless_told_to(capsys, monkeypatch):
     assert "record:" not in capsys.readouterr().out
 
 
-def test_a_missing_folder_is_a_sentence_and_the_figures_are_printed(tmp_path, capsys):
-    assert cli.main([*QUICK, "--output", str(tmp_path / "nowhere")]) == 1
+def test_a_missing_folder_is_a_sentence_before_anything_is_measured(tmp_path, capsys):
+    assert cli.main([*QUICK, "--output", str(tmp_path / "nowhere")]) == 2
     told = capsys.readouterr()
-    assert "tcformer_nano" in told.out
-    assert told.err.splitlines()[-1].startswith("error: the record is not kept: there is no folder")
+    assert told.out == ""
+    assert "there is no folder" in told.err
 
 
 def test_a_second_record_of_a_day_does_not_replace_the_first(tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -54,6 +55,24 @@ def test_every_verb_has_a_module_with_the_same_line(verb):
     module = importlib.import_module(f"tcformer.cli.{verb.replace('-', '_')}")
     assert cli.VERBS[verb] == module.HELP
     assert callable(module.main)
+
+
+def help_of(capsys, verb: str) -> str:
+    """The help of a verb in one line, without the frames around it."""
+    assert cli.main([verb, "--help"]) == 0
+    return re.sub(r"[\s│╭╮╰╯─]+", " ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_shows_no_empty_default(verb, capsys):
+    text = help_of(capsys, verb)
+    assert re.findall(r"default:? *(?:None|\(\)|\[\]|\{\}|''|\"\")? *\)", text) == []
+    assert re.findall(r"\(default[^()]*\) \(default", text) == []  # said once
+
+
+def test_help_still_shows_the_others(capsys):
+    assert "(default: 224)" in help_of(capsys, "train")
+    assert "(default: 16)" in help_of(capsys, "predict")
 
 
 def test_version(capsys):

@@ -129,6 +129,22 @@ def test_names_can_come_from_a_list_and_an_image_through_a_pipe(
     assert text.splitlines()[1] == rows[0].replace("in/d.png", "-")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("piped", [False, True])
+def test_a_byte_order_mark_is_no_part_of_a_name(
+    folder, weights, capsys, monkeypatch, encoding, piped
+):
+    os.rename(folder / "in" / "d.png", folder / "in" / "dé.png")
+    mark = "\ufeff" * (encoding == "utf-16-be")
+    content = f"{mark}in/dé.png\r\n\r\nin/a.png\r\n".encode(encoding)
+    (folder / "names.txt").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
+    args = ("--checkpoint", weights, "--format", "csv", "--topk", 1)
+    status, text, _ = run(capsys, "--list", "-" if piped else "names.txt", *args)
+    assert status == 0
+    assert [row.split(",")[0] for row in text.splitlines()[1:]] == ["in/dé.png", "in/a.png"]
+
+
 def test_odd_names_stay_one_record(folder, weights, capsys):
     for name in (b"new\nline.png", b'\xff,".png', "ü\x1b[31m.png".encode()):
         os.link(folder / "in" / "a.png", os.fsencode(folder / "in") + b"/" + name)
@@ -193,7 +209,7 @@ def test_a_bar_is_drawn_where_asked_for(folder, weights, capsys):
         (["in", "--chekpoint", "x"], "did you mean --checkpoint"),
         (["in", "--out", "in"], "is a folder"),
         (["in/a.png", "--out", "in/a.png"], "would overwrite"),
-        (["in", "--out", "in/a.png/x.json"], "a file is in the way"),
+        (["in", "--out", "in/a.png/x.json"], "is not a folder"),
         (["in", "--list", "gone.txt"], "gone.txt cannot be read"),
         (["-", "--list", "-"], "not both"),
     ],

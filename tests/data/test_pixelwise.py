@@ -56,7 +56,7 @@ def test_labels_start_at_zero_and_nothing_is_255(ade):
 def test_class_names_come_from_the_table(ade):
     rows = ["Idx\tRatio\tTrain\tVal\tStuff\tName"]
     rows += [f"{i + 1}\t0.1\t1\t1\t0\tthing {i}, other" for i in range(150)]
-    (ade / "objectInfo150.txt").write_text("\n".join(rows))
+    (ade / "objectInfo150.txt").write_text("\ufeff" + "\r\n".join(rows), newline="")
     assert Ade20kSource(str(ade), "train").classes[:2] == ["thing 0", "thing 1"]
 
 

@@ -29,6 +29,12 @@ def sample(picture, encode):
     return make
 
 
+def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path, sample):
+    (name, label), image = sorted(sample(1, 7), key=lambda member: member[0].endswith("jpg"))
+    write_tar(tmp_path / "set-train-000.tar", [(name, b"\xef\xbb\xbf" + label + b"\r\n"), image])
+    assert build(tmp_path)[0].target == 7
+
+
 def build(root, split="train"):
     return build_dataset(DataSpec(data_path=str(root), data_set="timm:wds/set"), split)
 
@@ -80,8 +86,10 @@ def test_listed_shards_and_named_classes(tmp_path, sample):
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     assert build(tmp_path).classes == ["cat", "dog"]
     assert build(tmp_path)[0].target == 0
+    (tmp_path / "classes.txt").write_bytes("\ufeffcat\r\ndog\r\n".encode())
+    assert build(tmp_path).classes == ["cat", "dog"]
     info = {"splits": {"train": {"name": "train", "filenames": ["x.tar"]}}}
-    (tmp_path / "_info.json").write_text(json.dumps(info))
+    (tmp_path / "_info.json").write_text("\ufeff" + json.dumps(info))
     assert build(tmp_path)[0].target == 1
     (tmp_path / "x.tar").unlink()
     with pytest.raises(UserError, match=r"x.tar, listed in _info.json, is missing"):

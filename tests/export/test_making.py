@@ -132,7 +132,7 @@ def test_networks_that_cannot_be_exported(loaded, backbone, tmp_path):
 
 @pytest.mark.parametrize("name", ["onnx", "openvino", "aoti"])
 def test_what_is_missing_is_named_with_its_command(monkeypatch, name):
-    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(formats, "is_installed", lambda package: False)
     monkeypatch.setattr(formats.shutil, "which", lambda program: None)
     words = "no C\\+\\+ compiler: install g" if name == "aoti" else r"pip install 'tcformer\[export"
     with pytest.raises(UserError, match=words):

@@ -8,6 +8,7 @@ from typing import Any
 
 from tcformer.bench import record
 from tcformer.errors import UserError
+from tcformer.files import atomic_write, check_writable
 
 # ImageNet-1k top-1, per cent, at 224 px: what the authors of each network report, not we. TCFormer:
 # its repository; PVTv2: arXiv 2106.13797; Swin: arXiv 2103.14030; ResNet-50: arXiv 2110.00476 (A1).
@@ -42,13 +43,7 @@ def plot(paths: Sequence[Path], target: Path) -> list[str]:
     """
     if target.suffix.lower() not in FORMATS:
         raise UserError(f"cannot draw {target}: its name must end in {', '.join(FORMATS)}.")
-    rows = [(path, row) for path in paths for row in rows_of(record.read(path))]
-    panels = [*_resolution_panels(rows), *_accuracy_panels(rows)]
-    if not panels:
-        raise UserError(
-            "there is nothing to draw: give a record with two or more sizes, or with models whose "
-            "accuracy at 224 px is published."
-        )
+    check_writable(target, made_from=paths)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -56,6 +51,13 @@ def plot(paths: Sequence[Path], target: Path) -> list[str]:
         raise UserError(
             "drawing needs the package matplotlib: pip install 'tcformer[bench]'."
         ) from None
+    rows = [(path, row) for path in paths for row in rows_of(record.read(path))]
+    panels = [*_resolution_panels(rows), *_accuracy_panels(rows)]
+    if not panels:
+        raise UserError(
+            "there is nothing to draw: give a record with two or more sizes, or with models whose "
+            "accuracy at 224 px is published."
+        )
     figure = Figure(figsize=(6.4 * len(panels), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     told = []
@@ -66,10 +68,8 @@ def plot(paths: Sequence[Path], target: Path) -> list[str]:
         axes.grid(True, alpha=0.3)
         axes.legend(fontsize=8)
         told.append(title)
-    try:
-        figure.savefig(target)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
+    ending = target.suffix.lower().removeprefix(".")
+    atomic_write(target, lambda stream: figure.savefig(stream, format=ending))
     return told
 
 

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, check_readable
+from tcformer.files import (
+    atomic_write,
+    check_readable,
+    check_writable,
+    parse_json,
+    read_whole,
+)
 from tcformer.training import machine
 
 FORM = 1
@@ -32,6 +38,22 @@ def begin(arguments: Sequence[str], device: torch.device) -> dict[str, Any]:
         "command": machine.command_line(["bench", *arguments]),
         **machine.circumstances(device),
     }
+
+
+def check_place(target: Path | None) -> None:
+    """Refuse a place for a record before anything is measured; None is `default_folder()`.
+
+    Raises:
+        UserError: the folder is missing or nothing can be written there.
+    """
+    if target is None:
+        return
+    if target.suffix != ".json" and not target.is_dir():
+        raise UserError(
+            f"the record cannot be kept: there is no folder {target}; "
+            "create it, or name another place with --output."
+        )
+    check_writable(target if target.suffix == ".json" else target / "record.json")
 
 
 def keep(record: dict[str, Any], kind: str, target: Path | None = None) -> Path:
@@ -79,8 +101,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     check_readable(path)
     try:
-        record = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        record = parse_json(read_whole(path))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a JSON file; name a record of `tcformer bench`.") from error
     if not isinstance(record, dict) or record.get("form") != FORM:
         raise UserError(

@@ -50,6 +50,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     begin = time.monotonic()
     device = choose_device(options.device, LaunchEnvironment())
     _set_threads(options)
+    record.check_place(None if options.output is None else Path(options.output))
     measure = _checked(options, device)
     kept = record.begin(arguments, device)
     _say(tables.header(kept))
@@ -352,8 +353,10 @@ def _suite(
             _say([f"{result.name}: {result.problem}"])
         # A suite is long, and what interrupts it should not take the first parts along.
         kept["parts"] = [*kept.get("parts", []), asdict(result)]
-        with contextlib.suppress(UserError):  # said once, at the end
-            _write(options, kept, kind)
+        # A file that is there is replaced by a whole record only.
+        if options.kept_at or not Path(options.output or "").is_file():
+            with contextlib.suppress(UserError):  # said once, at the end
+                _write(options, kept, kind)
 
     kind = f"suite-{options.suite}"
     # The kernels that the check of the ops compiled have taken their share.

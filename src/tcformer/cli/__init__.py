@@ -98,11 +98,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
-        if package not in _REQUIRED:
-            raise
+        if package in _REQUIRED:
+            advice = (
+                "run `make demo` once, which sets up .venv, or `pip install .`, or set PYTHON to "
+                "one that has it."
+            )
+        else:
+            from tcformer.cli.doctor import EXTRAS
+
+            extras = [extra for module, extra, _ in EXTRAS.values() if module == package]
+            if not extras:
+                raise
+            advice = f"pip install 'tcformer[{extras[0]}]'."
         print(
-            f"error: the package {package} is not installed for {sys.executable}: run `make demo` "
-            "once, which sets up .venv, or `pip install .`, or set PYTHON to one that has it.",
+            f"error: the package {package} is not installed for {sys.executable}: {advice}",
             file=sys.stderr,
         )
         return EXIT_USAGE

@@ -204,6 +204,7 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--output",
         metavar="PLACE",
-        help="folder (or file ending in .json) for the record; benchmarks/results if left out. "
+        help="folder (or file ending in .json, replaced at the end) for the record; "
+        "benchmarks/results if left out. "
         "With --plot the picture, .svg, .png or .pdf (bench.svg)",
     )

@@ -7,14 +7,14 @@ import sys
 import tempfile
 import time
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
-from tcformer.viz import check_picture_name
+from tcformer.files import check_writable
 
 if TYPE_CHECKING:
     from tcformer.inference.answers import Answer
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     from tcformer.inference.predicting import check_topk
 
     source = labelled_folder(args.folder)
-    out = None if args.out is None else _checked_out(args.out, source.root)
+    out = None if args.out is None else _checked_out(args.out, source.root, report.FILES)
     loaded = load(
         args.model,
         args.checkpoint,
@@ -132,7 +132,7 @@ def _parse(argv: list[str]) -> Namespace:
     return args
 
 
-def _checked_out(name: str, pictures: Path) -> Path:
+def _checked_out(name: str, pictures: Path, files: Iterable[str]) -> Path:
     """Refuse a bad place before any work is done, above all one among the pictures."""
     out = Path(name)
     if out.exists() and not out.is_dir():
@@ -143,7 +143,8 @@ def _checked_out(name: str, pictures: Path) -> Path:
             f"--out {out} lies among the pictures, where it would be taken for a class: name a "
             f"folder outside of {pictures}"
         )
-    check_picture_name(out / "confusion.png")  # that it may be written there, before hours of work
+    for file in files:  # that they may be written there, before hours of work
+        check_writable(out / file)
     return out
 
 

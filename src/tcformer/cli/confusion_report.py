@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +16,7 @@ from typing import IO, Any
 from tcformer.cli.confusion_pictures import draw_answers
 from tcformer.data.fingerprint import fingerprint
 from tcformer.data.folder import FolderSource
-from tcformer.errors import UserError
-from tcformer.files import atomic_write, make_folder
+from tcformer.files import atomic_write, staging
 from tcformer.inference import Loaded
 from tcformer.inference.answers import Answer, Examined
 from tcformer.inference.classes import Matching
@@ -153,13 +151,14 @@ def write(out: Path, run: Run, wrong: IO[bytes], started: float) -> Iterator[str
     Raises:
         UserError: the folder cannot be written.
     """
-    make_folder(out)
-    for name in FILES:  # whoever finds a record finds what belongs to it
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                (out / name).unlink()
-        except OSError as error:
-            raise UserError(f"cannot replace {out / name}: {error.strerror or error}") from error
+    with staging(out, last=RECORD, stale=FILES) as folder:
+        written = yield from _write_all(folder, run, wrong, started)
+    yield f"wrote {', '.join(written)} in {out}"
+
+
+def _write_all(
+    out: Path, run: Run, wrong: IO[bytes], started: float
+) -> Generator[str, None, list[str]]:
     confusion, matching = run.examined.confusion, run.matching
     written = []
 
@@ -197,7 +196,7 @@ def write(out: Path, run: Run, wrong: IO[bytes], started: float) -> Iterator[str
         yield f"{run.loaded.name} merges no tokens, so the answers are drawn without them"
     record = _in_lines(json.dumps(_record(run, started), indent=1, allow_nan=False)) + "\n"
     atomic_write(out / RECORD, lambda stream: stream.write(record.encode()))
-    yield f"wrote {', '.join([*written, RECORD])} in {out}"
+    return [*written, RECORD]
 
 
 def _record(run: Run, started: float) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import Any
 from tcformer import __version__
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
+from tcformer.errors import is_installed
 
 HELP = VERBS["doctor"]
 
@@ -41,6 +41,12 @@ EXTRAS = {
     "matplotlib": ("matplotlib", "bench", "`tcformer bench --plot`"),
     "gradio": ("gradio", "serve", "`tcformer serve`"),
     "gdown": ("gdown", "weights", "`tcformer download` from the authors' Google Drive"),
+    "pycocotools": ("pycocotools", "pose", "the average precision of keypoints"),
+    "av": ("av", "pose", "videos in `tcformer pose`"),
+    "onnx": ("onnx", "export", "`tcformer export`"),
+    "onnxscript": ("onnxscript", "export", "`tcformer export`"),
+    "onnxruntime": ("onnxruntime", "export", "`tcformer export`"),
+    "openvino": ("openvino", "openvino", "`tcformer export --format openvino`"),
 }
 
 
@@ -162,7 +168,7 @@ def extras() -> list[Finding]:
     """Optional packages, what each is for, and how to get it."""
     found = []
     for package, (module, extra, purpose) in EXTRAS.items():
-        if importlib.util.find_spec(module):
+        if is_installed(module):
             found.append(Finding(package, _version(package) or "present"))
         else:
             why = f"needed for {purpose}; pip install 'tcformer[{extra}]'"

@@ -11,6 +11,7 @@ from typing import Any
 
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
+from tcformer.files import atomic_write, check_writable
 from tcformer.images import LeftOut
 
 HELP = VERBS["evaluate-keypoints"]
@@ -31,11 +32,12 @@ def main(argv: list[str]) -> int:
         "--record", metavar="FILE.json", default="", help="write the record of this evaluation here"
     )
     args = parser.parse_args(argv)
+    for name in (args.out, args.record):
+        if name:
+            check_writable(name, made_from=[args.truth, args.results])
 
     result, lines = _recorded(args, argv) if args.record else _evaluated(args)
     if args.out:
-        from tcformer.files import atomic_write
-
         text = json.dumps(result, indent=2) + "\n"
         atomic_write(Path(args.out), lambda file: file.write(text.encode()))
         lines.append(f"wrote {args.out}")

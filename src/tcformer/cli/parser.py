@@ -39,7 +39,8 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but not None: there, the help text says what happens."""
+    """Shows defaults, but no empty ones: there, the help text says what happens."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        empty = action.default is None or action.default in ("", (), [], {})
+        return action.help if empty else super()._get_help_string(action)

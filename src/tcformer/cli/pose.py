@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
+from tcformer.files import atomic_write, check_writable, staging
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,12 +29,18 @@ MOST_PEOPLE_DRAWN = 12
 
 EXIT_SOME_UNREADABLE, EXIT_NONE_READ = 1, 2
 
+RESULTS = "keypoints.json"
+
 Where = Callable[[Path, "int | None", "NDArray[np.uint8]"], "Boxes | None"]
 """The people of a file, or of a frame of it; None is one person who fills the picture."""
 
 
 class _UnreadableError(UserError):
     """A file that is no picture or video, or a damaged one: the others are still looked at."""
+
+
+class _NoneReadError(Exception):
+    """No file could be read: what an earlier call has written stays."""
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +57,13 @@ def main(argv: list[str]) -> int:
     if twice:
         raise UserError(f"two of the files would both be written to {twice[0]}; rename one.")
 
-    from tcformer.files import atomic_write, make_folder
+    for output in (*outputs, folder / RESULTS):
+        check_writable(output, made_from=[*files, args.boxes, args.checkpoint])
+    if any(map(_is_video, files)):
+        from tcformer.cli.pose_inputs import require_av
+
+        require_av()
+
     from tcformer.inference.pose import load_pose
 
     where = _where(args)
@@ -63,22 +76,25 @@ def main(argv: list[str]) -> int:
     )
     for note in estimator.notes:
         print(f"note: {note}.", file=sys.stderr)
-    make_folder(folder)
     results = _Results(estimator)
-    unread = 0
-    for file, output in zip(files, outputs, strict=True):
-        run = _video if _is_video(file) else _picture
-        try:
-            print(run(file, output, estimator, where, results, args))
-        except _UnreadableError as error:
-            print(f"error: {error}", file=sys.stderr)
-            unread += 1
-    if unread == len(files):
+    written = []
+    try:
+        with staging(folder, last=RESULTS) as scratch:
+            for file, output in zip(files, outputs, strict=True):
+                run = _video if _is_video(file) else _picture
+                try:
+                    print(run(file, scratch / output.name, estimator, where, results, args))
+                    written.append(output.name)
+                except _UnreadableError as error:
+                    print(f"error: {error}", file=sys.stderr)
+            if not written:
+                raise _NoneReadError
+            text = json.dumps(results.content(), allow_nan=False).encode()
+            atomic_write(scratch / RESULTS, lambda opened: opened.write(text))
+    except _NoneReadError:
         return EXIT_NONE_READ
-    text = json.dumps(results.content(), allow_nan=False).encode()
-    atomic_write(folder / "keypoints.json", lambda opened: opened.write(text))
-    print(f"wrote {folder / 'keypoints.json'}")
-    return EXIT_SOME_UNREADABLE if unread else 0
+    print(f"wrote {', '.join([*written, RESULTS])} in {folder}")
+    return EXIT_SOME_UNREADABLE if len(written) < len(files) else 0
 
 
 def _parse(argv: list[str]) -> Namespace:
@@ -273,7 +289,7 @@ def _picture(
             picture, drawn, crops, estimator.layout, estimator.codec, threshold=args.threshold
         )
     write_png(output, drawn)
-    return f"{file}: {_people(len(people))}; wrote {output}"
+    return f"{file}: {_people(len(people))}"
 
 
 def _video(
@@ -311,7 +327,7 @@ def _video(
             if isinstance(error, DamagedVideoError):
                 raise _UnreadableError(str(error)) from None
             raise
-    return f"{file}: {len(results.images) - before} frames; wrote {output}"
+    return f"{file}: {len(results.images) - before} frames"
 
 
 def _find(

@@ -71,6 +71,21 @@ class Detector:
         return Boxes(boxes[sides], tuple(float(s) for s in scores))
 
 
+def require_av() -> None:
+    """Refuse videos where their reader is missing.
+
+    Raises:
+        UserError: the package av is not installed.
+    """
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "videos are read by the package av, which is not installed: "
+            "pip install 'tcformer[pose]'."
+        ) from None
+
+
 class DamagedVideoError(UserError):
     """A video that cannot be decoded to its end, or that has no frames."""
 
@@ -84,12 +99,9 @@ class Video:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            import av
-        except ImportError:
-            raise UserError(
-                f"{path} is a video, which the package av reads: pip install 'tcformer[pose]'."
-            ) from None
+        require_av()
+        import av
+
         self.path = path
         self._errors = (av.error.FFmpegError, ValueError, IndexError, OSError)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
-from tcformer.files import MOST_BYTES, atomic_write, make_folder
+from tcformer.files import MOST_BYTES, atomic_write, check_writable, make_folder
 
 if TYPE_CHECKING:
     from tcformer.inference import Loaded, Prediction
@@ -43,7 +44,9 @@ def main(argv: list[str]) -> int:
         for name in missing:  # before a network is loaded for nothing
             print(f"error: cannot read {name}: there is no such file", file=sys.stderr)
         return EXIT_NONE_READ
-    out = None if args.out is None else _checked_out(args)
+    out = None
+    if args.out is not None:
+        out = check_writable(args.out, made_from=[*args.images, args.checkpoint, args.list])
 
     from tcformer.inference import load
     from tcformer.inference.predicting import check_topk
@@ -68,8 +71,10 @@ def main(argv: list[str]) -> int:
             ascii = encoding.lower().replace("-", "") != "utf8"
             _write(results, form, lambda text: _print(text, sys.stdout), ascii)
         else:
-            atomic_write(out, lambda stream: _write(results, form, _encoder(stream)))
-    if out is not None:
+            make_folder(out.parent)
+            with contextlib.suppress(_NothingReadError):
+                atomic_write(out, lambda stream: _write_file(results, form, stream, count))
+    if out is not None and (count.read or not count.unread):
         print(f"wrote {out}: {count.read} image{'s' * (count.read != 1)}")
     if count.unread > 1:
         print(
@@ -124,18 +129,6 @@ def _form_of(out: str | None) -> str:
     return ending if ending in FORMATS else "table"
 
 
-def _checked_out(args: Namespace) -> Path:
-    """Refuse a bad name for the results before any work is done, above all one of the images."""
-    out = Path(args.out)
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder; give the name of a file in it")
-    for name in [*args.images, args.checkpoint, args.list]:
-        if name and os.path.exists(name) and out.exists() and os.path.samefile(name, out):
-            raise UserError(f"--out {out} would overwrite what it is made from: give another name")
-    make_folder(out.parent)
-    return out
-
-
 class _Count:
     """Images so far, and whom to tell."""
 
@@ -187,12 +180,33 @@ def _listed(name: str) -> Iterator[str]:
     """The lines of a file, as names of files; read as they are needed."""
     try:
         with contextlib.ExitStack() as stack:
-            stream = sys.stdin.buffer if name == "-" else stack.enter_context(open(name, "rb"))
+            stream: Any = sys.stdin.buffer
+            if name != "-":
+                stream = stack.enter_context(open(name, "rb"))
+            mark = stream.peek(3)[:3]  # editors and shells on Windows begin a text with one
+            if mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                for text in io.TextIOWrapper(stream, "utf-16"):
+                    if text := text.rstrip("\n"):
+                        yield text
+                return
+            if mark == codecs.BOM_UTF8:
+                stream.read(3)
             for line in stream:
                 if line := line.rstrip(b"\r\n"):
                     yield os.fsdecode(line)
-    except OSError as error:
-        raise UserError(f"--list {name} cannot be read: {error.strerror or error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise UserError(f"--list {name} cannot be read: {cause}") from None
+
+
+class _NothingReadError(Exception):
+    """Not one image could be read: an earlier file of results stays."""
+
+
+def _write_file(results: Iterable[Prediction], form: str, stream: Any, count: _Count) -> None:
+    _write(results, form, _encoder(stream))
+    if count.unread and not count.read:
+        raise _NothingReadError
 
 
 def _write(

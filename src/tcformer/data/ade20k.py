@@ -9,7 +9,7 @@ from PIL import Image
 
 from tcformer.data.folder import PathList, images_below, read_names, require_folder
 from tcformer.errors import UserError
-from tcformer.files import read_whole
+from tcformer.files import read_text, read_whole
 from tcformer.images import (
     IMAGE_EXTENSIONS,
     LeftOut,
@@ -226,8 +226,8 @@ def _class_names(file: Path) -> list[str]:
     """The names in the last column of the data set's own table, or numbers without it."""
     numbers = [f"class {i + 1}" for i in range(NUM_CLASSES)]
     try:
-        lines = read_whole(file, most=1 << 20).decode(errors="replace").splitlines()[1:]
-    except OSError:
+        lines = read_text(file, most=1 << 20).splitlines()[1:]
+    except (OSError, UnicodeDecodeError):
         return numbers
     names = [line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip()]
     return names if len(names) == NUM_CLASSES else numbers

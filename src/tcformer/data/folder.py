@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tcformer.errors import UserError
-from tcformer.files import read_whole
+from tcformer.files import read_text, read_whole
 from tcformer.images import IMAGE_EXTENSIONS, LeftOut
 
 _MOST_WAYS = 16  # links to one folder; links to links multiply
@@ -87,7 +87,7 @@ def read_names(file: Path) -> list[str]:
         UserError: it cannot be read, or a name occurs twice.
     """
     try:
-        lines = read_whole(file).decode("utf-8-sig").splitlines()
+        lines = read_text(file).splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"The names of the classes in {file} cannot be read: {error}.") from None
     names = [line.strip() for line in lines if line.strip()]

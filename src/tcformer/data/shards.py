@@ -228,7 +228,7 @@ def _label(content: bytes, extension: str) -> int | None:
     if len(content) > _LONGEST_LABEL:
         raise ValueError(f"it has more than {_LONGEST_LABEL:,} bytes")
     if extension == "cls":
-        return int(content)
+        return int(content.decode("utf-8-sig"))
     value = parse_json(content)
     value = value.get("label") if isinstance(value, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None

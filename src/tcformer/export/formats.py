@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
-from tcformer.errors import UserError, nearest
+from tcformer.errors import UserError, is_installed, nearest
 from tcformer.export import onnx_file, openvino_file, torch_files
 from tcformer.export.contract import Contract
 from tcformer.export.runner import Runner
@@ -47,7 +46,7 @@ class Format:
 
     def missing(self) -> str | None:
         """Why this machine cannot write and check such files, as a sentence; None if it can."""
-        absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        absent = [name for name in self.packages if not is_installed(name)]
         if absent:
             verb = "is" if len(absent) == 1 else "are"
             return (

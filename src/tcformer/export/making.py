@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from tcformer.export.contract import INPUTS, OUTPUTS, Contract
 from tcformer.export.formats import Format, choose
 from tcformer.export.program import trace
 from tcformer.export.runner import Runner
-from tcformer.files import atomic_write
+from tcformer.files import check_writable, staging
 from tcformer.inference import Loaded
 from tcformer.models import TCFormer
 from tcformer.models.ctm import CTM
@@ -87,6 +87,7 @@ def export(
             exported model disagrees with PyTorch; then nothing is written.
     """
     chosen = choose(format, out)
+    target = check_writable(out, made_from=[loaded.source, *images])
     network = _network(loaded)
     contract = _contract(loaded, size, input, outputs)
     _check_opset(chosen, opset)
@@ -97,34 +98,27 @@ def export(
     if seen is None:
         seen, words = pictures.scenes(contract.size), f"{pictures.NUM_SCENES} drawn scenes"
     batch = _as_input(loaded, contract, seen)
-    target = Path(out)
     found = parity.Parity()
     times: list[timing.Times] = []
 
     with tempfile.TemporaryDirectory(prefix="tcformer-export-") as folder:
         place = Path(folder, f"model{chosen.suffix}")
 
-        def make(file: BinaryIO) -> None:
-            # Within the replacement of the target: where it cannot be written is known at once.
-            if "tokens" not in contract.outputs:
-                # The same network with its clusters laid open, to see that they are equal.
-                other = replace(contract, outputs=(*contract.outputs, "tokens"))
-                path = Path(folder, f"tokens{chosen.suffix}")
-                _make(chosen, network, other, path, opset, batch, found)
-            again = parity.Parity() if found.batches else found
-            runner = _make(chosen, network, contract, place, opset, batch, again)
-            for count in time_batches:
-                some = np.resize(batch, (count, *batch.shape[1:]))
-                times.append(timing.measure(network, contract, runner, some))
-            _copy(place, file)
-            if chosen.name == "openvino":
-                # Old structure and new weights must never be taken for one model.
-                target.unlink(missing_ok=True)
-                weights = place.with_suffix(".bin")
-                atomic_write(target.with_suffix(".bin"), lambda other: _copy(weights, other))
-
-        atomic_write(target, make)
-    files = (target, target.with_suffix(".bin")) if chosen.name == "openvino" else (target,)
+        if "tokens" not in contract.outputs:
+            # The same network with its clusters laid open, to see that they are equal.
+            other = replace(contract, outputs=(*contract.outputs, "tokens"))
+            path = Path(folder, f"tokens{chosen.suffix}")
+            _make(chosen, network, other, path, opset, batch, found)
+        again = parity.Parity() if found.batches else found
+        runner = _make(chosen, network, contract, place, opset, batch, again)
+        for count in time_batches:
+            some = np.resize(batch, (count, *batch.shape[1:]))
+            times.append(timing.measure(network, contract, runner, some))
+        # Old structure and new weights (.xml and .bin) must never be taken for one model.
+        files = (target, target.with_suffix(".bin")) if chosen.name == "openvino" else (target,)
+        with staging(target.parent, last=target.name) as scratch:
+            for file in files:
+                shutil.copyfile(place.with_suffix(file.suffix), scratch / file.name)
     return Report(files, contract, found, words, tuple(times))
 
 
@@ -223,8 +217,3 @@ def _as_input(loaded: Loaded, contract: Contract, seen: NDArray[np.uint8]) -> ND
     mean, std = (np.array(v, np.float32)[:, None, None] for v in (contract.mean, contract.std))
     pixels = (made * std + mean) * 255
     return np.ascontiguousarray(pixels.round().astype(np.uint8).transpose(0, 2, 3, 1))
-
-
-def _copy(path: Path, file: BinaryIO) -> None:
-    with open(path, "rb") as written:
-        shutil.copyfileobj(written, file, 1 << 20)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, make_folder
+from tcformer.files import atomic_write, check_writable, staging
 from tcformer.inference.about import CONFIG, WEIGHTS, as_text
 from tcformer.inference.card import model_card
 from tcformer.inference.preprocess import Preprocessing
@@ -79,18 +79,18 @@ def save_pretrained(
             f"{folder} holds a {taken[0]} already; name another folder, or say that it is to be "
             "replaced (--force, overwrite=True)"
         )
+    for name_of_file in (CONFIG, WEIGHTS, CARD):
+        check_writable(folder / name_of_file)
     _check_buildable(network, config)
-    make_folder(folder)
-    # The configuration comes last and goes first: without it nobody takes the folder for a model.
-    with contextlib.suppress(FileNotFoundError):
-        (folder / CONFIG).unlink()
-    save_weights(network, folder / WEIGHTS, _header(shape, config))
     epoch = getattr(model, "epoch", None)
     title = name or folder.resolve().name
     card = model_card(config, told, name=title, repo=repo, licence=licence, epoch=epoch)
-    _write(folder / CARD, card)
-    _write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    _compare(network, folder)
+    # Without the configuration nobody takes the folder for a model.
+    with staging(folder, last=CONFIG) as scratch:
+        save_weights(network, scratch / WEIGHTS, _header(shape, config))
+        _write(scratch / CARD, card)
+        _write(scratch / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        _compare(network, scratch)
     return folder
 
 

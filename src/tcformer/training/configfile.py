@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tcformer.errors import UserError
-from tcformer.files import parse_json, read_whole
+from tcformer.files import parse_json, read_text
 
 _MOST_BYTES = 1 << 20
 _MOST_ITEMS = 10_000  # of a string or a container; an option takes three at most
@@ -64,7 +64,7 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read, or holds something besides settings; names the line.
     """
     try:
-        text = read_whole(path, most=_MOST_BYTES).decode("utf-8-sig")
+        text = read_text(path, most=_MOST_BYTES)
     except OSError as error:
         raise UserError(f"the config file {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:

@@ -14,13 +14,18 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast
 
 from tcformer.errors import UserError, cut, nearest, shown
 from tcformer.training.config import TrainConfig, check, option
 from tcformer.training.configfile import read_config
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 _ALIASES = {"dr": "decay_rate"}
 _FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
@@ -54,11 +59,11 @@ def parse(argv: list[str], *, prog: str, description: str, **fixed: Any) -> Trai
     try:
         with contextlib.redirect_stderr(complaint):
             cfg = tyro.cli(
-                TrainConfig,
+                type(shown_default := for_help(default, rest)),
                 prog=prog,
                 description=heading,
                 args=rest,
-                default=default,
+                default=shown_default,
             )
     except SystemExit as stop:
         if stop.code:
@@ -67,6 +72,25 @@ def parse(argv: list[str], *, prog: str, description: str, **fixed: Any) -> Trai
     cfg = dataclasses.replace(cfg, **fixed)
     check(cfg)
     return cfg
+
+
+def for_help(default: T, argv: Sequence[str]) -> T:
+    """The dataclass as it is, or, where its help is asked for, one that shows no empty defaults."""
+    if not {"-h", "--help"} & set(argv):
+        return default
+    import tyro
+
+    def hint(text: str) -> str:
+        return "" if text in ("", "''", "None") else f"(default: {text})"
+
+    kind = type(default)
+    kinds = {
+        name: Annotated[wanted, tyro.conf.arg(help_behavior_hint=hint)]
+        for name, wanted in typing.get_type_hints(kind).items()
+    }
+    fields = [(f.name, kinds[f.name], f) for f in dataclasses.fields(kind)]
+    quiet = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
+    return cast(T, quiet(**{f.name: getattr(default, f.name) for f in dataclasses.fields(kind)}))
 
 
 def build(values: Mapping[str, Any], *, where: str = "the configuration") -> TrainConfig:

@@ -1,9 +1,9 @@
 """The record of a run: one JSON file that tells everything its figures depend on.
 
 A training run writes OUTPUT/record.json after every epoch, whole or not at all, an evaluation
-OUTPUT/evaluation.json; `--record FILE` names another place. A run that is resumed goes on with the
-record it finds. Of absolute paths only the last part is kept, so that a record may be published;
-the whole ones are in OUTPUT/config.json.
+OUTPUT/evaluation.json when it has ended; `--record FILE` names another place. A run that is resumed
+goes on with the record it finds. Of absolute paths only the last part is kept, so that a record may
+be published; the whole ones are in OUTPUT/config.json.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class RunRecord:
         make_folder(self.path.parent)
         earlier = None if self._cfg.eval else self._earlier()
         # A run that was killed before its first checkpoint begins anew, and yet is the same run.
-        if earlier is None or (earlier["epochs"] and not resumed):
-            _set_aside(self.path)
+        anew = earlier is None or bool(earlier["epochs"] and not resumed)
+        if earlier is None or anew:
             earlier = {"epochs": [], "sessions": []}
         for session in earlier["sessions"]:
             if session["status"] == "running":
@@ -139,7 +139,8 @@ class RunRecord:
             "sessions": [*earlier["sessions"], self._session],
         }
         self._last = time.monotonic()
-        self._write()
+        if not self._cfg.eval:
+            self._write_anew() if anew else self._write()
 
     def epoch(self, numbers: Mapping[str, float]) -> None:
         """Add the numbers of an epoch that is finished, as they stand in log.txt."""
@@ -166,11 +167,27 @@ class RunRecord:
             self._session["reason"] = _told_without_places(reason)
         now = datetime.datetime.now(datetime.UTC)
         self._session["ended"] = now.strftime("%Y-%m-%d %H:%M UTC")
+        assert self.path is not None
+        if self._cfg.eval and status != "finished" and self.path.exists():
+            return  # an evaluation that fails leaves the record of an earlier one
         try:
-            self._write()
+            self._write_anew() if self._cfg.eval else self._write()
         except UserError:
             if status == "finished":  # otherwise the true cause must not be hidden by this one
                 raise
+
+    def _write_anew(self) -> None:
+        """Write the record, and keep that of an earlier run under a numbered name."""
+        assert self.path is not None
+        kept = _set_aside(self.path)
+        try:
+            self._write()
+        except BaseException:
+            if kept is not None:
+                os.replace(kept, self.path)
+            raise
+        if kept is not None and not self._cfg.eval:  # whose last lines are its figures
+            print(f"NOTICE: the earlier record is {kept} now.", flush=True)
 
     def _write(self) -> None:
         assert self.path is not None
@@ -256,10 +273,10 @@ def _place(cfg: Settings) -> Path | None:
     return Path(cfg.output_dir) / (EVALUATION if cfg.eval else TRAINING)
 
 
-def _set_aside(path: Path) -> None:
-    """Keep the record of an earlier run under a numbered name."""
+def _set_aside(path: Path) -> Path | None:
+    """Keep the record of an earlier run under a numbered name; None if there is none."""
     if not path.exists():
-        return
+        return None
     number = 1
     while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
         number += 1
@@ -267,7 +284,7 @@ def _set_aside(path: Path) -> None:
         path.rename(kept)
     except OSError as error:
         raise UserError(f"cannot rename {path}: {error.strerror or error}") from error
-    print(f"NOTICE: the earlier record is {kept} now.", flush=True)
+    return kept
 
 
 def _best(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | None:

@@ -175,7 +175,9 @@ def wflw(tmp_path):
     images = [{"id": i + 1, "file_name": f"{i}--Parade/f{i}.jpg", "width": 100, "height": 100}
               for i in range(2)]  # fmt: skip
     for split in ("train", "test"):
-        (lists / f"list_98pt_rect_attr_{split}.txt").write_text("\n".join(lines) + "\n")
+        (lists / f"list_98pt_rect_attr_{split}.txt").write_bytes(
+            ("\ufeff" + "\r\n".join(lines) + "\r\n").encode()  # as an editor on Windows does
+        )
         content = {"images": images, "annotations": notes}
         (converted / "annotations" / f"face_landmarks_wflw_{split}.json").write_text(
             json.dumps(content)

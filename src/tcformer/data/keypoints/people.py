@@ -23,6 +23,7 @@ from tcformer.data.keypoints.annotations import (
     read_truth,
 )
 from tcformer.errors import UserError
+from tcformer.files import read_text
 from tcformer.images import LeftOut, decode_rgb
 
 _SUBSET_FILES = {
@@ -215,7 +216,7 @@ def read_wflw_list(path: Path) -> tuple[Truth, dict[int, str]]:
     """
     kind = layout("wflw")
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
     images: dict[str, int] = {}
