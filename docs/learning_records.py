@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from tcformer.processor import label
+
 ROOT = Path(__file__).parents[1]
 FOLDER = Path("benchmarks", "results", "learning")
 
@@ -24,6 +26,23 @@ OWN = {
     "threads", "pin_mem", "dist_url", "world_size",
 }  # fmt: skip
 """Options in which the runs of one set may differ; by all others they are trained alike."""
+
+
+SAID = {"2026-11-22-suite-cpu-cpu.json": "Zen 5"}
+"""Record -> its processor where the record holds the name alone: said by those who made it."""
+
+
+def kind(record: dict[str, Any]) -> str:
+    """The kind of processor of a record in a word or two, for beside a figure."""
+    machine = record["machine"]
+    said = SAID.get(record.get("file", ""))
+    return said or machine.get("microarchitecture") or machine["processor"]
+
+
+def processor(record: dict[str, Any]) -> str:
+    """The processor of a record in words."""
+    known = SAID.get(record.get("file", ""))
+    return label(record["machine"]) + (f" ({known}, said by those who ran it)" if known else "")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any
 
 from learning_records import FOLDER, Run
 
+from tcformer.processor import label
+
 HEAD = """
 ## The runs
 
@@ -92,7 +94,7 @@ def letter(number: int) -> str:
 def place(session: dict[str, Any]) -> str:
     """Machine, versions and settings of a session, in one line."""
     machine, versions = session["machine"], session["versions"]
-    there = [f"{machine['processor']} ({machine['capability']})", f"{machine['cores']} cores"]
+    there = [f"{label(machine)} ({machine['capability']})", f"{machine['cores']} cores"]
     there += [f"{machine['memory_gib']} GiB", machine["system"]]
     if "gpu" in machine:
         there.append(machine["gpu"])

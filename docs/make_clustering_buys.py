@@ -12,6 +12,7 @@ from typing import Any
 
 import clustering_records as records
 from clustering_records import RESULTS, USUAL, Record, Training, spread
+from learning_records import processor
 from plots import Line, Points, chart
 from token_sizes import drawing, size_plots, size_sections
 
@@ -365,7 +366,7 @@ def sources(found: list[Record]) -> str:
     """A line for each record."""
     lines = []
     for one in found:
-        machine = f"{one['machine']['processor']}, torch {one['versions']['torch']}"
+        machine = f"{processor(one)}, torch {one['versions']['torch']}"
         commit = f"{one['commit']}{', changed' if one['changed'] else ''}"
         lines.append(
             f"| `{one['file']}` | `{one['command']}` | {one['date']}, {commit} | {machine} |"

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from learning_records import processor
 from make_performance import newest
 
 from tcformer.inference.confusion import Confusion, wilson
@@ -75,7 +76,7 @@ def source(record: dict[str, Any]) -> str:
     """Where the figures come from."""
     return (
         f"`benchmarks/results/{record['file']}`: `{record['command']}`, {record['date']}, "
-        f"{record['machine']['processor']}, torch {record['versions']['torch']}."
+        f"{processor(record)}, torch {record['versions']['torch']}."
     )
 
 

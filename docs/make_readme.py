@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from learning_records import FOLDER, Group, Run, read_runs
-from make_performance import newest
+from learning_records import FOLDER, Group, Run, kind, processor, read_runs
+from make_performance import ELSEWHERE, elsewhere, newest
 from make_results import groups_of, nothing, top1
 
 README = Path(__file__).parents[1] / "README.md"
@@ -41,7 +41,10 @@ def table(suite: dict[str, Any], finetuning: dict[str, Any], runs: Sequence[Run]
     lines = ["| | measured | |", "|---|---|---|"]
     values = {row["text"]: row["value"] for row in suite["verdicts"]}
     for text, words in SPEED.items():
-        figure = f"{values[text]:.2f} times the time of timm's `pvt_v2_b2`"
+        figure = (
+            f"{values[text]:.2f} times the time of timm's `pvt_v2_b2` on {kind(suite)}; "
+            f"{ELSEWHERE[text]} times on Zen 4"
+        )
         lines.append(f"| {words} | {figure} | [performance](docs/performance.md) |")
     for name, words in TRAINED.items():
         groups = groups_of(runs, name)
@@ -56,7 +59,8 @@ def table(suite: dict[str, Any], finetuning: dict[str, Any], runs: Sequence[Run]
     speed, letters = (f"`benchmarks/results/{record['file']}`" for record in (suite, finetuning))
     threads = suite["settings"]["torch threads"]
     return "\n".join(lines) + (
-        f"\n\nTimes: {suite['machine']['processor']}, {threads} threads, float32 ({speed}). "
+        f"\n\nTimes: {processor(suite)}, {threads} threads, float32 ({speed}). "
+        f"{elsewhere().strip()} "
         f"Letters: {finetuning['images']['train']} drawn pictures to learn from, "
         f"{finetuning['images']['val']} to measure on, mean of {_seeds(finetuning)} seeds "
         f"({letters}). Digits and CIFAR-10: mean ± spread over the seeds, the runs of "

@@ -10,6 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from learning_records import processor
+
 HERE = Path(__file__).parent
 RECORDS = HERE.parent / "benchmarks" / "results"
 
@@ -108,7 +110,7 @@ def _described(name: str, record: dict[str, Any]) -> str:
     return (
         f"- {name} (`benchmarks/results/{record['file']}`): {totals}; `{record['command']}`, "
         f"{by}{record['seconds']} s, {record['date']}, {what}, "
-        f"{record['machine']['processor']}, torch {record['versions']['torch']}"
+        f"{processor(record)}, torch {record['versions']['torch']}"
     )
 
 

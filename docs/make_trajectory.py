@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from statistics import mean, median, stdev
 
+from learning_records import processor
 from make_performance import newest
 from plots import COLOURS, Line, Points, Rule, chart
 from trajectory_figures import (
@@ -118,7 +119,7 @@ def page(record: Record) -> str:
     parts.append(
         END_FOOT.format(
             images=images(record),
-            processor=record["machine"]["processor"],
+            processor=processor(record),
             capability=record["machine"]["capability"],
             torch=record["versions"]["torch"],
             seconds=sum(run["processor_seconds"] for run in runs.values()),

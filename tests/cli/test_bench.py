@@ -10,6 +10,7 @@ import torch
 from tcformer import cli
 from tcformer.bench import record
 from tcformer.ops import selfcheck
+from tcformer.processor import usable_cores
 from tcformer.training import machine
 
 QUICK = ["bench", "--quick", "--device", "cpu", "--size", "32", "--mode", "inference"]
@@ -36,7 +37,7 @@ def test_figures_and_record(tmp_path, capsys):
     kept = json.loads(file.read_text())
     (row,) = kept["rows"]
     assert row["models"]["tcformer_nano"]["ratio"]["median"] == pytest.approx(ratio, abs=0.006)
-    assert kept["machine"]["cores"] == machine.usable_cores()
+    assert kept["machine"]["cores"] == usable_cores()
     assert kept["versions"]["torch"] == torch.__version__
     assert kept["settings"]["torch threads"] == 1
     assert kept["settings"]["THP_MEM_ALLOC_ENABLE"] in ("0", "1")

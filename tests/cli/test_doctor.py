@@ -20,6 +20,16 @@ def test_text_has_every_section(capsys):
     assert "torch.compile" in text
 
 
+def test_the_processor_and_what_it_reaches_are_told():
+    from tcformer.processor import processor
+
+    told = {finding.name: finding.value for finding in doctor.processor()}
+    assert processor().name in told["name"]
+    assert re.search(r"(MKL|BLAS) \d+.* GFLOP/s, measured", told["float32 products"])
+    if processor().family is not None:
+        assert f"family {processor().family}, model {processor().model}" in told["name"]
+
+
 def test_json_says_the_same(capsys):
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -2,11 +2,13 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "docs"))
 MAKE = runpy.run_path(str(ROOT / "docs" / "make_reliability.py"))
 PROMISES = MAKE["promises"]()
 IDS = [promise["says"][:40] for promise in PROMISES]

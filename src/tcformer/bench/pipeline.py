@@ -19,7 +19,7 @@ from tcformer.data.seeding import seed_all
 from tcformer.data.spec import DECODERS, TransformSpec
 from tcformer.data.transforms import train_transform
 from tcformer.errors import UserError
-from tcformer.training.machine import usable_cores
+from tcformer.processor import usable_cores
 
 CPU = torch.device("cpu")
 

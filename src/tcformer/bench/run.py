@@ -29,6 +29,7 @@ from tcformer.bench import (
 )
 from tcformer.errors import UserError, nearest
 from tcformer.ops import selfcheck
+from tcformer.processor import usable_cores
 from tcformer.training import machine
 from tcformer.training.devices import choose_device
 from tcformer.training.environment import LaunchEnvironment
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     measure = _checked(options, device)
     kept = record.begin(arguments, device)
     _say(tables.header(kept))
-    warning = machine.busy_warning(kept["load_average_at_start"], machine.usable_cores())
+    warning = machine.busy_warning(kept["load_average_at_start"], usable_cores())
     if warning:
         print(warning, file=sys.stderr)
     wrong = selfcheck.failures(device)
@@ -104,7 +105,7 @@ def _say(lines: Iterable[str]) -> None:
 def _set_threads(options: argparse.Namespace) -> None:
     threads = options.threads
     if threads is None and options.suite == "cpu" and not options.quick:
-        threads = min(suite_cpu.THREADS, machine.usable_cores())
+        threads = min(suite_cpu.THREADS, usable_cores())
     if threads is None:
         return
     if threads < 1:

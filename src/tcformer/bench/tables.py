@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tcformer.bench.phases import PHASES
+from tcformer.processor import label as processor_label
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -22,7 +23,7 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def header(record: Mapping[str, Any]) -> list[str]:
     """Machine, versions and commit."""
     machine, versions = record["machine"], record["versions"]
-    place = machine.get("gpu") or f"{machine['processor']} ({machine['capability']})"
+    place = machine.get("gpu") or f"{processor_label(machine)} ({machine['capability']})"
     commit = record["commit"] or "unknown commit"
     changed = ", sources changed since" if record["changed"] else ""
     return [

@@ -73,7 +73,7 @@ def convert(
     # Before torch is imported: the mistakes that need no look into the file.
     if os.path.lexists(target) and not force:
         raise UserError(f"{target} exists already; add --force to replace it")
-    check_writable(target, made_from=[source])
+    check_writable(target)
     from tcformer.inference.about import average_note, header_of, open_weights
     from tcformer.models.layouts import identify, to_our_layout
     from tcformer.models.merging import name_with, recorded_merging

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from tcformer import __version__
+from tcformer import processor as cpu
 from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import is_installed
+from tcformer.processor import INSTRUCTIONS, label, usable_cores
 
 HELP = VERBS["doctor"]
 
@@ -105,18 +107,36 @@ def versions() -> list[Finding]:
 
 def processor() -> list[Finding]:
     """Cores, threads, vector units and memory, as far as the system tells."""
-    torch = _torch()
+    torch, kind = _torch(), cpu.processor()
     found = [
         Finding("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
+        Finding("name", label(kind.facts())),
+        Finding("vendor", kind.vendor or "not told"),
+        Finding("stepping", kind.stepping or "not told"),
         Finding("cores", f"{usable_cores()} usable of {os.cpu_count()}"),
     ]
+    if kind.vector_bits is not None:
+        told = f"{kind.vector_bits} bits at full rate"
+        if kind.vector_bits_from == INSTRUCTIONS:
+            told = f"{kind.vector_bits} bits, {INSTRUCTIONS}"
+        else:
+            told += f" (from {kind.vector_bits_from})"
+        found.append(Finding("vector width", told))
     if torch is not None:
         found.append(Finding("torch threads", str(torch.get_num_threads())))
         found.append(Finding("vector units", torch.backends.cpu.get_cpu_capability()))
-    flags = cpu_flags()
-    if flags:
+    if kind.flags:
         wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-        found.append(Finding("flags", " ".join(flag for flag in wanted if flag in flags) or "none"))
+        there = " ".join(flag for flag in wanted if flag in kind.flags)
+        found.append(Finding("flags", there or "none"))
+    if torch is not None:
+        from tcformer.training import machine
+
+        names = {"mkl": "MKL", "blas": "BLAS", "onednn": "oneDNN"}
+        reached = ", ".join(f"{names[k]} {v / 1e9:.0f}" for k, v in machine.products().items())
+        threads, load = torch.get_num_threads(), machine.load_average()
+        told = f"{reached} GFLOP/s, measured now: {threads} threads, load average {load}"
+        found.append(Finding("float32 products", told))
     found.append(Finding("memory", _memory()))
     shared = Path("/dev/shm")
     if shared.is_dir():
@@ -191,7 +211,7 @@ def fast_paths() -> list[Finding]:
     found.append(
         Finding("torch.compile", "on" if cpp.status == "ok" else "off", cpp.status, cpp.why)
     )
-    native = {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_flags())
+    native = {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu.processor().flags)
     why = None if native else "this processor has no bfloat16 arithmetic, torch would emulate it"
     status = "ok" if native else "off"
     found.append(Finding("bfloat16 on CPU", "on" if native else "off", status, why))
@@ -209,23 +229,6 @@ def why_no_large_pages(setting: Path) -> str | None:
     if "[never]" in setting.read_text():
         return f"the kernel has them switched off ({setting} says never)"
     return None
-
-
-def usable_cores() -> int:
-    """Cores that this process may use; fewer than the machine has inside a container or a job."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_flags() -> list[str]:
-    """Instruction sets that Linux lists for the first processor; empty on other systems."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return []
-    lines = (line for line in text.splitlines() if line.lower().startswith(("flags", "features")))
-    return next(lines, ":").partition(":")[2].split()
 
 
 def _guarded(name: str, section: Callable[[], list[Finding]]) -> list[Finding]:

@@ -30,6 +30,7 @@ from types import FrameType
 
 from tcformer._early import obey_ctrl_c
 from tcformer.errors import UserError
+from tcformer.processor import usable_cores
 from tcformer.training.interrupt import EXIT_INTERRUPTED, EXIT_REFUSED, ignore_from_now_on
 
 PUBLISHED_PORT = 6666
@@ -72,7 +73,7 @@ class Plan:
         if self.num_processes > 1:
             # Otherwise each process starts a thread on every core, and they stand in each other's
             # way: two processes on two cores become several times slower than one.
-            threads = max(1, _usable_cores() // self.num_processes)
+            threads = max(1, usable_cores() // self.num_processes)
             merged.setdefault("OMP_NUM_THREADS", str(threads))
         return merged
 
@@ -218,12 +219,6 @@ def _hold_ctrl_c() -> None:
 def _before_tcformer() -> None:
     _hold_ctrl_c()
     _end_with_launcher()
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _positive(what: str, text: str, least: int = 1) -> int:

@@ -10,7 +10,8 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from typing import Any
 import torch
 
 import tcformer
+from tcformer.ops import linear
+from tcformer.ops.choose import why_not
+from tcformer.processor import processor, usable_cores
 
 SETTINGS = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -86,9 +90,10 @@ def resident(entry: str) -> int | None:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Processor, its vector units, cores, memory, and the accelerator if that is what is timed."""
+    """Processor, its vector units, what it reaches, cores, memory, and the accelerator if timed."""
     found: dict[str, Any] = {
-        "processor": processor_name(),
+        **processor().facts(),
+        "products_gflops": {name: round(v / 1e9, 1) for name, v in products().items()},
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": usable_cores(),
         "memory_gib": round(total_memory() / 2**30, 1),
@@ -202,21 +207,41 @@ def busy_warning(load: float | None, cores: int) -> str | None:
     )
 
 
-def usable_cores() -> int:
-    """Cores that this process may use; fewer than the machine has inside a container or a job."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def products(side: int = 768, seconds: float = 0.05) -> dict[str, float]:
+    """What matrix products in float32 reach on the CPU with torch's threads, operations a second.
+
+    A multiplication and an addition are two. The best of the calls that fit into the time, of
+    each library: the one behind torch.mm ("mkl", or "blas" where this torch has no MKL) and
+    oneDNN ("onednn"), where `ops.linear` can call it.
+
+    Args:
+        side: of the square matrices.
+        seconds: for each library.
+    """
+    return dict(_products(side, seconds, torch.get_num_threads()))
 
 
-def processor_name() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+@cache
+def _products(side: int, seconds: float, threads: int) -> tuple[tuple[str, float], ...]:
+    # Not drawn: a record must not change the random numbers of the run that it is about.
+    a = torch.linspace(-1, 1, side * side).view(side, side)
+    calls = {"mkl" if torch.backends.mkl.is_available() else "blas": lambda: torch.mm(a, a)}
+    if why_not("onednn", "cpu") is None:
+        calls["onednn"] = lambda: linear(a, a, impl="onednn")
+    with torch.inference_mode():
+        return tuple((name, 2 * side**3 / _best(call, seconds)) for name, call in calls.items())
+
+
+def _best(call: Callable[[], object], seconds: float) -> float:
+    """The shortest of the calls that fit into a time; three at least."""
+    call()
+    best, begin, count = float("inf"), time.perf_counter(), 0
+    while count < 3 or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+        count += 1
+    return best
 
 
 def total_memory() -> int:
