@@ -27,8 +27,8 @@ from tcformer.processor import INSTRUCTIONS, label, usable_cores
 HELP = VERBS["doctor"]
 
 REQUIRED: dict[str, tuple[str, str | None]] = {
-    "torch": ("2.7", None),
-    "torchvision": ("0.22", None),
+    "torch": ("2.9", None),
+    "torchvision": ("0.24", None),
     "timm": ("1.0.20", "2"),
     "numpy": ("1.26", None),
     "pillow": ("10.1", "13"),
