@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tcformer.ops import _native, plan_token_map, token_conv
+from tcformer.models.mlp import TokenMlp
+from tcformer.ops import _native, dpc_knn, plan_token_map, token_conv
 from tcformer.ops.token_conv import native
 from tcformer.ops.token_map import TokenMap
-from tcformer.tokens import Layout
+from tcformer.tokens import Layout, Tokens, grid_layout
 
 needs_native = pytest.mark.skipif(
     _native.library() is None, reason=f"no native kernels: {_native.reason()}"
@@ -291,3 +292,23 @@ def test_a_second_derivative_is_refused_in_words():
     loss = token_conv(x.requires_grad_(), *others, gelu=True, impl="native").square().sum()
     with pytest.raises(RuntimeError, match="no second derivative; choose impl='eager'"):
         torch.autograd.grad(loss, x, create_graph=True)
+
+
+def test_transforms_of_pytorch_get_what_they_know():
+    torch.manual_seed(0)
+    mlp = TokenMlp(8, 16).eval()
+    tokens = Tokens(torch.randn(2, 24, 8), grid_layout(2, (4, 6), torch.device("cpu")))
+    plan = plan_token_map(tokens.layout)
+
+    def loss(parameters):
+        return torch.func.functional_call(mlp, parameters, (tokens, plan)).square().sum()
+
+    parameters = dict(mlp.named_parameters())
+    expected = torch.autograd.grad(loss(parameters), parameters.values())
+    detached = {name: value.detach() for name, value in parameters.items()}
+    actual = torch.func.grad(loss)(detached)
+    for gradient, value in zip(expected, actual.values(), strict=True):
+        torch.testing.assert_close(value, gradient)
+    x = torch.randn(3, 2, 20, 4)
+    found = torch.func.vmap(lambda part: dpc_knn(part, 5).assignment)(x)
+    assert torch.equal(found, dpc_knn(x.flatten(0, 1), 5).assignment.view_as(found))

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import (
     _disable_current_modes,
     _get_current_dispatch_mode_stack,
@@ -35,6 +36,7 @@ __all__ = [
     "counted",
     "interpreted_kernels",
     "is_exporting",
+    "is_transformed",
     "plain_pytorch",
     "report",
     "why_not",
@@ -105,6 +107,12 @@ def is_exporting() -> bool:
     which would keep our kernels out of every compiled model. This one it runs.
     """
     return torch.compiler.is_exporting()
+
+
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work: they know operators only."""
+    at_work: object = torch._C._functorch.maybe_current_level()
+    return at_work is not None or forward_ad._current_level >= 0
 
 
 _plain = False

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.ops import _native
+from tcformer.ops.choose import is_transformed
 from tcformer.ops.dpc_knn.peaks import flop
 
 
@@ -23,7 +24,8 @@ def dpc_knn(
     Returns:
         assignment (B, N) int64 and centres (B, M) int64, both -1 where a mask leaves nothing.
     """
-    if torch.compiler.is_compiling() or type(x) is not Tensor:  # traced, or a stand-in for one
+    # Traced, a stand-in for a tensor, or one inside a transform: only operators see the values.
+    if torch.compiler.is_compiling() or type(x) is not Tensor or is_transformed():
         assignment, centres = _opaque(x, num_clusters, k, mask, density_noise, tolerance)
         return assignment, centres
     return _run(x, num_clusters, k, mask, density_noise, tolerance)

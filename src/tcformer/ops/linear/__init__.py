@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from tcformer.ops.choose import check_impl, is_exporting
+from tcformer.ops.choose import check_impl, is_exporting, is_transformed
 from tcformer.ops.linear import onednn
 
 __all__ = ["linear"]
@@ -68,12 +67,7 @@ def _unfit(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
         return f"it takes a bias of shape ({weight.shape[0]},), not {tuple(bias.shape)}"
     if is_exporting():
         return "exported graphs hold PyTorch's own linear layers"
-    if not torch.compiler.is_compiling() and _transformed():
+    if not torch.compiler.is_compiling() and is_transformed():
         return "it has no rule for vmap and for derivatives in forward mode"
     return onednn.reason() or onednn.unfit(_dtype(x, weight))
 
-
-def _transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work: they know F.linear."""
-    at_work: object = torch._C._functorch.maybe_current_level()
-    return at_work is not None or forward_ad._current_level >= 0

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.ops import _native
+from tcformer.ops.choose import is_transformed
 from tcformer.ops.regroup import PortablePlan, RegroupPlan
 from tcformer.ops.token_map import TokenMap
 
@@ -32,6 +33,8 @@ def unfit(x: Tensor, plan: TokenMap) -> str | None:
     """Why the kernel cannot take these tokens, as a clause; None when it can."""
     if x.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes tokens in float32 or bfloat16, not {x.dtype}"
+    if not torch.compiler.is_compiling() and is_transformed():
+        return "it has no rule for the transforms of torch.func"
     for part in (plan.to_map, plan.to_tokens):
         if isinstance(part, PortablePlan):
             return "this plan is for exported graphs"
