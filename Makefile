@@ -17,12 +17,22 @@ WITH   := PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}" $(PY)
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(WITH) -m pytest -n auto --maxprocesses=8 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow faults check format bench docs lock clean
+# The versions that people have: torch 2.11, and everything at the least version that pyproject.toml
+# allows. The tests are those of what depends on versions most.
+VERSIONS     := 2.11 floor
+WITH_2.11    := 'torch==2.11.*' 'numpy<2.4' --constraint .venv-2.11/constraints.txt
+WITH_floor   := --resolution lowest-direct
+OF_VERSIONS  := tests/ops tests/test_tokens.py tests/export/test_making.py tests/inference/test_predict.py \
+    $(patsubst %,tests/models/test_%.py,backbone compile_export golden mlp timm_contract zoo)
+
+.PHONY: help demo test test-slow test-versions faults check format bench docs lock clean
+.PHONY: $(VERSIONS:%=test-%)
 
 help:
 	@echo 'make demo       train, evaluate and draw tokens on handwritten digits; no data, no GPU'
 	@echo 'make test       the test suite (6 minutes or less on 2 cores)'
 	@echo 'make test-slow  the tests that `make test` leaves out'
+	@echo 'make test-versions  the part of them that torch 2.11 and the least versions allowed must pass'
 	@echo 'make faults     campaigns of injected faults; ARGS="kill --trials 100 --seed 7" for one of them'
 	@echo 'make check      lint, format, types, import contracts, spelling'
 	@echo 'make format     let ruff put right what it can'
@@ -39,6 +49,20 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(PYTEST) -m slow $(ARGS)
+
+test-versions: $(VERSIONS:%=test-%)
+
+$(VERSIONS:%=test-%): test-%: .venv-%/.stamp
+	@$(MAKE) --no-print-directory test PY=.venv-$*/bin/python ARGS="-m 'not slow or versions' $(OF_VERSIONS) $(ARGS)"
+
+$(VERSIONS:%=.venv-%/.stamp): .venv-%/.stamp: pyproject.toml requirements.lock $(READY)
+	@echo 'Preparing .venv-$* ...'
+	@$(PY) -m uv venv --quiet --clear --python $(PY) .venv-$*
+	@grep -oE '^[a-z0-9._-]+==[^\]*' requirements.lock | \
+	    grep -vE '^(torch|torchvision|triton|numpy|setuptools|cuda-.*|nvidia-.*)==' > .venv-$*/constraints.txt
+	@UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-180} $(PY) -m uv pip install --quiet --python .venv-$*/bin/python \
+	    $(WITH_$*) -r pyproject.toml --extra dev --extra weights
+	@touch $@
 
 faults: $(READY)
 	@$(WITH) tests/faults/run.py $(ARGS)
@@ -77,7 +101,7 @@ lock: $(READY)
 	    echo 'error: requirements.lock holds an address; resolve it from a plain index.' >&2; exit 1; fi
 
 clean:
-	@rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(VERSIONS:%=.venv-%) build dist site .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv is taken from the lock as well, and installs the rest several times faster than pip does. Where

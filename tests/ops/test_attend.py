@@ -1,5 +1,6 @@
 import pytest
 import torch
+from compiled import Graphs, fake
 from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -99,8 +100,8 @@ def mask_kernels(monkeypatch, bias, gradient=False):
 
     monkeypatch.setattr(eager, "scaled_dot_product_attention", stand_in)
     with FakeTensorMode():
-        q, k, v = (torch.empty(2, 3, 8, 16, device="cuda") for _ in range(3))
-        bias = torch.empty(2, 8, device="cuda", requires_grad=gradient) if bias else None
+        q, k, v = (fake(2, 3, 8, 16) for _ in range(3))
+        bias = fake(2, 8, requires_grad=gradient) if bias else None
         attend(q, k, v, bias=bias)
     return allowed[0]
 
@@ -121,13 +122,11 @@ def test_kernels_that_somebody_switched_off_stay_off(monkeypatch):
 
 
 def test_a_bias_on_a_gpu_is_one_graph():
-    from compiled import Graphs
-
     torch._dynamo.reset()
     graphs = Graphs()
     with FakeTensorMode():
-        q, k, v = (torch.empty(2, 3, 8, 16, device="cuda") for _ in range(3))
-        bias = torch.empty(2, 8, device="cuda")
+        q, k, v = (fake(2, 3, 8, 16) for _ in range(3))
+        bias = fake(2, 8)
         out = torch.compile(attend, backend=graphs, fullgraph=True)(q, k, v, bias=bias)
     assert out.shape == q.shape
     assert torch.backends.cuda.cudnn_sdp_enabled()

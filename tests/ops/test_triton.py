@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import sm90
 import torch
-from compiled import Graphs
+from compiled import Graphs, fake
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -86,10 +86,6 @@ def launches(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     with FakeTensorMode(), sm90.recorded() as made:
         yield made
-
-
-def fake(*shape, dtype=torch.float32):
-    return torch.empty(*shape, dtype=dtype, device="cuda")
 
 
 def check_machine_code(launches, folder):
@@ -251,6 +247,7 @@ def test_a_model_waits_for_nothing():
         assert not [operator for operator in seen.names if name in operator]
 
 
+@pytest.mark.versions
 @pytest.mark.slow
 def test_a_model_is_one_graph_that_holds_the_kernels():
     model = tcformer.create_model("tcformer_nano").eval()

@@ -70,4 +70,3 @@ def _unfit(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     if not torch.compiler.is_compiling() and is_transformed():
         return "it has no rule for vmap and for derivatives in forward mode"
     return onednn.reason() or onednn.unfit(_dtype(x, weight))
-
