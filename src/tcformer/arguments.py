@@ -107,7 +107,7 @@ def as_size(name: str, value: Any) -> tuple[int, int]:
         ValueError: one of the two is less than 1.
     """
     pair = as_list(value)
-    if pair is None or len(pair) != 2 or bool in map(type, pair):
+    if pair is None or len(pair) != 2 or type(pair[0]) is bool or type(pair[1]) is bool:
         raise NotANumberError(f"{name} must be two integers from 1, not {shown(value)}.")
     return as_int(name, pair[0]), as_int(name, pair[1])
 
