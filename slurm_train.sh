@@ -56,20 +56,6 @@ fi
 resources=(--partition="$partition" --job-name="$job_name" --ntasks="$GPUS" --cpus-per-task="$CPUS_PER_TASK")
 ((GPUS_PER_NODE == 0)) || resources+=(--gres="gpu:$GPUS_PER_NODE" --ntasks-per-node="$GPUS_PER_NODE")
 
-if [[ ${SBATCH:-0} == 1 ]]; then
-    command -v sbatch >/dev/null || fail "there is no sbatch here: run this on a machine of the cluster."
-    mkdir -p -- "$work_dir"
-    # The job calls this script once more, without SBATCH, inside its allocation.
-    printf -v again '%q ' env -u SBATCH GPUS="$GPUS" GPUS_PER_NODE="$GPUS_PER_NODE" \
-        CPUS_PER_TASK="$CPUS_PER_TASK" SRUN_ARGS="${SRUN_ARGS:-}" \
-        "$here/slurm_train.sh" "$partition" "$job_name" "$config" "$work_dir" "$@"
-    # SBATCH_ARGS is meant to be split into words.
-    # shellcheck disable=SC2086
-    exec sbatch "${resources[@]}" --requeue --open-mode=append --signal=USR1@120 \
-        --output="$work_dir/slurm-%j.out" ${SBATCH_ARGS:-} --wrap "exec $again"
-fi
-
-command -v srun >/dev/null || fail "there is no srun here: run this on a machine of the cluster, or use dist_train.sh."
 if [[ -z ${PYTHON:-} ]]; then
     if [[ -n ${VIRTUAL_ENV:-} && -x $VIRTUAL_ENV/bin/python ]]; then
         PYTHON=$VIRTUAL_ENV/bin/python
@@ -81,9 +67,26 @@ if [[ -z ${PYTHON:-} ]]; then
         PYTHON=python3
     fi
 fi
+
+if [[ ${SBATCH:-0} == 1 ]]; then
+    command -v sbatch >/dev/null || fail "there is no sbatch here: run this on a machine of the cluster."
+    mkdir -p -- "$work_dir"
+    # The job calls this script once more, without SBATCH, inside its allocation. It is handed what
+    # that needs, for `--export=NONE` leaves it nothing else.
+    printf -v again '%q ' env -u SBATCH PYTHON="$PYTHON" GPUS="$GPUS" GPUS_PER_NODE="$GPUS_PER_NODE" \
+        CPUS_PER_TASK="$CPUS_PER_TASK" SRUN_ARGS="${SRUN_ARGS:-}" \
+        "$here/slurm_train.sh" "$partition" "$job_name" "$config" "$work_dir" "$@"
+    # SBATCH_ARGS is meant to be split into words.
+    # shellcheck disable=SC2086
+    exec sbatch "${resources[@]}" --requeue --open-mode=append --signal=USR1@120 \
+        --output="${work_dir//%/%%}/slurm-%j.out" ${SBATCH_ARGS:-} \
+        < <(printf '#!/bin/bash\nexec %s\n' "$again") # bash reads what its printf has quoted
+fi
+
+command -v srun >/dev/null || fail "there is no srun here: run this on a machine of the cluster, or use dist_train.sh."
 export PYTHONPATH="$here/src${PYTHONPATH:+:$PYTHONPATH}" # this clone, installed or not
 
 # SRUN_ARGS is meant to be split into words.
 # shellcheck disable=SC2086
-exec srun "${resources[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
+exec srun "${resources[@]}" --export=ALL --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
     "$PYTHON" -u -m tcformer train --config "$config" --output_dir "$work_dir" "$@"

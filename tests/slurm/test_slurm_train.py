@@ -209,6 +209,24 @@ def test_a_batch_job_resumes_after_its_time_limit(slurm, stand_in, tmp_path):
     assert f"Slurm job {job} is queued again" in out, "the output is appended, not replaced"
 
 
+def test_a_batch_job_with_an_empty_environment_and_an_odd_folder(slurm, stand_in, tmp_path):
+    """`--export=NONE` reaches the steps as well, and 50 % is a pattern of sbatch."""
+    folder = tmp_path / "häuser, 50 %j's"
+    job = submit(slurm, folder, stand_in, how="succeed", SBATCH_ARGS="--export=NONE")
+    slurm.wait_for(job, "COMPLETED")
+    assert [one["size"] for one in started(folder)] == [2, 2]
+    assert (folder / f"slurm-{job}.out").is_file()
+
+
+def test_the_last_task_of_an_array_is_queued_again_by_its_own_name(slurm, stand_in, tmp_path):
+    """Its number is the whole array's, with which finished tasks would be queued again as well."""
+    folder = tmp_path / "w"
+    job = submit(slurm, folder, stand_in, SBATCH_ARGS="--array=5")
+    slurm.run("scancel", "--signal=USR1", f"{job}_5")
+    out = resumed(slurm, job, folder)
+    assert f"Slurm job {job}_5 is queued again" in out
+
+
 @pytest.mark.slow
 def test_slurm_sends_the_signal_before_the_time_limit(slurm, stand_in, tmp_path):
     # A minute is the least limit; Slurm looks up to 60 s ahead of a signal's time.

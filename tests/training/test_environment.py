@@ -92,6 +92,17 @@ def test_slurm_with_one_process_is_alone(env):
     assert read_environment(env) == LaunchEnvironment()
 
 
+def test_a_batch_script_submitted_from_a_step_is_alone(monkeypatch, no_scontrol):
+    """It inherits the step's variables; other nodes, or the name of Slurm's process, tell."""
+    inherited = STEP | {"ENVIRONMENT": "BATCH", "SLURM_JOB_NODELIST": "other[1-2]"}
+    assert read_environment(inherited) == LaunchEnvironment()
+    same_nodes = STEP | {"ENVIRONMENT": "BATCH", "SLURM_TASK_PID": "77"}
+    steps = iter(["batch", "0"])
+    monkeypatch.setattr(environment, "_step_of", lambda task: next(steps))
+    assert read_environment(same_nodes) == LaunchEnvironment()
+    assert read_environment(same_nodes).size == 4
+
+
 def test_srun_inside_a_batch_script_is_not_alone(no_scontrol):
     assert read_environment(STEP | {"ENVIRONMENT": "BATCH"}).size == 4
 

@@ -12,7 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 from tcformer.training import interrupt as module
-from tcformer.training.interrupt import Interrupt, interrupt, requeue_if_slurm
+from tcformer.training.interrupt import (
+    Interrupt,
+    interrupt,
+    requeue_if_slurm,
+    was_queued_again,
+)
 
 # Shared by the programs below: a run in small that notes what it was asked.
 PROGRAM = """
@@ -161,6 +166,27 @@ def test_no_requeue_otherwise(slurm, reason, job):
     calls, done = slurm(reason, job)
     assert not done
     assert "requeue" not in calls
+
+
+def test_the_last_task_of_an_array_requeues_itself_alone(slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    calls, done = slurm("SIGUSR1")
+    assert done
+    assert calls == "show job -o 7_3\nrequeue 7_3\n"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "6")  # another task, or left over from another job
+    assert slurm("SIGUSR1")[0] == "show job -o 7\nrequeue 7\n"
+
+
+def test_an_inherited_count_of_restarts_is_no_restart(slurm, monkeypatch):
+    slurm("")
+    assert not was_queued_again()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert was_queued_again(), "where Slurm does not say"
+    slurm("", BATCH + " Restarts=0")
+    assert not was_queued_again()
+    slurm("", BATCH + " Restarts=2")
+    assert was_queued_again()
 
 
 def test_only_the_main_process_requeues(slurm):

@@ -96,7 +96,6 @@ def run(
     with guard(world), closing(record):
         try:
             result = _run(cfg, world, on_progress, record)
-            check_workers()  # after the last batch nobody else would tell
         except (Interrupted, NotFinite) as error:
             stopped = error  # raised by every process at the same step: leave in good order
             record.close("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
@@ -151,6 +150,7 @@ def _run(
     if cfg.eval:
         return _evaluate(task, cfg, world, on_progress, record, measured)
     outcome = fit(task, cfg, world, on_progress=on_progress, record=record)
+    check_workers()  # after the last batch nobody else tells
     folder = Path(cfg.output_dir) if cfg.output_dir else None
     best = folder / ckpt.BEST_WEIGHTS if folder else None
     shown = outcome.best_result or outcome.last
@@ -174,6 +174,7 @@ def _evaluate(
         task.model.compile()
     log = MetricLogger(world, on_progress, "test")
     result = task.evaluate(task.model, log, build_precision(cfg, world.device).autocast)
+    check_workers()
     record.result(result)
     lines = task.report(result)
     for line in lines:

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tcformer.errors import UserError
@@ -118,8 +119,31 @@ def speak_after_main(env: Mapping[str, str] = os.environ, patience: float = 3.0)
 
 
 def _is_batch_script(env: Mapping[str, str]) -> bool:
-    """Whether this is the body of an sbatch script: one process, whatever SLURM_NTASKS says."""
-    return env.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in env
+    """Whether this is the body of an sbatch script: one process, whatever SLURM_NTASKS says.
+
+    A job that was submitted from inside a step inherits that step's variables (Slurm 22.05).
+    """
+    if env.get("ENVIRONMENT") != "BATCH":
+        return False
+    if "SLURM_STEP_ID" not in env:
+        return True
+    if step := _step_of(env.get("SLURM_TASK_PID", "")):
+        return step == "batch"
+    names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
+    of_step, of_job = (set(expand_hostlist(env.get(name, ""))) for name in names)
+    return bool(of_job) and not of_step <= of_job
+
+
+def _step_of(task: str) -> str:
+    """The step that Slurm has started a process for ("batch", "0", ...), by its name for it."""
+    try:
+        stat = Path("/proc", task, "stat").read_text()
+        parent = stat.rpartition(")")[2].split()[1]
+        name = Path("/proc", parent, "cmdline").read_text()
+    except (OSError, IndexError):
+        return ""
+    found = re.match(r"slurmstepd: \[[^].]*\.(\w+)\]", name)
+    return found[1] if found else ""
 
 
 def port_of_job(env: Mapping[str, str]) -> int:

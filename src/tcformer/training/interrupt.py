@@ -158,7 +158,7 @@ def requeue_if_slurm(world: _HasIsMain) -> bool:
     A job without a batch script (srun or salloc from a terminal) cannot be queued again: a line
     says how to continue it.
     """
-    job = os.environ.get("SLURM_JOB_ID", "")
+    job = _slurm_job()
     if not world.is_main or not job or interrupt.reason not in ("SIGUSR1", "SIGTERM"):
         return False
     by_hand = "the checkpoint is saved, the same command with --resume auto continues"
@@ -178,6 +178,33 @@ def requeue_if_slurm(world: _HasIsMain) -> bool:
         return False
     print(f"Slurm job {job} is queued again and will resume by itself.", flush=True)
     return True
+
+
+def _slurm_job() -> str:
+    """Slurm's name of this job alone, or ''.
+
+    The last task of an array has the number of the whole array, which would be queued again with
+    it. (In a job that was submitted from inside an array that one's variables are left over.)
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if job and job == os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    return job
+
+
+def was_queued_again() -> bool:
+    """Whether Slurm has started this job before.
+
+    A job that was submitted from inside a restarted one inherits its count: where Slurm can be
+    asked, it decides.
+    """
+    count = os.environ.get("SLURM_RESTART_COUNT", "0")
+    if not (count.isdigit() and int(count) > 0):
+        return False
+    if not (job := _slurm_job()) or shutil.which("scontrol") is None:
+        return True
+    told = re.search(r"\bRestarts=(\d+)", _scontrol("show", "job", "-o", job).stdout)
+    return told is None or int(told[1]) > 0
 
 
 def _is_preempted(job: str) -> bool:

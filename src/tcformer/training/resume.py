@@ -15,6 +15,7 @@ from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig, option
 from tcformer.training.distributed import World, broadcast_object
+from tcformer.training.interrupt import was_queued_again
 from tcformer.training.log import say
 from tcformer.training.task import Task
 
@@ -96,5 +97,5 @@ def find_resume(cfg: TrainConfig) -> tuple[str | Path | None, dict[str, Any] | N
 
 def was_restarted() -> bool:
     """Whether Slurm requeued this job, or torchrun restarted its processes."""
-    counts = (os.environ.get(f"{who}_RESTART_COUNT", "0") for who in ("SLURM", "TORCHELASTIC"))
-    return any(count.isdigit() and int(count) > 0 for count in counts)
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return was_queued_again() or (count.isdigit() and int(count) > 0)
