@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcformer.ops import dpc_knn
+from tcformer.ops import _native, dpc_knn
 from tcformer.ops.dpc_knn import eager
 from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
 
@@ -205,6 +205,80 @@ def test_what_is_not_finite_never_leaves_the_range(bad):
     assert int(clusters.assignment.min()) >= 0
     assert int(clusters.assignment.max()) < 8
     assert torch.equal(clusters.assignment[1], dpc_knn(x[[1]], 8).assignment[0])
+
+
+IMPLS = ["reference", "eager", *(["native"] if _native.library() else [])]
+NO_NUMBERS = [float("nan"), float("inf"), -float("inf"), 1e30, -3e38]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("bad", NO_NUMBERS)
+@pytest.mark.parametrize("place", [(0, 0, 0), (1, 3, 2), (2, 29, 7), (1, slice(None), 0)])
+def test_an_image_without_distances_is_flat_whatever_runs(place, bad, impl):
+    x = features(17, batch=3, tokens=30, dtype=torch.float32)
+    expected = dpc_knn(x, 8, impl="reference")
+    x[place] = bad
+    for mask in (None, torch.ones(3, 30, dtype=torch.bool)):
+        found = dpc_knn(x, 8, mask=mask, impl=impl)
+        for b in range(3):
+            if b == place[0]:
+                assert found.centres[b].tolist() == list(range(8))
+                assert found.assignment[b].tolist() == [*range(8), *[0] * 22]
+            else:
+                assert torch.equal(found.assignment[b], expected.assignment[b])
+                assert torch.equal(found.centres[b], expected.centres[b])
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_masked_tokens_may_hold_anything(impl):
+    x = features(18, tokens=20, dtype=torch.float32)
+    mask = torch.arange(20).expand(2, -1) < 15
+    expected = dpc_knn(x, 6, mask=mask, impl=impl)
+    for bad in NO_NUMBERS:
+        x[:, 16:] = bad
+        noise = torch.where(mask, 0.0, bad)
+        assert_same(dpc_knn(x, 6, mask=mask, impl=impl), expected)
+        assert_same(dpc_knn(x, 6, mask=mask, density_noise=noise, impl=impl), expected)
+    x[0, 4, 1] = float("nan")
+    found = dpc_knn(x, 6, mask=mask, impl=impl)
+    assert found.assignment[0].tolist() == [*range(6), *[0] * 9, *[-1] * 5]
+    assert torch.equal(found.assignment[1], expected.assignment[1])
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_noise_that_is_no_number_or_exceeds_a_density_means_the_same_everywhere(impl):
+    x = features(19, tokens=20, dtype=torch.float32)
+    noise = torch.zeros(2, 20)
+    noise[1] = -0.5
+    expected = dpc_knn(x, 6, density_noise=noise, impl="reference")
+    assert_same(dpc_knn(x, 6, density_noise=noise, impl=impl), expected)
+    noise[0, 3] = float("nan")
+    found = dpc_knn(x, 6, density_noise=noise, impl=impl)
+    assert found.centres[0].tolist() == list(range(6))
+    assert torch.equal(found.assignment[1], expected.assignment[1])
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.float16, 1e4), (torch.bfloat16, 1e15), (torch.float64, 1e100)]
+)
+def test_large_features_that_do_not_overflow_are_clustered(dtype, scale, impl):
+    if dtype == torch.float64 and impl == "native":
+        pytest.skip("it computes in float32")
+    x = features(20, tokens=20)
+    x[0] *= scale
+    x = x.to(dtype)
+    found = dpc_knn(x, 6, impl=impl)
+    assert_same(found, dpc_knn(x, 6, impl="reference"))
+    assert found.centres[0].tolist() != list(range(6))
+
+
+@pytest.mark.slow(seconds=60)
+def test_the_rule_holds_in_a_compiled_graph():
+    x = features(21, batch=3, tokens=30, dtype=torch.float32)
+    x[1, 3, 2] = float("nan")
+    step = torch.compile(lambda x: dpc_knn(x, 8), fullgraph=True, backend="aot_eager")
+    assert_same(step(x), dpc_knn(x, 8))
 
 
 def test_sizes_beyond_the_tokens_are_clamped():

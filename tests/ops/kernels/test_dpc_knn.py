@@ -347,3 +347,14 @@ def test_no_batch(device):
     clusters = dpc_knn(torch.zeros(0, 5, 4, device=device), 2, impl="triton")
     assert clusters.assignment.shape == (0, 5)
     assert clusters.centres.shape == (0, 2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_an_image_without_distances_is_flat(device, small_tiles, bad):
+    x = features(device, 31, batch=2, tokens=20)
+    expected = dpc_knn(x, 5, impl="triton")
+    x[0, 7, 3] = bad
+    found = dpc_knn(x, 5, impl="triton")
+    assert found.centres[0].tolist() == list(range(5))
+    assert found.assignment[0].tolist() == [*range(5), *[0] * 15]
+    assert torch.equal(found.assignment[1], expected.assignment[1])

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.arguments import as_float, as_int
-from tcformer.ops.choose import check_impl, counted
+from tcformer.ops.choose import check_impl, counted, is_exporting
 from tcformer.ops.dpc_knn import eager, native, reference
 from tcformer.ops.dpc_knn.peaks import flop
 
@@ -58,6 +58,12 @@ def dpc_knn(
     own, whatever the batch around it. Memory grows with N, not with N^2. Nothing is
     differentiable here. Computed in float32 or better, also under autocast.
 
+    An image has no distances if a feature is NaN, infinite or so large that squares overflow (from
+    2e17 at 128 channels in float32), or if its noise is not finite. Then all its tokens count as
+    equal, whatever implementation runs: the first M are the centres, all others join the first of
+    them. No other image of the batch changes, no device is waited for. Masked tokens may hold
+    anything. Exported graphs do not look, and may cluster such an image otherwise.
+
     Args:
         x: (B, N, C) float, any float dtype.
         num_clusters: M, from 1, at most N are made; cluster numbers follow the centres' token
@@ -103,9 +109,30 @@ def dpc_knn(
     k = min(as_int("dpc_knn: k", k), x.shape[1])
     tolerance = as_float("dpc_knn: tolerance", tolerance)
     impl = check_impl("dpc_knn", impl, IMPLEMENTATIONS, x.device, unfit=_unfit(x, k))
+    x, density_noise = _with_distances(x, mask, density_noise)
     run = torch.ops.tcformer.dpc_knn if counted() else _run
     with torch.autocast(x.device.type, enabled=False):
         return Clusters(*run(x, num_clusters, k, mask, density_noise, tolerance, impl))
+
+
+def _with_distances(
+    x: Tensor, mask: Tensor | None, noise: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Features and noise; zeros for images without distances, which makes their tokens equal."""
+    if is_exporting():
+        return x, noise
+    seen = x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0.0)
+    largest = torch.linalg.vector_norm(seen, torch.inf, dim=(1, 2))
+    # The greatest sum that any implementation forms is 16 C times the square of this.
+    usable = largest <= (torch.finfo(x.dtype).max / (64 * x.shape[2])) ** 0.5  # false for NaN
+    if noise is not None:
+        used = noise if mask is None else noise.masked_fill(~mask, 0.0)
+        usable = usable & torch.isfinite(used).all(dim=1)
+    on_host = type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_host and bool(usable.all()):
+        return x, noise  # not copied
+    x = torch.where(usable[:, None, None], x, 0.0)
+    return x, None if noise is None else torch.where(usable[:, None], noise, 0.0)
 
 
 def _run(

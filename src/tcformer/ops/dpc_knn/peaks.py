@@ -39,7 +39,7 @@ def sparsity_of(d2: Tensor, k: int, mask: Tensor | None, noise: Tensor | None) -
         sparsity = torch.where(finite, nearest, 0.0).sum(-1) / finite.sum(-1).clamp(min=1)
         sparsity = torch.where(mask, sparsity, torch.inf)
     if noise is not None:
-        noisy = -(torch.exp(-sparsity) + noise).log()
+        noisy = -(torch.exp(-sparsity) + noise).clamp(min=0.0).log()
         sparsity = noisy if mask is None else torch.where(mask, noisy, torch.inf)
     return sparsity
 
