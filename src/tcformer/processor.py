@@ -81,7 +81,7 @@ def label(facts: Mapping[str, Any]) -> str:
     """Name, family and model of the machine of a record in words; earlier records tell the name."""
     words = [facts.get("microarchitecture")]
     if facts.get("family") is not None:
-        words.append(f"family {facts['family']}, model {facts['model']}")
+        words.append(f"family {facts['family']}, model {facts.get('model')}")
     known = [word for word in words if word]
     return f"{facts['processor']} ({'; '.join(known)})" if known else str(facts["processor"])
 

@@ -343,5 +343,8 @@ def test_what_is_refused_moves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is not a folder"):
         RunRecord(config(**{**cfg.__dict__, "record": str(tmp_path / "file" / "a")}), World())
     (tmp_path / "file").unlink()
+    weights = str(tmp_path / "best.pth")
+    with pytest.raises(UserError, match="made from"):
+        RunRecord(config(record=weights, resume=weights, eval=True), World())
     assert content(tmp_path) == kept
     assert aside(tmp_path) == []

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tcformer.processor import label
 from tcformer.training.config import TrainConfig
 
 __all__ = ["model_card"]
@@ -162,7 +163,7 @@ def _training(record: Mapping[str, Any] | None, result: tuple[str, float, int] |
         ("status of the run", record.get("status")),
         ("seed", record.get("seed")),
         ("wall time", f"{record.get('wall_seconds', 0):.0f} s in {len(sessions)} session(s)"),
-        ("machine", machine.get("gpu") or machine.get("processor")),
+        ("machine", machine.get("gpu") or (label(machine) if "processor" in machine else None)),
         ("processes", last.get("processes")),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v is not None)),
         ("commit", _commit(last)),

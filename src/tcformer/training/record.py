@@ -91,7 +91,8 @@ class RunRecord:
         self._content: dict[str, Any] = {}
         self._session: dict[str, Any] = {}
         if self.path is not None:
-            check_writable(self.path)
+            read = [getattr(cfg, name, None) for name in ("resume", "finetune")]
+            check_writable(self.path, made_from=read)
 
     def begin(
         self, about: Mapping[str, Any], *, resumed: bool = False, first_epoch: int = 0
