@@ -156,6 +156,15 @@ def test_finetuning_keeps_a_classifier_of_the_same_names_alone(data, network, fi
     said, before, head = started(other)
     assert torch.equal(head, before)
     assert "'zebra'" in said
+    assert "no classifier" not in said
+    twice = {
+        f"{name}.{k}": v for name in ("student", "teacher") for k, v in network.state_dict().items()
+    }
+    torch.save(twice, tmp_path / "twice.pth")
+    with pytest.raises(UserError, match=r"twice\.pth.*student.*teacher"):
+        started(data, tmp_path / "twice.pth")
+    with pytest.raises(UserError, match=r"twice\.pth.*student.*teacher"):
+        measured(data, tmp_path / "twice.pth")
     save_weights(network, tmp_path / "silent.safetensors")
     said, _, head = started(other, tmp_path / "silent.safetensors")
     assert torch.equal(head, network.head.weight)

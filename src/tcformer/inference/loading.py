@@ -316,10 +316,7 @@ def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None
             **_width_of_head(name, checkpoint.state_dict),
         }
     network = _create(name, arguments)
-    try:
-        load_checkpoint(network, checkpoint.state_dict)
-    except UserError as error:
-        raise UserError(str(error).replace("the state dict", str(source), 1)) from None
+    load_checkpoint(network, checkpoint.state_dict, where=str(source))
     count = (found.num_classes or 0) if found else int(arguments.get("num_classes", 0))
     task = "classification" if count else _task_of(others)
     classes, notes = class_names(about.classes if count else None, count)

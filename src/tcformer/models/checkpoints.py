@@ -86,6 +86,7 @@ def load_checkpoint(
     *,
     allow_head_mismatch: bool = False,
     ema: bool | None = False,
+    where: str | None = None,
 ) -> LoadReport:
     """Copy published or own weights into `model`.
 
@@ -106,6 +107,7 @@ def load_checkpoint(
             number of classes or is absent (fine-tuning).
         ema: True takes the averaged weights of a training checkpoint, None takes them wherever
             there are some.
+        where: what to call the source in the report and in refusals; None is its path.
 
     Returns:
         The report of what was loaded, translated and left out.
@@ -116,7 +118,8 @@ def load_checkpoint(
     """
     network = _inside_wrappers(model)
     target = network.state_dict()
-    where, found, epoch, averaged = _open(source, ema=ema)
+    name, found, epoch, averaged = _open(source, ema=ema)
+    where = where or name
     try:
         state, notes, ignored = _fit_names(found, target)
     except UserError as error:

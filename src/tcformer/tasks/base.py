@@ -141,7 +141,8 @@ class BaseTask(ABC, Generic[Batch]):
             UserError: the data has a class that the file does not know, or a run would go on with
                 other classes.
         """
-        outputs, recorded = self.outputs_of(weights), names_of(said.get("classes"))
+        with naming(where):
+            outputs, recorded = self.outputs_of(weights), names_of(said.get("classes"))
         if not self.classes or outputs is None:
             return []
         if self.cfg.eval and self.cfg.num_classes not in (None, outputs):
@@ -336,6 +337,15 @@ class BaseTask(ABC, Generic[Batch]):
             for key, value in self.about().items()
         }
         save_weights(state_dict, path, {**merging_note(self.model), **about})
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put the name of a file before what is wrong with its keys."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where} cannot be used: {error}") from None
 
 
 @contextmanager

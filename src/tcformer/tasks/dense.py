@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from tcformer.models.checkpoints import load_checkpoint
 from tcformer.models.layouts import to_our_layout
 from tcformer.models.merging import merge_options
 from tcformer.models.mta import REDUCTIONS
-from tcformer.tasks.base import BaseTask, Batch, options_named
+from tcformer.tasks.base import BaseTask, Batch, naming, options_named
 from tcformer.training.config import TrainConfig, option
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -54,7 +53,8 @@ class DenseTask(BaseTask[Batch]):
         self, said: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
     ) -> list[str]:
         """As every task, after refusing another neck with the same parameters."""
-        alike = self.in_our_names(weights).keys() == self.model.state_dict().keys()
+        with naming(where):
+            alike = self.in_our_names(weights).keys() == self.model.state_dict().keys()
         for name in ("neck_heads", "neck_reduction") if alike else ():
             now = str(getattr(self.cfg, name))
             if str(said.get(name, now)) != now:
@@ -72,10 +72,12 @@ class DenseTask(BaseTask[Batch]):
         """
         checkpoint, about = open_weights(path, self.average)
         said = average_note(checkpoint)
-        weights = self.in_our_names(checkpoint.state_dict)
+        with naming(path):
+            weights = self.in_our_names(checkpoint.state_dict)
         if self.outputs not in weights:
-            report = load_checkpoint(self.model.get_submodule("backbone"), checkpoint.state_dict)
-            return "; ".join([f"{replace(report, source=path)} (the backbone alone)", *said])
+            backbone = self.model.get_submodule("backbone")
+            report = load_checkpoint(backbone, checkpoint.state_dict, where=path)
+            return "; ".join([f"{report} (the backbone alone)", *said])
         own = self.model.state_dict()
         rows: list[int] | None = None
         if weights[self.outputs].shape == own[self.outputs].shape:

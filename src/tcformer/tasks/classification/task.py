@@ -28,7 +28,7 @@ from tcformer.errors import UserError
 from tcformer.inference.about import average_note, open_weights
 from tcformer.models.checkpoints import classifier_of, load_checkpoint, named_for
 from tcformer.models.merging import merge_options
-from tcformer.tasks.base import BaseTask, options_named
+from tcformer.tasks.base import BaseTask, naming, options_named
 from tcformer.tasks.classification.evaluation import Evaluator
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World
@@ -106,10 +106,7 @@ class ClassificationTask(BaseTask[TrainBatch]):
 
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         """Strictly, with a sentence about what differs."""
-        try:
-            load_checkpoint(model, weights)
-        except UserError as error:
-            raise UserError(str(error).replace("the state dict", where, 1)) from None
+        load_checkpoint(model, weights, where=where)
 
     def outputs_of(self, weights: Mapping[str, Tensor]) -> int | None:
         """Rows of the classifier."""
@@ -141,7 +138,8 @@ class ClassificationTask(BaseTask[TrainBatch]):
             What was loaded, in words.
         """
         checkpoint, about = open_weights(path, self.average)
-        weights = named_for(self.model, checkpoint.state_dict)
+        with naming(path):
+            weights = named_for(self.model, checkpoint.state_dict)
         outputs = self.outputs_of(weights)
         said = average_note(checkpoint)
         if outputs is not None:
@@ -152,8 +150,12 @@ class ClassificationTask(BaseTask[TrainBatch]):
                     del weights[key]
                 elif len(weights[key]) == len(rows):
                     weights[key] = weights[key][rows]
-        report = load_checkpoint(self.model, weights, allow_head_mismatch=True)
-        return "; ".join([str(replace(report, source=path)), *said])
+        report = load_checkpoint(self.model, weights, allow_head_mismatch=True, where=path)
+        if any(note.startswith("classifier begins anew") for note in said):
+            # It was taken out above, so that the report takes it for missing.
+            notes = [note for note in report.notes if not note.startswith("classifier")]
+            report = replace(report, missing=(), notes=tuple(notes))
+        return "; ".join([str(report), *said])
 
     def facts(self) -> dict[str, str]:
         """What `--dry-run` shows of the data."""
