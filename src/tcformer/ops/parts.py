@@ -232,7 +232,7 @@ def _fewest_cells(grid_size: Grid, part_grid: Grid) -> int:
 def _factors(nest: Nest, axis: int) -> list[int]:
     """How often each grid of the nest, coarse to fine, cuts a part of the one before."""
     sides = [grid[axis] for grid in reversed(nest)]
-    return [fine // coarse for coarse, fine in zip([1, *sides], sides, strict=False)]
+    return [fine // coarse for coarse, fine in zip([1, *sides[:-1]], sides, strict=True)]
 
 
 def _nested(picture: Tensor, nest: Nest) -> Tensor:
