@@ -74,6 +74,21 @@ def test_same_losses_weights_and_log(tmp_path, kind, stop_at):
     assert (tmp_path / "whole/log.txt").read_text() == (tmp_path / "broken/log.txt").read_text()
 
 
+def test_every_file_has_the_same_bytes(tmp_path):
+    """Beyond its content: of equal strings the pickle says whether they are one object."""
+    cfg = config(output_dir=str(tmp_path / "run"), save_every=1, resume="auto", **KINDS["all"])
+    files = []
+    for stops in ((), (7,), (1, 4)):
+        for stop_at in stops:
+            with pytest.raises(Interrupted):
+                train(cfg, stop_at=stop_at)
+        train(cfg)
+        files.append(content(tmp_path / "run"))
+        (tmp_path / "run").rename(tmp_path / f"run{len(files)}")
+    assert {"checkpoint.pth", "checkpoint_0.pth", "checkpoint_2.pth", "best.pth"} <= set(files[0])
+    assert files[0] == files[1] == files[2]
+
+
 def test_dropout_really_draws():
     """Without it, the tests above could not see lost random states."""
     task = ToyTask(config())

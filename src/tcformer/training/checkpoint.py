@@ -30,6 +30,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import random
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,8 +112,27 @@ def snapshot(state: TrainState, cfg: TrainConfig, world: World) -> dict[str, Any
 def save(content: Mapping[str, Any], paths: Iterable[Path], world: World) -> None:
     """Write a snapshot under each of the names, whole or not at all; the main process does it."""
     if world.is_main:
+        plain = _of_content_alone(dict(content))
         for path in paths:
-            atomic_write(path, lambda stream: torch.save(dict(content), stream))
+            atomic_write(path, lambda stream: torch.save(plain, stream))
+
+
+def _of_content_alone(value: Any) -> Any:
+    """The same, built so that its pickle depends on what is in it only.
+
+    Pickle writes an object that it meets again as a reference to the first: whether two equal
+    strings are one object, of which a resumed run has others, would be seen in the file.
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(_of_content_alone, value))
+    if type(value) in (dict, OrderedDict):
+        copy = type(value)((_of_content_alone(k), _of_content_alone(v)) for k, v in value.items())
+        if hasattr(value, "_metadata"):  # the versions of a state dict's modules
+            copy._metadata = _of_content_alone(value._metadata)
+        return copy
+    return value
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
