@@ -130,13 +130,7 @@ def processor() -> list[Finding]:
         there = " ".join(flag for flag in wanted if flag in kind.flags)
         found.append(Finding("flags", there or "none"))
     if torch is not None:
-        from tcformer.training import machine
-
-        names = {"mkl": "MKL", "blas": "BLAS", "onednn": "oneDNN"}
-        reached = ", ".join(f"{names[k]} {v / 1e9:.0f}" for k, v in machine.products().items())
-        threads, load = torch.get_num_threads(), machine.load_average()
-        told = f"{reached} GFLOP/s, measured now: {threads} threads, load average {load}"
-        found.append(Finding("float32 products", told))
+        found += _guarded("float32 products", _products)
     found.append(Finding("memory", _memory()))
     shared = Path("/dev/shm")
     if shared.is_dir():
@@ -146,6 +140,16 @@ def processor() -> list[Finding]:
         status = "warn" if small else "ok"
         found.append(Finding("shared memory", _gib(size), status, why if small else None))
     return found
+
+
+def _products() -> list[Finding]:
+    from tcformer.training import machine
+
+    names = {"mkl": "MKL", "blas": "BLAS", "onednn": "oneDNN"}
+    reached = ", ".join(f"{names[k]} {v / 1e9:.0f}" for k, v in machine.products().items())
+    threads, load = _torch().get_num_threads(), machine.load_average()
+    told = f"{reached} GFLOP/s, measured now: {threads} threads, load average {load}"
+    return [Finding("float32 products", told)]
 
 
 def accelerators() -> list[Finding]:
