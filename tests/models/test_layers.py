@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize, prune
 
 import tcformer
 from tcformer.models import SemanticFPN
-from tcformer.models.layers import Attention
+from tcformer.models.layers import Attention, LayerNorm
 from tcformer.models.pose import TopDownPose
 
 
@@ -166,3 +166,23 @@ def test_adapters_get_a_gradient(net):
         for name, gradient in gradients.items():
             assert gradient.isfinite().all(), name  # and not None
             assert gradient.abs().max() > 0 or "score" in name, name
+
+
+def test_gradients_of_norms_under_bfloat16_are_those_of_float32():
+    torch.manual_seed(0)
+    x, weight = torch.randn(8, 3136, 64), torch.randn(8, 3136, 64)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        norm = LayerNorm(64, eps=1e-6)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = norm((x + 3 * weight.sign()).to(dtype))
+        assert out.dtype == dtype
+        (out.float() * (weight + 0.1)).sum().backward()
+        gradients.append((norm.weight.grad, norm.bias.grad))
+    for exact, found in zip(*gradients, strict=True):
+        assert (found - exact).norm() < 0.02 * exact.norm()
+
+
+def test_every_norm_of_the_networks_is_the_exact_one(net):
+    kinds = {type(layer) for layer in net.modules() if isinstance(layer, nn.LayerNorm)}
+    assert kinds == {LayerNorm}

@@ -54,6 +54,17 @@ def test_features_only_gives_a_pyramid(name):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("indices", [(3, 1), (3, 3), (-1, 0, 2)])
+def test_maps_come_in_the_order_asked_for(indices):
+    net = timm.create_model("tcformer_nano", features_only=True, out_indices=indices).eval()
+    maps = net(X)
+    assert [m.shape[1] for m in maps] == net.feature_info.channels()
+    assert [m.shape[1] for m in maps] == [(32, 64, 160, 256)[i] for i in indices]
+    again = net.model.forward_intermediates(X, indices=list(indices), intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(again, maps, strict=True))
+
+
+@torch.no_grad()
 def test_features_are_the_maps_of_the_tokens(model):
     name = model.pretrained_cfg["architecture"]
     net = timm.create_model(name, features_only=True).eval()
@@ -181,3 +192,21 @@ def test_weights_adapt_to_channels_and_classes(model, channels, tmp_path):
 def test_device_and_dtype():
     net = timm.create_model("tcformer_nano", dtype=torch.bfloat16, device="meta")
     assert all(p.dtype == torch.bfloat16 and p.is_meta for p in net.parameters())
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 4}, {"features_only": True}, {}])
+def test_incomplete_weights_are_refused(model, options, tmp_path):
+    from safetensors.torch import save_file
+
+    name = model.pretrained_cfg["architecture"]
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("block3.1.")}
+    save_file(weights, tmp_path / "part.safetensors")
+    given = {"file": str(tmp_path / "part.safetensors"), "num_classes": 7}
+    with pytest.raises(tcformer.UserError, match=r"block3\.1\."):
+        timm.create_model(name, pretrained=True, pretrained_cfg_overlay=given, **options)
+    headless = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
+    save_file(headless, tmp_path / "part.safetensors")
+    net = timm.create_model(
+        name, pretrained=True, pretrained_cfg_overlay=given, **{"num_classes": 4, **options}
+    )
+    assert net is not None

@@ -16,7 +16,7 @@ from tcformer.arguments import as_float, as_int, as_list
 from tcformer.errors import shown
 from tcformer.models.blocks import GridBlock, Source, TokenBlock
 from tcformer.models.ctm import CTM
-from tcformer.models.layers import PatchEmbed, init_weights
+from tcformer.models.layers import LayerNorm, PatchEmbed, init_weights
 from tcformer.ops import TokenMap, plan_token_map, tokens_to_map
 from tcformer.tokens import Tokens, grid_layout
 
@@ -157,7 +157,7 @@ class TCFormer(nn.Module):
                     for block in range(depths[stage])
                 )
                 self.add_module(f"block{stage + 1}", blocks)
-                self.add_module(f"norm{stage + 1}", nn.LayerNorm(embed_dims[stage], eps=1e-6))
+                self.add_module(f"norm{stage + 1}", LayerNorm(embed_dims[stage], eps=1e-6))
             self.head_drop = nn.Dropout(drop_rate)
             self.head = _linear_head(self.num_features, num_classes)
             self.apply(init_weights)
@@ -264,7 +264,8 @@ class TCFormer(nn.Module):
 
         Args:
             x: images, (B, in_chans, H, W).
-            indices: the last n stages if an int, all if None, else the stages (0 to 3) listed.
+            indices: the last n stages if an int, all if None, else the stages (0 to 3) listed, in
+                that order.
             norm: accepted for timm's sake; a stage ends with its norm in any case, as the next
                 one is built on it.
             stop_early: do not run stages after the last one that is asked for.
@@ -281,9 +282,8 @@ class TCFormer(nn.Module):
         take, last = feature_take_indices(self._num_stages(), indices)
         stages = self.forward_tokens(x, num_stages=last + 1 if stop_early else self._num_stages())
         chosen = [
-            tokens_to_map(tokens) if output_fmt == "NCHW" else tokens.x
-            for stage, tokens in enumerate(stages)
-            if stage in take
+            tokens_to_map(stages[stage]) if output_fmt == "NCHW" else stages[stage].x
+            for stage in take
         ]
         return chosen if intermediates_only else (stages[-1].x, chosen)
 

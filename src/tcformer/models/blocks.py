@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from tcformer.models.layers import Attention
+from tcformer.models.layers import Attention, LayerNorm
 from tcformer.models.mlp import GridMlp, TokenMlp
 from tcformer.ops import TokenMap, tokens_to_map
 from tcformer.tokens import Tokens
@@ -48,9 +48,9 @@ class Block(nn.Module):
         norm_eps: float = 1e-6,
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm1 = LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, num_heads, sr_ratio, qkv_bias, attn_drop, proj_drop)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm2 = LayerNorm(dim, eps=norm_eps)
         self.mlp = self.mlp_class(dim, int(dim * mlp_ratio), proj_drop)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 

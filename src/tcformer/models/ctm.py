@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tcformer.arguments import as_float, as_int
 from tcformer.models.blocks import Source
-from tcformer.models.layers import conv_with_skip, convolve_tokens
+from tcformer.models.layers import LayerNorm, conv_with_skip, convolve_tokens
 from tcformer.ops import TokenMap, cluster_parts, merge_tokens, plan_token_map
 from tcformer.ops.parts import Nest, cut, nest_of, usable_nest
 from tcformer.tokens import Layout, Tokens
@@ -109,7 +109,7 @@ class CTM(nn.Module):
         self.rule = MergeRule(keep_ratio, k, num_clusters, nest_of(part_grids))
         self.density_noise = as_float("density_noise", density_noise)
         self.conv = conv_with_skip(in_dim, out_dim, stride=2)
-        self.norm = nn.LayerNorm(out_dim, eps=1e-5)
+        self.norm = LayerNorm(out_dim, eps=1e-5)
         self.score = nn.Linear(out_dim, 1)
 
     def forward(self, tokens: Tokens, plan: TokenMap) -> tuple[Tokens, Source]:

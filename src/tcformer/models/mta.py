@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tcformer.arguments import as_float, as_int, as_list
 from tcformer.errors import shown
 from tcformer.models.blocks import Block
-from tcformer.models.layers import init_weights, is_plain
+from tcformer.models.layers import LayerNorm, init_weights, is_plain
 from tcformer.models.mlp import TokenMlp
 from tcformer.ops import TokenMap, plan_token_map, tokens_to_map, tokens_to_tokens
 from tcformer.ops.regroup import plan_regroup
@@ -67,7 +67,7 @@ class AggregationBlock(Block):
         if reduction == "cluster_linear":
             self.attn.gather = nn.Linear(dim, dim)
         if reduction not in ("conv", "pool", "cluster"):
-            self.attn.norm = nn.LayerNorm(dim, eps=1e-5)
+            self.attn.norm = LayerNorm(dim, eps=1e-5)
 
     def forward(self, tokens: Tokens, plan: TokenMap, clusters: Layout) -> Tensor:
         """Return the new features (B, N, C) of a level's tokens.

@@ -110,7 +110,14 @@ def _names_a_source(kwargs: dict[str, Any]) -> bool:
 def _filter(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     from tcformer.models.checkpoints import published_layout
 
-    return published_layout(state_dict)
+    weights = published_layout(state_dict)
+    missing = [n for n in model.state_dict() if n not in weights and not n.startswith("head.")]
+    if missing:  # timm says so in its log alone where the head differs
+        raise UserError(
+            f"the weights lack {len(missing)} of the parameters of {type(model).__name__}, "
+            f"{missing[0]} for one: they are incomplete or of another size"
+        )
+    return weights
 
 
 _NANO = {"embed_dims": (32, 64, 160, 256), "depths": (2, 2, 2, 2)}
