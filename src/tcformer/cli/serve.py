@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         from tcformer.serve.pictures import megabytes
 
         ema = False if args.no_ema else None
-        networks = Networks(entries(_models(args), args.checkpoint), ema=ema)
+        networks = Networks(entries(_models(args), args.checkpoint, ema))
         networks.check()
         networks.get(networks.labels[0])
         most = round(args.max_upload * 2**20)

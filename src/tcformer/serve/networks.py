@@ -22,9 +22,13 @@ class Entry(NamedTuple):
     label: str
     model: str | None
     checkpoint: str | None
+    ema: bool | None = None
+    """as for `tcformer.inference.load`"""
 
 
-def entries(models: Sequence[str], checkpoints: Sequence[str]) -> tuple[Entry, ...]:
+def entries(
+    models: Sequence[str], checkpoints: Sequence[str], ema: bool | None = None
+) -> tuple[Entry, ...]:
     """The choices in the order they are offered: checkpoints, then models with random weights.
 
     Labels are as short as they can be and still differ: a visitor learns no more of this machine's
@@ -39,7 +43,7 @@ def entries(models: Sequence[str], checkpoints: Sequence[str]) -> tuple[Entry, .
             raise UserError(f"{twice} is given twice: leave one out")
     return (
         *(
-            Entry(label, None, checkpoint)
+            Entry(label, None, checkpoint, ema)
             for label, checkpoint in zip(_short(checkpoints), checkpoints, strict=True)
         ),
         *(Entry(f"{name} (random)", name, None) for name in models),
@@ -59,12 +63,9 @@ def _short(names: Sequence[str]) -> list[str]:
 class Networks:
     """The choices of a page and, of those in use, the networks; safe for many threads."""
 
-    def __init__(
-        self, choices: Iterable[Entry], most: int = MOST_IN_MEMORY, *, ema: bool | None = None
-    ) -> None:
+    def __init__(self, choices: Iterable[Entry], most: int = MOST_IN_MEMORY) -> None:
         self.entries = {entry.label: entry for entry in choices}
         self.most = most
-        self.ema = ema  # as for `tcformer.inference.load`
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = threading.Lock()
         self._open = True
@@ -93,7 +94,7 @@ class Networks:
 
     def _load(self, entry: Entry) -> Loaded:
         try:
-            return _load(entry, self.ema)
+            return _load(entry)
         except UserError as problem:
             if entry.checkpoint is None or not self._open:
                 raise
@@ -116,9 +117,9 @@ class Networks:
         return len(self._loaded)
 
 
-def _load(entry: Entry, ema: bool | None) -> Loaded:
+def _load(entry: Entry) -> Loaded:
     from tcformer.inference import load
 
-    loaded = load(entry.model, entry.checkpoint, ema=ema)
+    loaded = load(entry.model, entry.checkpoint, ema=entry.ema)
     _ = loaded.backbone  # another network of timm's has no tokens: say so now
     return loaded
