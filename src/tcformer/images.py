@@ -16,7 +16,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
@@ -49,7 +49,12 @@ of passes would keep the decoder busy for hours.
 """
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
-_STRETCHED = {"L;2": 85, "L;4": 17}  # Pillow stretches greys of 2 and 4 bits to 0 ... 255
+_STRETCHED = {"L;2": 3, "L;4": 15}  # Pillow stretches greys of 2 and 4 bits to 0 ... 255
+_RENUMBERED = {
+    **dict.fromkeys(("JPEG", "MPO", "JPEG2000"), "a JPEG, which changes numbers"),
+    "GIF": "a GIF, whose writers renumber the palette",
+}
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -131,10 +136,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         UnreadableImageError: floating-point or 32-bit pixels, whose range is unknown.
     """
-    key = _transparent_value(image)
+    stored = _stored_as(image)
+    key = _transparent_value(image, stored)
     image.load()
     turn = _TURNS.get(orientation(image))  # asked after loading, where Pillow turns TIFF files
-    image = _to_8_bit(image, key)
+    image = _to_8_bit(image, key, stored)
     if key is not None or {"A", "a"} & set(image.getbands()):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -152,7 +158,7 @@ def decode_labels(data: bytes) -> np.ndarray:
 
     Raises:
         UnreadableImageError: as `decode_strictly`.
-        NotLabelsError: its pixels are colors, or it is a JPEG, which changes numbers.
+        NotLabelsError: its pixels are colors, or its format does not keep numbers (JPEG, GIF).
     """
 
     def numbers(image: Image.Image) -> np.ndarray:
@@ -161,16 +167,22 @@ def decode_labels(data: bytes) -> np.ndarray:
                 f"it holds {image.mode} pixels where one whole number for each is meant, grey or a "
                 "palette's index"
             )
-        if image.format in ("JPEG", "MPO"):
-            raise NotLabelsError("it is a JPEG, which changes numbers; PNG keeps them")
-        step = _STRETCHED.get(_stored_as(image), 1)
+        why = _RENUMBERED.get(str(image.format))
+        if image.info.get("compression") == "jpeg":  # in a TIFF
+            why = _RENUMBERED["JPEG"]
+        if why:
+            raise NotLabelsError(f"it is {why}; PNG keeps them")
+        stored = _stored_as(image)
         image.load()
         turn = _TURNS.get(orientation(image))
         values = np.array(image if turn is None else image.transpose(turn))
         if values.dtype.itemsize > 1:
-            _check_16_bits(values)
-            return values.astype(np.uint16)
-        return values.astype(np.uint8) // np.uint8(step)
+            values, top = _sixteen_bits(values, stored), 0xFFFF
+        else:
+            values, top = values.astype(np.uint8), 0xFF
+        if stored.most:
+            values = np.rint(values * (stored.most / top)).astype(values.dtype)
+        return values
 
     return decode_strictly(data, numbers)
 
@@ -183,7 +195,25 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def _transparent_value(image: Image.Image) -> Any:
+class _Stored(NamedTuple):
+    """How a file stores its pixels, which Pillow tells until they are loaded."""
+
+    mode: str  # Pillow's name for it
+    most: int  # the largest grey, which Pillow stretches to that of 8 or 16 bits; 0 if it does not
+    inverted: bool  # greys of 16 bits count from white to black, and Pillow leaves it so
+
+
+def _stored_as(image: Image.Image) -> _Stored:
+    tiles = getattr(image, "tile", None)
+    args = tiles[0].args if tiles else ""
+    mode = str(args if isinstance(args, str) else args[0] if args else "")
+    netpbm = bool(tiles) and tiles[0].codec_name in ("ppm", "ppm_plain") and len(args) == 2
+    most = args[1] if netpbm else _STRETCHED.get(mode[:3], 0)
+    white = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    return _Stored(mode, most, white and image.mode in _SIXTEEN_BIT)
+
+
+def _transparent_value(image: Image.Image, stored: _Stored) -> Any:
     """The value that means transparent, and None without one; in the units of the pixels.
 
     Pillow leaves it in the units of a PNG file of 2, 4 or 16 bits, and then compares in vain.
@@ -191,38 +221,33 @@ def _transparent_value(image: Image.Image) -> Any:
     key = image.info.get("transparency")
     if key is None or image.mode not in ("1", "L", "P", "RGB", *_SIXTEEN_BIT):
         return None
-    stored = _stored_as(image)
     if isinstance(key, int):
-        key *= _STRETCHED.get(stored, 1)
-    elif isinstance(key, tuple) and stored == "RGB;16B":
+        key *= 255 // stored.most if stored.most else 1
+    elif isinstance(key, tuple) and stored.mode == "RGB;16B":
         key = tuple(value >> 8 for value in key)
     image.info["transparency"] = key
     return key
 
 
-def _stored_as(image: Image.Image) -> str:
-    """Pillow's name for how an opened PNG file that is not loaded yet stores its pixels."""
-    tiles = getattr(image, "tile", None)
-    return tiles[0].args if tiles and isinstance(tiles[0].args, str) else ""
-
-
-def _to_8_bit(image: Image.Image, key: Any) -> Image.Image:
+def _to_8_bit(image: Image.Image, key: Any, stored: _Stored) -> Image.Image:
     """Grey of 16 bits as 8 bits, with alpha if there is a transparent value; others as they are."""
     if image.mode == "F":
         raise UnreadableImageError("its pixels are floating-point numbers of unknown range")
     if image.mode not in ("I", *_SIXTEEN_BIT):
         return image
-    values = np.asarray(image)
-    _check_16_bits(values)
-    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    values = _sixteen_bits(np.asarray(image), stored)
+    grey = Image.fromarray((values >> (4 if stored.mode == "I;12" else 8)).astype(np.uint8))
     if key is not None:
         grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
     return grey
 
 
-def _check_16_bits(values: np.ndarray) -> None:
+def _sixteen_bits(values: np.ndarray, stored: _Stored) -> np.ndarray:
+    """Greys as uint16, 0 black."""
     if values.size and (values.min() < 0 or values.max() > 0xFFFF):
         raise UnreadableImageError("its pixels are 32-bit integers of unknown range")
+    values = values.astype(np.uint16)
+    return 0xFFFF - values if stored.inverted else values
 
 
 def is_hidden(name: str) -> bool:

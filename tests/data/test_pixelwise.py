@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from image_kinds import held, png
+from image_kinds import encode, held, png, tiff
 from PIL import Image
 
 from tcformer.data import SeededDataset, SteppedSampler, build_loader
@@ -22,7 +22,7 @@ from tcformer.data.pixelwise import (
 from tcformer.data.scenes import DigitScenesSource
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.errors import UserError
-from tcformer.images import decode_labels
+from tcformer.images import NotLabelsError, decode_labels
 
 
 def make(root, sizes=((40, 30), (30, 44)), split="training"):
@@ -297,6 +297,24 @@ def test_more_classes_than_eight_bits_hold(tmp_path):
 def test_numbers_of_few_bits_are_not_stretched(bits):
     labels = np.arange(16).reshape(4, 4) % 2**bits
     assert np.array_equal(decode_labels(png(labels, bits, ())), labels)
+    assert np.array_equal(decode_labels(tiff(labels, bits)), labels)
+
+
+@pytest.mark.parametrize("most", [1, 3, 20, 200, 254, 255, 300, 4095, 65535])
+def test_the_largest_value_of_a_netpbm_file_stretches_no_number(most):
+    labels = np.linspace(0, most, 12).round().astype(">u2").reshape(3, 4)
+    head = f"4 3 {most}\n".encode()
+    raw = labels.astype(np.uint8) if most < 256 else labels
+    plain = " ".join(map(str, labels.ravel())).encode()
+    for data in (b"P5 " + head + raw.tobytes(), b"P2 " + head + plain):
+        assert np.array_equal(decode_labels(data), labels)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "JPEG2000", "GIF", "TIFF"])
+def test_files_that_change_numbers_are_no_masks(form):
+    options = {"compression": "jpeg"} if form == "TIFF" else {}
+    with pytest.raises(NotLabelsError, match="PNG"):
+        decode_labels(encode(np.full((32, 32), 7, np.uint8), form, **options))
 
 
 def test_a_turned_image_has_a_mask_as_it_is_seen(tmp_path):

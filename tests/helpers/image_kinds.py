@@ -58,6 +58,21 @@ def png(samples: np.ndarray, bits: int, key: tuple[int, ...]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
+def tiff(samples: np.ndarray, bits: int, photometric: int = 1) -> bytes:
+    """A TIFF of grey of any depth; 0 is black, or white with `photometric` 0."""
+    height, width = samples.shape
+    places = np.arange(bits)[::-1]
+    digits = (samples.astype(int)[..., None] >> places & 1).astype(np.uint8).reshape(height, -1)
+    packed = samples.astype("<u2") if bits == 16 else np.packbits(digits, axis=1)
+    data = packed.tobytes()
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 0),
+            (277, 1), (278, height), (279, len(data))]  # fmt: skip
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = [struct.pack("<HHII", t, 4, 1, start if t == 273 else value) for t, value in tags]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    return head + b"".join(entries) + bytes(4) + data
+
+
 def grey3(values: np.ndarray) -> np.ndarray:
     """Grey as RGB."""
     return np.repeat(values[..., None].astype(np.uint8), 3, axis=2)
@@ -134,6 +149,9 @@ def kinds() -> dict[str, Kind]:
     one = tuple(int(v) for v in wide[0, 0])
     add("16 bit RGB, clear value", "png", png(wide, 16, one),
         np.where((wide == one).all(2)[..., None], 255, COLORS).astype(np.uint8))  # fmt: skip
+    add("12 bit TIFF", "tif", tiff(DEEP >> 4, 12), grey3(DEEP >> 8))
+    add("16 bit TIFF from white", "tif", tiff(0xFFFF - DEEP, 16, 0), grey3(DEEP >> 8))
+    add("4 bit TIFF from white", "tif", tiff(15 - (GREY >> 4), 4, 0), grey3((GREY >> 4) * 17))
     add("1 bit", "png", encode(Image.fromarray(GREY > 99), "PNG"), grey3((GREY > 99) * 255))
     add("CMYK", "jpg", encode(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG"))
     add("LAB", "tif", encode(Image.fromarray(SMOOTH).convert("LAB"), "TIFF"))

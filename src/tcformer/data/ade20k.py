@@ -34,9 +34,9 @@ class MaskFolderSource:
 
     Below the data path lie `images/` and `annotations/`, each with `train/` and `val/` (or
     `training/` and `validation/`), and `classes.txt` with a name a line, the first one that of
-    number 0. A mask has the name of its image, with any image ending but that of a JPEG; its pixels
-    are grey of 8 or 16 bits or indices into a palette. 255 counts nowhere; where there are more
-    than 255 classes, 65535 does.
+    number 0. A mask has the name of its image, in any image format but JPEG and GIF, which change
+    numbers; its pixels are grey of up to 16 bits or indices into a palette. 255 counts nowhere;
+    where there are more than 255 classes, 65535 does.
 
     Args:
         data_path: the folder.
