@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.arguments import as_float, as_int
-from tcformer.ops.choose import check_impl, counted, is_exporting
+from tcformer.ops.choose import check_impl, counted, is_exporting, is_transformed
 from tcformer.ops.dpc_knn import eager, native, reference
 from tcformer.ops.dpc_knn.peaks import flop
 
@@ -128,7 +128,8 @@ def _with_distances(
     if noise is not None:
         used = noise if mask is None else noise.masked_fill(~mask, 0.0)
         usable = usable & torch.isfinite(used).all(dim=1)
-    on_host = type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    on_host = type(x) is Tensor and x.device.type == "cpu"
+    on_host = on_host and not (torch.compiler.is_compiling() or is_transformed())
     if on_host and bool(usable.all()):
         return x, noise  # not copied
     x = torch.where(usable[:, None, None], x, 0.0)
