@@ -55,7 +55,10 @@ def test_the_command_and_example_on_onnxruntime_only(tmp_path):
         check=True,
     )
     assert "weights are random" in said.stderr
-    assert "compared with PyTorch on 3 images, in batches of 1 and 3:" in said.stdout
+    assert (
+        "compared with PyTorch on 3 images and 3 even pictures, in batches of 1 and 6:"
+        in said.stdout
+    )
     assert "stage 1: equal, stage 2: equal, stage 3: equal, stage 4: equal" in said.stdout
     assert "logits    largest difference" in said.stdout
     assert "time of 2 images on" in said.stdout
@@ -123,7 +126,7 @@ def test_the_other_formats(tmp_path, network, name):
     loaded = network("tcformerv2_nano")
     out = tmp_path / f"model{formats.FORMATS[name].suffix}"
     report = export.export(loaded, out, format=name, size=(64, 64), time_batches=(1,))
-    assert report.parity.batches == [1, 4]
+    assert report.parity.batches == [1, 1, 1, 1, 7]
     assert report.parity.unequal == [0, 0, 0, 0]
     assert set(report.files) == set(tmp_path.iterdir())
     source = str(ROOT / "src").encode()  # an environment below ROOT may be named

@@ -24,7 +24,7 @@ def test_a_graph_of_pytorch_is_written_checked_and_read_by_pytorch_alone(loaded,
     out.write_bytes(b"an older one")
     report = export.export(loaded, out, size=SIZE, outputs=export.OUTPUTS, images=[photo])
     assert report.files == (out,)
-    assert report.parity.batches == [1, 2]
+    assert report.parity.batches == [1, 1, 1, 1, 4]
     assert report.parity.unequal == [0, 0, 0, 0]
     assert report.parity.problem() is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2", "photo.png"]
@@ -73,7 +73,7 @@ def broken(loaded, monkeypatch):
 def test_a_file_that_disagrees_is_not_kept(loaded, broken, tmp_path, outputs):
     # Also where the clusters are not among the outputs.
     out = tmp_path / "model.fake"
-    with pytest.raises(UserError, match="disagrees with PyTorch, so nothing is written: 5 of 5"):
+    with pytest.raises(UserError, match="disagrees with PyTorch, so nothing is written: 11 of 11"):
         export.export(loaded, out, size=SIZE, outputs=outputs)
     assert list(tmp_path.iterdir()) == []
     out.write_bytes(b"an older one")
@@ -146,6 +146,13 @@ def test_scenes_are_the_same_for_ever():
     assert np.array_equal(drawn, pictures.scenes((40, 56), 3))
     assert all(picture.std() > 20 for picture in drawn)
     assert not np.array_equal(drawn[0], drawn[1])
+
+
+def test_even_pictures_are_part_of_every_check():
+    drawn = pictures.even((40, 56))
+    assert drawn.shape == (pictures.NUM_EVEN, 40, 56, 3)
+    colors = [len(np.unique(picture.reshape(-1, 3), axis=0)) for picture in drawn]
+    assert colors == [1, 2, 2]
 
 
 def test_pixels_are_what_the_network_would_have_seen(loaded, contract):

@@ -87,3 +87,10 @@ def test_batches_are_one_image_and_more_than_one(count):
     assert len(parts[0]) == 1
     assert all(1 < len(part) <= 9 for part in parts[1:])
     assert set(np.concatenate(parts[1:])) == set(images)
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_the_first_images_come_alone_and_again_in_batches(count):
+    parts = [list(part) for part in batches(np.arange(count), alone=4)]
+    assert parts[: min(count, 4)] == [[number] for number in range(min(count, 4))]
+    assert all(len(part) > 1 for part in parts[min(count, 4) :])

@@ -3,6 +3,9 @@ import torch
 from compiled import Graphs
 
 import tcformer
+from tcformer.export import pictures
+from tcformer.models import SemanticFPN
+from tcformer.models.pose import TopDownPose
 from tcformer.ops import _native, regroup
 from tcformer.ops.linear import onednn
 
@@ -78,3 +81,68 @@ def test_inductor_forward_and_backward(model):
         torch.testing.assert_close(compiled(X), model(X), rtol=0, atol=1e-5)
     compiled(X).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+class WithTokens(torch.nn.Module):
+    """A classifier with its clusters laid open."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        stages = self.model.forward_tokens(x)
+        logits = self.model.forward_head(stages[-1].x)
+        return (logits, *[tokens.layout.cell_to_token for tokens in stages])
+
+
+def small(name="tcformer_nano", **options):
+    return tcformer.create_model(name, depths=(1, 1, 1, 1), **options)
+
+
+def smp_fpn():
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    return smp.FPN("tu-tcformer_nano", encoder_weights=None, classes=3)
+
+
+def torchvision_pyramid():
+    from tcformer.integrations.torchvision import pyramid
+
+    return pyramid(small("tcformerv2_nano", num_classes=0), out_channels=32, num_outs=5)
+
+
+USERS = {
+    "v1": lambda: WithTokens(small(num_classes=10)),
+    "v2": lambda: WithTokens(small("tcformerv2_nano", num_classes=10)),
+    "segmentation": lambda: SemanticFPN(small(num_classes=0), 3, neck_channels=16, channels=16),
+    "pose": lambda: TopDownPose(small(num_classes=0), 3, neck_channels=16),
+    "smp": smp_fpn,
+    "torchvision": torchvision_pyramid,
+}
+
+
+@pytest.mark.slow(seconds=60)
+@pytest.mark.timeout(900)  # seconds of work, which may take minutes on a busy machine
+@pytest.mark.parametrize("which", USERS)
+@torch.no_grad()
+def test_onnx_export_by_users(which, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    model, path = USERS[which]().eval(), tmp_path / "model.onnx"
+    batch = torch.export.Dim("batch", min=1)
+    torch.onnx.export(model, (X,), path, dynamo=True, verbose=False, dynamic_shapes=({0: batch},))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    even = torch.from_numpy(pictures.even((64, 64))).permute(0, 3, 1, 2) / 64 - 2
+    for images in (*even.split(1), torch.cat((X, even))):
+        expected = model(images)
+        if isinstance(expected, dict):
+            expected = list(expected.values())
+        expected = [expected] if isinstance(expected, torch.Tensor) else expected
+        found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        for ours, theirs in zip(expected, found, strict=True):
+            theirs = torch.from_numpy(theirs)
+            if ours.is_floating_point():
+                torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-3)
+            else:
+                assert torch.equal(theirs, ours)

@@ -305,3 +305,17 @@ def test_refuses_what_does_not_fit(arguments, words):
 def test_nothing_is_differentiated():
     x = features(19).requires_grad_()
     assert not dpc_knn(x, 5).assignment.requires_grad
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_exported_graphs_sort_equal_values_by_index_too(monkeypatch, descending):
+    from tcformer.ops.dpc_knn.peaks import stable_order
+
+    g = torch.Generator().manual_seed(0)
+    few = torch.tensor([0.0, -0.0, 1.0, -1.0, 1 + 2**-23, 1e-20, 3e38, torch.inf, -torch.inf])
+    values = [few[torch.randint(9, (4, 3000), generator=g)], torch.randn(4, 3000, generator=g)]
+    values += [torch.randint(-5, 5, (4, 3000), generator=g), (values[1] > 0).to(torch.uint8)]
+    expected = [stable_order(x, descending=descending) for x in values]
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    for x, order in zip(values, expected, strict=True):
+        assert torch.equal(stable_order(x, descending=descending), order)

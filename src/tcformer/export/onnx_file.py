@@ -46,7 +46,6 @@ def write(
             opset_version=DEFAULT_OPSET if opset is None else opset,
             input_names=["images"],
             output_names=list(names),
-            custom_translation_table={torch.ops.aten.sort.stable: _stable_sort()},
             verbose=False,
         )
     assert made is not None
@@ -73,19 +72,6 @@ def _call_batch(graph: Any) -> None:
         for side in value.type.tensor_type.shape.dim:
             if side.dim_param:
                 side.dim_param = re.sub(rf"\b{symbol}\b", "batch", side.dim_param)
-
-
-def _stable_sort() -> Any:
-    """ONNX sorts by TopK, whose ties go to the lower index: that is what a stable sort does."""
-    import onnxscript
-
-    op: Any = onnxscript.opset18
-
-    def sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-        length = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))
-        return op.TopK(self, length, axis=dim, largest=int(descending), sorted=1)
-
-    return sort
 
 
 def load(path: Path, contract: Contract) -> Runner:

@@ -31,9 +31,33 @@ def write(
     between = path.with_suffix(".onnx")
     onnx_file.write(program, contract, between, opset)
     model = openvino.convert_model(str(between))
+    _keep_order(model)
     for key, value in contract.metadata().items():
         model.set_rt_info(value, ["tcformer", key])
     openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def _keep_order(model: Any) -> None:
+    """Let sorted TopKs give equal values by index, as ONNX demands; the reader forgets it."""
+    from openvino import opset11
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "TopK":
+            continue
+        told = node.get_attributes()
+        if told["sort"] == "none":
+            continue
+        stable = opset11.topk(
+            node.input_value(0),
+            node.input_value(1),
+            told["axis"],
+            told["mode"],
+            told["sort"],
+            told["index_element_type"],
+            stable=True,
+        )
+        for ours, theirs in zip(stable.outputs(), node.outputs(), strict=True):
+            theirs.replace(ours)
 
 
 def load(path: Path, contract: Contract) -> Runner:

@@ -134,9 +134,13 @@ def _add_differences(
         into.largest[name] = max(into.largest.get(name, 0.0), float(np.abs(ours).max()))
 
 
-def batches(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """One image alone, then all in batches of more than one: the batch size is left open."""
-    yield images[:1]
+def batches(images: NDArray[Any], alone: int = 1) -> Iterator[NDArray[Any]]:
+    """The first `alone` images one by one, then all in batches of more than one.
+
+    The batch size is left open, and runtimes compute one image in other ways than a batch.
+    """
+    for number in range(min(alone, len(images))):
+        yield images[number : number + 1]
     if len(images) == 1:
         yield np.repeat(images, 2, axis=0)
         return

@@ -14,6 +14,7 @@ from tcformer.files import check_readable
 from tcformer.images import UnreadableImageError, decode_rgb
 
 NUM_SCENES = 4
+NUM_EVEN = 3
 
 
 def read_pictures(paths: Sequence[str | Path], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -31,6 +32,18 @@ def read_pictures(paths: Sequence[str | Path], size: tuple[int, int]) -> NDArray
         fitted = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)
         found.append(np.asarray(fitted))
     return np.stack(found)
+
+
+def even(size: tuple[int, int]) -> NDArray[np.uint8]:
+    """One color; two halves; squares of 8 px: (NUM_EVEN, H, W, 3).
+
+    Most of their tokens are equal, so what a program does with equal values decides the clusters.
+    """
+    made = np.full((NUM_EVEN, *size, 3), (130, 120, 140), np.uint8)
+    made[1, :, size[1] // 2 :] = (90, 60, 30)
+    rows, columns = (np.arange(side) // 8 for side in size)
+    made[2][(rows[:, None] + columns) % 2 == 1] = (240, 200, 20)
+    return made
 
 
 def scenes(size: tuple[int, int], count: int = NUM_SCENES) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tcformer.ops.choose import is_exporting
-from tcformer.ops.dpc_knn.peaks import choose_centres, rank_of, sparsity_of
+from tcformer.ops.dpc_knn.peaks import choose_centres, rank_of, sparsity_of, stable_order
 from tcformer.ops.linear import linear
 
 NUM_EXTRA = 3
@@ -109,7 +109,10 @@ class _Features(NamedTuple):
 
 
 def _prepare(x: Tensor, mask: Tensor | None, tolerance: float, block_elements: int) -> _Features:
-    if mask is None:
+    if mask is None and torch.compiler.is_exporting():
+        # By a product: onnxruntime's mean of one image alone has other last digits than in a batch.
+        centred = x - x.new_full((1, 1, x.shape[1]), 1 / x.shape[1]) @ x
+    elif mask is None:
         centred = x - x.mean(dim=1, keepdim=True)
     else:
         keep = mask.unsqueeze(-1)
@@ -189,8 +192,9 @@ def _blocks(features: _Features, num_rows: int, num_columns: int) -> list[tuple[
 def _lexicographic(d2: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Sort candidates along the last axis by distance, equal distances by index."""
     index, order = torch.sort(index, dim=-1)
-    d2, by_distance = torch.sort(d2.gather(-1, order), dim=-1, stable=True)
-    return d2, index.gather(-1, by_distance)
+    d2 = d2.gather(-1, order)
+    by_distance = stable_order(d2)
+    return d2.gather(-1, by_distance), index.gather(-1, by_distance)
 
 
 def _nearest(features: _Features, count: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,23 @@ def flop(
     return 2 * batch * num_tokens * channels * (num_tokens + num_clusters)
 
 
+def stable_order(x: Tensor, *, descending: bool = False) -> Tensor:
+    """Indices that sort the last axis of a real or integer tensor, equal values by index.
+
+    Exported graphs do it by top-k, which every program has, on keys that are never equal: a stable
+    sort has no counterpart in ONNX, and OpenVINO takes equal values in any order.
+    """
+    if not torch.compiler.is_exporting() or x.dtype == torch.float64:
+        return torch.sort(x, dim=-1, descending=descending, stable=True).indices
+    # float64 has 29 bits more than float32: 20 of them tell up to 2**20 equal values apart. All
+    # constants are float32's, for torch.onnx.export rounds them to it: 1e39 would be infinite.
+    largest = torch.finfo(torch.float32).max
+    key = x.double().clamp(-largest, largest)
+    place = torch.arange(x.shape[-1], dtype=key.dtype, device=x.device)
+    key = key + (key.abs() * 2.0**-44 + 2.0**-120) * (-place if descending else place)
+    return key.topk(x.shape[-1], dim=-1, largest=descending).indices
+
+
 def sparsity_of(d2: Tensor, k: int, mask: Tensor | None, noise: Tensor | None) -> Tensor:
     """Minus the logarithm of the density: the mean of the k smallest squared distances, (B, N).
 
@@ -46,7 +63,7 @@ def sparsity_of(d2: Tensor, k: int, mask: Tensor | None, noise: Tensor | None) -
 
 def rank_of(sparsity: Tensor) -> Tensor:
     """Place of every token in the order (denser first, then index), (B, N) int64."""
-    order = torch.sort(sparsity, dim=1, stable=True).indices
+    order = stable_order(sparsity)
     places = torch.arange(sparsity.shape[1], device=sparsity.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
 
@@ -70,12 +87,12 @@ def choose_centres(
     score = 0.5 * separation2.log() - sparsity
     score = torch.where(rank == 0, torch.inf, score)
     if mask is None:
-        by_score = torch.sort(score, dim=1, descending=True, stable=True).indices
+        by_score = stable_order(score, descending=True)
         return torch.sort(by_score[:, :num_clusters], dim=1).values, None
     # Masked tokens come last, even behind a score of -inf (a duplicate of a denser token).
-    masked_last = torch.sort((~mask).to(torch.uint8), dim=1, stable=True).indices
+    masked_last = stable_order((~mask).to(torch.uint8))
     score = torch.where(mask, score, -torch.inf).gather(1, masked_last)
-    by_score = torch.sort(score, dim=1, descending=True, stable=True).indices
+    by_score = stable_order(score, descending=True)
     chosen = masked_last.gather(1, by_score)[:, :num_clusters]
     beyond = rank.shape[1]
     centres = torch.sort(torch.where(mask.gather(1, chosen), chosen, beyond), dim=1).values
