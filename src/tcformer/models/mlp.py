@@ -32,8 +32,10 @@ class _Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Weight, bias and skip of the convolution."""
-        raise NotImplementedError
+        """Weight, bias and skip of the convolution; on the grid it has none."""
+        skip = getattr(self.dwconv, "skip", None)
+        conv = self.dwconv.dwconv if skip is None else self.dwconv
+        return conv.weight, conv.bias, None if skip is None else skip.weight.flatten()
 
     def _mix(self, x: Tensor, plan: TokenMap, overwrite_from: int | None = None) -> Tensor:
         """Convolution and GELU; `overwrite_from` as in :func:`tcformer.ops.token_conv`."""
@@ -83,10 +85,6 @@ class GridMlp(_Mlp):
         # Under the doubled name that it has in the published files.
         super().__init__(dim, hidden, nn.Sequential(OrderedDict(dwconv=conv)), drop)
 
-    def _weights(self) -> tuple[Tensor, Tensor, None]:
-        conv = self.dwconv.dwconv
-        return conv.weight, conv.bias, None
-
     def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
         """(B, H0*W0, C) -> the same shape."""
         return self._run(x, TokenMap(grid_size, None, None))
@@ -97,9 +95,6 @@ class TokenMlp(_Mlp):
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0):
         super().__init__(dim, hidden, conv_with_skip(hidden, hidden, groups=hidden), drop)
-
-    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.dwconv.weight, self.dwconv.bias, self.dwconv.skip.weight.flatten()
 
     def forward(self, tokens: Tokens, plan: TokenMap) -> Tensor:
         """(B, N, C) features of the tokens -> the same shape."""
