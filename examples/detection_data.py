@@ -113,8 +113,10 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         ids = sorted(images)
         self.chosen = [i for i in ids if split != "train" or self._usable(i)]
         self.left_out = LeftOut()
+        inside = [note for note in objects if self._inside(note)]
         for what, all_of_them, used in (
             ("annotations of other categories", notes, objects),
+            ("objects without a box in their picture", objects, inside),
             ("pictures without a usable object", ids, self.chosen),
         ):
             if len(used) < len(all_of_them):
@@ -155,7 +157,8 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         try:
             picture = decode_rgb(path.read_bytes())
         except (OSError, UnreadableImageError) as error:
-            raise UserError(f"Cannot read the image {path}: {error}.") from None
+            why = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"Cannot read the image {path}: {why}.") from None
         if picture.size != (entry["width"], entry["height"]):
             raise UserError(
                 f"{path} has {picture.width} x {picture.height} pixels, turned as its EXIF data "
@@ -167,9 +170,16 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         return any(self._good(a) for a in self.coco.imgToAnns[image])
 
     def _good(self, annotation: dict[str, Any]) -> bool:
-        _, _, width, height = annotation["bbox"]
-        seen = not self.keypoints or annotation["num_keypoints"] > 0
-        return seen and not annotation["iscrowd"] and width > 1 and height > 1
+        pointed = not self.keypoints or annotation["num_keypoints"] > 0
+        return pointed and not annotation["iscrowd"] and self._inside(annotation)
+
+    def _inside(self, annotation: dict[str, Any]) -> bool:
+        """Whether a box has more than a pixel of its picture on each side."""
+        x, y, width, height = annotation["bbox"]
+        image = self.coco.imgs[annotation["image_id"]]
+        across = min(x + width, image["width"]) - max(x, 0)
+        down = min(y + height, image["height"]) - max(y, 0)
+        return bool(across > 1 and down > 1)
 
     def _target(self, annotations: list[dict[str, Any]], image: Tensor) -> Target:
         height, width = image.shape[1:]

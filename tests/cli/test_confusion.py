@@ -144,7 +144,7 @@ def test_an_unreadable_picture(folder, weights, capsys):
         (["in", "--checkpoint", "W", "--out", "in/val/report"], "lies among the pictures"),
         (["in", "--checkpoint", "W", "--out", "in/val"], "lies among the pictures"),
         (["in", "--checkpoint", "W", "--out", "in/val/red/a.png"], "is a file"),
-        (["in", "--checkpoint", "W", "--out", "/dev/null/report"], "/dev/null is not a folder"),
+        (["in", "--checkpoint", "W", "--out", "/dev/null/report"], "not a folder"),
         (["in", "--checkpoint", "W", "--batch-size", "0"], "at least 1"),
         (["in/val/red", "--checkpoint", "W"], "no class folders"),
     ],
@@ -163,7 +163,7 @@ def test_a_class_that_the_network_does_not_know(folder, weights, save_picture, c
     save_picture(folder / "in/val/rad/1.png")
     status, _, err = run(capsys, "in", "--checkpoint", weights)
     assert status == 2
-    assert "1 of the 3 class folders of in/val are none of the classes" in err
+    assert "1 of the 3 classes of in/val are none" in err
     assert "'rad'; did you mean 'red'" in err
 
 

@@ -108,11 +108,14 @@ def test_refusals(tmp_path, sample):
     write_tar(shard, [("a.txt", b"")])
     with pytest.raises(UserError, match="have no images"):
         build(tmp_path)
+    write_tar(shard, [("0001.left.jpg", sample(0, 1)[0][1])])  # the field is left.jpg
+    with pytest.raises(UserError, match=r"have no images .*'0001\.left\.jpg' has 'left\.jpg'"):
+        build(tmp_path)
     write_tar(shard, [m for m in sample(0, 1) if m[0].endswith("jpg")])
     with pytest.raises(UserError, match=r"s000.jpg in .*train-0.tar has no label"):
         build(tmp_path)
     write_tar(shard, sample(0, "cat"))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"cannot be read: .*'cat'"):
         build(tmp_path)
     write_tar(shard, sample(0, 1))
     (tmp_path / "classes.txt").write_text("only one\n")

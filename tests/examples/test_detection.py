@@ -289,6 +289,23 @@ def test_boxes_alone_and_objects_of_others(coco, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    "box", [[64, 9, 20, 20], [-30, 9, 20, 20], [63.5, 9, 9, 9], [9, 9, -8, -8]]
+)
+def test_a_box_outside_of_its_picture_is_left_out_and_counted(coco, box):
+    from detection_data import CocoFolder
+
+    path = coco / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    before = len(CocoFolder(coco, "val", keypoints=False)[0][1]["boxes"])
+    first = content["images"][0]["id"]
+    next(a for a in content["annotations"] if a["image_id"] == first)["bbox"] = box
+    path.write_text(json.dumps(content))
+    data = CocoFolder(coco, "val", keypoints=False)
+    assert len(data[0][1]["boxes"]) == len(data[0][1]["masks"]) == before - 1
+    assert sum(data.left_out.others.values()) == 1
+
+
 QUICK = (
     *("--num-shapes", "4", "--batch-size", "2", "--epochs", "2", "--out-channels", "16"),
     *("--proposals", "8", "--rois", "4", "--lr-drops", "1", "--warmup-steps", "1"),

@@ -252,7 +252,7 @@ def test_classes_without_pictures_are_noted():
 def test_an_unknown_class_is_an_error_that_names_the_nearest():
     with pytest.raises(UserError, match="'Red'; did you mean 'red'") as error:
         match_classes(brightest(), ["Red", "blue", "green"], "pictures")
-    assert "1 of the 3 class folders of pictures" in str(error.value)
+    assert "1 of the 3 classes of pictures" in str(error.value)
 
 
 def test_unicode_has_two_spellings_of_one_name():
@@ -269,7 +269,7 @@ def test_weights_without_names_go_by_the_order_if_all_classes_are_there():
     silent = brightest(())
     found = match_classes(silent, ["a", "b", "c"], "pictures")
     assert (found.places, found.words) == ((0, 1, 2), ("a", "b", "c"))
-    assert "in sorted order" in found.notes[0]
+    assert "in their order" in found.notes[0]
     with pytest.raises(UserError, match="records no names for its 3 classes"):
         match_classes(silent, ["a", "b"], "pictures")
 

@@ -10,7 +10,7 @@ from timm.utils.misc import natural_key
 
 from tcformer.data.folder import PathList, read_names, require_folder
 from tcformer.data.tars import Member, members
-from tcformer.errors import UserError
+from tcformer.errors import UserError, shown
 from tcformer.files import parse_json, read_whole
 from tcformer.images import IMAGE_EXTENSIONS, LeftOut, is_hidden, is_hidden_path
 
@@ -125,8 +125,9 @@ class ShardSource(ArchiveSource):
         ]
         if not images:
             raise UserError(
-                f"The shards of {root} have no images ({', '.join(IMAGE_EXTENSIONS)}): check "
-                "--data-path."
+                f"The shards of {root} have no images ({', '.join(IMAGE_EXTENSIONS)}), a sample's "
+                f"part behind the first dot of the name{_such_as(shards)}: check --data-path and "
+                "the names."
             )
         names = root / "classes.txt"
         self.classes = read_names(names) if names.is_file() else []
@@ -176,6 +177,19 @@ def _find_shards(root: Path, split: str) -> list[Path]:
     )
 
 
+def _such_as(shards: Sequence[Path]) -> str:
+    """What the shards hold instead, for a message."""
+    name = next((m.name for shard in shards for m in members(shard)), "")
+    return f" ({shown(name)} has {shown(_parts(name)[1])})" if name else ""
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Key and field of a file in a shard."""
+    folder, _, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return f"{folder}/{stem}", extension.lower()
+
+
 def _scan(shard: Path, left_out: LeftOut) -> list[tuple[Member, int]]:
     """Place and label of each image of a shard; reads headers and label files only."""
     names: set[str] = set()
@@ -191,9 +205,7 @@ def _scan(shard: Path, left_out: LeftOut) -> list[tuple[Member, int]]:
             if name in names:
                 raise UserError(f"The shard {shard} holds {name} twice: write it again.")
             names.add(name)
-            folder, _, file = name.rpartition("/")
-            stem, _, extension = file.partition(".")
-            key, extension = f"{folder}/{stem}", extension.lower()
+            key, extension = _parts(name)
             keys.add(key)
             if f".{extension}" in IMAGE_EXTENSIONS:
                 if key in images:
@@ -208,7 +220,7 @@ def _scan(shard: Path, left_out: LeftOut) -> list[tuple[Member, int]]:
                     label = _label(stream.read(min(member.size, _LONGEST_LABEL + 1)), extension)
                 except ValueError as error:
                     raise UserError(
-                        f"The label {name} in {shard} cannot be read: {error}; copy it again."
+                        f"The label {name} in {shard} cannot be read: {error}; write it again."
                     ) from None
                 if label is not None and (extension == "cls" or key not in labels):
                     labels[key] = label
@@ -228,7 +240,11 @@ def _label(content: bytes, extension: str) -> int | None:
     if len(content) > _LONGEST_LABEL:
         raise ValueError(f"it has more than {_LONGEST_LABEL:,} bytes")
     if extension == "cls":
-        return int(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"it says {shown(text[:60])}, not the number of a class") from None
     value = parse_json(content)
     value = value.get("label") if isinstance(value, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None

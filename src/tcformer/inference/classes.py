@@ -132,15 +132,15 @@ def match_names(
                 )
             return Matching(tuple(found), known, words, tuple(notes))
     if not named and len(folders) == count:
-        note = f"{weights} records no class names: its classes are taken for the folders of {where}"
+        note = f"{weights} records no class names: its classes are taken for those of {where}"
         return Matching(
-            tuple(range(count)), tuple(folders), tuple(folders), (f"{note}, in sorted order",)
+            tuple(range(count)), tuple(folders), tuple(folders), (f"{note}, in their order",)
         )
     if not lists:
         raise UserError(
             f"{weights} records no names for its {count} classes, and {where} has {len(folders)} "
-            "class folders, so nobody can tell which is which: give weights that record them (as "
-            "those of `tcformer train` do), or a folder for each class"
+            "classes, so nobody can tell which is which: give weights that record them (as those "
+            "of `tcformer train` do), or data with all of its classes"
         )
     raise _unknown(lists[0], folders, weights, where)
 
@@ -153,8 +153,8 @@ def _unknown(names: Sequence[str], folders: Sequence[str], weights: str, where: 
     some = ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
     hint = f"did you mean {shown(guess)}? It" if guess else "it"
     return UserError(
-        f"{len(unknown)} of the {len(folders)} class folders of {where} are none of the classes of "
-        f"{weights}, such as {shown(first)}; {hint} knows {some}: rename the folders, or give the "
+        f"{len(unknown)} of the {len(folders)} classes of {where} are none of those of "
+        f"{weights}, such as {shown(first)}; {hint} knows {some}: rename them, or give the "
         "weights that were trained on them"
     )
 
