@@ -67,10 +67,19 @@ def test_boxes_of_crowds_and_animals_are_nobodys(tmp_path):
     assert [len(boxes[name].boxes) for name in boxes] == [1, 1, 2, 0]
     assert boxes.left_out.others == {"crowds": 1, "boxes of other categories": 1}
     assert boxes.of(Path("nobody.jpg")).scores == ()
+    for person in ({"name": "Person"}, {"name": "human", "keypoints": ["nose"]}):
+        content["categories"][0] = {"id": 1, **person}
+        path.write_text(json.dumps(content))
+        assert read_boxes(str(path)).left_out.others == boxes.left_out.others
     content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="no category is called person"):
+    with pytest.raises(UserError, match="call one category person"):
         read_boxes(str(path))
+    del content["categories"], content["annotations"][2]
+    for note in content["annotations"]:
+        note["category_id"] = 7
+    path.write_text(json.dumps(content))
+    assert read_boxes(str(path)).left_out.others == {"crowds": 1}
 
 
 def test_pictures_of_the_same_name(tmp_path):

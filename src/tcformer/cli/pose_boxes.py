@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcformer.data.keypoints.annotations import (
+    categories_of,
     check_flag,
     check_number,
     check_numbers,
     check_whole,
+    people_category,
     read_json,
 )
-from tcformer.errors import UserError, shown
+from tcformer.errors import UserError
 from tcformer.images import LeftOut
-
-_WANTED = ("person", "face")
 
 
 class Boxes(NamedTuple):
@@ -100,7 +100,6 @@ def read_boxes(path: str) -> KnownBoxes:
     content = read_json(path, "a file of boxes")
     names: dict[Any, Any] = {}
     entries: Any = content
-    wanted: list[Any] = [1]
     if isinstance(content, dict):
         entries = content.get("annotations")
         images = content.get("images")
@@ -110,13 +109,13 @@ def read_boxes(path: str) -> KnownBoxes:
                 for i in images
                 if isinstance(i, dict) and isinstance(i.get("id"), int)
             }
-        wanted = _wanted(content.get("categories"), path)
     listed = [name for name in names.values() if isinstance(name, str) and name]
     if not isinstance(entries, list) or not (entries or listed):
         raise UserError(
             f"{path} holds no boxes: it needs a list of objects with `file_name` and `bbox`, or "
             "COCO's annotations."
         )
+    wanted = _people(content, path) if isinstance(content, dict) else 1
     left_out = LeftOut()
     found: dict[str, list[tuple[list[float], float]]] = {name: [] for name in listed}
     for number, entry in enumerate(entries):
@@ -127,7 +126,7 @@ def read_boxes(path: str) -> KnownBoxes:
         if check_flag(entry, "iscrowd", where):
             left_out.others["crowds"] += 1
             continue
-        if "category_id" in entry and check_whole(entry, "category_id", where) not in wanted:
+        if "category_id" in entry and check_whole(entry, "category_id", where) != wanted:
             left_out.others["boxes of other categories"] += 1
             continue
         if min(entry["bbox"][2:]) <= 0:
@@ -159,15 +158,9 @@ def _picture(entry: Mapping[str, Any], names: Mapping[Any, Any], where: str) -> 
     return name
 
 
-def _wanted(categories: Any, path: str) -> list[Any]:
-    """The ids of people (and faces), told by their names where the file has names."""
-    rows = [c for c in categories if isinstance(c, dict)] if isinstance(categories, list) else []
-    if not rows:
-        return [1]
-    wanted = [c.get("id") for c in rows if c.get("name") in _WANTED]
-    if not wanted and len(rows) > 1:
-        raise UserError(
-            f"{path} has boxes of {shown([c.get('name') for c in rows])}, but none of people: no "
-            "category is called person."
-        )
-    return wanted or [rows[0].get("id")]
+def _people(content: Mapping[str, Any], path: str) -> int:
+    """The id of people (or faces) in annotations, as everywhere in the package."""
+    categories = categories_of(content, path)
+    with_points = [n for n in content["annotations"] if isinstance(n, dict) and n.get("keypoints")]
+    pointed = [i for i in categories if i in [note.get("category_id") for note in with_points]]
+    return people_category(categories, path, pointed)

@@ -122,7 +122,8 @@ def people_category(
 ) -> int:
     """The id of people (or faces) among the categories of a file.
 
-    It is the one called person, or face; otherwise the only one that has keypoints.
+    It is the one called person, or face; otherwise the only one that names its keypoints, or whose
+    annotations have some.
 
     Args:
         categories: by id.
@@ -136,8 +137,8 @@ def people_category(
         [i for i, entry in categories.items() if str(entry.get("name")).lower() == name]
         for name in PEOPLE
     ]
-    pointed = {*pointed, *(i for i, entry in categories.items() if entry.get("keypoints"))}
-    for ids in (*found, list(pointed), list(categories)):
+    named = [i for i, entry in categories.items() if entry.get("keypoints")]
+    for ids in (*found, named, list(pointed), list(categories)):
         if len(ids) == 1:
             return ids[0]
         if ids:
