@@ -363,9 +363,19 @@ def test_black_and_white_masks_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"number 1 \(cat\)"):
         MaskFolderSource(str(root), "train")
     make_own(tmp_path, np.array([[0, 255], [0, 0]], np.uint8), ("ground", "cat"), split="val")
-    assert len(MaskFolderSource(str(root), "val")) == 1  # nothing but ground may be seen there
+    val = MaskFolderSource(str(root), "val")  # nothing but ground may be seen there
+    assert len(val) == 1
+    assert "1 masks' pixels of 255 (none has 1, cat)" in str(val.left_out)
     put(root / "annotations/train/a.png", np.array([[0, 255], [1, 0]], np.uint8))
     assert len(MaskFolderSource(str(root), "train")) == 1
+
+
+def test_one_class_is_nothing_to_learn(tmp_path):
+    root = make_own(tmp_path, np.zeros((2, 3), np.uint8), ("cat",))
+    with pytest.raises(UserError, match="one class, cat"):
+        MaskFolderSource(str(root), "train")
+    make_own(tmp_path, np.zeros((2, 3), np.uint8), ("cat",), split="val")
+    assert len(MaskFolderSource(str(root), "val")) == 1  # a part of a network's classes
 
 
 def test_folders_in_folders_and_what_is_left_out(tmp_path):

@@ -49,7 +49,8 @@ class MaskFolderSource:
         left_out: what was passed by.
 
     Raises:
-        UserError: a folder or the names are missing, or an image has no mask.
+        UserError: a folder or the names are missing, an image has no mask, or there is one class
+            to learn, or white for the second of two.
     """
 
     what = "the folder that holds images/, annotations/ and classes.txt"
@@ -84,8 +85,13 @@ class MaskFolderSource:
             )
         if len(masks) > len(images):
             self.left_out.others["masks without an image"] = len(masks) - len(images)
-        if split == "train" and number == 2:
-            self._refuse_black_and_white([masks[name] for name in images])
+        if split == "train" and number == 1:
+            raise UserError(
+                f"{self.root} names one class, {self.classes[0]}, which every pixel would be of: "
+                "what is around it is a class, too."
+            )
+        if number == 2:
+            self._doubt_black_and_white([masks[name] for name in images], split)
         self.files = PathList(list(images.values()), [0] * len(images))
         self.masks = PathList([masks[name] for name in images], [0] * len(images))
 
@@ -123,9 +129,9 @@ class MaskFolderSource:
             found[name] = path
         return found
 
-    def _refuse_black_and_white(self, masks: list[str]) -> None:
-        """Refuse masks of two classes that mark the second one by white, which counts nowhere."""
-        white = False
+    def _doubt_black_and_white(self, masks: list[str], split: str) -> None:
+        """Refuse to learn from masks that mark the second of two classes by white; else say so."""
+        white = 0
         for mask in masks:
             try:
                 labels = decode_labels(read_whole(mask))
@@ -133,8 +139,11 @@ class MaskFolderSource:
                 continue  # the run says so when it comes to it
             if (labels == self.first + 1).any():
                 return
-            white |= bool((labels == self.ignore).any())
-        if white:
+            white += bool((labels == self.ignore).any())
+        if white and split == "val":
+            none = f"masks' pixels of {self.ignore} (none has {self.first + 1}, {self.classes[1]})"
+            self.left_out.others[none] = white
+        elif white:
             raise UserError(
                 f"No mask of {self.annotations} has the number {self.first + 1} "
                 f"({self.classes[1]}), and {self.ignore} counts nowhere: if white means that "
