@@ -318,6 +318,45 @@ def test_the_published_optimizer_is_looked_at_and_its_schedule_is_not(tmp_path):
         train(config(resume=str(tmp_path / "old.pth"), epochs=2, opt="adabelief"))
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("sgd", "adamw"), ("lion", "adamw"), ("adam", "adamw"), ("adafactor", "adamw"),
+        ("adamw", "sgd"), ("adamw", "lion"), ("adamw", "adafactor"), ("adamw", "adabelief"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("own", [True, False])
+def test_an_optimizer_that_no_option_names_is_told_by_its_state(tmp_path, theirs, ours, own):
+    cfg = config(output_dir=str(tmp_path), epochs=1)
+    train(dataclasses.replace(cfg, opt=theirs))
+    saved = last(tmp_path)
+    saved = {k: v for k, v in saved.items() if k != "args" and (own or k in _FOREIGN)}
+    torch.save(saved, tmp_path / "checkpoint.pth")
+    kept = content(tmp_path)
+    again = dataclasses.replace(cfg, epochs=2, resume="auto")
+    with pytest.raises(UserError, match=rf"optimizer.*--opt {ours}\b.*--finetune"):
+        train(dataclasses.replace(again, opt=ours))
+    assert content(tmp_path) == kept
+    assert train(dataclasses.replace(again, opt=theirs)).seen[0] == (1, 0)
+
+
+_FOREIGN = ("model", "optimizer", "epoch")
+
+
+def test_moments_alone_tell_another_optimizer(tmp_path):
+    """As Lion is published: all of its settings are AdamW's too, and it keeps one moment."""
+    train(config(output_dir=str(tmp_path), epochs=1))
+    saved = {k: v for k, v in last(tmp_path).items() if k in _FOREIGN}
+    for entry in saved["optimizer"]["state"].values():
+        del entry["exp_avg_sq"], entry["step"]
+    for group in saved["optimizer"]["param_groups"]:
+        for name in group.keys() - {"lr", "betas", "weight_decay", "params"}:
+            del group[name]
+    torch.save(saved, tmp_path / "lion.pth")
+    with pytest.raises(UserError, match=r"exp_avg.*--opt adamw"):
+        train(config(resume=str(tmp_path / "lion.pth"), epochs=2))
+
+
 def content(folder):
     """Every file of a folder with its bytes, what was set aside left out."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}

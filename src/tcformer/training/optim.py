@@ -67,6 +67,23 @@ def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torc
     return optimizer
 
 
+def state_entries(cfg: TrainConfig) -> list[set[str]]:
+    """What `--opt` keeps after a first step, for a vector, a matrix and a filter.
+
+    Empty where it cannot take a step by itself.
+    """
+    shapes = (64,), (64, 64), (64, 64, 3, 3)
+    parameters = nn.ParameterList(nn.Parameter(torch.ones(shape)) for shape in shapes)
+    optimizer = build_optimizer(cfg, parameters, 1)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        optimizer.step()
+    except (RuntimeError, TypeError, ValueError):  # some want a closure, or a graph of gradients
+        return []
+    return [set(optimizer.state[parameter]) for parameter in parameters]
+
+
 def build_scheduler(cfg: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
     """The schedule, by timm's name, a function of the epoch (see `set_learning_rate`)."""
     from timm.scheduler import create_scheduler_v2

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from tcformer.errors import UserError
+from tcformer.errors import UserError, shown
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig, option
 from tcformer.training.distributed import World, broadcast_object
 from tcformer.training.interrupt import was_queued_again
 from tcformer.training.log import say
+from tcformer.training.optim import state_entries
 from tcformer.training.task import Task
 
 
@@ -38,6 +39,8 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
     def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
         task.load_weights(model, weights, source)  # tells of other classes
         _refuse_another_run(source, content, ours, "opt", "sched", "ema", "amp")
+        if "opt" not in ckpt.configuration_of(content):
+            _refuse_another_state(source, content.get("optimizer"), state.optimizer, cfg)
 
     about = content.get("about")
     try:
@@ -76,6 +79,35 @@ def _refuse_another_run(
                 f"{option(name)} {wanted}; go on with the same, or start from its weights with "
                 f"--finetune {source} and another --output_dir."
             )
+
+
+def _refuse_another_state(
+    source: str, saved: Any, optimizer: torch.optim.Optimizer, cfg: TrainConfig
+) -> None:
+    """Refuse the state of an optimizer that no option names, if it cannot be that of `--opt`.
+
+    It is another's where it has settings that ours lacks, or lacks moments that ours keeps.
+    """
+    if not isinstance(saved, Mapping):
+        return
+    ours = optimizer.param_groups[0]
+    of_schedules = {"lr_scale", "initial_lr"}
+    strange: set[str] = set()
+    for group in saved.get("param_groups", ()):
+        strange |= group.keys() - ours.keys() - of_schedules
+        decoupled = "decoupled_weight_decay"  # all that tells Adam from AdamW
+        if group.get(decoupled, ours.get(decoupled)) != ours.get(decoupled):
+            strange.add(decoupled)
+    kept = [entry.keys() for entry in saved.get("state", {}).values() if entry]
+    needs = state_entries(cfg)
+    lacking = [names for names in kept if needs and not any(need <= names for need in needs)]
+    if strange or lacking:
+        found = sorted(strange or set().union(*lacking))[:3]
+        raise UserError(
+            f"{source} does not name its optimizer, but its state ({shown(', '.join(found))}) is "
+            f"not that of --opt {cfg.opt}; give its own --opt, or start from its weights with "
+            f"--finetune {source} and another --output_dir."
+        )
 
 
 def find_resume(cfg: TrainConfig) -> tuple[str | Path | None, dict[str, Any] | None]:
