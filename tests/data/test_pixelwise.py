@@ -370,14 +370,6 @@ def test_black_and_white_masks_are_refused(tmp_path):
     assert len(MaskFolderSource(str(root), "train")) == 1
 
 
-def test_one_class_is_nothing_to_learn(tmp_path):
-    root = make_own(tmp_path, np.zeros((2, 3), np.uint8), ("cat",))
-    with pytest.raises(UserError, match="one class, cat"):
-        MaskFolderSource(str(root), "train")
-    make_own(tmp_path, np.zeros((2, 3), np.uint8), ("cat",), split="val")
-    assert len(MaskFolderSource(str(root), "val")) == 1  # a part of a network's classes
-
-
 def test_folders_in_folders_and_what_is_left_out(tmp_path):
     root = make_own(tmp_path, np.ones((2, 3), np.uint8))
     for kind, ending in (("images", "png"), ("annotations", "PNG")):

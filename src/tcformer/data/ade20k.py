@@ -49,8 +49,8 @@ class MaskFolderSource:
         left_out: what was passed by.
 
     Raises:
-        UserError: a folder or the names are missing, an image has no mask, or there is one class
-            to learn, or white for the second of two.
+        UserError: a folder or the names are missing, an image has no mask, or white means the
+            second of two classes.
     """
 
     what = "the folder that holds images/, annotations/ and classes.txt"
@@ -85,11 +85,6 @@ class MaskFolderSource:
             )
         if len(masks) > len(images):
             self.left_out.others["masks without an image"] = len(masks) - len(images)
-        if split == "train" and number == 1:
-            raise UserError(
-                f"{self.root} names one class, {self.classes[0]}, which every pixel would be of: "
-                "what is around it is a class, too."
-            )
         if number == 2:
             self._doubt_black_and_white([masks[name] for name in images], split)
         self.files = PathList(list(images.values()), [0] * len(images))
