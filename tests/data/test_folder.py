@@ -183,4 +183,5 @@ def test_a_pipe_named_like_an_image_does_not_hang(folder):
 
 
 def test_the_home_of_nobody():
+    assert "cannot be read" not in refusal("nowhere")  # a UserError is a ValueError
     assert "cannot be read" in refusal("~nobody-of-that-name/x")

@@ -74,6 +74,8 @@ def require_folder(path: str, what: str) -> Path:
         if not folder.is_dir():
             raise UserError(f"The data path {path} is a file, not a folder: pass {what}.")
         os.listdir(folder)
+    except UserError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:  # no such user, no such name
         why = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise UserError(f"The data path {path} cannot be read: {why}.") from None
