@@ -340,6 +340,18 @@ def test_an_optimizer_that_no_option_names_is_told_by_its_state(tmp_path, theirs
     assert train(dataclasses.replace(again, opt=theirs)).seen[0] == (1, 0)
 
 
+def test_another_size_and_way_of_merging_are_said(tmp_path, capsys):
+    cfg = config(output_dir=str(tmp_path), epochs=1, keep_ratio=(0.5,))
+    train(cfg)
+    train(dataclasses.replace(cfg, epochs=2, resume="auto"))
+    assert "now it is" not in capsys.readouterr().out
+    train(dataclasses.replace(cfg, epochs=3, resume="auto", input_size=96, k=3))
+    said = capsys.readouterr().out
+    assert "--input-size 224, and now it is 96" in said
+    assert "--k None, and now it is 3" in said
+    assert "--keep-ratio" not in said
+
+
 _FOREIGN = ("model", "optimizer", "epoch")
 
 

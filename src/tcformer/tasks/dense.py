@@ -83,6 +83,9 @@ class DenseTask(BaseTask[Batch]):
         if weights[self.outputs].shape == own[self.outputs].shape:
             rows, note = self.classifier_rows(about.classes, len(own[self.outputs]), path)
             said += [note] if note else []
+        else:
+            outputs = (len(one[self.outputs]) for one in (weights, own))
+            said.append("outputs begin anew: the file has {}, the model {}".format(*outputs))
         if rows is None:
             weights = {k: v for k, v in weights.items() if not k.startswith(self.head)}
         elif rows != sorted(rows):

@@ -18,6 +18,7 @@ from tcformer.training.distributed import World, broadcast_object
 from tcformer.training.interrupt import was_queued_again
 from tcformer.training.log import say
 from tcformer.training.optim import state_entries
+from tcformer.training.options import to_json
 from tcformer.training.task import Task
 
 
@@ -54,9 +55,20 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
             f"{source} is damaged: its training state cannot be restored "
             f"({type(error).__name__}: {what}); resume from another one."
         ) from error
-    for note in [*said, *notes]:
+    for note in [*said, *_changed(content, cfg), *notes]:
         say(world, f"NOTICE: resuming from {source}: {note}.")
     return source
+
+
+def _changed(content: Mapping[str, Any], cfg: TrainConfig) -> list[str]:
+    """What to say of options that may change within a run, but make another network of it."""
+    names = ("input_size", "crop_size", "keep_ratio", "num_clusters", "k", "part_grids")
+    saved, now = ckpt.configuration_of(content), to_json(cfg)
+    return [
+        f"trained with {option(name)} {saved[name]}, and now it is {now[name]}"
+        for name in names
+        if name in saved and saved[name] != now[name] and "format" in content
+    ]
 
 
 def _refuse_another_run(

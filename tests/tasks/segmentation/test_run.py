@@ -171,7 +171,7 @@ def test_finetune_takes_a_classifier_or_a_segmenter(trained, small, tmp_path):
     # Other classes: everything but the scores.
     other = SegmentationTask(small(data_set="digits"), World())
     scores = other.model.decode_head.conv_seg.weight.clone()
-    other.finetune(str(folder / "best.safetensors"))
+    assert "anew" in other.finetune(str(folder / "best.safetensors"))
     assert torch.equal(other.model.decode_head.conv_seg.weight, scores)
     with safe_open(folder / "best.safetensors", "pt") as file:
         key = "neck.lateral_convs.0.conv.weight"
