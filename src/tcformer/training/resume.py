@@ -40,7 +40,7 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
     def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
         task.load_weights(model, weights, source)  # tells of other classes
         _refuse_another_run(source, content, ours, "opt", "sched", "ema", "amp")
-        if "opt" not in ckpt.configuration_of(content):
+        if ckpt.configuration_of(content).get("opt") is None:
             _refuse_another_state(source, content.get("optimizer"), state.optimizer, cfg)
 
     about = content.get("about")
