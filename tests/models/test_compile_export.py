@@ -74,8 +74,14 @@ def test_compile_makes_one_graph_backward(model):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow(seconds=120)
-def test_inductor_forward_and_backward(model):
+@pytest.mark.slow(seconds=90)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "name", [pytest.param("tcformer_nano", marks=pytest.mark.versions), "tcformerv2_nano"]
+)
+def test_inductor_forward_and_backward(name):
+    torch._dynamo.reset()
+    model = small(name).eval()
     compiled = torch.compile(model, fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(X), model(X), rtol=0, atol=1e-5)
