@@ -297,7 +297,9 @@ class MTA(nn.Module):
                 f"MTA: the stages have {list(found)} channels, but in_channels says "
                 f"{list(self.in_channels)}."
             )
-        if len({(stage.x.shape[0], stage.layout.grid_size) for stage in tokens}) > 1:
+        # No set: an open batch size cannot be hashed while exporting.
+        first = (tokens[0].x.shape[0], tokens[0].layout.grid_size)
+        if any((stage.x.shape[0], stage.layout.grid_size) != first for stage in tokens):
             raise ValueError("MTA: the stages differ in batch size or grid: not of one forward.")
 
 
