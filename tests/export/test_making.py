@@ -98,7 +98,7 @@ def test_a_file_that_disagrees_is_not_kept(loaded, broken, tmp_path, outputs):
         ({"out": "a.onnx", "opset": 12}, "from 18 to 23, not 12"),
         ({"images": ["none.png"]}, "none.png"),
         ({"time_batches": [0]}, "1 image or more"),
-        ({"out": "none/a.pt2"}, "none"),
+        ({"out": "/dev/null/a.pt2"}, "not a folder"),  # missing folders are made
     ],
 )
 def test_what_does_not_fit_is_refused_at_once(loaded, tmp_path, monkeypatch, arguments, words):
