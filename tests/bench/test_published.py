@@ -28,12 +28,14 @@ def test_forward(model, case):
 
 
 def test_golden_logits_of_the_published_code():
-    light = golden.fill(tcformer.create_model("tcformer_light")).eval()
-    images = golden.normalise(golden.values()["images/p"])
+    light = golden.fill(tcformer.create_model("tcformer_light")).eval().double()
+    images = golden.normalise(golden.values()["images/p"]).double()
     with torch.no_grad():
-        actual = PublishedStyle(light, noise=0.0)(images)
+        actual = PublishedStyle(light, noise=0.0)(images).float()
     expected = torch.from_numpy(golden.values()["tcformer_light/p/logits"])
-    torch.testing.assert_close(actual, expected, rtol=0, atol=5e-4)
+    # In float32 its distances, made of products, let MKL's rounding decide a near tie: with AVX2
+    # only, the second image has other clusters and logits 3e-3 apart (torch 2.15, AMD Zen 3).
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
 def test_gradients(model):

@@ -128,6 +128,13 @@ def test_command_line_wins_over_the_config_which_wins_over_the_defaults(tmp_path
     assert read(f"--no-pin-mem --eval {file}").drop_path == 0.3
 
 
+def test_asking_for_help_changes_no_later_command_line(capsys):
+    with pytest.raises(SystemExit):
+        read("--help")
+    assert "--pin-mem" in capsys.readouterr().out
+    assert read("--no-pin-mem").pin_mem is False
+
+
 def test_none_on_the_command_line_undoes_the_config(tmp_path):
     file = tmp_path / "c.py"
     file.write_text("cfg = dict(clip_grad=1.0)")

@@ -7,6 +7,7 @@ script does the reverse: keys of its config silently overwrite what was typed.)
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import io
 import json
@@ -88,7 +89,8 @@ def for_help(default: T, argv: Sequence[str]) -> T:
         name: Annotated[wanted, tyro.conf.arg(help_behavior_hint=hint)]
         for name, wanted in typing.get_type_hints(kind).items()
     }
-    fields = [(f.name, kinds[f.name], f) for f in dataclasses.fields(kind)]
+    # Copies: a field takes the type that it is given here, and these are the configuration's own.
+    fields = [(f.name, kinds[f.name], copy.copy(f)) for f in dataclasses.fields(kind)]
     quiet = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
     return cast(T, quiet(**{f.name: getattr(default, f.name) for f in dataclasses.fields(kind)}))
 
