@@ -293,3 +293,17 @@ def test_zero_may_be_unlabeled(small, tmp_path, capsys):
     assert "IoU of each class: ground 100.0" in capsys.readouterr().out
     with pytest.raises(UserError, match="reduce-zero-label"):
         run(dataclasses.replace(cfg, data_set="digits"))
+
+
+def test_masks_that_were_numbered_otherwise_are_told(small, tmp_path, capsys):
+    root = draw_own(tmp_path / "own", {"train": (0, 1), "val": (0, 1)})
+    (root / "classes.txt").write_text("ground\nsky\n")
+    cfg = small(data_set="folder", data_path=str(root), epochs=1, reduce_zero_label=True)
+    run(dataclasses.replace(cfg, output_dir=str(tmp_path / "run")))
+    weights = str(tmp_path / "run" / "best.safetensors")
+    evaluate = dataclasses.replace(cfg, eval=True, resume=weights, output_dir="")
+    capsys.readouterr()
+    run(evaluate)
+    assert "--reduce-zero-label" not in capsys.readouterr().out
+    run(dataclasses.replace(evaluate, reduce_zero_label=False))
+    assert "trained with --reduce-zero-label" in capsys.readouterr().out

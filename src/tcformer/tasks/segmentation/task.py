@@ -121,9 +121,25 @@ class SegmentationTask(DenseTask[PixelBatch]):
         self.use_model(build_model(self.cfg, len(names)))
         self.evaluator.rename(names)
 
+    def follow(
+        self, said: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
+    ) -> list[str]:
+        """As every dense task; says where masks were numbered otherwise in training."""
+        notes = super().follow(said, weights, where)
+        now = str(self.cfg.reduce_zero_label)
+        if self.cfg.data_set == "folder" and str(said.get("reduce_zero_label", now)) != now:
+            here, there = ("with", "without") if self.cfg.reduce_zero_label else ("without", "with")
+            notes.append(
+                f"{where} was trained {there} --reduce-zero-label, and is used {here} it now: the "
+                "same number in a mask is another class"
+            )
+        return notes
+
     def about(self) -> dict[str, Any]:
         """What whoever uses the weights needs to know; `tcformer.inference` reads it."""
+        masks = {"reduce_zero_label": str(self.cfg.reduce_zero_label)}
         return {
+            **(masks if self.cfg.data_set == "folder" else {}),
             "task": "segmentation",
             "model": self.cfg.model,
             "input_size": self.cfg.input_size,
