@@ -49,7 +49,7 @@ setattr(owner, name, killing)
 PLACES: dict[str, tuple[str, str, str, int]] = {
     "training": ("tcformer.tasks.classification.task", "module.ClassificationTask", "loss", 3),
     "saving": ("torch", "module", "save", 1),
-    "saving the best": ("tcformer.tasks.base", "module", "save_weights", 2),
+    "saving the best": ("tcformer.tasks.base", "module", "save_weights", 1),
     "evaluation": ("tcformer.tasks.evaluating", "module.Evaluation", "over_processes", 1),
     "the log": ("tcformer.training.log", "module.RunLog", "write", 1),
     "the record": ("tcformer.training.record", "module.RunRecord", "epoch", 1),
