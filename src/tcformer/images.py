@@ -205,9 +205,9 @@ class _Stored(NamedTuple):
 
 def _stored_as(image: Image.Image) -> _Stored:
     tile = next(iter(getattr(image, "tile", None) or ()), None)
-    args: Any = tile.args if tile else ""
+    args: Any = tile[3] if tile else ""  # by number: below Pillow 11 a tile is a plain tuple
     mode = str(args if isinstance(args, str) else args[0] if args else "")
-    netpbm = tile is not None and tile.codec_name in ("ppm", "ppm_plain") and len(args) == 2
+    netpbm = tile is not None and tile[0] in ("ppm", "ppm_plain") and len(args) == 2
     most = int(args[1]) if netpbm else _STRETCHED.get(mode[:3], 0)
     white = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     return _Stored(mode, most, white and image.mode in _SIXTEEN_BIT)

@@ -31,7 +31,7 @@ REQUIRED: dict[str, tuple[str, str | None]] = {
     "torchvision": ("0.24", None),
     "timm": ("1.0.20", "2"),
     "numpy": ("1.26", None),
-    "pillow": ("10.1", "13"),
+    "pillow": ("11.3", "13"),
 }
 """Package -> first version that works, first version that does not. A test compares pyproject."""
 
