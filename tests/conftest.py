@@ -35,6 +35,10 @@ def _give_back_signals():
 
 def pytest_collection_modifyitems(items):
     """The longest tests first: one that starts last keeps one process busy and the others idle."""
+    for item in items:
+        # The time of the suite is a bound on hangs: on a slow machine the longest take minutes.
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1200))
 
     def seconds(item):
         marker = item.get_closest_marker("slow")
