@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tcformer.errors import UserError, nearest
-from tcformer.files import atomic_write, make_folder
+from tcformer.files import atomic_write, check_writable, make_folder
 from tcformer.viz.images import as_rgb
 from tcformer.viz.moving import Frame, encode_frames, merging_frames
 from tcformer.viz.sheet import Row, contact_sheet
@@ -45,18 +44,7 @@ def check_picture_name(path: str | PathLike[str], formats: Sequence[str] = FORMA
         hint = f"; did you mean {guess}?" if guess else ""
         ends = ", ".join(dotted[:-1]) + f" or {dotted[-1]}" if len(dotted) > 1 else dotted[0]
         raise UserError(f"{path}: the name of a picture must end in {ends}, {said}{hint}")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of a file in it")
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise UserError(f"cannot write {path}: {folder} is not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {path}: no permission to write in the folder {folder}")
-    if path.exists() and not path.is_file():
-        raise UserError(f"cannot write {path}: it is not an ordinary file; give another name")
-    return path
+    return check_writable(path)
 
 
 def write_bytes(path: str | PathLike[str], data: bytes) -> None:
