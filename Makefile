@@ -22,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(WITH) -m pytest -n auto --max
 VERSIONS     := 2.11 floor
 WITH_2.11    := 'torch==2.11.*' 'numpy<2.4' --constraint .venv-2.11/constraints.txt
 WITH_floor   := --resolution lowest-direct
-OF_VERSIONS  := tests/ops tests/test_tokens.py tests/test_images.py tests/export/test_making.py tests/inference/test_predict.py \
+OF_VERSIONS  := tests/ops tests/test_tokens.py tests/test_images.py tests/export/test_making.py tests/predict/test_predict.py \
     $(patsubst %,tests/models/test_%.py,backbone compile_export golden mlp timm_contract zoo)
 
 .PHONY: help demo test test-slow test-versions faults check format bench docs lock clean

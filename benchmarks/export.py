@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tcformer import inference
+from tcformer import predict
 from tcformer.bench import record
 from tcformer.export import making, pictures, timing
 from tcformer.export.formats import FORMATS
@@ -31,7 +31,7 @@ def main(words: list[str]) -> None:
         name = path.name.partition(".")[0]
         kind = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}[path.suffix]
         kind = "aoti" if ".aoti." in path.name else kind
-        loaded = inference.load(name)
+        loaded = predict.load(name)
         contract = making._contract(loaded, None, "normalised", ("logits", "tokens"))
         runner = FORMATS[kind].load(path, contract)
         images = making._as_input(loaded, contract, pictures.scenes(contract.size, max(BATCHES)))

@@ -32,7 +32,7 @@ from tcformer.data.fingerprint import fingerprint
 from tcformer.data.folder import images_below
 from tcformer.errors import UserError
 from tcformer.images import LeftOut
-from tcformer.inference import labelled_folder, load
+from tcformer.predict import labelled_folder, load
 
 GROUPS = {
     "bird": "7-24 80-100 127-146",

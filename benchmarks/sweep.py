@@ -40,11 +40,11 @@ from tcformer.bench import record, timing
 from tcformer.data import build_dataset, build_loader, eval_transform
 from tcformer.data.fingerprint import fingerprint
 from tcformer.errors import UserError
-from tcformer.inference import load
 from tcformer.models import TCFormer, create_model
 from tcformer.models.flops import geometry, published_flops
 from tcformer.models.merging import merge_options, merging_of
 from tcformer.models.reading import read_checkpoint
+from tcformer.predict import load
 from tcformer.tasks.classification.task import data_spec, transform_spec
 from tcformer.training.options import build, load_config
 

@@ -35,9 +35,9 @@ from tcformer.data import build_dataset, build_loader, eval_transform
 from tcformer.data.fingerprint import fingerprint
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.errors import UserError
-from tcformer.inference import load
 from tcformer.models import TCFormer, create_model
 from tcformer.models.merging import merging_of
+from tcformer.predict import load
 from tcformer.serve.examples import house
 from tcformer.tasks.classification.task import data_spec, transform_spec
 from tcformer.training.options import build, load_config

@@ -15,7 +15,7 @@ from make_pictures import scene
 from PIL import Image, ImageDraw
 
 import tcformer
-from tcformer.inference import load
+from tcformer.predict import load
 from tcformer.viz import (
     Panel,
     Row,

@@ -15,7 +15,7 @@ import numpy as np
 from learning_records import processor
 from make_performance import newest
 
-from tcformer.inference.confusion import Confusion, wilson
+from tcformer.predict.confusion import Confusion, wilson
 from tcformer.viz import matrix_svg
 
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tcformer.inference import load
 from tcformer.models.trace import Trace, trace
+from tcformer.predict import load
 from tcformer.serve.examples import house as scene
 from tcformer.viz import (
     Row,

@@ -16,9 +16,9 @@ from tcformer.errors import UserError
 
 if TYPE_CHECKING:
     from tcformer import models, ops
-    from tcformer.inference import load, push_to_hub, save_pretrained
     from tcformer.models import TCFormer, create_model
     from tcformer.models.checkpoints import load_checkpoint, save_weights
+    from tcformer.predict import load, push_to_hub, save_pretrained
     from tcformer.tokens import Layout, Tokens
 
 __version__ = "0.1.0.dev0"
@@ -28,12 +28,12 @@ _LAZY = {
     "TCFormer": "tcformer.models",
     "Tokens": "tcformer.tokens",
     "create_model": "tcformer.models",
-    "load": "tcformer.inference",
+    "load": "tcformer.predict",
     "load_checkpoint": "tcformer.models.checkpoints",
     "models": "",
     "ops": "",
-    "push_to_hub": "tcformer.inference",
-    "save_pretrained": "tcformer.inference",
+    "push_to_hub": "tcformer.predict",
+    "save_pretrained": "tcformer.predict",
     "save_weights": "tcformer.models.checkpoints",
 }
 

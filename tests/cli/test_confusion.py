@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-import tcformer.inference
+import tcformer.predict
 from tcformer import cli, create_model
-from tcformer.inference import Loaded, Preprocessing, load
 from tcformer.models.checkpoints import save_weights
+from tcformer.predict import Loaded, Preprocessing, load
 from tcformer.training.record import read_record
 
 NAMES = ("lilac, grün", "red", '"<b>"')
@@ -196,7 +196,7 @@ def test_a_thousand_classes_ties_and_a_network_without_tokens(tmp_path, monkeypa
         Thousand(), "thousand", "classification", Preprocessing(8), names, named=True,
         recorded=names, source="thousand.pth",
     )  # fmt: skip
-    monkeypatch.setattr(tcformer.inference, "load", lambda *_, **__: loaded)
+    monkeypatch.setattr(tcformer.predict, "load", lambda *_, **__: loaded)
     for name in names:
         (tmp_path / "in" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "in" / name / "1.bmp")

@@ -12,10 +12,10 @@ import torch
 
 import tcformer
 from tcformer.cli import main
-from tcformer.inference.about import about_checkpoint
-from tcformer.inference.pose import load_pose
 from tcformer.models.checkpoints import load_checkpoint, read_checkpoint, save_weights
 from tcformer.models.merging import merging_of
+from tcformer.predict.about import about_checkpoint
+from tcformer.predict.pose import load_pose
 from tcformer.tasks.pose import PoseTask
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World

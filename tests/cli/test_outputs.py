@@ -239,13 +239,13 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     name, inputs, tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "out").write_bytes(b"a file in the way")
-    import tcformer.inference
+    import tcformer.predict
 
     def work(*args, **kw):
         pytest.fail("the work was begun")
 
     if name not in ("hub", "export"):  # which ask the weights first whether they fit
-        monkeypatch.setattr(tcformer.inference, "load", work)
+        monkeypatch.setattr(tcformer.predict, "load", work)
     assert cli.main(CASES[name][1](inputs, tmp_path / "out")) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert (tmp_path / "out").read_bytes() == b"a file in the way"

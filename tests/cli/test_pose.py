@@ -20,7 +20,7 @@ from tcformer.cli.pose_inputs import DETECTOR, Detector, Video, VideoWriter
 from tcformer.data.keypoints import layout
 from tcformer.data.keypoints.sticks import SticksSource
 from tcformer.errors import UserError
-from tcformer.inference.pose import load_pose, usual_size
+from tcformer.predict.pose import load_pose, usual_size
 from tcformer.tasks.pose import PoseTask
 from tcformer.training.distributed import World
 from tcformer.training.options import build

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tcformer import cli, create_model
-from tcformer.inference import load
 from tcformer.models.checkpoints import save_weights
+from tcformer.predict import load
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_file_has_what_the_screen_has(folder, weights, capsys, ending):
 
 def test_a_run_that_fails_leaves_the_old_file(folder, weights, capsys, monkeypatch):
     (folder / "out.json").write_text("old")
-    import tcformer.inference.predicting as predicting
+    import tcformer.predict.predict as predicting
 
     real = predicting._answers
 

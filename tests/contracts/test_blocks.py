@@ -130,7 +130,7 @@ WAYS: dict[str, Run | Read | Left] = {
     r"(sh )?dist_train.sh ": Run(TINY),
     r"((GPUS|SBATCH|SBATCH_ARGS)=\S+ )+\./slurm_train.sh ": Run(f"{TINY} --dry-run"),
     r"#!/bin/bash\n#SBATCH": Run(f"{TINY} --dry-run"),
-    r"tcformer hub .*--push": Read("needs the network; `inference/test_hub.py::test_the_command`"),
+    r"tcformer hub .*--push": Read("needs the network; `predict/test_hub.py::test_the_command`"),
     r"tcformer hub ": Run(slow=False),
     r"tcformer export ": Read(
         "half a minute: `export/test_formats.py::test_the_command_and_example_on_onnxruntime_only`"

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tcformer import inference
 from tcformer.export import Contract
-from tcformer.inference import Preprocessing
 from tcformer.models import create_model
+from tcformer.predict import Loaded, Preprocessing
 
 SIZE = (32, 48)
 
@@ -18,7 +17,7 @@ def make_network(name="tcformer_nano", depths=(1, 1, 1, 1), **options):
     torch.manual_seed(1)
     model = create_model(name, num_classes=10, depths=depths, **options).eval()
     classes = tuple(f"thing {number}" for number in range(10))
-    return inference.Loaded(model, name, "classification", Preprocessing(32), classes)
+    return Loaded(model, name, "classification", Preprocessing(32), classes)
 
 
 @pytest.fixture(scope="session")

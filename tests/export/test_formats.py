@@ -84,9 +84,9 @@ def test_the_command_and_example_on_onnxruntime_only(tmp_path):
     lines = told.stdout.splitlines()
     assert len(lines) == 5
     # The same classes as from this package's own preprocessing of the picture, almost.
-    from tcformer import inference
+    from tcformer import predict
 
-    loaded = inference.load("tcformerv2_nano")
+    loaded = predict.load("tcformerv2_nano")
     seen = pictures.read_pictures([tmp_path / "1.ppm"], (64, 64))
     logits = session.run(["logits"], {"images": loaded.preprocessing.normalise(seen[0]).numpy()})
     best = np.argsort(-logits[0][0])[:5]

@@ -125,7 +125,7 @@ def test_converting_keeps_the_note(tmp_path, capsys):
 
 
 def test_show_draws_the_network_that_the_file_is_for(tmp_path):
-    from tcformer.inference import load
+    from tcformer.predict import load
 
     path = tmp_path / "w.safetensors"
     save_weights(tcformer.create_model("tcformerv2_nano", num_classes=2, k=4), path)

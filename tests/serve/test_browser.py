@@ -133,7 +133,7 @@ def png(height, width, seed=0):
 
 
 def maps_of(name, picture):
-    from tcformer.inference import load
+    from tcformer.predict import load
 
     return viz.layout_maps(load(name).tokens(picture))
 

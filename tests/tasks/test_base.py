@@ -8,9 +8,9 @@ from PIL import Image
 import tcformer
 from tcformer.data import scenes
 from tcformer.errors import UserError
-from tcformer.inference import examine, labelled_folder, load, match_classes
 from tcformer.models import create_model
 from tcformer.models.checkpoints import save_weights
+from tcformer.predict import examine, labelled_folder, load, match_classes
 from tcformer.tasks.classification import ClassificationTask, run
 from tcformer.tasks.segmentation import SegmentationTask
 from tcformer.training.distributed import World

@@ -17,7 +17,7 @@ from tcformer.errors import UserError
 from tcformer.files import check_writable
 
 if TYPE_CHECKING:
-    from tcformer.inference.answers import Answer
+    from tcformer.predict.answers import Answer
 
 HELP = VERBS["confusion"]
 
@@ -38,8 +38,8 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
 
     from tcformer.cli import confusion_report as report  # torch is imported only now
-    from tcformer.inference import examine, labelled_folder, load, match_classes
-    from tcformer.inference.predicting import check_topk
+    from tcformer.predict import examine, labelled_folder, load, match_classes
+    from tcformer.predict.predict import check_topk
 
     source = labelled_folder(args.folder)
     out = None if args.out is None else _checked_out(args.out, source.root, report.FILES)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tcformer.inference import Loaded, read_picture
-from tcformer.inference.answers import Answer
-from tcformer.inference.predicting import printable
+from tcformer.predict import Loaded, read_picture
+from tcformer.predict.answers import Answer
+from tcformer.predict.predict import printable
 from tcformer.viz import Panel, Row, Subject, card_sheet, enlarge, layout_maps, unnormalise
 from tcformer.viz.lettering import written
 from tcformer.viz.sheet import panel_scale

@@ -17,11 +17,11 @@ from tcformer.cli.confusion_pictures import draw_answers
 from tcformer.data.fingerprint import fingerprint
 from tcformer.data.folder import FolderSource
 from tcformer.files import atomic_write, staging
-from tcformer.inference import Loaded
-from tcformer.inference.answers import Answer, Examined
-from tcformer.inference.classes import Matching
-from tcformer.inference.confusion import csv_line, wilson
-from tcformer.inference.predicting import printable
+from tcformer.predict import Loaded
+from tcformer.predict.answers import Answer, Examined
+from tcformer.predict.classes import Matching
+from tcformer.predict.confusion import csv_line, wilson
+from tcformer.predict.predict import printable
 from tcformer.training import machine
 from tcformer.training.record import FORM
 from tcformer.viz import MOST_CLASSES, matrix_picture, matrix_svg, png_bytes

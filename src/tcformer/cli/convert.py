@@ -74,9 +74,9 @@ def convert(
     if os.path.lexists(target) and not force:
         raise UserError(f"{target} exists already; add --force to replace it")
     check_writable(target)
-    from tcformer.inference.about import average_note, header_of, open_weights
     from tcformer.models.layouts import identify, to_our_layout
     from tcformer.models.merging import name_with, recorded_merging
+    from tcformer.predict.about import average_note, header_of, open_weights
 
     checkpoint, about = open_weights(source, ema)
     try:
@@ -156,8 +156,8 @@ def _compare(
 ) -> None:
     import torch
 
-    from tcformer.inference.about import about_checkpoint, header_of
     from tcformer.models.reading import read_checkpoint
+    from tcformer.predict.about import about_checkpoint, header_of
 
     def same(a: Tensor, b: Tensor) -> bool:
         if a.dtype != b.dtype or a.shape != b.shape:

@@ -171,7 +171,7 @@ def _draw(result: RunResult, folder: Path) -> Path:
     import torch
 
     from tcformer.data import DataSpec, build_dataset
-    from tcformer.inference import load
+    from tcformer.predict import load
     from tcformer.viz import contact_sheet, layout_maps, token_row, write_png
 
     loaded = load(None, result.checkpoint)

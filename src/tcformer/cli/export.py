@@ -24,12 +24,12 @@ def main(argv: list[str]) -> int:
             "clusters than the network was trained with; leave it at float32"
         )
 
-    from tcformer import export, inference
+    from tcformer import export, predict
     from tcformer.export.formats import choose
-    from tcformer.inference.about import size_note
+    from tcformer.predict.about import size_note
 
     chosen = choose(args.format, args.out)
-    loaded = inference.load(args.model, args.checkpoint, ema=False if args.no_ema else None)
+    loaded = predict.load(args.model, args.checkpoint, ema=False if args.no_ema else None)
     for note in (*loaded.notes, *(size_note(loaded.trained_at, *size) if size else [])):
         print(f"note: {note}.", file=sys.stderr)
     out = Path(args.out or f"{loaded.name}{chosen.suffix}")

@@ -20,8 +20,8 @@ def main(argv: list[str]) -> int:
     """Run the verb; see `tcformer hub --help`."""
     args = _parse(argv)
 
-    from tcformer.inference import load
-    from tcformer.inference.hub import push_to_hub, record_beside, save_pretrained
+    from tcformer.predict import load
+    from tcformer.predict.hub import push_to_hub, record_beside, save_pretrained
 
     loaded = load(
         args.model, args.checkpoint, ema=False if args.no_ema else None, input_size=args.input_size

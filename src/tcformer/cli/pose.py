@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tcformer.cli.pose_boxes import Boxes
-    from tcformer.inference.pose import Person, PoseEstimator
+    from tcformer.predict.pose import Person, PoseEstimator
 
 HELP = VERBS["pose"]
 
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 
         require_av()
 
-    from tcformer.inference.pose import load_pose
+    from tcformer.predict.pose import load_pose
 
     where = _where(args)
     estimator = load_pose(

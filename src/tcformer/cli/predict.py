@@ -20,7 +20,7 @@ from tcformer.errors import UserError
 from tcformer.files import MOST_BYTES, atomic_write, check_writable, make_folder
 
 if TYPE_CHECKING:
-    from tcformer.inference import Loaded, Prediction
+    from tcformer.predict import Loaded, Prediction
 
 HELP = VERBS["predict"]
 
@@ -48,8 +48,8 @@ def main(argv: list[str]) -> int:
     if args.out is not None:
         out = check_writable(args.out, made_from=[*args.images, args.checkpoint, args.list])
 
-    from tcformer.inference import load
-    from tcformer.inference.predicting import check_topk
+    from tcformer.predict import load
+    from tcformer.predict.predict import check_topk
 
     loaded = load(
         args.model,
@@ -140,8 +140,8 @@ class _Count:
 
 def _results(loaded: Loaded, args: Namespace, count: _Count) -> Iterator[Prediction]:
     from tcformer.images import LeftOut
-    from tcformer.inference.pictures import each_picture
-    from tcformer.inference.predicting import printable
+    from tcformer.predict.predict import printable
+    from tcformer.predict.sources import each_picture
 
     def unreadable(name: str, reason: str) -> None:
         count.unread += 1
@@ -165,7 +165,7 @@ def _results(loaded: Loaded, args: Namespace, count: _Count) -> Iterator[Predict
 
 
 def _sources(args: Namespace) -> Iterator[Any]:
-    from tcformer.inference import Picture
+    from tcformer.predict import Picture
 
     for name in args.images:
         if name == "-":

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
 
     # Torch is imported only now: a mistake is answered at once.
     from tcformer.cli.show_rows import Request, draw_images
-    from tcformer.inference import load
+    from tcformer.predict import load
 
     loaded = load(
         args.model,

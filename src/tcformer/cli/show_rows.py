@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tcformer.cli.show import MOVING, check_seen, seen_size
 from tcformer.errors import UserError
-from tcformer.inference import Loaded
 from tcformer.models.trace import Trace, trace
+from tcformer.predict import Loaded
 from tcformer.viz import (
     KINDS,
     POINT_COLOURS,

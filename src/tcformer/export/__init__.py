@@ -1,8 +1,8 @@
 """Exported models: a network as a file that other programs run, and the proof that it is the same.
 
-    from tcformer import export, inference
+    from tcformer import export, predict
 
-    report = export.export(inference.load("tcformer_light"), "light.onnx")
+    report = export.export(predict.load("tcformer_light"), "light.onnx")
     print(report.parity)
 
 A file is kept only if it clusters real pictures as PyTorch does and gives the same numbers.

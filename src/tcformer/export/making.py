@@ -21,9 +21,9 @@ from tcformer.export.formats import Format, choose
 from tcformer.export.program import trace
 from tcformer.export.runner import Runner
 from tcformer.files import check_writable, staging
-from tcformer.inference import Loaded
 from tcformer.models import TCFormer
 from tcformer.models.ctm import CTM
+from tcformer.predict import Loaded
 
 __all__ = ["LEAST_SIDE", "MOST_PIXELS", "Report", "export"]
 
@@ -68,7 +68,7 @@ def export(
     """Write a network as a file for other programs, after checking that it does the same.
 
     Args:
-        loaded: the network, from :func:`tcformer.inference.load`, on the CPU.
+        loaded: the network, from :func:`tcformer.predict.load`, on the CPU.
         out: the file; one that exists is replaced in one step.
         format: one of `FORMATS`; None takes the one whose files end like `out`.
         size: (height, width) of the images in pixels, fixed in the file; None is the square that

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tcformer.errors import UserError
 
 if TYPE_CHECKING:
-    from tcformer.inference import Loaded
+    from tcformer.predict import Loaded
 
 MOST_IN_MEMORY = 4
 """Networks kept loaded; the largest of ours takes 250 MB."""
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     model: str | None
     checkpoint: str | None
     ema: bool | None = None
-    """as for `tcformer.inference.load`"""
+    """as for `tcformer.predict.load`"""
 
 
 def entries(
@@ -105,7 +105,7 @@ class Networks:
         """Load every checkpoint once, so that a bad one is refused before anybody looks.
 
         Raises:
-            UserError: one cannot be used; the sentence is that of `tcformer.inference.load`.
+            UserError: one cannot be used; the sentence is that of `tcformer.predict.load`.
         """
         self._open = False
         for entry in self.entries.values():
@@ -118,7 +118,7 @@ class Networks:
 
 
 def _load(entry: Entry) -> Loaded:
-    from tcformer.inference import load
+    from tcformer.predict import load
 
     loaded = load(entry.model, entry.checkpoint, ema=entry.ema)
     _ = loaded.backbone  # another network of timm's has no tokens: say so now

@@ -23,7 +23,7 @@ from tcformer.serve.pictures import LEAST_SIDE
 from tcformer.viz.sheet import panel_scale
 
 if TYPE_CHECKING:
-    from tcformer.inference import Loaded
+    from tcformer.predict import Loaded
 
 Paint = Literal["mean colours", "colours by family", "outlines"]
 PAINTS: tuple[Paint, ...] = get_args(Paint)

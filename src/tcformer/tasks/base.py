@@ -15,11 +15,11 @@ from tcformer.data import ResumableSampler, build_loader
 from tcformer.data.fingerprint import fingerprint
 from tcformer.data.loader import Collate
 from tcformer.errors import UserError, shown
-from tcformer.inference.about import names_of
-from tcformer.inference.classes import Matching, match_names
 from tcformer.models.checkpoints import save_weights
 from tcformer.models.freezing import freeze_all_but, rest_all_but
 from tcformer.models.merging import merging_note
+from tcformer.predict.about import names_of
+from tcformer.predict.classes import Matching, match_names
 from tcformer.tasks.evaluating import Evaluation, renumbered, say_left_out
 from tcformer.training.config import TrainConfig, check_task
 from tcformer.training.distributed import World, all_reduce_sums

@@ -12,9 +12,9 @@ import torch
 
 from tcformer.data import check_workers
 from tcformer.errors import UserError
-from tcformer.inference.about import WEIGHTS, average_note, open_weights, place_of, size_note
 from tcformer.models.fetch import fetch_cached, file_sha256
 from tcformer.models.merging import merging_of, recorded_merging
+from tcformer.predict.about import WEIGHTS, average_note, open_weights, place_of, size_note
 from tcformer.tasks.base import BaseTask
 from tcformer.tasks.classification.task import ClassificationTask
 from tcformer.tasks.pose.task import PoseTask

@@ -60,7 +60,7 @@ class Task(Protocol):
     def about(self) -> dict[str, Any]:
         """What whoever uses the weights later needs to know, such as the names of the classes.
 
-        Plain values: they are saved with the weights, and `tcformer.inference` reads them.
+        Plain values: they are saved with the weights, and `tcformer.predict` reads them.
         """
 
     def facts_for_record(self) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from safetensors import safe_open
 
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
-from tcformer.inference import Preprocessing, load
 from tcformer.models.fetch import file_sha256
+from tcformer.predict import Preprocessing, load
 from tcformer.tasks import evaluating
 from tcformer.tasks.classification import ClassificationTask, run, task
 from tcformer.training.distributed import World

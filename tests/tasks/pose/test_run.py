@@ -18,9 +18,9 @@ from safetensors import safe_open
 from tcformer import cli
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
-from tcformer.inference.pose import load_pose
 from tcformer.models import create_model
 from tcformer.models.checkpoints import save_weights
+from tcformer.predict.pose import load_pose
 from tcformer.tasks.pose import PoseTask, evaluate_keypoints
 from tcformer.tasks.runner import run
 from tcformer.training.distributed import World

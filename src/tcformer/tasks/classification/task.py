@@ -25,9 +25,9 @@ from tcformer.data import (
 )
 from tcformer.data.dataset import ImageDataset, require_same_classes
 from tcformer.errors import UserError
-from tcformer.inference.about import average_note, open_weights
 from tcformer.models.checkpoints import classifier_of, load_checkpoint, named_for
 from tcformer.models.merging import merge_options
+from tcformer.predict.about import average_note, open_weights
 from tcformer.tasks.base import BaseTask, naming, options_named
 from tcformer.tasks.classification.evaluation import Evaluator
 from tcformer.training.config import TrainConfig
@@ -122,7 +122,7 @@ class ClassificationTask(BaseTask[TrainBatch]):
         self.use_model(build_model(self.cfg, len(names)))
 
     def about(self) -> dict[str, Any]:
-        """What whoever uses the weights needs to know; `tcformer.inference` reads it."""
+        """What whoever uses the weights needs to know; `tcformer.predict` reads it."""
         return {
             "task": "classification",
             "model": self.cfg.model,

@@ -19,7 +19,7 @@ from tcformer.data.keypoints.annotations import Truth
 from tcformer.data.keypoints.dataset import KeypointDataset, stacked
 from tcformer.errors import UserError
 from tcformer.files import atomic_write
-from tcformer.inference.pose import find_heatmaps, require_finite
+from tcformer.predict.pose import find_heatmaps, require_finite
 from tcformer.tasks.evaluating import Evaluation
 from tcformer.tasks.pose.evaluation import STATISTICS, WHOLE, evaluate_keypoints, require_coco
 from tcformer.tasks.pose.nme import evaluate_faces

@@ -136,7 +136,7 @@ class SegmentationTask(DenseTask[PixelBatch]):
         return notes
 
     def about(self) -> dict[str, Any]:
-        """What whoever uses the weights needs to know; `tcformer.inference` reads it."""
+        """What whoever uses the weights needs to know; `tcformer.predict` reads it."""
         masks = {"reduce_zero_label": str(self.cfg.reduce_zero_label)}
         return {
             **(masks if self.cfg.data_set == "folder" else {}),

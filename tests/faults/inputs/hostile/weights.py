@@ -25,8 +25,8 @@ import tcformer
 from hostile.kinds import TRACE, Kind, mutated, silent
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
-from tcformer.inference import load
 from tcformer.models.checkpoints import load_checkpoint, read_checkpoint, save_weights
+from tcformer.predict import load
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.options import to_json
 

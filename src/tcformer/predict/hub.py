@@ -21,15 +21,15 @@ from torch import nn
 
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, check_writable, staging
-from tcformer.inference.about import CONFIG, WEIGHTS, as_text
-from tcformer.inference.card import model_card
-from tcformer.inference.preprocess import Preprocessing
 from tcformer.models.checkpoints import save_weights
 from tcformer.models.merging import merging_of
+from tcformer.predict.about import CONFIG, WEIGHTS, as_text
+from tcformer.predict.card import model_card
+from tcformer.predict.preprocess import Preprocessing
 from tcformer.training.record import TRAINING, read_record
 
 if TYPE_CHECKING:
-    from tcformer.inference.loading import Loaded
+    from tcformer.predict.loaded import Loaded
 
 __all__ = ["CARD", "fetch_folder", "push_to_hub", "record_beside", "save_pretrained"]
 

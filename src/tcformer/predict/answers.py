@@ -15,13 +15,13 @@ import numpy as np
 from tcformer.data.folder import FolderSource
 from tcformer.errors import UserError
 from tcformer.images import is_hidden
-from tcformer.inference.classes import Matching, match_names
-from tcformer.inference.confusion import Confusion
-from tcformer.inference.pictures import Picture
-from tcformer.inference.predicting import DECIMALS, probabilities_each
+from tcformer.predict.classes import Matching, match_names
+from tcformer.predict.confusion import Confusion
+from tcformer.predict.predict import DECIMALS, probabilities_each
+from tcformer.predict.sources import Picture
 
 if TYPE_CHECKING:
-    from tcformer.inference.loading import Loaded
+    from tcformer.predict.loaded import Loaded
 
 __all__ = ["Answer", "Examined", "Matching", "examine", "labelled_folder", "match_classes"]
 

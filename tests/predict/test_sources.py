@@ -15,8 +15,8 @@ from PIL import Image
 
 from tcformer.errors import UserError
 from tcformer.images import LeftOut, UnreadableImageError
-from tcformer.inference import Picture, pictures, read_picture
-from tcformer.inference.pictures import each_picture, walk
+from tcformer.predict import Picture, read_picture, sources
+from tcformer.predict.sources import each_picture, walk
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 
@@ -153,14 +153,14 @@ def test_crossing_links_end(tmp_path):
     most=st.integers(1, 5),
 )
 def test_long_lists_are_sorted_through_a_file(names, most):
-    assert list(pictures._in_order(iter(names), most)) == sorted(names)
+    assert list(sources._in_order(iter(names), most)) == sorted(names)
 
 
 def test_memory_does_not_grow_with_the_length_of_a_list(tmp_path):
     def peak(count):
         names = (b"%032x.png" % (i * 2654435761 % 2**32) for i in range(count))
         tracemalloc.start()
-        seen = sum(1 for _ in pictures._in_order(names, 1000))
+        seen = sum(1 for _ in sources._in_order(names, 1000))
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert seen == count

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from tcformer.errors import UserError
-from tcformer.inference import (
+from tcformer.predict import (
     Answer,
     Confusion,
     Loaded,
@@ -275,7 +275,7 @@ def test_weights_without_names_go_by_the_order_if_all_classes_are_there():
 
 
 def test_imagenets_folders_are_known_to_networks_of_a_thousand_classes():
-    from tcformer.inference.classes import class_names
+    from tcformer.predict.classes import class_names
 
     words, _ = class_names(None, 1000)
     silent = Loaded(nn.Identity(), "any", "classification", Preprocessing(), words)

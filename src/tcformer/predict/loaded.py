@@ -15,16 +15,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tcformer.errors import UserError, nearest
-from tcformer.inference.about import About, average_note, open_weights, size_note
-from tcformer.inference.classes import class_names
-from tcformer.inference.pictures import Picture, is_one
-from tcformer.inference.predicting import Prediction, predict_each
-from tcformer.inference.preprocess import Preprocessing
 from tcformer.models import VARIANTS, TCFormer, create_model
 from tcformer.models.checkpoints import load_checkpoint
 from tcformer.models.layouts import Architecture, identify, to_our_layout
 from tcformer.models.merging import recorded_merging
 from tcformer.models.variants import V1, V2
+from tcformer.predict.about import About, average_note, open_weights, size_note
+from tcformer.predict.classes import class_names
+from tcformer.predict.predict import Prediction, predict_each
+from tcformer.predict.preprocess import Preprocessing
+from tcformer.predict.sources import Picture, is_one
 from tcformer.training.devices import choose_device
 from tcformer.training.environment import LaunchEnvironment
 
@@ -141,7 +141,7 @@ class Loaded:
         Args:
             images: what `predict` takes, folders (images below them, in the order of their
                 paths), batches (B, H, W, 3), and any iterable of these.
-            **options: those of `tcformer.inference.predict_each`: `topk`, `batch_size`,
+            **options: those of `tcformer.predict.predict_each`: `topk`, `batch_size`,
                 `workers`, `amp`, and `unreadable`, a function that is told the name of a picture
                 that cannot be read, and why, instead of a UserError.
         """
@@ -167,13 +167,13 @@ class Loaded:
 
     def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> Path:
         """Write a folder in timm's hub format; see `tcformer.save_pretrained` for the options."""
-        from tcformer.inference.hub import save_pretrained
+        from tcformer.predict.hub import save_pretrained
 
         return save_pretrained(self, folder, **options)
 
     def push_to_hub(self, repo: str, **options: Any) -> str:
         """Upload to the Hugging Face Hub; see `tcformer.push_to_hub` for the options."""
-        from tcformer.inference.hub import push_to_hub
+        from tcformer.predict.hub import push_to_hub
 
         return push_to_hub(self, repo, **options)
 

@@ -21,12 +21,12 @@ from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.data.keypoints.crop import Crop
 from tcformer.data.keypoints.dataset import cut
 from tcformer.errors import UserError
-from tcformer.inference.about import average_note, open_weights, size_note
 from tcformer.models import TCFormer, create_model
 from tcformer.models.layouts import identify, to_our_layout
 from tcformer.models.merging import recorded_merging
 from tcformer.models.pose import STRIDE, TopDownPose
 from tcformer.models.reading import Checkpoint
+from tcformer.predict.about import average_note, open_weights, size_note
 from tcformer.tokens import Tokens
 from tcformer.training.devices import choose_device
 from tcformer.training.environment import LaunchEnvironment

@@ -14,9 +14,9 @@ from torch import nn
 
 import tcformer
 from tcformer.errors import UserError
-from tcformer.inference import Loaded, Preprocessing, load, predict_each
 from tcformer.models import SemanticFPN
 from tcformer.models.checkpoints import save_weights
+from tcformer.predict import Loaded, Preprocessing, load, predict_each
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (4, 60, 40, 3), dtype=np.uint8)
 

@@ -96,7 +96,7 @@ def place_of(source: str | os.PathLike[str]) -> Path:
         UserError: it cannot be had.
     """
     if isinstance(source, str) and source.startswith("hf-hub:"):
-        from tcformer.inference.hub import fetch_folder
+        from tcformer.predict.hub import fetch_folder
 
         return fetch_folder(source.removeprefix("hf-hub:"))
     if isinstance(source, str) and source.startswith(("http://", "https://")):

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from tcformer.errors import UserError
 from tcformer.images import UnreadableImageError
-from tcformer.inference.pictures import Report, each_picture, read_picture
 from tcformer.models import TCFormer
+from tcformer.predict.sources import Report, each_picture, read_picture
 
 if TYPE_CHECKING:
-    from tcformer.inference.loading import Loaded
+    from tcformer.predict.loaded import Loaded
 
 __all__ = [
     "AMP",

@@ -18,10 +18,10 @@ from torch import nn
 import tcformer
 from tcformer import cli
 from tcformer.errors import UserError
-from tcformer.inference import load
 from tcformer.models import SemanticFPN
 from tcformer.models.checkpoints import save_weights
 from tcformer.models.merging import merging_of
+from tcformer.predict import load
 from tcformer.training.config import TrainConfig
 from tcformer.training.distributed import World
 from tcformer.training.record import RunRecord
@@ -276,7 +276,7 @@ def test_the_command(weights, record, tmp_path, capsys, monkeypatch):
     assert "no record of the training" in capsys.readouterr().out
     pushed = []
     monkeypatch.setattr(
-        "tcformer.inference.hub.push_to_hub", lambda *a, **k: pushed.append((a, k)) or "address"
+        "tcformer.predict.hub.push_to_hub", lambda *a, **k: pushed.append((a, k)) or "address"
     )
     assert cli.main(["hub", str(beside), "--push", "me/colours", "--private"]) == 0
     ((loaded, repo), options) = pushed[0]

@@ -3,13 +3,13 @@
 `show`, `predict`, `serve` and `export` all get their network from :func:`load`.
 """
 
-from tcformer.inference.answers import Answer, Examined, examine, labelled_folder, match_classes
-from tcformer.inference.confusion import Confusion, confusion_matrix, wilson
-from tcformer.inference.hub import push_to_hub, save_pretrained
-from tcformer.inference.loading import DEFAULT_MODEL, Loaded, load
-from tcformer.inference.pictures import Picture, read_picture
-from tcformer.inference.predicting import Guess, Prediction, predict_each
-from tcformer.inference.preprocess import Preprocessing
+from tcformer.predict.answers import Answer, Examined, examine, labelled_folder, match_classes
+from tcformer.predict.confusion import Confusion, confusion_matrix, wilson
+from tcformer.predict.hub import push_to_hub, save_pretrained
+from tcformer.predict.loaded import DEFAULT_MODEL, Loaded, load
+from tcformer.predict.predict import Guess, Prediction, predict_each
+from tcformer.predict.preprocess import Preprocessing
+from tcformer.predict.sources import Picture, read_picture
 
 __all__ = [
     "DEFAULT_MODEL",

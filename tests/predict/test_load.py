@@ -14,10 +14,10 @@ from PIL import Image
 from tcformer import create_model
 from tcformer.data import TransformSpec, eval_transform
 from tcformer.errors import UserError
-from tcformer.inference import Preprocessing, load
 from tcformer.models import SemanticFPN
 from tcformer.models.checkpoints import save_weights
 from tcformer.models.merging import merging_of
+from tcformer.predict import Preprocessing, load
 
 NAMES = ["blue", "green", "red"]
 PICTURE = Image.fromarray(
