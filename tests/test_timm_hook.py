@@ -99,10 +99,41 @@ assert not problems, problems
 """
 
 
-@pytest.mark.slow(seconds=60)
-@pytest.mark.parametrize("attempt", range(3))
-def test_threads_that_import_both_at_once(attempt):
+@pytest.mark.slow(seconds=20)
+def test_threads_that_import_both_at_once():
     run(THREADS + CHECK)
+
+
+# While this thread holds the lock of `tcformer`, another one takes that of a part and waits.
+WAITING = """
+import importlib.machinery, os, sys, threading, time, timm
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "tcformer":
+            sys.meta_path.remove(self)
+            spec = importlib.machinery.PathFinder.find_spec(name, path)
+            spec.loader.create_module = lambda spec: other.start() or time.sleep(0.5)
+            return spec
+sys.meta_path.insert(0, Finder())
+for part in ("tcformer.models", "tcformer.tokens", "tcformer.models.backbone"):
+    if os.fork() == 0:
+        status = 1
+        try:
+            other = threading.Thread(target=__import__, args=(part,))
+            import tcformer
+            for thread in threading.enumerate():
+                if thread is not threading.current_thread():
+                    thread.join(60)
+            assert part in sys.modules and timm.is_model("tcformer_nano"), part
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.wait()[1] == 0
+"""
+
+
+def test_another_thread_waits_for_the_package():
+    run(WAITING)
 
 
 ORDERS = """

@@ -13,6 +13,7 @@ import importlib.abc
 import importlib.machinery
 import itertools
 import sys
+import threading
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, cast
@@ -27,9 +28,18 @@ def register_when_timm_is_imported() -> None:
 
 
 def _register() -> None:
-    # As the statement does it, not by `import_module`: of two threads that import timm and tcformer
-    # each may wait for the other, and only for statements does Python resolve that.
-    __import__("tcformer.models")
+    # The statement, not `import_module`: Python resolves two threads that wait for each other's
+    # module if it is begun, and does so for statements alone.
+    try:
+        __import__("tcformer.models")
+    except RuntimeError as error:
+        if type(error).__name__ != "_DeadlockError":
+            raise
+        # A module that is not begun it refuses: another thread imports a part of tcformer, holds
+        # that part's lock and waits for `tcformer`, whose lock is ours. Let it go on, and come back
+        # without a lock.
+        threading.Thread(target=_register, name="tcformer registers with timm").start()
+        return
     variants = sys.modules.get("tcformer.models.variants")
     # Complete, and yet not there: timm was removed from `sys.modules` and imported afresh.
     if hasattr(variants, "create_model") and not sys.modules["timm"].is_model("tcformer"):
