@@ -52,4 +52,4 @@ hold= # Ctrl-C back while Python starts, where env can do that
 if env --block-signal=INT true 2>/dev/null; then
     hold='env --block-signal=INT'
 fi
-exec $hold "$PYTHON" -m tcformer.training.launch "$gpus" train --config "$config" "$@"
+exec $hold "$PYTHON" -m tcformer.runtime.launch "$gpus" train --config "$config" "$@"

@@ -41,7 +41,7 @@ from tcformer.files import atomic_write
 from tcformer.models import ctm
 from tcformer.ops import Clusters
 from tcformer.ops.choose import why_not
-from tcformer.training import machine
+from tcformer.runtime import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "helpers"))
@@ -185,7 +185,7 @@ def train(name: str, options: argparse.Namespace) -> None:
         losses = list(golden.train(model, options.steps))
     row = {
         **vars(variant),
-        **machine.provenance(),
+        **provenance.source_version(),
         "nudge": variant.nudge > 0,
         "onednn": linear_of(dtype),
         "losses": losses,

@@ -39,7 +39,7 @@ from tcformer.integrations.torchvision import (
 )
 from tcformer.models.checkpoints import load_checkpoint
 from tcformer.models.fetch import file_sha256
-from tcformer.training.distributed import World, gather_objects, guard, init_world, leave, shutdown
+from tcformer.runtime.distributed import World, gather_objects, guard, init_world, leave, shutdown
 from tcformer.training.record import RunRecord, closing
 from tcformer.training.retention import set_earlier_aside
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcformer.training import interrupt
+from tcformer.runtime import signals
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 
@@ -23,14 +23,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join([SOURCE, *_inherited])
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_BEFORE = {name: signal.getsignal(getattr(signal, name)) for name in interrupt.STOP_SIGNALS}
+_BEFORE = {name: signal.getsignal(getattr(signal, name)) for name in signals.STOP_SIGNALS}
 
 
 def _give_back_signals():
     for name, handler in _BEFORE.items():
         signal.signal(getattr(signal, name), handler)
-    interrupt.interrupt.clear()
-    interrupt._first_sigint = 0.0
+    signals.interrupt.clear()
+    signals._first_sigint = 0.0
 
 
 def pytest_collection_modifyitems(items):

@@ -13,7 +13,7 @@ import torch
 
 from tcformer.bench import contenders, memory, models, phases, timing
 from tcformer.bench.contenders import Setting, parse
-from tcformer.training import machine
+from tcformer.runtime import provenance
 
 GPU = SimpleNamespace(type="cuda")
 
@@ -113,7 +113,7 @@ def test_phases_by_events():
 
 
 def test_the_machine():
-    found = machine.machine(GPU)
+    found = provenance.machine(GPU)
     assert found["gpu"] == "a card"
     assert found["gpu_memory_gib"] == 128
     assert found["gpu_capability"] == "9.0"

@@ -11,7 +11,7 @@ from tcformer import cli
 from tcformer.bench import record
 from tcformer.ops import selfcheck
 from tcformer.processor import usable_cores
-from tcformer.training import machine
+from tcformer.runtime import provenance
 
 QUICK = ["bench", "--quick", "--device", "cpu", "--size", "32", "--mode", "inference"]
 
@@ -95,11 +95,11 @@ def test_no_speed_up_is_printed_when_an_op_is_wrong(monkeypatch, capsys, tmp_pat
 
 
 def test_a_busy_machine_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(machine, "load_average", lambda: 100.0)
+    monkeypatch.setattr(provenance, "load_average", lambda: 100.0)
     assert cli.main(QUICK) == 0
     assert "load average is 100.00" in capsys.readouterr().err
-    assert machine.busy_warning(0.1, 2) is None
-    assert machine.busy_warning(None, 2) is None
+    assert provenance.busy_warning(0.1, 2) is None
+    assert provenance.busy_warning(None, 2) is None
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_busy_machine_is_named(monkeypatch, capsys):
 )
 def test_mistakes_are_one_sentence(arguments, says, capsys, monkeypatch):
     monkeypatch.setattr(selfcheck, "failures", lambda device: [])
-    monkeypatch.setattr(machine, "load_average", lambda: 0.0)
+    monkeypatch.setattr(provenance, "load_average", lambda: 0.0)
     assert cli.main(["bench", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -16,9 +16,9 @@ from tcformer.models.checkpoints import load_checkpoint, read_checkpoint, save_w
 from tcformer.models.merging import merging_of
 from tcformer.predict.about import about_checkpoint
 from tcformer.predict.pose import load_pose
+from tcformer.runtime.distributed import World
 from tcformer.tasks.pose import PoseTask
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
 
 
 @pytest.fixture(scope="module")

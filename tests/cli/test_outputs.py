@@ -19,8 +19,8 @@ from tcformer import cli, create_model
 from tcformer.bench import record
 from tcformer.export import making
 from tcformer.models.checkpoints import save_weights
+from tcformer.runtime.distributed import World
 from tcformer.tasks.pose import PoseTask
-from tcformer.training.distributed import World
 from tcformer.training.options import build
 
 SILENT = {"doctor", "flops", "serve"}

@@ -21,8 +21,8 @@ from tcformer.data.keypoints import layout
 from tcformer.data.keypoints.sticks import SticksSource
 from tcformer.errors import UserError
 from tcformer.predict.pose import load_pose, usual_size
+from tcformer.runtime.distributed import World
 from tcformer.tasks.pose import PoseTask
-from tcformer.training.distributed import World
 from tcformer.training.options import build
 
 HEAD, BIAS = "keypoint_head.final_layer.weight", "keypoint_head.final_layer.bias"

@@ -12,8 +12,8 @@ import pytest
 
 from tcformer import cli
 from tcformer.cli import evaluate, train
+from tcformer.runtime.signals import EXIT_FAILED, EXIT_INTERRUPTED
 from tcformer.tasks import runner
-from tcformer.training.interrupt import EXIT_FAILED, EXIT_INTERRUPTED
 from tcformer.training.loop import Interrupted, NotFinite
 
 

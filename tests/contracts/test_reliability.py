@@ -78,7 +78,7 @@ def test_a_record_of_tests_can_be_made_in_parts():
     run = runpy.run_path(str(ROOT / "tests" / "faults" / "run.py"))
     named = run["tests_named"](None)
     some = run["tests_named"](["faults/disks/*", "*::test_one_failure_ends_all"])
-    assert "training/test_launch.py::test_one_failure_ends_all" in some
+    assert "runtime/test_launch.py::test_one_failure_ends_all" in some
     assert 1 < len(some) < len(named)
     assert all(t.startswith("faults/disks/") or t.endswith("_ends_all") for t in some)
 

@@ -73,7 +73,7 @@ class Family:
     `module` is what the parent imports.
     """
 
-    def __init__(self, folder: Path, module: str = "tcformer.training.distributed") -> None:
+    def __init__(self, folder: Path, module: str = "tcformer.runtime.distributed") -> None:
         self.folder = folder
         self.runs = 0
         self.parent = subprocess.Popen(

@@ -22,8 +22,8 @@ from tcformer.models import SemanticFPN
 from tcformer.models.checkpoints import save_weights
 from tcformer.models.merging import merging_of
 from tcformer.predict import load
+from tcformer.runtime.distributed import World
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
 from tcformer.training.record import RunRecord
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (60, 40, 3), dtype=np.uint8)

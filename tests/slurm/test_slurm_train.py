@@ -26,8 +26,8 @@ STAND_IN = """
 import dataclasses, json, os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from tcformer.training.environment import read_environment
-from tcformer.training.interrupt import install_early, interrupt, requeue_if_slurm
+from tcformer.runtime.launcher import read_environment
+from tcformer.runtime.signals import install_early, interrupt, requeue_if_slurm
 
 install_early()
 env = read_environment()

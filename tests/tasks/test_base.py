@@ -11,9 +11,9 @@ from tcformer.errors import UserError
 from tcformer.models import create_model
 from tcformer.models.checkpoints import save_weights
 from tcformer.predict import examine, labelled_folder, load, match_classes
+from tcformer.runtime.distributed import World
 from tcformer.tasks.classification import ClassificationTask, run
 from tcformer.tasks.segmentation import SegmentationTask
-from tcformer.training.distributed import World
 from tcformer.training.options import build, parse
 
 NATURAL = ["0", "2", "10"]  # timm's order; that of ImageFolder is 0, 10, 2

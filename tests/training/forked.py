@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from toy_task import ToyTask, config
 
+from tcformer.runtime.distributed import init_world, interrupt_reason, shutdown
+from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
-from tcformer.training.distributed import init_world, interrupt_reason, shutdown
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted, NotFinite, fit
 
 

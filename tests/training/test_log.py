@@ -12,7 +12,7 @@ import torch
 from toy_task import config, train
 
 from tcformer.errors import UserError
-from tcformer.training.distributed import World
+from tcformer.runtime.distributed import World
 from tcformer.training.log import RunLog
 from tcformer.training.metrics import MetricLogger, Progress, SmoothedValue
 from tcformer.training.progress import progress_bar

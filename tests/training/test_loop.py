@@ -11,9 +11,9 @@ import torch
 from toy_task import ToyTask, config, train
 
 from tcformer.files import safe_torch_load
+from tcformer.runtime.distributed import World
 from tcformer.training import checkpoint as ckpt
 from tcformer.training import loop
-from tcformer.training.distributed import World
 from tcformer.training.loop import NotFinite, build_state, fit
 from tcformer.training.optim import set_learning_rate
 

@@ -14,7 +14,7 @@ import torch
 from toy_task import ToyTask, config
 
 from tcformer.files import safe_torch_load
-from tcformer.training.distributed import World
+from tcformer.runtime.distributed import World
 from tcformer.training.loop import fit
 
 

@@ -9,9 +9,9 @@ import torch
 from toy_task import ToyTask, config
 
 from tcformer.errors import UserError
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
 from tcformer.training import record as module
-from tcformer.training.distributed import World
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted, fit
 from tcformer.training.record import RunRecord, closing, read_record
 

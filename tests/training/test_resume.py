@@ -13,9 +13,9 @@ from toy_task import ToyTask, config, train
 
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
-from tcformer.training.distributed import World
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted, build_state, fit
 from tcformer.training.record import RunRecord
 from tcformer.training.resume import was_restarted

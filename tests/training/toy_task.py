@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from tcformer.models.checkpoints import save_weights
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import fit
 
 BASE = TrainConfig(

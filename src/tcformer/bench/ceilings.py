@@ -7,7 +7,7 @@ import time
 import torch
 
 from tcformer.bench.timing import elapsed
-from tcformer.training import machine
+from tcformer.runtime import provenance
 
 SIDES = {"cpu": 1536, "cuda": 8192}
 COPY_BYTES = {"cpu": 2**27, "cuda": 2**31}
@@ -26,7 +26,7 @@ def ceilings(device: torch.device, *, quick: bool = False) -> dict[str, float]:
     side = 256 if quick else SIDES.get(device.type, 1536)
     found = {}
     if device.type == "cpu":
-        reached = machine.products(side, SECONDS)
+        reached = provenance.products(side, SECONDS)
         found["float32"] = reached.get("mkl") or reached["blas"]
         found |= {name: reached[name] for name in ("onednn",) if name in reached}
     for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):

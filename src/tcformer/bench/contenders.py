@@ -20,7 +20,7 @@ from tcformer.bench.timing import synchronise
 from tcformer.errors import UserError, nearest
 from tcformer.models import VARIANTS
 from tcformer.models.variants import V1
-from tcformer.training.machine import has_compiler
+from tcformer.runtime.provenance import has_compiler
 
 RIVALS = ("pvt_v2_b2", "pvt_v2_b1", "swin_tiny_patch4_window7_224", "resnet50")
 """timm's models of the same class, which the documentation compares with."""

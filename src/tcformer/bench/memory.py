@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from tcformer.training.machine import resident, total_memory
+from tcformer.runtime.provenance import resident, total_memory
 
 _CLEAR = Path("/proc/self/clear_refs")
 

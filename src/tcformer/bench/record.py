@@ -17,7 +17,7 @@ from tcformer.files import (
     parse_json,
     read_whole,
 )
-from tcformer.training import machine
+from tcformer.runtime import provenance
 
 FORM = 1
 """Version of the records' form."""
@@ -35,8 +35,8 @@ def begin(arguments: Sequence[str], device: torch.device) -> dict[str, Any]:
     """What is known before anything is measured; the load above all, which measuring changes."""
     return {
         "form": FORM,
-        "command": machine.command_line(["bench", *arguments]),
-        **machine.circumstances(device),
+        "command": provenance.command_line(["bench", *arguments]),
+        **provenance.circumstances(device),
     }
 
 

@@ -30,9 +30,9 @@ from tcformer.bench import (
 from tcformer.errors import UserError, nearest
 from tcformer.ops import selfcheck
 from tcformer.processor import usable_cores
-from tcformer.training import machine
-from tcformer.training.devices import choose_device
-from tcformer.training.environment import LaunchEnvironment
+from tcformer.runtime import provenance
+from tcformer.runtime.devices import choose_device
+from tcformer.runtime.launcher import LaunchEnvironment
 
 EXIT_WRONG = 1
 """An op disagrees with its reference, or a record that was asked for could not be kept."""
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     measure = _checked(options, device)
     kept = record.begin(arguments, device)
     _say(tables.header(kept))
-    warning = machine.busy_warning(kept["load_average_at_start"], usable_cores())
+    warning = provenance.busy_warning(kept["load_average_at_start"], usable_cores())
     if warning:
         print(warning, file=sys.stderr)
     wrong = selfcheck.failures(device)

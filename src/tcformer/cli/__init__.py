@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _dispatch(args)
         sys.stdout.flush()
     except UserError as problem:
-        from tcformer.training.environment import speak_after_main
+        from tcformer.runtime.launcher import speak_after_main
 
         speak_after_main()  # one sentence, even from eight processes
         print(f"error: {in_one_line(problem)}", file=sys.stderr)
@@ -164,7 +164,7 @@ def _run_verb(verb: str, rest: list[str]) -> int:
         hint = f"did you mean `tcformer {guess}`?" if guess else "see `tcformer --help`."
         raise UserError(f"tcformer has no {what} {verb!r}; {hint}")
     if verb in _INTERRUPTIBLE:
-        from tcformer.training.interrupt import install_early
+        from tcformer.runtime.signals import install_early
 
         install_early()
     obey_ctrl_c()

@@ -22,7 +22,7 @@ from tcformer.predict.answers import Answer, Examined
 from tcformer.predict.classes import Matching
 from tcformer.predict.confusion import csv_line, wilson
 from tcformer.predict.predict import printable
-from tcformer.training import machine
+from tcformer.runtime import provenance
 from tcformer.training.record import FORM
 from tcformer.viz import MOST_CLASSES, matrix_picture, matrix_svg, png_bytes
 from tcformer.viz.writing import write_bytes
@@ -208,7 +208,7 @@ def _record(run: Run, started: float) -> dict[str, Any]:
     wall = round(time.monotonic() - started, 3)
     device = loaded.device
     on_gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    peak = {"host_bytes": machine.resident("VmHWM"), "gpu_bytes": on_gpu}
+    peak = {"host_bytes": provenance.resident("VmHWM"), "gpu_bytes": on_gpu}
     source = loaded.source
     return {
         "form": FORM,
@@ -216,7 +216,7 @@ def _record(run: Run, started: float) -> dict[str, Any]:
         "status": "finished",
         "model": loaded.name,
         "parameters": sum(p.numel() for p in loaded.network.parameters()),
-        "weights": None if source is None else machine.without_place(source),
+        "weights": None if source is None else provenance.without_place(source),
         "weights_sha256": _digest(source),
         "data": fingerprint(SimpleNamespace(source=run.source), run.source.root.parent),
         "config": {
@@ -243,8 +243,8 @@ def _record(run: Run, started: float) -> dict[str, Any]:
         "sessions": [
             {
                 "status": "finished",
-                "command": machine.command_line(["confusion", *run.argv]),
-                **machine.circumstances(device),
+                "command": provenance.command_line(["confusion", *run.argv]),
+                **provenance.circumstances(device),
                 "wall_seconds": wall,
                 "processor_seconds": round(time.process_time(), 3),
                 "peak_memory": peak,

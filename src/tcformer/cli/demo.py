@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     began = time.monotonic()
 
     # Torch takes seconds to import: only now that the first line is on the screen.
-    from tcformer.training.interrupt import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+    from tcformer.runtime.signals import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
     from tcformer.training.loop import Interrupted, NotFinite
 
     try:

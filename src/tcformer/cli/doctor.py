@@ -143,11 +143,11 @@ def processor() -> list[Finding]:
 
 
 def _products() -> list[Finding]:
-    from tcformer.training import machine
+    from tcformer.runtime import provenance
 
     names = {"mkl": "MKL", "blas": "BLAS", "onednn": "oneDNN"}
-    reached = ", ".join(f"{names[k]} {v / 1e9:.0f}" for k, v in machine.products().items())
-    threads, load = _torch().get_num_threads(), machine.load_average()
+    reached = ", ".join(f"{names[k]} {v / 1e9:.0f}" for k, v in provenance.products().items())
+    threads, load = _torch().get_num_threads(), provenance.load_average()
     told = f"{reached} GFLOP/s, measured now: {threads} threads, load average {load}"
     return [Finding("float32 products", told)]
 

@@ -25,8 +25,8 @@ from tcformer.predict.classes import class_names
 from tcformer.predict.predict import Prediction, predict_each
 from tcformer.predict.preprocess import Preprocessing
 from tcformer.predict.sources import Picture, is_one
-from tcformer.training.devices import choose_device
-from tcformer.training.environment import LaunchEnvironment
+from tcformer.runtime.devices import choose_device
+from tcformer.runtime.launcher import LaunchEnvironment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

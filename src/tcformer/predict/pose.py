@@ -27,9 +27,9 @@ from tcformer.models.merging import recorded_merging
 from tcformer.models.pose import STRIDE, TopDownPose
 from tcformer.models.reading import Checkpoint
 from tcformer.predict.about import average_note, open_weights, size_note
+from tcformer.runtime.devices import choose_device
+from tcformer.runtime.launcher import LaunchEnvironment
 from tcformer.tokens import Tokens
-from tcformer.training.devices import choose_device
-from tcformer.training.environment import LaunchEnvironment
 
 __all__ = ["Person", "PoseEstimator", "find_heatmaps", "load_pose"]
 

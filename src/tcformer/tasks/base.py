@@ -20,9 +20,9 @@ from tcformer.models.freezing import freeze_all_but, rest_all_but
 from tcformer.models.merging import merging_note
 from tcformer.predict.about import names_of
 from tcformer.predict.classes import Matching, match_names
+from tcformer.runtime.distributed import World, all_reduce_sums
 from tcformer.tasks.evaluating import Evaluation, renumbered, say_left_out
 from tcformer.training.config import TrainConfig, check_task
-from tcformer.training.distributed import World, all_reduce_sums
 from tcformer.training.metrics import MetricLogger
 
 Batch = TypeVar("Batch", bound=Any)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tcformer.training.interrupt import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from tcformer.runtime.signals import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from tcformer.training.options import parse
 
 _TRAIN = "Train a network to classify or segment images (with --eval: measure one)."
@@ -13,15 +13,15 @@ _EVALUATE = "Measure a network on its validation set; --resume names the weights
 
 
 def main(argv: list[str], *, verb: str = "train") -> int:
-    """Parse, run, and turn the outcome into an exit status (see `tcformer.training.interrupt`)."""
+    """Parse, run, and turn the outcome into an exit status (see `tcformer.runtime.signals`)."""
     fixed: dict[str, Any] = {"eval": True} if verb == "evaluate" else {}
     about = _EVALUATE if verb == "evaluate" else _TRAIN
     cfg = parse(argv, prog=f"tcformer {verb}", description=about, **fixed)
 
     # Only now, when the command line is known to be right, the imports that take seconds.
+    from tcformer.runtime.distributed import leave
+    from tcformer.runtime.launcher import read_environment
     from tcformer.tasks.runner import run
-    from tcformer.training.distributed import leave
-    from tcformer.training.environment import read_environment
     from tcformer.training.loop import Interrupted, NotFinite
     from tcformer.training.progress import progress_bar
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tcformer.data import build_loader, exact_eval_indices
 from tcformer.data.loader import Collate
+from tcformer.runtime.distributed import World, all_reduce_sums, interrupt_reason
+from tcformer.runtime.signals import interrupt
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World, all_reduce_sums, interrupt_reason
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted
 from tcformer.training.metrics import MetricLogger
 

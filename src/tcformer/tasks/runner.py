@@ -15,17 +15,17 @@ from tcformer.errors import UserError
 from tcformer.models.fetch import fetch_cached, file_sha256
 from tcformer.models.merging import merging_of, recorded_merging
 from tcformer.predict.about import WEIGHTS, average_note, open_weights, place_of, size_note
+from tcformer.runtime.devices import out_of_memory
+from tcformer.runtime.distributed import World, init_world, shutdown
+from tcformer.runtime.failure import guard
+from tcformer.runtime.signals import requeue_if_slurm
 from tcformer.tasks.base import BaseTask
 from tcformer.tasks.classification.task import ClassificationTask
 from tcformer.tasks.pose.task import PoseTask
 from tcformer.tasks.segmentation.task import SegmentationTask
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.config import TrainConfig, check
-from tcformer.training.devices import out_of_memory
-from tcformer.training.distributed import World, init_world, shutdown
 from tcformer.training.dryrun import dry_run
-from tcformer.training.ending import guard
-from tcformer.training.interrupt import requeue_if_slurm
 from tcformer.training.log import say
 from tcformer.training.loop import Interrupted, NotFinite, count_parameters, fit
 from tcformer.training.metrics import MetricLogger, OnProgress

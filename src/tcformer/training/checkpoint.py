@@ -43,8 +43,8 @@ from torch import nn
 
 from tcformer.errors import UserError, shown
 from tcformer.files import atomic_write, safe_torch_load
+from tcformer.runtime.distributed import World, gather_objects
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World, gather_objects
 from tcformer.training.metrics import Skips, SmoothedValue
 from tcformer.training.optim import Ema, Precision
 from tcformer.training.options import to_json

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from tcformer.errors import UserError
+from tcformer.runtime.distributed import World, broadcast_object
 from tcformer.training import loop
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World, broadcast_object
 from tcformer.training.metrics import peak_memory_mib
 from tcformer.training.optim import clip_gradients, parallel, scaled_lr
 from tcformer.training.resume import resume

@@ -14,8 +14,8 @@ from typing import Any
 
 from tcformer.errors import UserError
 from tcformer.files import FULL, atomic_write, is_full, make_folder
+from tcformer.runtime.distributed import World
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
 from tcformer.training.options import to_json
 
 

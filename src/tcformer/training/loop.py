@@ -17,18 +17,18 @@ from torch import nn
 
 from tcformer.errors import UserError
 from tcformer.files import make_folder
-from tcformer.training import checkpoint as ckpt
-from tcformer.training.badsteps import BadSteps, NotFinite, Step, refuse_unfit_weights
-from tcformer.training.checkpoint import TrainState
-from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import (
+from tcformer.runtime.distributed import (
     World,
     all_reduce_sums,
     interrupt_reason,
 )
-from tcformer.training.interrupt import interrupt
+from tcformer.runtime.signals import interrupt
+from tcformer.training import checkpoint as ckpt
+from tcformer.training.checkpoint import TrainState
+from tcformer.training.config import TrainConfig
 from tcformer.training.log import RunLog, require_tensorboard, say
 from tcformer.training.metrics import MetricLogger, OnProgress, SmoothedValue, hms
+from tcformer.training.nonfinite import NonFiniteSteps, NotFinite, Step, refuse_nonfinite_weights
 from tcformer.training.optim import (
     Ema,
     WarmUp,
@@ -135,7 +135,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.last: dict[str, float] = {}
         self.best_result: dict[str, float] = {}
-        self.bad = BadSteps(self.task, self.cfg, self.world, self.state)
+        self.nonfinite = NonFiniteSteps(self.task, self.cfg, self.world, self.state)
 
     def train_one_epoch(self, epoch: int) -> None:
         """From `state.step` (0, or where an interrupted run stopped) to the end of the epoch."""
@@ -158,9 +158,9 @@ class _Run:
             updates = (step + 1) % cfg.accum == 0 or step + 1 == steps
             warm_up.step(epoch * steps + step)
             if step % cfg.accum == 0:
-                self.bad.begin(step)
+                self.nonfinite.begin(step)
             value, norm = 0.0, None
-            if not self.bad.dropping:
+            if not self.nonfinite.dropping:
                 # Between the steps of a group, processes need not exchange their gradients.
                 with contextlib.nullcontext() if updates else no_sync(self.model):
                     with precision.autocast():
@@ -173,11 +173,11 @@ class _Run:
             here = Step(epoch, step, batch, value, norm)
             stop = self._agree(here)
             state.meters["lr"].update(state.optimizer.param_groups[0]["lr"])
-            if not self.bad.dropping:
+            if not self.nonfinite.dropping:
                 state.meters["loss"].update(value)
             if not updates:
                 continue
-            if not self.bad.dropping:
+            if not self.nonfinite.dropping:
                 self._update(here)
             before, state.step = state.step, step + 1
             due = cfg.save_steps > 0 and before // cfg.save_steps < state.step // cfg.save_steps
@@ -198,7 +198,7 @@ class _Run:
         flags = all_reduce_sums(self.world, torch.tensor([interrupt.requested, bad]))
         stop, anywhere_bad = (bool(flag) for flag in flags.tolist())
         if anywhere_bad:
-            self.bad.meet(here)
+            self.nonfinite.handle(here)
         return bool(stop and interrupt_reason(self.world))
 
     def _update(self, here: Step) -> None:
@@ -209,7 +209,7 @@ class _Run:
         elif not precision.step(state.optimizer, state.model, self.cfg.clip_grad):
             # Averaged gradients are the same everywhere, so every process comes here.
             if precision.exhausted:
-                self.bad.meet(here)
+                self.nonfinite.handle(here)
             else:
                 state.skips.overflow += 1
                 state.skips.epoch_overflow += 1
@@ -297,7 +297,7 @@ class _Run:
 
     def _save(self, *names: str) -> None:
         if self.cfg.output_dir:
-            refuse_unfit_weights(self.state, self.cfg.output_dir)
+            refuse_nonfinite_weights(self.state, self.cfg.output_dir)
             content = ckpt.snapshot(self.state, self.cfg, self.world)
             content["about"] = self.task.about()
             paths = [Path(self.cfg.output_dir) / name for name in names]

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tcformer.training.distributed import World, all_reduce_sums
+from tcformer.runtime.distributed import World, all_reduce_sums
 
 T = TypeVar("T")
 PRINT_EVERY = 10

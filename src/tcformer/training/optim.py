@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from tcformer.errors import UserError
+from tcformer.runtime.distributed import World
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
 
 REFERENCE_BATCH = 512
 """Images per update that `--lr` is meant for."""

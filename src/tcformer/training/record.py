@@ -23,8 +23,8 @@ import torch
 
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, check_writable, make_folder, parse_json, read_whole
-from tcformer.training import machine
-from tcformer.training.distributed import World
+from tcformer.runtime import provenance
+from tcformer.runtime.distributed import World
 from tcformer.training.options import to_json
 
 __all__ = ["EVALUATION", "FORM", "TRAINING", "RunRecord", "Settings", "closing", "read_record"]
@@ -84,7 +84,7 @@ class RunRecord:
     ) -> None:
         self.path = _place(cfg) if world.is_main and not cfg.dry_run else None
         self._cfg, self._world = cfg, world
-        self._command = None if command is None else machine.command_line(command, program)
+        self._command = None if command is None else provenance.command_line(command, program)
         self.also: dict[str, Any] = {}
         self._started = self._last = time.monotonic()
         self._worked = _processor_seconds()
@@ -123,7 +123,7 @@ class RunRecord:
             "first_epoch": None if self._cfg.eval else first_epoch,
             "processes": self._world.size,
             "launcher": self._world.launcher,
-            **machine.circumstances(self._world.device),
+            **provenance.circumstances(self._world.device),
         }
         self._content = {
             "form": FORM,
@@ -305,13 +305,13 @@ def _processor_seconds() -> float:
 def _peak_memory(device: torch.device) -> dict[str, int | None]:
     """Of the main process, in bytes: resident memory, and what torch held on the GPU."""
     on_gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"host_bytes": machine.resident("VmHWM"), "gpu_bytes": on_gpu}
+    return {"host_bytes": provenance.resident("VmHWM"), "gpu_bytes": on_gpu}
 
 
 def _without_places(value: Any) -> Any:
     """The values of a configuration; a path may hold spaces."""
     if isinstance(value, str):
-        return machine.without_place(value)
+        return provenance.without_place(value)
     if isinstance(value, Mapping):
         return {key: _without_places(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

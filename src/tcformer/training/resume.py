@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from tcformer.errors import UserError, shown
+from tcformer.runtime.distributed import World, broadcast_object
+from tcformer.runtime.signals import was_queued_again
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig, option
-from tcformer.training.distributed import World, broadcast_object
-from tcformer.training.interrupt import was_queued_again
 from tcformer.training.log import say
 from tcformer.training.optim import state_entries
 from tcformer.training.options import to_json

@@ -21,9 +21,9 @@ from toy_task import ToyTask, config
 
 from tcformer import files
 from tcformer.errors import UserError
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
-from tcformer.training.distributed import World
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import fit
 
 Weights = dict[str, torch.Tensor]

@@ -20,10 +20,10 @@ from toy_task import train as train_toy
 
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, safe_torch_load
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
 from tcformer.training import retention
-from tcformer.training.distributed import World
-from tcformer.training.interrupt import interrupt
 from tcformer.training.log import RunLog
 from tcformer.training.loop import Interrupted, fit
 

@@ -12,9 +12,9 @@ import threading
 import pytest
 from toy_task import ToyTask, config, train
 
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
 from tcformer.tasks.runner import run
-from tcformer.training.distributed import World
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import fit
 from tcformer.training.options import build
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from processes import Family
 
+from tcformer.runtime.signals import interrupt
 from tcformer.tasks.classification import ClassificationTask
 from tcformer.tasks.runner import run
 from tcformer.training import checkpoint as ckpt
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted
 from tcformer.training.options import build
 

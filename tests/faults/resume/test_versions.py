@@ -10,8 +10,8 @@ from toy_task import ToyTask, config, train
 
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
+from tcformer.runtime.distributed import World
 from tcformer.training import checkpoint as ckpt
-from tcformer.training.distributed import World
 from tcformer.training.loop import build_state, fit
 
 

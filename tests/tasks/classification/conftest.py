@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tcformer.runtime.signals import interrupt
 from tcformer.tasks.classification import run
-from tcformer.training.interrupt import interrupt
 from tcformer.training.options import build
 
 COLOURS = {"blue": (30, 40, 220), "green": (20, 200, 60), "red": (220, 40, 30)}

@@ -23,10 +23,10 @@ from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.models.fetch import file_sha256
 from tcformer.predict import Preprocessing, load
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
 from tcformer.tasks import evaluating
 from tcformer.tasks.classification import ClassificationTask, run, task
-from tcformer.training.distributed import World
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted, NotFinite
 from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build, load_config

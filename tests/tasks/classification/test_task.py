@@ -8,6 +8,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from tcformer.errors import UserError
+from tcformer.runtime.distributed import World
 from tcformer.tasks.classification import ClassificationTask
 from tcformer.tasks.classification.task import (
     build_model,
@@ -16,7 +17,6 @@ from tcformer.tasks.classification.task import (
     transform_spec,
 )
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
 from tcformer.training.options import build
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from people import SMALL, make_coco
 
-from tcformer.training.interrupt import interrupt
+from tcformer.runtime.signals import interrupt
 from tcformer.training.options import build
 
 

@@ -10,9 +10,9 @@ from people import SMALL
 from PIL import Image
 
 from tcformer import cli
+from tcformer.runtime.distributed import World
 from tcformer.tasks.pose import PoseTask, evaluate_faces
 from tcformer.tasks.runner import run
-from tcformer.training.distributed import World
 from tcformer.training.options import build, load_config
 
 

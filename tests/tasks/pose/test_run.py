@@ -21,10 +21,10 @@ from tcformer.files import safe_torch_load
 from tcformer.models import create_model
 from tcformer.models.checkpoints import save_weights
 from tcformer.predict.pose import load_pose
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
 from tcformer.tasks.pose import PoseTask, evaluate_keypoints
 from tcformer.tasks.runner import run
-from tcformer.training.distributed import World
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted
 from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build

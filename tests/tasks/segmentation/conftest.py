@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tcformer.runtime.signals import interrupt
 from tcformer.tasks.runner import run
-from tcformer.training.interrupt import interrupt
 from tcformer.training.options import build
 
 SMALL = {

@@ -20,10 +20,10 @@ from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
 from tcformer.models import create_model
 from tcformer.models.checkpoints import save_weights
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
 from tcformer.tasks.runner import run
 from tcformer.tasks.segmentation import SegmentationTask
-from tcformer.training.distributed import World
-from tcformer.training.interrupt import interrupt
 from tcformer.training.loop import Interrupted
 from tcformer.training.options import build, load_config
 

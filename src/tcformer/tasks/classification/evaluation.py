@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tcformer.errors import UserError
+from tcformer.runtime.distributed import World
 from tcformer.tasks.evaluating import Evaluation, renumbered
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
 from tcformer.training.metrics import MetricLogger
 
 

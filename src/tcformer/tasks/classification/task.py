@@ -28,10 +28,10 @@ from tcformer.errors import UserError
 from tcformer.models.checkpoints import classifier_of, load_checkpoint, named_for
 from tcformer.models.merging import merge_options
 from tcformer.predict.about import average_note, open_weights
+from tcformer.runtime.distributed import World
 from tcformer.tasks.base import BaseTask, naming, options_named
 from tcformer.tasks.classification.evaluation import Evaluator
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
 
 REPEATS = 3  # versions of an image under --repeated-aug, as in DeiT
 

@@ -20,12 +20,12 @@ from tcformer.data.keypoints.dataset import KeypointDataset, stacked
 from tcformer.errors import UserError
 from tcformer.files import atomic_write
 from tcformer.predict.pose import find_heatmaps, require_finite
+from tcformer.runtime.distributed import World, gather_objects
 from tcformer.tasks.evaluating import Evaluation
 from tcformer.tasks.pose.evaluation import STATISTICS, WHOLE, evaluate_keypoints, require_coco
 from tcformer.tasks.pose.nme import evaluate_faces
 from tcformer.tasks.pose.oks import oks_nms, person_score
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World, gather_objects
 from tcformer.training.metrics import MetricLogger
 
 RESULTS = "keypoints.json"

@@ -20,11 +20,11 @@ from tcformer.data.keypoints.dataset import (
 )
 from tcformer.errors import UserError
 from tcformer.models.pose import STRIDE, TopDownPose
+from tcformer.runtime.distributed import World
 from tcformer.tasks.dense import DenseTask, build_dense
 from tcformer.tasks.pose.loss import keypoint_mse
 from tcformer.tasks.pose.measure import Evaluator
 from tcformer.training.config import TrainConfig, option
-from tcformer.training.distributed import World
 
 
 class PoseTask(DenseTask[KeypointBatch]):

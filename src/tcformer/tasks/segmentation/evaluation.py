@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tcformer.data.pixelwise import listed
 from tcformer.errors import UserError
+from tcformer.runtime.distributed import World
 from tcformer.tasks.evaluating import Evaluation, renumbered
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
 from tcformer.training.metrics import MetricLogger
 
 _CLASSES_AT_ONCE = 16  # scores of a photograph of 150 classes in full size would be gigabytes

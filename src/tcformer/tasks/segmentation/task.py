@@ -23,10 +23,10 @@ from tcformer.data.pixelwise import (
 )
 from tcformer.errors import UserError
 from tcformer.models import SemanticFPN
+from tcformer.runtime.distributed import World
 from tcformer.tasks.dense import DenseTask, build_dense
 from tcformer.tasks.segmentation.evaluation import Evaluator
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World
 
 
 class SegmentationTask(DenseTask[PixelBatch]):

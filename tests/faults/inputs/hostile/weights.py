@@ -311,8 +311,8 @@ def _make_odd_network(rng: random.Random, folder: Path) -> Path:
 
 def _read_odd(path: Path) -> None:
     """As a run that resumes does: find it, read it, put it into a run's state."""
+    from tcformer.runtime.distributed import World
     from tcformer.training.config import TrainConfig
-    from tcformer.training.distributed import World
     from tcformer.training.loop import build_state
 
     refusals = []

@@ -8,7 +8,7 @@ import torch
 from torch.torch_version import TorchVersion
 
 from tcformer.errors import UserError
-from tcformer.training.environment import LaunchEnvironment
+from tcformer.runtime.launcher import LaunchEnvironment
 
 
 def choose_device(wanted: str, env: LaunchEnvironment) -> torch.device:

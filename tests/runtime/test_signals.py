@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tcformer.training import interrupt as module
-from tcformer.training.interrupt import (
+from tcformer.runtime import signals as module
+from tcformer.runtime.signals import (
     Interrupt,
     interrupt,
     requeue_if_slurm,
@@ -22,8 +22,8 @@ from tcformer.training.interrupt import (
 # Shared by the programs below: a run in small that notes what it was asked.
 PROGRAM = """
 import sys, time
-from tcformer.training.interrupt import install_early, interrupt
-import tcformer.training.environment, tcformer.training.launch
+from tcformer.runtime.signals import install_early, interrupt
+import tcformer.runtime.launcher, tcformer.runtime.launch
 install_early()
 install_early()
 assert "torch" not in sys.modules
@@ -63,7 +63,7 @@ def test_a_signal_becomes_a_request(name):
 def test_a_signal_while_python_shuts_down_changes_no_status(name):
     program = (
         "import os, sys\n"
-        "from tcformer.training.interrupt import ignore_from_now_on, install_early\n"
+        "from tcformer.runtime.signals import ignore_from_now_on, install_early\n"
         "install_early()\n"
         "class Late:\n"
         "    def __init__(self, kill): self.kill = kill\n"

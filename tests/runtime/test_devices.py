@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tcformer.errors import UserError
-from tcformer.training.devices import choose_device
-from tcformer.training.environment import LaunchEnvironment
+from tcformer.runtime.devices import choose_device
+from tcformer.runtime.launcher import LaunchEnvironment
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 from processes import Family
 
 from tcformer.errors import UserError
-from tcformer.training import distributed
-from tcformer.training.distributed import (
+from tcformer.runtime import distributed
+from tcformer.runtime.distributed import (
     World,
     all_reduce_sums,
     any_rank,
@@ -22,8 +22,8 @@ from tcformer.training.distributed import (
     interrupt_reason,
     shutdown,
 )
-from tcformer.training.environment import LaunchEnvironment
-from tcformer.training.interrupt import interrupt
+from tcformer.runtime.launcher import LaunchEnvironment
+from tcformer.runtime.signals import interrupt
 
 pytestmark = pytest.mark.xdist_group("gloo")
 
@@ -37,9 +37,9 @@ def family(tmp_path_factory):
 
 TALK = """
 import json, sys
-from tcformer.training.interrupt import interrupt
-from tcformer.training.distributed import *
-from tcformer.training.distributed import gather_objects, interrupt_reason
+from tcformer.runtime.signals import interrupt
+from tcformer.runtime.distributed import *
+from tcformer.runtime.distributed import gather_objects, interrupt_reason
 import torch
 world = init_world("cpu")
 print("only the main process may be heard")
@@ -69,7 +69,7 @@ print(json.dumps(said), file=sys.stderr)
 FAIL = """
 import os, sys, time
 from tcformer.errors import UserError
-from tcformer.training.distributed import *
+from tcformer.runtime.distributed import *
 world = init_world("cpu")
 with guard(world):
     if str(world.rank) in sys.argv[1]:

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from tcformer.errors import UserError
 from tcformer.files import FULL, is_full
-from tcformer.training.interrupt import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REFUSED
+from tcformer.runtime.signals import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REFUSED
 
 T = TypeVar("T")
 

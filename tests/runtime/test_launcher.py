@@ -8,8 +8,8 @@ import stat
 import pytest
 
 from tcformer.errors import UserError
-from tcformer.training import environment
-from tcformer.training.environment import (
+from tcformer.runtime import launcher
+from tcformer.runtime.launcher import (
     LaunchEnvironment,
     expand_hostlist,
     first_host,
@@ -98,7 +98,7 @@ def test_a_batch_script_submitted_from_a_step_is_alone(monkeypatch, no_scontrol)
     assert read_environment(inherited) == LaunchEnvironment()
     same_nodes = STEP | {"ENVIRONMENT": "BATCH", "SLURM_TASK_PID": "77"}
     steps = iter(["batch", "0"])
-    monkeypatch.setattr(environment, "_step_of", lambda task: next(steps))
+    monkeypatch.setattr(launcher, "_step_of", lambda task: next(steps))
     assert read_environment(same_nodes) == LaunchEnvironment()
     assert read_environment(same_nodes).size == 4
 
@@ -183,6 +183,6 @@ def test_ports_of_jobs_differ_and_are_allowed():
 )
 def test_only_other_processes_wait_before_they_complain(monkeypatch, env, waits):
     slept: list[float] = []
-    monkeypatch.setattr(environment.time, "sleep", slept.append)
+    monkeypatch.setattr(launcher.time, "sleep", slept.append)
     speak_after_main(env, patience=7.0)
     assert slept == ([7.0] if waits else [])

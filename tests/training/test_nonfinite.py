@@ -14,10 +14,10 @@ from toy_task import ToyTask, config
 
 from tcformer.errors import UserError
 from tcformer.files import safe_torch_load
-from tcformer.training import badsteps
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
-from tcformer.training.distributed import World
-from tcformer.training.interrupt import interrupt
+from tcformer.training import nonfinite
 from tcformer.training.loop import Interrupted, NotFinite, fit
 
 
@@ -192,7 +192,7 @@ def test_a_full_disk_does_not_hide_the_cause(tmp_path, monkeypatch):
     def full(*_):
         raise UserError("cannot write x: the disk is full")
 
-    monkeypatch.setattr(badsteps, "atomic_write", full)
+    monkeypatch.setattr(nonfinite, "atomic_write", full)
     with pytest.raises(NotFinite, match=r"Loss is nan, stopping.*; cannot write x: the disk is fu"):
         run(config(output_dir=str(tmp_path), epochs=1), nan=[(0, 0)])
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, make_folder
+from tcformer.runtime.distributed import World, broadcast_object, gather_objects
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
-from tcformer.training.distributed import World, broadcast_object, gather_objects
 from tcformer.training.log import plain_number, say
 from tcformer.training.optim import gradient_norm
 from tcformer.training.task import Task
@@ -43,7 +43,7 @@ class Step(NamedTuple):
     norm: float | None  # of the gradient, where it is known
 
 
-class BadSteps:
+class NonFiniteSteps:
     """Takes steps back, keeps their circumstances and decides whether the run goes on.
 
     Attributes:
@@ -65,7 +65,7 @@ class BadSteps:
         self._before = [buffer.clone() for buffer in self._buffers]
         self._rng = ckpt.rng_state(self.world.device)
 
-    def meet(self, step: Step) -> None:
+    def handle(self, step: Step) -> None:
         """Deal with a step that is bad on some process. To be called by every process.
 
         Raises:
@@ -185,7 +185,7 @@ class BadSteps:
         return broadcast_object(self.world, said)
 
 
-def refuse_unfit_weights(state: TrainState, output_dir: str) -> None:
+def refuse_nonfinite_weights(state: TrainState, output_dir: str) -> None:
     """Let no checkpoint be replaced by weights that are not finite.
 
     Finite gradients can make such weights at a very high rate, and no step after the last of an

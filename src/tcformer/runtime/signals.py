@@ -17,7 +17,7 @@ SIGCONT    Slurm, together with the others                          nothing
 =========  =======================================================  ==============================
 
 A handler only notes the request. The loop asks `interrupt.requested` between two steps (all
-processes agree first: `tcformer.training.distributed.interrupt_reason`), saves, and leaves.
+processes agree first: `tcformer.runtime.distributed.interrupt_reason`), saves, and leaves.
 
 Exit statuses of every run:
 

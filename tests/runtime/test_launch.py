@@ -15,8 +15,8 @@ import pytest
 from processes import ROOT, clean_env, free_port
 
 from tcformer.errors import UserError
-from tcformer.training import launch
-from tcformer.training.launch import PUBLISHED_PORT, Plan, plan_from
+from tcformer.runtime import launch
+from tcformer.runtime.launch import PUBLISHED_PORT, Plan, plan_from
 
 # What stands in for `tcformer` here: it tells its environment, then behaves as told.
 WORKER = r"""
@@ -46,7 +46,7 @@ sys.exit(75)
 
 RUN = """
 import json, sys
-from tcformer.training.launch import Plan, run
+from tcformer.runtime.launch import Plan, run
 sys.exit(run(Plan(**json.loads(sys.argv[1])), [sys.executable, "-c", *sys.argv[2:]]))
 """
 
@@ -212,7 +212,7 @@ def test_the_script_passes_everything_on(script):
     lines = done.stdout.splitlines()
     assert lines[0].removeprefix("path ").split(":")[0] == str(ROOT / "src")
     assert [line[1:-1] for line in lines[1:]] == [
-        *("-m", "tcformer.training.launch", "2", "train"),
+        *("-m", "tcformer.runtime.launch", "2", "train"),
         *("--config", "pyproject.toml", "--data-path", "a folder", "--eval"),
     ]
 
@@ -264,7 +264,7 @@ def interrupted_at(folder: Path, module: str, *command: str) -> subprocess.Compl
 
 @pytest.mark.parametrize("module", ["difflib", "secrets", "socket"])
 @pytest.mark.parametrize(
-    "call", ["tcformer train", "tcformer predict", "tcformer.training.launch 2 train"]
+    "call", ["tcformer train", "tcformer predict", "tcformer.runtime.launch 2 train"]
 )
 def test_ctrl_c_among_the_first_imports_is_one_line(tmp_path, module, call):
     if module == "secrets" and "launch" in call:

@@ -30,10 +30,10 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from tcformer.errors import UserError
-from tcformer.training.devices import choose_device
-from tcformer.training.ending import collective_timeout, end_workers, guard, quiet_stderr
-from tcformer.training.environment import LaunchEnvironment, Launcher, read_environment
-from tcformer.training.interrupt import STOP_SIGNALS, ignore_from_now_on, interrupt
+from tcformer.runtime.devices import choose_device
+from tcformer.runtime.failure import collective_timeout, end_workers, guard, quiet_stderr
+from tcformer.runtime.launcher import LaunchEnvironment, Launcher, read_environment
+from tcformer.runtime.signals import STOP_SIGNALS, ignore_from_now_on, interrupt
 
 T = TypeVar("T")
 

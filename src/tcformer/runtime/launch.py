@@ -1,6 +1,6 @@
 """Start several processes of one run on this machine: what `dist_train.sh` calls.
 
-    python -m tcformer.training.launch NUM VERB [arguments of the verb...]
+    python -m tcformer.runtime.launch NUM VERB [arguments of the verb...]
 
 The processes find torchrun's variables (RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE,
 MASTER_ADDR, MASTER_PORT), so the same run can be started by torchrun as well:
@@ -31,7 +31,7 @@ from types import FrameType
 from tcformer._early import obey_ctrl_c
 from tcformer.errors import UserError
 from tcformer.processor import usable_cores
-from tcformer.training.interrupt import EXIT_INTERRUPTED, EXIT_REFUSED, ignore_from_now_on
+from tcformer.runtime.signals import EXIT_INTERRUPTED, EXIT_REFUSED, ignore_from_now_on
 
 PUBLISHED_PORT = 6666
 
@@ -186,7 +186,7 @@ def _wait(plan: Plan, processes: Sequence[subprocess.Popen[bytes]]) -> int:
 def main(argv: Sequence[str]) -> int:
     """Start `tcformer argv[1:]` in `argv[0]` processes; returns the exit status."""
     if len(argv) < 2:
-        print("usage: python -m tcformer.training.launch NUM VERB [arguments]", file=sys.stderr)
+        print("usage: python -m tcformer.runtime.launch NUM VERB [arguments]", file=sys.stderr)
         return EXIT_REFUSED
     try:
         plan = plan_from(argv[0])
@@ -249,7 +249,7 @@ def _claim(port: int) -> bool:
         return True
     claim = socket.socket(socket.AF_UNIX)
     try:
-        claim.bind(f"\0tcformer.training.launch:{port}")
+        claim.bind(f"\0tcformer.runtime.launch:{port}")
     except OSError:
         claim.close()
         return False

@@ -55,7 +55,7 @@ def circumstances(device: torch.device) -> dict[str, Any]:
     return {
         "date": now.date().isoformat(),
         "time": now.strftime("%H:%M UTC"),
-        **provenance(),
+        **source_version(),
         "machine": machine(device),
         "versions": versions(),
         "settings": settings(),
@@ -141,7 +141,7 @@ def compiler() -> str | None:
 
 
 @cache
-def provenance() -> dict[str, Any]:
+def source_version() -> dict[str, Any]:
     """The commit of the sources that run, and whether they were changed since; None if unknown."""
     here = Path(__file__)
     if _git(here, "ls-files", "--error-unmatch", here.name) is None:

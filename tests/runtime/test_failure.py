@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tcformer.errors import UserError
-from tcformer.training.devices import out_of_memory
-from tcformer.training.ending import collective_timeout, sentence_about, trouble_with_others
+from tcformer.runtime.devices import out_of_memory
+from tcformer.runtime.failure import collective_timeout, sentence_about, trouble_with_others
 
 CPU = torch.device("cpu")
 
