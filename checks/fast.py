@@ -43,7 +43,8 @@ def eager_speed(run: Run) -> None:
     model = timm.create_model(name).to(run.device).eval()
     images = inputs.batches(batch, side, device=run.device, count=1)[0]
     with torch.inference_mode(), _precision(run):
-        model(images)
+        if run.on_gpu:
+            model(images)
         activity = torch.profiler.ProfilerActivity
         with torch.profiler.profile(
             activities=[activity.CUDA if run.on_gpu else activity.CPU]
@@ -58,10 +59,9 @@ def eager_speed(run: Run) -> None:
         _library_speed(run)
     graph = ["+graph"] if run.on_gpu else [""]
     _in_turns(run, [name, *(name + g for g in graph if g), partner], batch, side)
-    cast = "+cast" if run.dtype is not torch.float32 else ""
-    _in_turns(
-        run, [f"{name}{cast}{g}" for g in graph] + [f"{partner}{cast}{g}" for g in graph], 1, side
-    )
+    if not run.quick:  # there it would be the same models at the same batch once more
+        cast = [f"+cast{g}" for g in graph]
+        _in_turns(run, [one + c for one in (name, partner) for c in cast], 1, side)
     for large in (256, 512, 1024) if not run.quick else (32,):
         picture = inputs.batches(1, large, device=run.device, count=1)[0]
         with torch.inference_mode(), _precision(run), references.watched_clusters() as merges:
@@ -75,10 +75,11 @@ def eager_speed(run: Run) -> None:
             "peak_bytes": _peak(run),
             "rows_scanned": _rows_scanned(x),
         }
-    _reset_peak(run)
-    with torch.inference_mode(), _precision(run):
-        model(images)
-    run.numbers["peak_bytes of one batch"] = _peak(run)
+    if run.on_gpu:
+        _reset_peak(run)
+        with torch.inference_mode(), _precision(run):
+            model(images)
+        run.numbers["peak_bytes of one batch"] = _peak(run)
 
 
 def _models(run: Run) -> tuple[str, str, int, int]:
@@ -117,7 +118,7 @@ def _rows_scanned(x: Tensor) -> float:
 def _clustering_speed(run: Run) -> None:
     """Each kernel of the clustering at the first merge, for a full batch and for one image."""
     case = run.refs["clustering"][0]
-    for batch in (run.size(256, 2), 1):
+    for batch in (256, 1) if not run.quick else (2,):
         x = (
             case["x"]
             .to(run.device)
@@ -148,7 +149,7 @@ def _clustering_speed(run: Run) -> None:
             "compact": lambda n=near, x=x: kernels.compact(None, n, place=4, like=x),
             "sort": lambda d=near.d2[..., 0]: torch.sort(d, dim=1, stable=True),
         }
-        for number in (0, 1, 16, 200):
+        for number in (0, 1, 16, 200) if not run.quick else (1,):
             few = rows._replace(number=torch.full_like(rows.number, min(number, x.shape[1])))
             timed[f"scan of {number} rows"] = lambda f=f, e=everyone, few=few, k=kept: kernels.scan(
                 f, e, few, k

@@ -355,13 +355,20 @@ def _merged(run: Run, case: dict[str, Any]) -> None:
     kept = []
     for dtype, impl in ((torch.float32, "triton"), (torch.float64, "eager")):
         layout = grid_layout(x.shape[0], (side, side), run.device)
-        leaves = [part.to(dtype).requires_grad_() for part in (x, score)]
+        leaves = [part.detach().to(dtype).requires_grad_() for part in (x, score)]
         tokens = Tokens(leaves[0], layout)
         merged = merge_tokens(tokens, labels, case["num_clusters"], log_weight=leaves[1], impl=impl)
         weights = torch.linspace(-1, 1, merged.x.shape[2], device=run.device, dtype=dtype)
         kept.append([merged.x, *torch.autograd.grad((merged.x * weights).sum(), leaves)])
-    for name, ours, exact in zip(("merge", "merge, features", "merge, scores"), *kept, strict=True):
-        run.close(ours, exact, 1e-5, name)
+    # The gradient of a score, u (x . g - merged . g), is small beside what it subtracts: a dot
+    # product of C terms in float32 is off by about sqrt(C) eps / 2 of their size, 5e-7 for 64.
+    merged, grad_x = (part.detach() for part in kept[1][:2])
+    mean = merged.gather(1, labels.unsqueeze(-1).expand_as(x))
+    terms = float((grad_x.abs() * (x.double().abs() + mean.abs())).sum(-1).norm())
+    for name, ours, exact, least in zip(
+        ("merge", "merge, features", "merge, scores"), *kept, (0.0, 0.0, terms), strict=True
+    ):
+        run.close(ours, exact, ALLOWED[torch.float32], name, least=least)
 
 
 def _attention(run: Run, keys: int, trained: bool, dtype: torch.dtype) -> None:
@@ -477,7 +484,7 @@ def _captured(run: Run, name: str, model: nn.Module, images: Tensor) -> None:
 
 def _backward_twice(run: Run, name: str, model: nn.Module, images: Tensor) -> None:
     """Whether gradients repeat bit for bit, by default and in PyTorch's deterministic mode."""
-    for strict in (False, True):
+    for strict in (False, True) if run.on_gpu else (True,):
         torch.use_deterministic_algorithms(strict)
         try:
             first, second = (references.gradients(model, images) for _ in range(2))
