@@ -85,6 +85,30 @@ with guard(world):
 """
 
 
+# One process takes its time between connecting and the end of `init_world`.
+CONNECT = """
+import time
+import torch.distributed as dist
+from tcformer.runtime.distributed import *
+from tcformer.runtime.distributed import gather_objects
+connect = dist.init_process_group
+def slowly(*arguments, rank, **options):
+    global connected
+    connect(*arguments, rank=rank, **options)
+    time.sleep(rank == 2)
+    connected = time.monotonic()
+dist.init_process_group = slowly
+world = init_world("cpu")
+left = time.monotonic()
+assert left >= max(gather_objects(world, connected))
+shutdown(world)
+"""
+
+
+def test_nobody_leaves_before_all_are_connected(family):
+    assert [process.err for process in family.run(CONNECT, 3)] == ["", "", ""]
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_meet_and_talk(family, size):
     ended = family.run(TALK, size)

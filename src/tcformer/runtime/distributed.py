@@ -109,6 +109,10 @@ def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: 
         world = dataclasses.replace(world, device=chosen, backend=backend)
         if chosen.type == "cuda":
             _refuse_shared_gpus(world)
+        # Nobody tells gloo that a peer ended before it connected. When a process failed right here,
+        # a second one failed with it, half connected, and a third one waited for the second until
+        # the timeout. So leave together, when all are connected.
+        barrier(world)
     return world
 
 
