@@ -82,7 +82,6 @@ bench: $(READY)
 	@$(WITH) -m tcformer bench $(ARGS)
 
 docs: $(READY)
-	@$(WITH) docs/make.py
 	@$(WITH) docs/make_clustering_buys.py
 	@$(WITH) docs/make_reliability.py
 	@$(WITH) docs/make_performance.py

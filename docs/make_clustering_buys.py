@@ -23,8 +23,8 @@ HEAD = """\
 # What clustering buys
 
 How many tokens a merge leaves (`--keep-ratio`, usually 0.25) and how many neighbours make the
-density that decides which (`--k`, usually 5) are [options](options.md). This page measures what
-they cost and bring, how large tokens come out, and whether detail really gets the small ones.
+density that decides which (`--k`, usually 5) are [options](tokens.md#options). This page measures
+what they cost and bring, how large tokens come out, and whether detail really gets the small ones.
 Results that disappoint stand here like the others. "The usual" is keep ratio 0.25 and k = 5, as in
 all published models.
 

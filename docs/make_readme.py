@@ -55,7 +55,9 @@ def table(suite: dict[str, Any], finetuning: dict[str, Any], runs: Sequence[Run]
         mean = sum(row["accuracy"]) / len(row["accuracy"])
         cells = (LEARNED[row["name"]], f"{mean:.1f} % right", "[fine-tuning](docs/finetuning.md)")
         lines.append(f"| {' | '.join(cells)} |")
-    lines.append("| ImageNet | not run | [reproducing the paper](docs/reproduce.md) |")
+    lines.append(
+        "| ImageNet | not run | [reproducing the paper](docs/training.md#reproducing-the-paper) |"
+    )
     speed, letters = (f"`benchmarks/results/{record['file']}`" for record in (suite, finetuning))
     threads = suite["settings"]["torch threads"]
     return "\n".join(lines) + (

@@ -10,8 +10,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from learning_records import processor
-
 HERE = Path(__file__).parent
 RECORDS = HERE.parent / "benchmarks" / "results"
 
@@ -28,19 +26,16 @@ PARTS = (
 HEAD = """\
 # What a run survives
 
-Each row is a promise, the test that holds it, and what was measured. The tests run with every
-change, those that take long as well. `make faults` runs the longer campaigns:
+`docs/reliability.toml` names the tests that hold each promise. They run with every change.
+`make faults` runs them all and longer campaigns, seeded series of injected faults (`tests/faults`):
 
 ```console
 $ make faults ARGS="kill --trials 100 --seed 7"
 ```
 
-`make faults` alone runs all of them and every test below. A campaign is a seeded series of trials
-(`tests/faults`); its numbers of trials and failures are those of the record named below. Of a
-promise without a campaign, the cases of its tests are counted.
+The table adds up campaign trials and test cases in the newest `benchmarks/results/*-faults-*.json`,
+which hold commit, command, machine and versions.
 """
-
-NOT_MEASURED = "not recorded yet"
 
 
 def promises() -> list[dict[str, Any]]:
@@ -57,73 +52,38 @@ def records() -> dict[str, dict[str, Any]]:
     return found
 
 
-def measured(promise: dict[str, Any], kept: dict[str, dict[str, Any]]) -> str:
-    """The last cell of a row."""
-    told: list[str] = []
+def counted(promise: dict[str, Any], kept: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Kind of trial or test -> its trials and failures; empty while one is not recorded."""
     if name := promise.get("campaign"):
-        if name not in kept:
-            return NOT_MEASURED
-        kinds = kept[name]["kinds"]
-        wanted = list(promise.get("kinds", kinds))
-        rows, noun = [kinds[kind] for kind in wanted], "trial"
-        figures = kept[name].get("told", {})
-        told = [figures[kind] for kind in wanted if kind in figures]
+        rows = kept.get(name, {}).get("kinds", {})
+        names = promise.get("kinds", rows)
     else:
         # By the function's name: a test that was moved to another file keeps its record.
-        cases = {
-            _function(test): row for test, row in kept.get("tests", {"tests": {}})["tests"].items()
-        }
-        tests = [_function(test) for test in promise["tests"]]
-        if any(test not in cases for test in tests):
-            return NOT_MEASURED
-        rows, noun = [cases[test] for test in tests], "case"
-    trials, failures = (sum(row[what] for row in rows) for what in ("trials", "failures"))
-    skipped = sum(row.get("skipped", 0) for row in rows)
-    parts = [_number(trials, noun), _number(failures, "failure")]
-    parts += [f"{skipped} skipped"] if skipped else []
-    return "; ".join([", ".join(parts), *told])
-
-
-def _function(test: str) -> str:
-    return test.partition("::")[2]
+        name, names = "tests", [test.partition("::")[2] for test in promise["tests"]]
+        tests = kept.get(name, {}).get("tests", {})
+        rows = {test.partition("::")[2]: row for test, row in tests.items()}
+    found = {f"{name} {each}": rows[each] for each in names if each in rows}
+    return found if len(found) == len(names) else {}
 
 
 def page() -> str:
     """The text of docs/reliability.md."""
     kept, rows = records(), promises()
-    lines = [HEAD]
+    table = [
+        "| | promises | not recorded yet | trials and cases | failures |",
+        "|---|---|---|---|---|",
+    ]
+    lines = []
     for part in PARTS:
         of_part = [promise for promise in rows if promise["part"] == part]
-        if not of_part:
-            continue
-        lines += [f"## {part}", "", "| promise | test | measured |", "|---|---|---|"]
-        for promise in of_part:
-            tests = ", ".join(f"`{test}`" for test in promise["tests"])
-            lines.append(f"| {promise['says']} | {tests} | {measured(promise, kept)} |")
-        lines.append("")
-    if kept:
-        lines += ["## Records", ""]
-        lines += [_described(name, kept[name]) for name in sorted(kept)]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _described(name: str, record: dict[str, Any]) -> str:
-    totals = f"{_number(record['trials'], 'trial')}, {_number(record['failures'], 'failure')}"
-    by = f"seed {record['seed']}, " if "seed" in record else ""
-    parts = record.get("parts", [record])
-    if len(parts) > 1:
-        by = f"the last of {len(parts)} parts, "
-    commits = list(dict.fromkeys(part["commit"] for part in parts))
-    what = f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
-    return (
-        f"- {name} (`benchmarks/results/{record['file']}`): {totals}; `{record['command']}`, "
-        f"{by}{record['seconds']} s, {record['date']}, {what}, "
-        f"{processor(record)}, torch {record['versions']['torch']}"
-    )
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+        found = [counted(promise, kept) for promise in of_part]
+        # A test that holds two promises counts once.
+        cases = {name: row for each in found for name, row in each.items()}
+        trials, failures = (sum(row[k] for row in cases.values()) for k in ("trials", "failures"))
+        cells = (part, len(of_part), found.count({}), f"{trials:,}", failures)
+        table.append(f"| {' | '.join(map(str, cells))} |")
+        lines += ["", f"## {part}", "", *(f"* {promise['says']}" for promise in of_part)]
+    return "\n".join([HEAD, *table, *lines]) + "\n"
 
 
 if __name__ == "__main__":

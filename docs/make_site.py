@@ -3,12 +3,16 @@
 * the pictures, drawn anew by our own code,
 * the tour, run as a notebook,
 * the reference, written from what each package makes public,
-* CONTRIBUTING.md and CHANGELOG.md of the top folder.
+* the options, as `tcformer train --help` prints them,
+* README.md (the first page), CONTRIBUTING.md and CHANGELOG.md of the top folder.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -61,11 +65,18 @@ def _pages() -> dict[str, str | bytes]:
     found: dict[str, str | bytes] = {
         f"reference/{name}": text for name, text in make_reference.pages().items()
     }
-    for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
-        text = (HERE.parent / name).read_text()
-        text = re.sub(r"\]\(docs/", "](", text)
-        found[name.lower()] = re.sub(r"\]\(([A-Z]+\.md)", lambda m: f"]({m[1].lower()}", text)
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        text = re.sub(r"\]\(docs/", "](", (HERE.parent / name).read_text())
+        text = re.sub(r"\]\(([A-Z]+\.md)", lambda m: f"]({m[1].lower()}", text)
+        found[name.lower().replace("readme", "index")] = text
+    found["options.md"] = f"# Options\n\n```text\n{_options()}```\n"
     return found
+
+
+def _options() -> str:
+    words = [sys.executable, "-m", "tcformer", "train", "--help"]
+    settings = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run(words, env=settings, capture_output=True, text=True, check=True).stdout
 
 
 def _pictures() -> dict[str, str | bytes]:

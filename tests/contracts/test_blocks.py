@@ -59,7 +59,7 @@ class Left(NamedTuple):
 
 
 WAYS: dict[str, Run | Read | Left] = {
-    r"make (demo|test)\b": Left(
+    r"make test\b": Left(
         "run in a fresh clone by `contracts/test_readme.py::test_set_up_in_a_fresh_clone`"
     ),
     r"make check\b": Left("what CI runs before this; it would run all linters once more"),
@@ -140,8 +140,7 @@ WAYS: dict[str, Run | Read | Left] = {
     r"tcformer predict letters/": Run(),
     r"tcformer confusion ": Run("--threads 1"),
     r"tcformer predict ": Run("--input-size 64", slow=False),
-    r"tcformer doctor": Run(),
-    r"tcformer (--help|flops|download --list|\w+ --help)": Run(slow=False),
+    r"tcformer (download --list|\w+ --help)": Run(slow=False),
 }
 """Beginning of a command -> what is done with it; the first that fits."""
 

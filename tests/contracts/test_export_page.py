@@ -25,9 +25,3 @@ def test_every_time_is_recorded():
     assert re.findall(r"^\| `tcformer.*ms \|.*$", page, re.M) == rows
     for package in ("onnxruntime", "openvino"):
         assert record["versions"][package] in page
-
-
-def test_the_example_is_short():
-    lines = (ROOT / "examples" / "onnx_deploy.py").read_text().splitlines()
-    assert len(lines) == 28 <= 30
-    assert "is 28 lines" in (ROOT / "docs" / "export.md").read_text()
