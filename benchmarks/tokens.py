@@ -7,7 +7,7 @@
 Of each network, after each merge, over test images: the sizes of the tokens; for each image the
 rank correlation between the size of tokens and the gradient of brightness below them, with its
 spread over images; the size by tenths of the cells, from the flattest to the most detailed. What
-the measures are stands in tcformer.viz.detail.
+the measures are stands in tcformer.viz.tracking.
 
 Three controls tell what the figures are due to: the same network with random weights (is it the
 training?), tokens of another image laid over this one (is it the sizes, or where tokens lie?), and

@@ -114,12 +114,12 @@ def peaks() -> list[Panel]:
     share = (density - density.min()) / np.ptp(density)
     centres, groups = found.centres[0].tolist(), found.assignment[0].tolist()
     grey = [tuple([int(225 - 200 * value)] * 3) for value in share]
-    colours = [CLUSTERS[group] for group in groups]
+    colors = [CLUSTERS[group] for group in groups]
     return [
         Panel(dots(points, [BLACK] * len(points)), "30 tokens with 2 features"),
         Panel(dots(points, grey), "dark: dense, neighbours near"),
         Panel(dots(points, grey, rings=centres), "centres: dense, far from denser"),
-        Panel(dots(points, colours, rings=centres), "each joins its nearest centre"),
+        Panel(dots(points, colors, rings=centres), "each joins its nearest centre"),
     ]
 
 
@@ -130,7 +130,7 @@ def scattered() -> np.ndarray:
     return middles + draw.normal(0, (0.2, 0.16), (30, 2))
 
 
-def dots(points: np.ndarray, colours: list, rings: list | tuple = ()) -> np.ndarray:
+def dots(points: np.ndarray, colors: list, rings: list | tuple = ()) -> np.ndarray:
     """A panel of 400 x 400 pixels with a dot for each point, drawn four times as large."""
     side, finer = 400, 4
     image = Image.new("RGB", (side * finer,) * 2, (244, 244, 240))
@@ -140,8 +140,8 @@ def dots(points: np.ndarray, colours: list, rings: list | tuple = ()) -> np.ndar
         x, y = ((1.15 + value) / 2.3 * side * finer for value in point)
         pen.ellipse([x - radius, y - radius, x + radius, y + radius], **how)
 
-    for point, colour in zip(points, colours, strict=True):
-        disc(point, 9 * finer, fill=colour)
+    for point, color in zip(points, colors, strict=True):
+        disc(point, 9 * finer, fill=color)
     for number in rings:
         disc(points[number], 15 * finer, outline=RED, width=3 * finer)
     return np.asarray(image.resize((side, side), Image.Resampling.BOX))

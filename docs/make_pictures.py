@@ -13,8 +13,8 @@ from tcformer.models.trace import Trace, trace
 from tcformer.predict import load
 from tcformer.serve.examples import house as scene
 from tcformer.viz import (
+    Figure,
     Row,
-    Subject,
     contact_sheet,
     layout_maps,
     token_row,
@@ -67,9 +67,9 @@ def look(name: str, picture: np.ndarray) -> Trace:
     return trace(loaded.backbone, loaded.preprocessing.normalise(picture))
 
 
-def subject(picture: np.ndarray, traced: Trace) -> Subject:
+def subject(picture: np.ndarray, traced: Trace) -> Figure:
     """The picture in twice its size, with what the network made of it."""
-    return Subject(
+    return Figure(
         scene(SCALE * SIDE),
         layout_maps(traced.stages),
         seen=picture.shape[:2],
@@ -78,7 +78,7 @@ def subject(picture: np.ndarray, traced: Trace) -> Subject:
     )
 
 
-def drawings(drawn: Subject, traced: Trace) -> dict[str, list[tuple[Row, list]]]:
+def drawings(drawn: Figure, traced: Trace) -> dict[str, list[tuple[Row, list]]]:
     """For each file its rows, and the points that are marked in the image in front of them."""
     three = [SUN, LEAVES, SKY]
     tokens = drawn.tokens_at(LEAVES)
@@ -100,7 +100,7 @@ def drawings(drawn: Subject, traced: Trace) -> dict[str, list[tuple[Row, list]]]
     }
 
 
-def merging(drawn: Subject) -> list[list[Row]]:
+def merging(drawn: Figure) -> list[list[Row]]:
     """The sheets of the moving picture: tokens that share a colour beside their mean colours."""
     rows = [with_image(drawn.draw(kind), drawn, "the image") for kind in ("family", "mean")]
     return [[Row(tuple(row.panels[stage] for row in rows))] for stage in range(len(rows[0].panels))]

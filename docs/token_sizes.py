@@ -16,7 +16,7 @@ from tcformer.viz import (
     contact_sheet,
     enlarge,
     gradient_magnitude,
-    heat_colours,
+    heat_colors,
     png_bytes,
     spread,
     token_areas,
@@ -375,7 +375,7 @@ def drawing(looked: list[Record]) -> bytes | None:
         image = house(side)
         scale = max(1, 256 // side)
         gradient = gradient_magnitude(image)
-        slopes = heat_colours(gradient.reshape(-1), low=0, high=float(np.quantile(gradient, 0.98)))
+        slopes = heat_colors(gradient.reshape(-1), low=0, high=float(np.quantile(gradient, 0.98)))
         first = Panel(enlarge(image, scale), f"a drawing, {side} px")
         second = Panel(
             enlarge(slopes.reshape(side, side, 3), scale), "gradient", Scale("none", "much")
@@ -385,7 +385,7 @@ def drawing(looked: list[Record]) -> bytes | None:
             for merge, text in enumerate(found[0]["drawing"][:2], 1):
                 cells = np.array(text.split(), np.int64)
                 areas = token_areas(cells, (side, side))
-                colours = heat_colours(-np.log2(areas))
+                colours = heat_colors(-np.log2(areas))
                 painted = spread(colours, cells, (side, side))
                 ends = Scale(f"{areas.max()} px", f"{areas.min()} px")
                 panels.append(Panel(enlarge(painted, scale), f"sizes, merge {merge}", ends))

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcformer.partition import APART, _distances, borders, candidates, distinct_colours, outlines
+from tcformer.partition import APART, _distances, borders, candidates, distinct_colors, outlines
 
 grids = st.builds(
     lambda height, width, most, seed: np.random.default_rng(seed).integers(
@@ -84,10 +84,10 @@ def test_straight_borders_are_one_line():
 
 @settings(max_examples=60, deadline=None)
 @given(grids, st.integers(0, 100))
-def test_neighbours_have_clearly_different_colours_whatever_the_numbers(regions, seed):
-    colours = distinct_colours(regions)[regions].astype(int)
-    known = {tuple(colour): number for number, colour in enumerate(candidates().tolist())}
-    place = np.vectorize(lambda *colour: known[colour])(*np.moveaxis(colours, -1, 0))
+def test_neighbors_have_clearly_different_colors_whatever_the_numbers(regions, seed):
+    colors = distinct_colors(regions)[regions].astype(int)
+    known = {tuple(color): number for number, color in enumerate(candidates().tolist())}
+    place = np.vectorize(lambda *color: known[color])(*np.moveaxis(colors, -1, 0))
     distance = _distances()
     for one, other in (
         ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
@@ -97,16 +97,16 @@ def test_neighbours_have_clearly_different_colours_whatever_the_numbers(regions,
         # At most 9 regions in 100 colours: never a poor choice.
         assert (distance[place[one], place[other]][differ] >= APART // 2).all()
     renumbered = np.random.default_rng(seed).permutation(40)[regions]
-    np.testing.assert_array_equal(distinct_colours(renumbered)[renumbered], colours)
+    np.testing.assert_array_equal(distinct_colors(renumbered)[renumbered], colors)
 
 
-def test_many_regions_share_colours_but_never_with_a_neighbour():
+def test_many_regions_share_colors_but_never_with_a_neighbour():
     regions = np.arange(40 * 40).reshape(40, 40)
-    colours = distinct_colours(regions)[regions]
-    assert (colours[:, 1:] != colours[:, :-1]).any(-1).all()
-    assert (colours[1:] != colours[:-1]).any(-1).all()
+    colors = distinct_colors(regions)[regions]
+    assert (colors[:, 1:] != colors[:, :-1]).any(-1).all()
+    assert (colors[1:] != colors[:-1]).any(-1).all()
 
 
-def test_as_many_colours_are_used_as_there_are():
+def test_as_many_colors_are_used_as_there_are():
     row = np.arange(60)[None]
-    assert len(np.unique(distinct_colours(row), axis=0)) == 60
+    assert len(np.unique(distinct_colors(row), axis=0)) == 60

@@ -47,3 +47,8 @@ def shown(value: object) -> str:
 def cut(text: str, most: int = 250) -> str:
     """The text, its end replaced by dots where it is longer than a sentence bears."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def printable(text: object) -> str:
+    """One line, with what would break it or act on a terminal written out: `\\n`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -15,11 +15,15 @@ import os
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from tcformer.errors import UserError
+from tcformer.files import read_whole
 
 T = TypeVar("T")
 
@@ -124,6 +128,72 @@ def decode_rgb(data: bytes) -> Image.Image:
         UnreadableImageError: as `decode_strictly` and `to_rgb`.
     """
     return decode_strictly(data, to_rgb)
+
+
+def read_picture(source: Any) -> Image.Image:
+    """Any image as 8-bit RGB by the rule of `to_rgb`.
+
+    Args:
+        source: a path; the bytes of a file; a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or
+            (H, W, 4) of uint8, or (H, W) of uint16 or bool; a tensor likewise, or with its
+            channels first as torch has them.
+
+    Raises:
+        UnreadableImageError: it cannot be read, with the reason and without the name.
+    """
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            return decode_rgb(read_whole(source))
+        if isinstance(source, bytes):
+            return decode_rgb(source)
+        if isinstance(source, Image.Image):
+            return to_rgb(source)  # of a file that Pillow has opened, but not read yet
+        if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+            return to_rgb(_from_array(source))
+    except FileNotFoundError:
+        raise UnreadableImageError("there is no such file") from None
+    except IsADirectoryError:
+        raise UnreadableImageError("it is a folder; name the images in it") from None
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from None
+    raise UnreadableImageError(
+        f"a {type(source).__name__} is no picture; give a path, a PIL image or an array"
+    )
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Read an image file by the rule of `to_rgb`: (H, W, 3) uint8.
+
+    Raises:
+        UserError: missing, unreadable, not an image, damaged, or absurdly large.
+    """
+    try:
+        return np.asarray(read_picture(path))
+    except UnreadableImageError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _from_array(values: Any) -> Image.Image:
+    if hasattr(values, "detach"):  # a tensor
+        if values.ndim == 3 and values.shape[0] in (1, 3, 4) and values.shape[2] not in (3, 4):
+            values = values.permute(1, 2, 0)
+        if values.is_floating_point():
+            raise UnreadableImageError(
+                f"it is a tensor of {str(values.dtype).removeprefix('torch.')}; give uint8 from 0 "
+                "to 255, before any normalisation"
+            )
+        values = as_array(values)
+    shape = values.shape
+    if values.ndim == 3 and shape[2] == 1:
+        values = values[:, :, 0]
+    wide = values.ndim == 2 and values.dtype in (np.uint16, np.bool_)
+    flat = values.ndim == 2 or (values.ndim == 3 and shape[2] in (3, 4))
+    if not flat or 0 in shape or not (wide or values.dtype == np.uint8):
+        raise UnreadableImageError(
+            f"it is an array {shape} of {values.dtype}; give (height, width, 3) of uint8 from 0 "
+            "to 255"
+        )
+    return Image.fromarray(np.ascontiguousarray(values))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -370,3 +440,146 @@ def _no_tolerance() -> Iterator[None]:
             _tolerance.inside -= 1
             if _tolerance.wanted and not _tolerance.inside:
                 _tolerance.wanted, ImageFile.LOAD_TRUNCATED_IMAGES = False, True
+
+
+# ---- what a network sees --------------------------------------------------------------------
+
+LEAST_SIDE = 16
+"""The networks take images from this side on, in pixels."""
+
+MOST_SEEN = 1024 * 1024
+"""Pixels of what a network sees: clustering compares every token with every other, so time grows
+with the square of the pixels."""
+
+
+def seen_size(
+    original: tuple[int, int],
+    size: int | str | None,
+    usual: int,
+    *,
+    what: str = "the picture",
+    hint: str = "give another --size",
+) -> tuple[int, int]:
+    """Height and width for the network: the aspect is kept, the short side is as asked.
+
+    Args:
+        original: height and width of the image.
+        size: the short side; "full" for the image as it is; None for `usual`, smaller images as
+            they are.
+        usual: what the network was trained with.
+        what: what to call the image.
+        hint: what to do about a size that does not suit.
+
+    Raises:
+        UserError: a side is shorter than `LEAST_SIDE`, or there are more than `MOST_SEEN` pixels.
+    """
+    short = min(original)
+    height, width = original
+    if size != "full" and not (size is None and short <= usual):
+        target = usual if size is None else int(size)
+        height, width = (max(1, round(side * target / short)) for side in original)
+    check_seen((height, width), what=what, hint=hint)
+    return height, width
+
+
+def check_seen(
+    size: tuple[int, int], *, what: str = "the picture", hint: str = "give another --size"
+) -> None:
+    """Refuse sizes (height, width) that a network cannot see, or not in reasonable time.
+
+    Raises:
+        UserError: as `seen_size`.
+    """
+    height, width = size
+    if min(size) < LEAST_SIDE or height * width > MOST_SEEN:
+        raise UserError(
+            f"{what} would be seen as {height} x {width} px, and a network takes at least "
+            f"{LEAST_SIDE} px a side and at most {MOST_SEEN // 2**20} million pixels: {hint}"
+        )
+
+
+# ---- arrays ---------------------------------------------------------------------------------
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """A NumPy array from an array, a nested list or a torch tensor of any device and dtype."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        # NumPy has no bfloat16; float32 holds every value of it and of float16.
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
+
+
+def as_rgb(image: Any) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 from (H, W, 3), (H, W, 1) or (H, W) uint8, array or tensor.
+
+    Raises:
+        UserError: for any other shape or type; floats are not guessed at, see `unnormalise`.
+    """
+    pixels = as_array(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    shape = pixels.ndim == 3 and pixels.shape[2] in (1, 3) and 0 not in pixels.shape
+    if not shape or pixels.dtype != np.uint8:
+        raise UserError(
+            f"an image has shape (height, width, 3) and type uint8, not {pixels.shape} and "
+            f"{pixels.dtype}: turn a batch of the network's inputs into images with viz.unnormalise"
+        )
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def unnormalise(
+    images: Any, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+) -> NDArray[np.uint8]:
+    """Undo a network's input normalization: x * std + mean, clipped to [0, 1], as 8-bit images.
+
+    Args:
+        images: (C, H, W) or (B, C, H, W) float, C = 1 or 3; array or tensor.
+        mean: mean of each channel (or one for all), on the scale of 0 to 1.
+        std: standard deviation, likewise.
+
+    Returns:
+        (H, W, 3) or (B, H, W, 3) uint8; one channel is repeated three times.
+    """
+    values = as_array(images).astype(np.float64)
+    if values.ndim not in (3, 4) or values.shape[-3] not in (1, 3):
+        raise UserError(
+            f"network inputs have shape (3, height, width) or (batch, 3, height, width), "
+            f"not {values.shape}"
+        )
+    channels = values.shape[-3]
+    for name, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) not in (1, channels):
+            raise UserError(f"{name} has {len(numbers)} values for {channels} channels")
+    shape = (-1, 1, 1)
+    values = values * np.reshape(std, shape) + np.reshape(mean, shape)
+    pixels = np.floor(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
+    pixels = np.moveaxis(pixels, -3, -1)
+    return np.repeat(pixels, 3, axis=-1) if channels == 1 else pixels
+
+
+def resize_image(image: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize to (height, width) with Pillow's antialiased bicubic filter."""
+    pixels = np.ascontiguousarray(as_rgb(image))
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+_THOROUGH = 8 * 2**20
+
+
+def png_bytes(picture: Any, *, fast: bool = False) -> bytes:
+    """An (H, W, 3) uint8 picture as the content of a PNG file.
+
+    Args:
+        picture: the pixels.
+        fast: pack it quickly; otherwise as small as can be, unless that would take minutes.
+    """
+    image = Image.fromarray(np.ascontiguousarray(as_rgb(picture)))
+    data = io.BytesIO()
+    how: dict[str, Any] = {"optimize": True}
+    if fast or image.width * image.height > _THOROUGH:
+        how = {"compress_level": 3}
+    image.save(data, format="PNG", **how)
+    return data.getvalue()

@@ -130,7 +130,7 @@ APART = 60_000
 @cache
 def candidates() -> NDArray[np.int64]:
     """The colours to choose from: (HUES * levels, 3), 0 to 255; even steps to the eye (OKLCh)."""
-    colours = []
+    colors = []
     for level, (lightness, chroma) in enumerate(LEVELS):
         angle = 2 * np.pi * (np.arange(HUES) + 0.5 * (level % 2)) / HUES
         a, b = chroma * np.cos(angle), chroma * np.sin(angle)
@@ -152,20 +152,20 @@ def candidates() -> NDArray[np.int64]:
             axis=1,
         ).clip(0, 1)
         curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-        colours.append(np.floor(curved * 255 + 0.5).astype(np.int64))
-    return np.concatenate(colours)
+        colors.append(np.floor(curved * 255 + 0.5).astype(np.int64))
+    return np.concatenate(colors)
 
 
 @cache
 def _distances() -> NDArray[np.int64]:
     """Between all candidates, squared: weighted by how the eye sees red, green and blue."""
-    colours = candidates()
-    red = (colours[:, None, 0] + colours[None, :, 0]) // 2
-    r, g, b = np.moveaxis((colours[:, None] - colours[None]) ** 2, -1, 0)
+    colors = candidates()
+    red = (colors[:, None, 0] + colors[None, :, 0]) // 2
+    r, g, b = np.moveaxis((colors[:, None] - colors[None]) ** 2, -1, 0)
     return ((512 + red) * r >> 8) + 4 * g + ((767 - red) * b >> 8)
 
 
-def distinct_colours(regions: Regions) -> NDArray[np.uint8]:
+def distinct_colors(regions: Regions) -> NDArray[np.uint8]:
     """A colour for every region, so that neighbours differ clearly and all others where possible.
 
     Colours are dealt out one region after the other, the largest first: each gets a colour far
@@ -199,6 +199,6 @@ def distinct_colours(regions: Regions) -> NDArray[np.uint8]:
         chosen[region] = best
         uses[best] += 1
         np.minimum(to_all, distance[best], out=to_all)
-    colours = np.full((int(names.max(initial=0)) + 1, 3), 128, np.uint8)
-    colours[names] = candidates()[chosen]
-    return colours
+    colors = np.full((int(names.max(initial=0)) + 1, 3), 128, np.uint8)
+    colors[names] = candidates()[chosen]
+    return colors

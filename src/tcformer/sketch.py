@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tcformer.partition import distinct_colours, outlines
+from tcformer.partition import distinct_colors, outlines
 
 SHOWN = 4
 """Images of a batch that are drawn."""
@@ -52,13 +52,13 @@ def sketch_svg(tokens: NDArray[np.int64]) -> str:
     height, width = tokens.shape
     scale = SIDE / max(height, width)
     cells = np.bincount(tokens.ravel())
-    colours = distinct_colours(tokens)
+    colors = distinct_colors(tokens)
     paths = []
     for token, loops in outlines(tokens).items():
         shape = "".join(
             "M" + "L".join(f"{x} {y}" for x, y in loop.tolist()) + "Z" for loop in loops
         )
-        red, green, blue = colours[token].tolist()
+        red, green, blue = colors[token].tolist()
         words = f"token {token}: {cells[token]} cell{'s' if cells[token] > 1 else ''}"
         paths.append(
             f'<path fill="#{red:02x}{green:02x}{blue:02x}" d="{shape}">'

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tcformer import cli
 from tcformer.cli import show
-from tcformer.viz import KINDS
+from tcformer.viz import STYLES
 
 RNG = np.random.default_rng(0)
 
@@ -97,7 +97,7 @@ def test_everything_can_be_drawn_of_one_point(tmp_path, monkeypatch, capsys):
                 [
                     *("show", "a.png", *NANO, "--out", out, "--point", "50,20"),
                     *("--point", "3,39", "--block", "1", "--head", "2", "--opacity", "50"),
-                    *("--draw", ",".join(KINDS)),
+                    *("--draw", ",".join(STYLES)),
                 ]
             )
             == 0
@@ -105,7 +105,7 @@ def test_everything_can_be_drawn_of_one_point(tmp_path, monkeypatch, capsys):
     words = (tmp_path / "a.png.svg").read_text()
     for text in (
         "a.png: 70 x 40 px, seen by tcformer_nano (random weights) at 56 x 32 px",
-        *KINDS.values(),
+        *STYLES.values(),
         "block 1, 1, 1, 1 of the stages, head 1, 2, 2, 2; (50, 20)",
         "the last one at the chosen point (3, 39)",
         "stage 1: 112 tokens",
@@ -159,8 +159,8 @@ def test_a_photograph_is_painted_at_its_own_resolution_and_turned(tmp_path, monk
         np.testing.assert_array_equal(sheet[top : top + 120, left : left + 90], upright)
 
 
-@pytest.mark.parametrize("colours", ["1", "3"])
-def test_networks_of_any_kind_are_shown(tmp_path, monkeypatch, colours):
+@pytest.mark.parametrize("colors", ["1", "3"])
+def test_networks_of_any_kind_are_shown(tmp_path, monkeypatch, colors):
     """Grey or colour, few tokens or many, V1 or V2, the backbone of a segmentation model."""
     from tcformer.models import create_model
     from tcformer.models.semantic_fpn import SemanticFPN
@@ -168,7 +168,7 @@ def test_networks_of_any_kind_are_shown(tmp_path, monkeypatch, colours):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "a.png", 40, 50)
     torch.manual_seed(0)
-    if colours == "1":
+    if colors == "1":
         network = create_model("tcformerv2_nano", in_chans=1, num_classes=10)
     else:
         network = SemanticFPN(create_model("tcformer_nano", num_classes=0, keep_ratio=0.5), 4)
@@ -183,10 +183,10 @@ def test_networks_of_any_kind_are_shown(tmp_path, monkeypatch, colours):
     [
         ([], "IMAGE"),
         (["nowhere.png"], "nowhere.png: there is no such file"),
-        (["text.png"], "text.png is not an image"),
+        (["text.png"], "cannot read text.png: it is not an image"),
         (["."], "is a folder"),
-        (["small.png"], "at least 16 on each side"),
-        (["good.png", "--size", "9999"], "give a smaller --size"),
+        (["small.png"], "at least 16 px a side"),
+        (["good.png", "--size", "9999"], "at most 1 million pixels"),
         (["good.png", "--size", "8"], "--size"),
         (["good.png", "--fill", "colour"], "--draw/--fill: there is no 'colour'"),
         (["good.png", "--draw", "famili"], "did you mean family"),
@@ -200,13 +200,13 @@ def test_networks_of_any_kind_are_shown(tmp_path, monkeypatch, colours):
         (["good.png", "--panel-size", "0"], "--panel-size"),
         (["good.png", "--panel-size", "16385"], "--panel-size"),
         (["good.png"] * 101, "at most 100"),
-        (["good.png", "--point", "20,3"], "--point 20,3 lies outside of good.png"),
+        (["good.png", "--point", "20,3"], "--point of good.png: 20,3 lies outside"),
         (["good.png", "--point=-1,3"], "lies outside"),
         (["good.png", "--point", "3"], "give two numbers, X,Y"),
         (["good.png", "--point", "3,nan"], "give two numbers, X,Y"),
         (["good.png", *["--point", "1,1"] * 7], "at most 6"),
         (["good.png", "--draw", "attention"], "give --point X,Y"),
-        (["good.png", "--opacity", "101"], "percentage"),
+        (["good.png", "--opacity", "101"], "from 0 to 100"),
         (["good.png", "--opacity", "50", "--draw", "none"], "means nothing"),
         (["good.png", "--edge-colour", "whitish"], "colour (a name such as black"),
         (["good.png", "--stage", "2"], "--stage is for --draw family or weights"),
@@ -214,7 +214,7 @@ def test_networks_of_any_kind_are_shown(tmp_path, monkeypatch, colours):
         (["good.png", "--head", "2"], "--head is for --draw attention"),
         (["good.png", "--block", "2"], "--block is for --draw attention"),
         (["good.png", "--seconds", "2"], "tokens.png is none"),
-        (["good.png", "--seconds", "0", "--out", "a.gif"], "0.1 to 60"),
+        (["good.png", "--seconds", "0", "--out", "a.gif"], "from 0.1 to 60"),
         (["good.png", "--seconds", "nan", "--out", "a.gif"], "0.1 to 60"),
     ],
 )

@@ -134,10 +134,10 @@ class Brightest(nn.Module):
         return 4 * images.mean(dim=(2, 3))
 
 
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
-def brightest(names=COLOURS, **changed):
+def brightest(names=COLORS, **changed):
     plain = Preprocessing(8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     given = {"named": bool(names), "recorded": tuple(names), "source": "colours.pth"}
     classes = tuple(names) or tuple(f"class {i}" for i in range(3))
@@ -152,7 +152,7 @@ def paint(path, *levels):
 
 
 @pytest.fixture
-def colours(tmp_path):
+def colors(tmp_path):
     """Two right reds, a red called green, a right blue, two greens called red."""
     paint(tmp_path / "val/red/1.png", 200, 0, 0)
     paint(tmp_path / "val/red/2.png", 250, 0, 0)
@@ -171,40 +171,40 @@ def asked(folder, loaded=None, **options):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_every_picture_is_counted_in_its_class(colours, batch_size):
+def test_every_picture_is_counted_in_its_class(colors, batch_size):
     each = []
-    found = asked(colours, batch_size=batch_size, each=each.append)
+    found = asked(colors, batch_size=batch_size, each=each.append)
     # Folders are sorted (blue, green, red), the network's classes are not.
     assert found.confusion.counts.tolist() == [[2, 1, 0], [2, 0, 0], [0, 0, 1]]
     assert [answer.right for answer in each] == [True, False, False, True, True, False]
     assert found.unread == 0
 
 
-def test_the_folder_itself_serves_too(colours, monkeypatch):
-    above = asked(colours).confusion.counts.tolist()
-    assert asked(colours / "val").confusion.counts.tolist() == above
-    monkeypatch.chdir(colours / "val")
+def test_the_folder_itself_serves_too(colors, monkeypatch):
+    above = asked(colors).confusion.counts.tolist()
+    assert asked(colors / "val").confusion.counts.tolist() == above
+    monkeypatch.chdir(colors / "val")
     assert asked(".").confusion.counts.tolist() == above
     assert asked(".").wrong[0].image.endswith("/val/green/1.png")
 
 
-def test_the_most_confident_are_kept_and_ties_go_to_the_first(colours):
-    found = asked(colours, keep=2)
+def test_the_most_confident_are_kept_and_ties_go_to_the_first(colors):
+    found = asked(colors, keep=2)
     assert [answer.image[-11:] for answer in found.wrong] == ["green/1.png", "green/2.png"]
     one, other = found.wrong
     assert one.probability == other.probability > one.truth_probability > 0
     # Of the right ones each class in turn, though both reds are surer than the blue or as sure.
     assert [answer.image[-10:] for answer in found.right] == ["/red/2.png", "blue/1.png"]
-    assert asked(colours, keep=0).wrong == asked(colours, keep=0).right == []
+    assert asked(colors, keep=0).wrong == asked(colors, keep=0).right == []
 
 
-def test_unreadable_pictures(colours):
-    (colours / "val/red/0.png").write_bytes(b"nonsense")
-    (colours / "val/green/9.jpg").write_bytes(b"")
+def test_unreadable_pictures(colors):
+    (colors / "val/red/0.png").write_bytes(b"nonsense")
+    (colors / "val/green/9.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"green/9.jpg: the file is empty"):
-        asked(colours)
+        asked(colors)
     told = []
-    found = asked(colours, unreadable=lambda name, reason: told.append(name[-9:]))
+    found = asked(colors, unreadable=lambda name, reason: told.append(name[-9:]))
     assert told == ["een/9.jpg", "red/0.png"]
     assert found.unread == 2
     assert found.confusion.counts.tolist() == [[2, 1, 0], [2, 0, 0], [0, 0, 1]]
@@ -237,7 +237,7 @@ def test_folders_that_are_none(tmp_path):
 def test_names_decide_not_the_order():
     found = match_classes(brightest(), ["blue", "green", "red"], "pictures")
     assert found.places == (2, 1, 0)
-    assert found.names == COLOURS
+    assert found.names == COLORS
     assert found.notes == ()
 
 

@@ -227,11 +227,11 @@ def test_what_is_said_about_a_token_is_true(tab, label, name):
     tab.point(x, y, click=True)
     cells = maps[2].reshape(56, 56)
     token = int(cells[int(y * 56), int(x * 56)])
-    colour = "#" + bytes(viz.mean_colours(house(), maps[2])[token]).hex()
+    color = "#" + bytes(viz.mean_colors(house(), maps[2])[token]).hex()
     count = int((cells == token).sum())
     said = tab.text(".tcf-token")
     assert said.startswith(f"Token {token} of stage 3 {count} cell")
-    assert f"mean colour {colour}, pinned" in said
+    assert f"mean colour {color}, pinned" in said
     relatives = viz.relatives(maps, 3, token)
     second, first, last = len(relatives[1]), len(relatives[0]), int(relatives[3][0])
     came = tab.text(".tcf-from").replace("tokens", "token")

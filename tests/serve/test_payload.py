@@ -74,13 +74,13 @@ def test_a_token_goes_where_its_cells_go(shelf):
     assert stages[-1]["into"] == ""
 
 
-def test_colours_are_means_over_the_token(shelf):
+def test_colors_are_means_over_the_token(shelf):
     stage = data_of(shelf)["views"][1]["stages"][-1]
     tokens = viz.pixel_tokens(unpacked(stage["map"], "<u2"), (38, 50))
-    colours = unpacked(stage["colours"], "u1").reshape(-1, 3)
+    colors = unpacked(stage["colours"], "u1").reshape(-1, 3)
     for token in np.unique(tokens):
         mean = PICTURE[tokens == token].mean(axis=0)
-        assert np.abs(colours[token] - mean).max() <= 0.5
+        assert np.abs(colors[token] - mean).max() <= 0.5
 
 
 def test_each_way_to_paint_differs(shelf):

@@ -30,7 +30,7 @@ def test_the_gradient_of_ramps_and_edges():
     assert gradient_magnitude(np.full((4, 4, 3), 7, np.uint8)) == pytest.approx(np.zeros((4, 4)))
 
 
-def test_colours_count_by_their_brightness():
+def test_colors_count_by_their_brightness():
     right = np.mgrid[:2, :6][1]
     for channel, weight in enumerate((0.299, 0.587, 0.114)):
         image = np.zeros((2, 6, 3), np.uint8)

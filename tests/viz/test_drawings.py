@@ -14,16 +14,16 @@ from PIL import Image
 
 from tcformer.errors import UserError
 from tcformer.viz import (
-    KINDS,
+    STYLES,
+    Figure,
     Frame,
-    Look,
     Panel,
     Row,
-    Subject,
+    Style,
     contact_sheet,
     draw_tokens,
     encode_frames,
-    heat_colours,
+    heat_colors,
     merging_frames,
     pixel_tokens,
     resize_image,
@@ -46,9 +46,9 @@ def scores():
     return [np.sin(np.arange(cells.max() + 1)) for cells in nested_maps()[:3]]
 
 
-def subject(scale=3, **options):
+def figure(scale=3, **options):
     image = resize_image(procedural_scene(), (SEEN[0] * scale, SEEN[1] * scale))
-    return Subject(image, nested_maps(), seen=SEEN, weights=weights(), scores=scores(), **options)
+    return Figure(image, nested_maps(), seen=SEEN, weights=weights(), scores=scores(), **options)
 
 
 def attention(drawn):
@@ -59,17 +59,17 @@ def attention(drawn):
 
 
 ROWS = {
-    "row_mean": lambda: subject(2).draw("mean"),
-    "row_none_black": lambda: subject(2, look=Look(edge_colour=(0, 0, 0), width=0.5)).draw("none"),
-    "row_family": lambda: subject().draw("family"),
-    "row_family_of_stage_2": lambda: subject(2, look=Look(opacity=100)).draw(
+    "row_mean": lambda: figure(2).draw("mean"),
+    "row_none_black": lambda: figure(2, look=Style(edge_color=(0, 0, 0), width=0.5)).draw("none"),
+    "row_family": lambda: figure().draw("family"),
+    "row_family_of_stage_2": lambda: figure(2, look=Style(opacity=100)).draw(
         "family", family_stage=2
     ),
-    "row_size": lambda: subject().draw("size", points=POINTS),
-    "row_importance": lambda: subject(2, look=Look(outline=False)).draw("importance"),
-    "row_region": lambda: subject().draw_regions(POINTS),
-    "row_attention": lambda: attention(subject()),
-    "row_weights": lambda: subject().draw_contributions(POINTS[0]),
+    "row_size": lambda: figure().draw("size", points=POINTS),
+    "row_importance": lambda: figure(2, look=Style(outline=False)).draw("importance"),
+    "row_region": lambda: figure().draw_regions(POINTS),
+    "row_attention": lambda: attention(figure()),
+    "row_weights": lambda: figure().draw_contributions(POINTS[0]),
 }
 
 
@@ -86,17 +86,17 @@ def test_golden_drawings(name):
 
 def test_borders_are_seen_on_bright_images_too():
     white = np.full((30, 45, 3), 250, np.uint8)
-    bright = Subject(white, nested_maps()).draw("mean").panels[3].picture
-    assert bright.edge_colour == (48, 48, 48)
+    bright = Figure(white, nested_maps()).draw("mean").panels[3].picture
+    assert bright.edge_color == (48, 48, 48)
     assert (bright.pixels() == 48).any()
-    assert Subject(white // 2, nested_maps()).draw("mean").panels[3].picture.edge_colour == (
+    assert Figure(white // 2, nested_maps()).draw("mean").panels[3].picture.edge_color == (
         255,
         255,
         255,
     )
-    chosen = Look(edge_colour=(255, 255, 255))
+    chosen = Style(edge_color=(255, 255, 255))
     assert not (
-        Subject(white, nested_maps(), look=chosen).draw("mean").panels[3].pixels() == 48
+        Figure(white, nested_maps(), look=chosen).draw("mean").panels[3].pixels() == 48
     ).any()
 
 
@@ -104,18 +104,18 @@ def test_numbers_of_tokens_have_no_meaning():
     rng = np.random.default_rng(0)
     shuffled = [rng.permutation(int(cells.max()) + 1)[cells] for cells in nested_maps()]
     for kind in ("mean", "palette", "family", "size"):
-        one = Subject(procedural_scene(), nested_maps()).draw(kind)
-        other = Subject(procedural_scene(), shuffled).draw(kind)
+        one = Figure(procedural_scene(), nested_maps()).draw(kind)
+        other = Figure(procedural_scene(), shuffled).draw(kind)
         np.testing.assert_array_equal(panels(one), panels(other))
 
 
 def test_tensors_are_taken_as_well_as_arrays():
-    tensors = Subject(
+    tensors = Figure(
         torch.from_numpy(procedural_scene()),
         [torch.from_numpy(cells).flatten() for cells in nested_maps()],
         weights=[torch.from_numpy(weight).float() for weight in weights()],
     )
-    arrays = Subject(procedural_scene(), nested_maps(), weights=weights())
+    arrays = Figure(procedural_scene(), nested_maps(), weights=weights())
     for draw in (
         lambda s: s.draw("family"),
         lambda s: s.draw_contributions((3, 3)),
@@ -124,7 +124,7 @@ def test_tensors_are_taken_as_well_as_arrays():
 
 
 def test_a_followed_region_is_bright_and_all_else_is_dim():
-    drawn = subject(look=Look(outline=False))
+    drawn = figure(look=Style(outline=False))
     for stage, panel in enumerate(drawn.draw_regions(POINTS[:1]).panels):
         token = drawn.tokens_at(POINTS[0])[stage]
         inside = pixel_tokens(nested_maps()[stage], drawn.size, seen=SEEN) == token
@@ -146,7 +146,7 @@ def test_a_followed_region_is_bright_and_all_else_is_dim():
 
 
 def test_contributions_to_an_earlier_stage_end_there():
-    row = subject().draw_contributions(POINTS[0], stage=3)
+    row = figure().draw_contributions(POINTS[0], stage=3)
     assert [panel.caption for panel in row.panels] == [
         "stage 1: 24 tokens",
         "stage 2: 6 tokens",
@@ -157,9 +157,9 @@ def test_contributions_to_an_earlier_stage_end_there():
 
 
 def test_captions_and_scales_say_what_is_drawn():
-    drawn = subject()
+    drawn = figure()
     row = drawn.draw("size")
-    assert row.heading == KINDS["size"]
+    assert row.heading == STYLES["size"]
     assert [panel.scale for panel in row.panels] == [
         ("1 cell", "1"), ("4 cells", "1"), ("24 cells", "1"), ("32 cells", "1")
     ]  # fmt: skip
@@ -169,28 +169,28 @@ def test_captions_and_scales_say_what_is_drawn():
 
 
 def test_heat_rises_in_brightness_and_marks_what_is_no_number():
-    brightness = heat_colours(np.arange(256)).astype(int) @ [2, 7, 1]
+    brightness = heat_colors(np.arange(256)).astype(int) @ [2, 7, 1]
     assert (np.diff(brightness) >= 0).all()
-    colours = heat_colours([1.0, float("nan"), 3.0, 2.0])
-    assert colours[1].tolist() == [128] * 3
-    assert colours[0].tolist() == [16, 12, 58]
-    assert colours[2].tolist() == [255, 246, 196]
-    assert heat_colours([5.0, 5.0]).tolist() == [[255, 246, 196]] * 2
-    assert heat_colours([float("nan")]).tolist() == [[128] * 3]
+    colors = heat_colors([1.0, float("nan"), 3.0, 2.0])
+    assert colors[1].tolist() == [128] * 3
+    assert colors[0].tolist() == [16, 12, 58]
+    assert colors[2].tolist() == [255, 246, 196]
+    assert heat_colors([5.0, 5.0]).tolist() == [[255, 246, 196]] * 2
+    assert heat_colors([float("nan")]).tolist() == [[128] * 3]
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: subject().draw("rainbow"), "no drawing 'rainbow': choose one of mean, none"),
-        (lambda: Subject(procedural_scene(), nested_maps()).draw("importance"), "scores"),
-        (lambda: Subject(procedural_scene(), nested_maps()).draw_contributions((0, 0)), "weights"),
-        (lambda: subject().draw_contributions((0, 0), stage=1), "give 2 to 4"),
-        (lambda: subject().draw_contributions((0, 0), stage=5), "give 2 to 4"),
-        (lambda: subject().draw_regions([(135, 0)]), "135,0 lies outside"),
-        (lambda: subject().draw("family", family_stage=5), "no stage 5"),
-        (lambda: Subject(procedural_scene(), []), "no stage to draw"),
-        (lambda: Subject(procedural_scene(60), nested_maps()), "say with seen="),
+        (lambda: figure().draw("rainbow"), "no drawing 'rainbow': choose one of mean, none"),
+        (lambda: Figure(procedural_scene(), nested_maps()).draw("importance"), "scores"),
+        (lambda: Figure(procedural_scene(), nested_maps()).draw_contributions((0, 0)), "weights"),
+        (lambda: figure().draw_contributions((0, 0), stage=1), "give 2 to 4"),
+        (lambda: figure().draw_contributions((0, 0), stage=5), "give 2 to 4"),
+        (lambda: figure().draw_regions([(135, 0)]), "135,0 lies outside"),
+        (lambda: figure().draw("family", family_stage=5), "no stage 5"),
+        (lambda: Figure(procedural_scene(), []), "no stage to draw"),
+        (lambda: Figure(procedural_scene(60), nested_maps()), "say with seen="),
         (lambda: encode_frames([], "gif"), "at least one frame"),
         (lambda: merging_frames([], seconds=1), "at least one sheet"),
         (lambda: write_moving("a.png", []), r"must end in .gif or .webp, not .png"),
@@ -210,7 +210,7 @@ def test_a_sheet_beyond_all_reason_is_refused_before_it_is_made():
 
 
 def whole_sheet():
-    drawn = subject()
+    drawn = figure()
     rows = [drawn.draw("family"), drawn.draw_regions(POINTS), attention(drawn)]
     return [row._replace(heading=f"<{row.heading}> & more") for row in rows]
 
@@ -265,7 +265,7 @@ def test_a_browser_shows_the_svg_as_the_pixels_are(tmp_path):
 
 
 def merging():
-    drawn = subject()
+    drawn = figure()
     rows = [drawn.draw("family"), drawn.draw("mean")]
     return [[Row(tuple(row.panels[stage] for row in rows))] for stage in range(4)]
 

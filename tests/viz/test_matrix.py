@@ -7,8 +7,8 @@ import pytest
 
 from tcformer.errors import UserError
 from tcformer.viz import Panel, Row, card_sheet, matrix_picture, matrix_svg
-from tcformer.viz.lettering import drawable, fitted, text_width, written
 from tcformer.viz.matrix import EMPTY, RIGHT, WRONG
+from tcformer.viz.sheet import drawable, fitted, text_width, written
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -43,10 +43,10 @@ def test_names_of_any_letters_are_escaped_and_short_enough():
     assert matrix_picture(np.eye(2, dtype=int), ["a\udcff", "b\nc"]).shape[2] == 3
 
 
-def test_the_colours():
+def test_the_colors():
     picture = matrix_picture([[3, 0], [0, 0]], ["a", "b"])
-    for colour in (RIGHT, WRONG, EMPTY):  # the legend has a full WRONG
-        assert (picture == colour).all(axis=2).any()
+    for color in (RIGHT, WRONG, EMPTY):  # the legend has a full WRONG
+        assert (picture == color).all(axis=2).any()
     worse = matrix_picture([[0, 3], [0, 0]], ["a", "b"])
     assert (worse == RIGHT).all(axis=2).sum() < (picture == RIGHT).all(axis=2).sum()
 
@@ -64,7 +64,9 @@ def test_letters_that_the_font_lacks_become_numbers_in_pixels():
     assert written("grün, Ñandú, Straße", "?") == "grun, Nandu, Strasse"
     assert written("犬", "class 3") == "class 3"
     assert text_width("犬", 20) == 20
-    assert fitted("abcdefghij", text_width("abc...ij", 14), 14).startswith("ab")
+    assert fitted(
+        "abcdefghij", text_width("abc...ij", 14), lambda text: text_width(text, 14)
+    ).startswith("ab")
     counts = np.eye(2, dtype=int)
     unknown = matrix_picture(counts, ["a", "犬犬犬犬"], numbers=[3, 7])
     # As wide as four wide letters need in the SVG: only there the name can be written.

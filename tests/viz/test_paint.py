@@ -13,7 +13,7 @@ from tcformer.viz import (
     paint_tokens,
     pixel_tokens,
     token_borders,
-    token_colours,
+    token_colors,
 )
 
 SIZES = [(1, 1), (4, 4), (5, 3), (16, 16), (17, 31), (32, 32), (8, 40), (41, 6), (30, 30)]
@@ -53,21 +53,21 @@ def test_each_pixel_belongs_to_the_token_of_its_cell(size):
 
 @settings(max_examples=60, deadline=None)
 @given(scenes)
-def test_a_token_has_the_mean_colour_of_its_pixels(drawn):
+def test_a_token_has_the_mean_color_of_its_pixels(drawn):
     image, cells = drawn
-    painted = token_colours(image, cells)
+    painted = token_colors(image, cells)
     tokens = pixel_tokens(cells, image.shape[:2])
     for token in np.unique(tokens):
         inside = tokens == token
-        colour = np.floor(image[inside].mean(axis=0) + 0.5 + 1e-9)
-        assert (painted[inside] == colour).all()
+        color = np.floor(image[inside].mean(axis=0) + 0.5 + 1e-9)
+        assert (painted[inside] == color).all()
 
 
 @settings(max_examples=60, deadline=None)
 @given(scenes)
 def test_painting_keeps_the_mean_of_the_image(drawn):
     image, cells = drawn
-    painted = token_colours(image, cells).astype(float)
+    painted = token_colors(image, cells).astype(float)
     np.testing.assert_allclose(painted.mean((0, 1)), image.mean((0, 1)), atol=0.5 + 1e-9)
 
 
@@ -94,7 +94,7 @@ def test_outlines_lie_only_and_always_on_borders_of_tokens(drawn, scale):
         x = np.clip(np.arange(width) + dx, 0, width - 1)
         expected |= tokens[y][:, x] != tokens
     plain = paint_tokens(image, cells, outline=False, scale=scale)
-    drawn_on = paint_tokens(image, cells, edge_colour=(255, 0, 255), scale=scale)
+    drawn_on = paint_tokens(image, cells, edge_color=(255, 0, 255), scale=scale)
     assert (drawn_on[expected] == (255, 0, 255)).all()
     np.testing.assert_array_equal(drawn_on[~expected], plain[~expected])
 
@@ -109,7 +109,7 @@ def test_each_unit_of_width_adds_one_pixel_on_each_side():
 
 def test_one_token_has_no_outline_and_the_rim_is_none():
     image = np.full((20, 12, 3), 9, np.uint8)
-    picture = paint_tokens(image, np.zeros(15, int), edge_colour=(255, 0, 0), scale=3)
+    picture = paint_tokens(image, np.zeros(15, int), edge_color=(255, 0, 0), scale=3)
     assert picture.shape == (60, 36, 3)
     assert (picture == 9).all()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tcformer.errors import UserError
 from tcformer.viz import (
     border_path,
-    mean_colours,
+    mean_colors,
     paint_tokens,
     pixel_tokens,
     region_mask,
@@ -50,11 +50,11 @@ def test_an_enlarged_picture_has_enlarged_regions():
 def test_means_are_over_the_pixels_of_the_picture_not_of_what_the_network_saw(size, seen):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     cells = partition(seen)
-    colours = mean_colours(image, cells, seen=seen)
+    colors = mean_colors(image, cells, seen=seen)
     tokens = pixel_tokens(cells, size, seen=seen)
     for token in np.unique(tokens):
         expected = np.floor(image[tokens == token].mean(axis=0) + 0.5 + 1e-9)
-        assert (colours[token] == expected).all()
+        assert (colors[token] == expected).all()
 
 
 def test_the_mask_of_a_token_and_the_token_at_a_point_agree():
@@ -131,8 +131,8 @@ def test_a_picture_of_full_resolution_is_painted_at_its_own():
     painted = paint_tokens(image, cells, seen=(24, 32), scale=1, outline=False)
     tokens = pixel_tokens(cells, (61, 83), seen=(24, 32))
     assert painted.shape == image.shape
-    colours = mean_colours(image, cells, seen=(24, 32))
-    np.testing.assert_array_equal(painted, colours[tokens])
+    colors = mean_colors(image, cells, seen=(24, 32))
+    np.testing.assert_array_equal(painted, colors[tokens])
     half = paint_tokens(image, cells, seen=(24, 32), scale=1, outline=False, opacity=50)
     np.testing.assert_array_equal(half, (image.astype(int) + painted + 1) // 2)
     none = paint_tokens(image, cells, seen=(24, 32), scale=1, outline=False, opacity=0)

@@ -28,7 +28,7 @@ def stage_maps(height=30, width=45):
     ("name", "options"),
     [
         ("mean", {}),
-        ("none_thick_red", {"fill": "none", "edge_colour": (255, 0, 0), "width": 2, "scale": 3}),
+        ("none_thick_red", {"fill": "none", "edge_color": (255, 0, 0), "width": 2, "scale": 3}),
         ("palette", {"fill": "palette", "outline": False, "scale": 1}),
     ],
 )

@@ -1,15 +1,20 @@
-"""Skeletons on pictures."""
+"""Skeletons on pictures; people beside their tokens."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from tcformer.data.keypoints import layout
+from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.errors import UserError
-from tcformer.viz.skeleton import PART_COLOURS, draw_skeleton
+from tcformer.models import create_model
+from tcformer.viz import skeleton
+from tcformer.viz.skeleton import PART_COLORS, detail, draw_skeleton, frame, people_sheet
 
 STICKS = layout("sticks")
+WHOLE = layout("coco_wholebody")
 GREY = np.full((60, 80, 3), 50, np.uint8)
 
 
@@ -28,7 +33,7 @@ def test_the_lines_are_where_the_keypoints_are():
     assert picture.shape == GREY.shape
     assert (GREY == 50).all()  # the picture itself is not drawn on
     for x, y in points[0].round().astype(int):
-        np.testing.assert_allclose(picture[y, x], PART_COLOURS["body"], atol=60)
+        np.testing.assert_allclose(picture[y, x], PART_COLORS["body"], atol=60)
     middle = ((points[0, 0] + points[0, 1]) / 2).round().astype(int)
     assert picture[middle[1], middle[0], 1] > 150
     assert (drawn(points, scores) == picture).all()
@@ -63,3 +68,38 @@ def test_shapes_are_checked():
         drawn(points[0], scores)
     with pytest.raises(UserError, match="skeletons need points"):
         drawn(points, scores[:, :5])
+
+
+def test_face_and_hands_are_framed_and_feet_are_not_counted(monkeypatch):
+    torch.manual_seed(0)
+    codec = HeatmapCodec((48, 64), (12, 16))
+    picture = np.full((128, 96, 3), 90, np.uint8)
+    crop = codec.crop(np.array([0.0, 0.0, 96 / 1.25, 128 / 1.25]))
+    tokens = create_model("tcformer_nano", num_classes=0).forward_tokens(torch.randn(1, 3, 64, 48))
+    points = np.random.RandomState(0).uniform(30, 50, (133, 2))
+    scores = np.zeros(133)
+    for part in ("face", "righthand", "foot"):
+        scores[WHOLE.slice(part)] = 1
+    points[WHOLE.slice("foot")] = [60, 90]
+    rows = []
+    monkeypatch.setattr(skeleton, "contact_sheet", lambda given, **_: rows.extend(given))
+    people_sheet(picture, picture, [(crop, points, scores, tokens)], WHOLE, codec)
+    panels = rows[1].panels
+    chosen = (scores > 0.2) & ~np.isin(np.arange(133), range(17, 23))
+    cells = crop.to_input(points[chosen], 48, 64)
+    for panel, stage in zip(panels[1:], tokens[1:], strict=True):
+        assert panel.caption.endswith(detail(stage, cells, (64, 48), "the face and hands"))
+        for part in ("face", "lefthand", "righthand", "foot"):
+            framed = (np.asarray(panel.picture) == PART_COLORS[part]).all(axis=2).any()
+            assert framed == (part in ("face", "righthand")), part
+
+
+def test_a_frame_stays_inside_the_picture():
+    picture = np.zeros((20, 30, 3), np.uint8)
+    frame(picture, np.array([[-50.0, -50.0], [400.0, 400.0]]), (9, 9, 9))
+    assert (picture[0] == 9).all()
+    assert (picture[-1] == 9).all()
+    assert not picture[5:-5, 5:-5].any()
+    before = picture.copy()
+    frame(picture, np.zeros((0, 2)), (1, 1, 1))
+    assert (picture == before).all()

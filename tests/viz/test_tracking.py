@@ -14,7 +14,7 @@ from tcformer.viz import (
     children,
     contributions,
     families,
-    family_colours,
+    family_colors,
     layout_maps,
     parents,
     relatives,
@@ -77,10 +77,10 @@ def test_families_are_those_of_the_last_stage_by_default():
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_family_shares_its_colour_in_all_stages():
+def test_a_family_shares_its_color_in_all_stages():
     maps = nested(1, cells=5 * 8)
     painted = [
-        colours[cells] for colours, cells in zip(family_colours(maps, (20, 30)), maps, strict=True)
+        colors[cells] for colors, cells in zip(family_colors(maps, (20, 30)), maps, strict=True)
     ]
     for picture in painted[:-1]:
         np.testing.assert_array_equal(picture, painted[-1])

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from tcformer.predict import Loaded, read_picture
 from tcformer.predict.answers import Answer
 from tcformer.predict.predict import printable
-from tcformer.viz import Panel, Row, Subject, card_sheet, enlarge, layout_maps, unnormalise
-from tcformer.viz.lettering import written
-from tcformer.viz.sheet import panel_scale
+from tcformer.viz import Figure, Panel, Row, card_sheet, enlarge, layout_maps, unnormalise
+from tcformer.viz.sheet import panel_scale, written
 
 PANEL = 192
 """Wished side of a panel in pixels."""
@@ -70,10 +69,10 @@ def _row(loaded: Loaded, answer: Answer, words: Sequence[str], root: Path) -> Ro
     if loaded.merges:
         with torch.inference_mode():
             stages = loaded.backbone.forward_tokens(ready[None].to(loaded.device))
-        subject = Subject(shown, layout_maps(stages), seen=(side, side))
+        figure = Figure(shown, layout_maps(stages), seen=(side, side))
         # Before the first merge tokens are squares, and one alone is no picture.
         several = [stage.layout.num_tokens > 1 for stage in stages]
-        drawn = zip(subject.draw("mean").panels, several, strict=True)
+        drawn = zip(figure.draw("mean").panels, several, strict=True)
         panels += [panel for panel, seen_apart in drawn if seen_apart][1:]
     return Row(tuple(panels), heading)
 

@@ -25,7 +25,7 @@ from tcformer.predict.predict import printable
 from tcformer.runtime import provenance
 from tcformer.training.record import FORM
 from tcformer.viz import MOST_CLASSES, matrix_picture, matrix_svg, png_bytes
-from tcformer.viz.writing import write_bytes
+from tcformer.viz.sheet import write_bytes
 
 RECORD = "confusion.json"
 FILES = (

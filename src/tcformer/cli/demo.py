@@ -191,7 +191,7 @@ def _draw(result: RunResult, folder: Path) -> Path:
                 picture,
                 layout_maps(loaded.tokens(picture)),
                 title=f"a {images.classes[label]}, read as {images.classes[answer]}",
-                edge_colour=EDGE,
+                edge_color=EDGE,
                 panel_size=192,
             )
         )

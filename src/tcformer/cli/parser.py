@@ -1,12 +1,66 @@
-"""An argument parser whose refusals are one sentence and name the nearest option."""
+"""How verbs declare options: a parser that refuses in one sentence, types, shared options."""
 
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import sys
+from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tcformer.cli import VERBS
-from tcformer.errors import UserError, cut, nearest, shown
+from tcformer.errors import UserError, cut, nearest, printable, shown
+
+if TYPE_CHECKING:
+    from tcformer.predict import Loaded
+
+SHARED: dict[str, dict[str, Any]] = {
+    "model": {"metavar": "NAME", "help": "model to run (default: the checkpoint's own)"},
+    "checkpoint": {
+        "metavar": "FILE",
+        "help": "trained weights, or a folder in timm's hub format",
+    },
+    "pretrained": {
+        "action": "store_true",
+        "help": "the weights the authors published for --model",
+    },
+    "ema": {
+        "action": BooleanOptionalAction,
+        "help": "averaged weights of a training checkpoint (default: where it has them)",
+    },
+    "batch-size": {
+        "type": int,
+        "default": 16,
+        "metavar": "N",
+        "help": "images that pass together",
+    },
+    "workers": {
+        "type": int,
+        "metavar": "N",
+        "help": "threads that read images ahead (default: one a core; 0: none)",
+    },
+    "input-size": {
+        "type": int,
+        "metavar": "N",
+        "help": "side of the network's square input, pixels (default: as it was trained)",
+    },
+    "device": {
+        "default": "auto",
+        "help": "auto (a GPU if there is one), cpu, cuda, cuda:N or mps",
+    },
+    "amp": {"choices": ("off", "bf16", "fp16"), "default": "off", "help": "mixed precision"},
+    "threads": {
+        "type": int,
+        "default": 0,
+        "metavar": "N",
+        "help": "CPU threads; 0 leaves torch's choice",
+    },
+    "progress": {
+        "action": BooleanOptionalAction,
+        "help": "a bar on stderr (default: on a terminal)",
+    },
+}
+"""Options that several verbs have, each declared here once."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +78,12 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=_HelpWithDefaults,
         )
+
+    def share(self, *names: str, **changed: dict[str, Any]) -> None:
+        """Add options of `SHARED`; `changed` holds what is another with this verb."""
+        for name in names:
+            given = {**SHARED[name], **changed.get(name.replace("-", "_"), {})}
+            self.add_argument(f"--{name}", **given)
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` with argparse's message, or with the option that was probably meant."""
@@ -44,3 +104,52 @@ class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         empty = action.default is None or action.default in ("", (), [], {})
         return action.help if empty else super()._get_help_string(action)
+
+
+def whole(low: int, high: int | None = None, *, word: str | None = None) -> Callable[[str], Any]:
+    """A type of options: a whole number of a range, or a word. argparse refuses all else."""
+    return _in_range(int, "whole number", low, high, word)
+
+
+def real(low: float, high: float) -> Callable[[str], float]:
+    """A type of options: a number of a range, both ends included."""
+    return _in_range(float, "number", low, high, None)
+
+
+def _in_range(
+    kind: type, name: str, low: float, high: float | None, word: str | None
+) -> Callable[[str], Any]:
+    bounds = f"{name} from {low:g}" + (f" to {high:g}" if high is not None else "")
+
+    def read(text: str) -> Any:
+        if text == word:
+            return text
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= (float("inf") if high is None else high):
+            other = f", or {word}" if word else ""
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not a {bounds}{other}")
+        return value
+
+    return read
+
+
+def load_network(args: Namespace) -> Loaded:
+    """The network that the shared options ask for."""
+    from tcformer.predict import load
+
+    given = {
+        name: getattr(args, name)
+        for name in ("pretrained", "ema", "input_size", "device", "threads")
+        if hasattr(args, name)
+    }
+    return load(args.model, args.checkpoint, **given)
+
+
+def print_notes(notes: Iterable[object]) -> None:
+    """What people should know beside the result, on stderr; empty notes are left out."""
+    for note in notes:
+        if str(note):
+            print(f"note: {printable(note)}.", file=sys.stderr)

@@ -281,7 +281,7 @@ def _picture(
     people = results.add(file.name, picture, found)
     drawn = _skeletons(picture, people, estimator, args.threshold)
     if args.tokens and people:
-        from tcformer.viz.people import people_sheet
+        from tcformer.viz.skeleton import people_sheet
 
         chosen = people[:MOST_PEOPLE_DRAWN]
         crops = [(p.crop, p.points, p.scores, estimator.tokens(picture, p)) for p in chosen]

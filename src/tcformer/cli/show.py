@@ -3,253 +3,195 @@
 from __future__ import annotations
 
 import math
-import sys
 from argparse import ArgumentTypeError, BooleanOptionalAction, Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
 from tcformer.cli import VERBS
-from tcformer.cli.parser import Parser
+from tcformer.cli.parser import Parser, load_network, print_notes, real, whole
 from tcformer.errors import UserError, nearest
+from tcformer.images import LEAST_SIDE, read_image, resize_image, seen_size
 from tcformer.viz import (
     FORMATS,
-    KINDS,
-    POINT_COLOURS,
-    Look,
+    POINT_COLORS,
+    STYLES,
+    Figure,
+    Panel,
     Point,
+    Row,
+    Style,
     check_picture_name,
-    read_image,
+    layout_maps,
+    panel_picture,
+    panel_shape,
+    with_image,
+    write_moving,
+    write_sheet,
 )
-from tcformer.viz.paint import Colour
+from tcformer.viz.paint import Color
+from tcformer.viz.regions import check_inside
+from tcformer.viz.sheet import MOST_FRAME_PIXELS, MOST_PIXELS
+
+if TYPE_CHECKING:
+    from tcformer.models.trace import Trace
+    from tcformer.predict import Loaded
 
 HELP = VERBS["show"]
-
-LEAST_SIDE = 16
-"""The network takes images from this side on, in pixels."""
-
-MOST_PIXELS = 1024 * 1024
-"""Clustering compares every token with every other: time grows with the square of the pixels."""
 
 MOST_IMAGES = 100
 """Rows on one sheet; more would be a picture that few programs open."""
 
-DEFAULT_MODEL = "tcformer_light"
-DEFAULT_SHORT_SIDE = 224
-DEFAULT_PANEL = 448
-
-POINT_KINDS = ("region", "attention", "weights")
+SHORT_SIDE = 224
+POINT_STYLES = ("region", "attention", "weights")
 MOVING = ("gif", "webp")
+
+Size = tuple[int, int]
 
 
 def main(argv: list[str]) -> int:
     """Run the verb; see `tcformer show --help`."""
     args = _parse(argv)
     paths = [Path(name) for name in args.images]
-    out = _checked_out(args.out, paths)
+    out = check_picture_name(args.out, FORMATS)
+    for path in paths:
+        if path.exists() and out.exists() and path.samefile(out):
+            raise UserError(f"--out {out} would overwrite the image itself: give another name")
     _check_options(args, out)
     images = [_read(path, args) for path in paths]
-
-    # Torch is imported only now: a mistake is answered at once.
-    from tcformer.cli.show_rows import Request, draw_images
-    from tcformer.predict import load
-
-    loaded = load(
-        args.model,
-        args.checkpoint,
-        pretrained=args.pretrained,
-        ema=False if args.no_ema else None,
-        device=args.device,
-    )
-    for note in loaded.notes:
-        print(f"note: {_in_words(note)}", file=sys.stderr)
-    request = Request(
-        kinds=tuple(args.draw),
-        points=tuple(args.point),
-        stage=args.stage,
-        block=args.block,
-        head=args.head,
-        panel_size=args.panel_size if isinstance(args.panel_size, int) else None,
-        look=Look(args.outline, args.opacity, args.edge_colour),
-        seconds=args.seconds or 1.4,
-        size=args.size,
-    )
-    for line in draw_images(loaded, paths, images, request, out):
-        print(line)
+    loaded = load_network(args)  # imports torch: a mistake is answered before that
+    print_notes(_in_words(note) for note in loaded.notes)
+    _check_model(loaded, args)
+    sizes = _sizes(paths, images, args, loaded.preprocessing.input_size if loaded.source else None)
+    moving = out.suffix.lower().removeprefix(".") in MOVING
+    _check_extent(images, sizes, args, moving)
+    all_rows = []
+    for path, image, seen in zip(paths, images, sizes, strict=True):
+        traced = _traced(loaded, image, seen, args)
+        counts = ", ".join(str(tokens.layout.num_tokens) for tokens in traced.stages)
+        height, width = image.shape[:2]
+        print(f"{path}: {height} x {width} px, seen as {seen[0]} x {seen[1]}, {counts} tokens")
+        rows = _rows(traced, image, seen, args, path.name)
+        weights = "random weights" if loaded.source is None else Path(loaded.source).name
+        about = f"{path.name}: {width} x {height} px, seen by {loaded.name} ({weights}) at " + (
+            f"{seen[1]} x {seen[0]} px"
+        )
+        rows[0] = rows[0]._replace(heading=f"{about}\n{rows[0].heading}")
+        all_rows.append(rows)
+    if moving:
+        write_moving(out, _merging(all_rows), seconds=args.seconds or 1.4)
+    else:
+        write_sheet(out, [row for rows in all_rows for row in rows])
     print(f"wrote {out}")
     return 0
 
 
 def _in_words(note: str) -> str:
     if "weights are random" not in note:
-        return f"{note}."
+        return note
     return (
         "no --checkpoint is given, so the weights are random: tokens follow what the "
-        "image looks like, not what a trained network finds important."
+        "image looks like, not what a trained network finds important"
     )
+
+
+# ---- options --------------------------------------------------------------------------------
 
 
 def _parse(argv: list[str]) -> Namespace:
-    kinds = "; ".join(f"{name}: {words}" for name, words in KINDS.items())
+    styles = "; ".join(f"{name}: {words}" for name, words in STYLES.items())
     parser = Parser(
         "show",
         epilog="Each row of the picture is one image and, to its right, the same image drawn by "
-        f"its tokens after each stage. What can be drawn: {kinds}.",
+        f"its tokens after each stage. What can be drawn: {styles}.",
     )
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="image files")
-    add(
-        "--model",
-        metavar="NAME",
-        help=f"model to run (default: the checkpoint's own, else {DEFAULT_MODEL})",
-        default=None,
-    )
-    add(
-        "--checkpoint",
-        metavar="FILE",
-        default=None,
-        help="trained weights; without them the network is random",
-    )
-    add("--pretrained", action="store_true", help="the weights the authors published for --model")
-    add("--no-ema", action="store_true", help="the last weights, although there are averaged ones")
-    add("--device", default="cpu", help="cpu, auto (a GPU if there is one), cuda, cuda:N or mps")
-    add(
-        "--out",
-        metavar="FILE",
-        default="tokens.png",
-        help="picture to write: .png, .svg (tokens are paths), or .gif or .webp (the merging as "
-        "a moving picture)",
-    )
-    add(
-        "--draw",
-        "--fill",
-        metavar="WHAT",
-        type=_kinds,
-        default=None,
-        help=f"what to draw, one or several with commas between: {', '.join(KINDS)} "
-        "(default: mean; with --point region,attention,weights)",
-    )
-    add(
-        "--point",
-        metavar="X,Y",
-        type=_point,
-        action="append",
-        default=[],
-        help="follow the token at this point, in pixels of the image from its upper left corner; "
-        f"may be given {len(POINT_COLOURS)} times",
-    )
-    add(
-        "--stage",
-        metavar="N",
-        type=_count,
-        default=None,
-        help="for family: the stage whose tokens have a colour each; for weights: the stage of "
-        "the token that others contribute to (default: the last)",
-    )
-    add(
-        "--block",
-        metavar="N",
-        type=_count,
-        default=None,
-        help="for attention: which block of each stage, from 1 (default: the last)",
-    )
-    add(
-        "--head",
-        metavar="N",
-        type=_count,
-        default=None,
-        help="for attention: which head, from 1 (default: the mean of all)",
-    )
-    add(
-        "--opacity",
-        metavar="PERCENT",
-        type=_percent,
-        default=None,
-        help="of the paint on the image, 0 to 100 (default: what suits each drawing)",
-    )
+    default = "model to run (default: the checkpoint's own, else tcformer_light)"
+    parser.share(
+        "model", "checkpoint", "pretrained", "ema", "device", model={"help": default},
+        checkpoint={"help": "trained weights; without them the network is random"},
+        device={"default": "cpu"},
+    )  # fmt: skip
+    add("--out", metavar="FILE", default="tokens.png", help="picture to write: .png, .svg (tokens "
+        "are paths), or .gif or .webp (the merging as a moving picture)")  # fmt: skip
+    add("--draw", "--fill", metavar="WHAT", type=_styles, help="what to draw, one or several with "
+        f"commas between: {', '.join(STYLES)} (default: mean; with --point "
+        "region,attention,weights)")  # fmt: skip
+    add("--point", metavar="X,Y", type=_point, action="append", default=[], help="follow the token "
+        "at this point, in pixels of the image from its upper left corner; may be given "
+        f"{len(POINT_COLORS)} times")  # fmt: skip
+    add("--stage", metavar="N", type=whole(1), help="for family: the stage whose tokens have a "
+        "colour each; for weights: the stage of the token that others contribute to (default: the "
+        "last)")  # fmt: skip
+    add("--block", metavar="N", type=whole(1), help="for attention: which block of each stage, "
+        "from 1 (default: the last)")  # fmt: skip
+    add("--head", metavar="N", type=whole(1), help="for attention: which head, from 1 (default: "
+        "the mean of all)")  # fmt: skip
+    add("--opacity", metavar="PERCENT", type=whole(0, 100), help="of the paint on the image, 0 to "
+        "100 percent (default: what suits each drawing)")  # fmt: skip
     add("--outline", action=BooleanOptionalAction, default=True, help="draw the tokens' borders")
-    add(
-        "--edge-colour",
-        metavar="COLOUR",
-        type=_colour,
-        default=None,
+    add("--edge-colour", "--edge-color", metavar="COLOUR", type=_color, dest="edge_color",
         help="of the borders: a name such as black, or #rrggbb (default: white, or dark where the "
-        "image is bright)",
-    )
-    add(
-        "--size",
-        metavar="N",
-        type=_size,
-        default=None,
-        help="short side of the image that the network sees, in pixels, or `full` for the image as "
-        "it is (default: what the checkpoint was trained with, else "
-        f"{DEFAULT_SHORT_SIDE}, for larger images, smaller ones as they are)",
-    )
-    add(
-        "--panel-size",
-        metavar="N",
-        type=_panel,
-        default=DEFAULT_PANEL,
-        help="wished length of a panel's longer side in pixels, rounded so that all tokens' cells "
-        "are equal, or `full` for the resolution of the image",
-    )
-    add(
-        "--seconds",
-        metavar="S",
-        type=float,
-        default=None,
-        help="how long a moving picture stands still at each stage (default: 1.4)",
-    )
+        "image is bright)")  # fmt: skip
+    add("--size", metavar="N", type=whole(LEAST_SIDE, word="full"), help="short side of the image "
+        "that the network sees, in pixels, or `full` for the image as it is (default: what the "
+        f"checkpoint was trained with, else {SHORT_SIDE}, for larger images, smaller ones as they "
+        "are)")  # fmt: skip
+    add("--panel-size", metavar="N", type=whole(1, 16384, word="full"), default=448, help="wished "
+        "length of a panel's longer side in pixels, rounded so that all tokens' cells are equal, "
+        "or `full` for the resolution of the image")  # fmt: skip
+    add("--seconds", metavar="S", type=real(0.1, 60), help="how long a moving picture stands still "
+        "at each stage (default: 1.4)")  # fmt: skip
     args = parser.parse_args(argv)
-    if args.draw is None:
-        args.draw = list(POINT_KINDS) if args.point else ["mean"]
+    args.panel_size = None if args.panel_size == "full" else args.panel_size
+    args.draw = args.draw or (list(POINT_STYLES) if args.point else ["mean"])
     return args
 
 
 def _check_options(args: Namespace, out: Path) -> None:
     """Refuse what cannot be drawn, and options that nothing would come of."""
     drawn = set(args.draw)
-    lonely = [kind for kind in args.draw if kind in POINT_KINDS]
+    lonely = [style for style in args.draw if style in POINT_STYLES]
     if lonely and not args.point:
         raise UserError(f"--draw {lonely[0]} is about the token at a point: give --point X,Y")
     if "none" in drawn and not args.outline:
         raise UserError("--draw none with --no-outline would draw no tokens: drop one of the two")
     if args.opacity is not None and not drawn - {"none", "region"}:
         raise UserError(f"--opacity means nothing to --draw {args.draw[0]}: drop it")
-    for option, value, kinds in (
-        ("--stage", args.stage, ("family", "weights")),
-        ("--block", args.block, ("attention",)),
-        ("--head", args.head, ("attention",)),
+    for option, styles in (
+        ("stage", ("family", "weights")),
+        ("block", ("attention",)),
+        ("head", ("attention",)),
     ):
-        if value is not None and not drawn & set(kinds):
+        if getattr(args, option) is not None and not drawn & set(styles):
             raise UserError(
-                f"{option} is for --draw {' or '.join(kinds)}: add it, or drop {option}"
+                f"--{option} is for --draw {' or '.join(styles)}: add it, or drop --{option}"
             )
-    if args.seconds is not None:
-        if out.suffix.lower().removeprefix(".") not in MOVING:
-            raise UserError(f"--seconds is for moving pictures, and {out.name} is none: drop it")
-        if not (math.isfinite(args.seconds) and 0.1 <= args.seconds <= 60):
-            raise UserError(f"--seconds is {args.seconds:g}, but 0.1 to 60 are meant")
-    if len(args.point) > len(POINT_COLOURS):
-        raise UserError(f"{len(args.point)} points are too many: give at most {len(POINT_COLOURS)}")
-    if len(args.images) > MOST_IMAGES:
-        raise UserError(
-            f"{len(args.images)} images are too many for one picture: give at most {MOST_IMAGES}"
-        )
+    if args.seconds is not None and out.suffix.lower().removeprefix(".") not in MOVING:
+        raise UserError(f"--seconds is for moving pictures, and {out.name} is none: drop it")
+    for what, given, most in (
+        ("points", args.point, len(POINT_COLORS)),
+        ("images", args.images, MOST_IMAGES),
+    ):
+        if len(given) > most:
+            raise UserError(f"{len(given)} {what} are too many: give at most {most}")
 
 
-def _kinds(text: str) -> list[str]:
-    kinds = [word.strip() for word in text.split(",")]
-    for kind in kinds:
-        if kind not in KINDS:
-            guess = nearest(kind, KINDS)
-            hint = f", did you mean {guess}" if guess else f", choose of {', '.join(KINDS)}"
-            raise ArgumentTypeError(f"there is no {kind!r}{hint}")
-    if len(set(kinds)) < len(kinds):
+def _styles(text: str) -> list[str]:
+    styles = [word.strip() for word in text.split(",")]
+    for style in styles:
+        if style not in STYLES:
+            guess = nearest(style, STYLES)
+            hint = f", did you mean {guess}" if guess else f", choose of {', '.join(STYLES)}"
+            raise ArgumentTypeError(f"there is no {style!r}{hint}")
+    if len(set(styles)) < len(styles):
         raise ArgumentTypeError(f"{text} names something twice, name each once")
-    return kinds
+    return styles
 
 
 def _point(text: str) -> Point:
@@ -265,100 +207,152 @@ def _point(text: str) -> Point:
     return x, y
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-_count.__name__ = "number (a whole one from 1)"
-
-
-def _percent(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 100:
-        raise ValueError
-    return number
-
-
-_percent.__name__ = "percentage (a whole number from 0 to 100)"
-
-
-def _colour(text: str) -> Colour:
+def _color(text: str) -> Color:
     red, green, blue, *_ = ImageColor.getrgb(text)
     return red, green, blue
 
 
-_colour.__name__ = "colour (a name such as black, or #rrggbb)"
-
-
-def _size(text: str) -> int | str:
-    if text == "full":
-        return text
-    size = int(text)
-    if size < LEAST_SIDE:
-        raise ValueError
-    return size
-
-
-_size.__name__ = f"size (a whole number from {LEAST_SIDE}, or full)"
-
-
-def _panel(text: str) -> int | str:
-    if text == "full":
-        return text
-    size = int(text)
-    if not 1 <= size <= 16384:
-        raise ValueError
-    return size
-
-
-_panel.__name__ = "length (a whole number from 1 to 16384, or full)"
-
-
-def _checked_out(name: str, inputs: list[Path]) -> Path:
-    """Refuse a bad name for the result before any work is done, above all one of the inputs."""
-    out = check_picture_name(name, FORMATS)
-    for path in inputs:
-        if path.exists() and out.exists() and path.samefile(out):
-            raise UserError(f"--out {out} would overwrite the image itself: give another name")
-    return out
+_color.__name__ = "colour (a name such as black, or #rrggbb)"
 
 
 def _read(path: Path, args: Namespace) -> NDArray[np.uint8]:
     """The image of a file as it is meant to be seen, checked as far as torch is not needed."""
     image = read_image(path)
-    height, width = image.shape[:2]
-    check_seen(path, (height, width), seen_size((height, width), args.size, DEFAULT_SHORT_SIDE))
-    for x, y in args.point:
-        if not (0 <= x < width and 0 <= y < height):
-            raise UserError(
-                f"--point {x:g},{y:g} lies outside of {path}, which is {width} pixels wide and "
-                f"{height} high: give x from 0 to {width - 1} and y from 0 to {height - 1}"
-            )
+    for point in args.point:
+        check_inside(point, image.shape[:2], f"--point of {path}:")
+    _sizes([path], [image], args, None)
     return image
 
 
-def check_seen(path: Path, original: tuple[int, int], seen: tuple[int, int]) -> None:
-    """Refuse sizes that the network cannot see, or not in reasonable time."""
-    if min(seen) < LEAST_SIDE:
-        raise UserError(
-            f"{path} is {original[0]} x {original[1]} px, and the network needs at least "
-            f"{LEAST_SIDE} on each side: enlarge it with --size {4 * LEAST_SIDE}"
+def _sizes(
+    paths: Sequence[Path],
+    images: Sequence[NDArray[np.uint8]],
+    args: Namespace,
+    trained_at: int | None,
+) -> list[Size]:
+    """Height and width at which the network sees each image."""
+    return [
+        seen_size(
+            image.shape[:2], args.size, trained_at or SHORT_SIDE, what=str(path),
+            hint=f"give another --size, such as {4 * LEAST_SIDE}",
         )
-    if seen[0] * seen[1] > MOST_PIXELS:
+        for path, image in zip(paths, images, strict=True)
+    ]  # fmt: skip
+
+
+def _check_model(loaded: Loaded, args: Namespace) -> None:
+    stages = len(loaded.backbone.depths)
+    if args.stage is not None and args.stage > stages:
+        raise UserError(f"--stage {args.stage}: {loaded.name} has {stages} stages")
+    if args.stage == 1 and "weights" in args.draw:
+        raise UserError("--stage 1: the first tokens are merged from none; weights need 2 or more")
+    first = [getattr(loaded.backbone, f"block{stage}")[0] for stage in range(1, stages + 1)]
+    heads = [block.attn.num_heads for block in first]
+    for option, there in (("block", loaded.backbone.depths), ("head", heads)):
+        value = getattr(args, option)
+        if value is not None and value > max(there):
+            counts = ", ".join(map(str, there))
+            raise UserError(
+                f"--{option} {value}: the stages of {loaded.name} have {counts} {option}s"
+            )
+
+
+def _check_extent(
+    images: Sequence[NDArray[np.uint8]], sizes: Sequence[Size], args: Namespace, moving: bool
+) -> None:
+    """Refuse a picture that is too large for programs and memory, before anything is drawn."""
+    of_points = sum(style in ("attention", "weights") for style in args.draw)
+    rows = len(args.draw) + of_points * (max(1, len(args.point)) - 1)
+    area = 0
+    for image, seen in zip(images, sizes, strict=True):
+        height, width = panel_shape((image.shape[0], image.shape[1]), seen, args.panel_size)
+        area += height * width * rows * (1 if moving else 5)
+    most = MOST_FRAME_PIXELS if moving else MOST_PIXELS
+    if area > most:
         raise UserError(
-            f"{path} would be seen as {seen[0]} x {seen[1]} px, which takes too long (the limit is "
-            f"{MOST_PIXELS // 2**20} million pixels): give a smaller --size"
+            f"the picture would have {area / 1e6:.0f} million pixels, and {most / 1e6:.0f} is what "
+            "programs can open: give fewer images or drawings, or a smaller --panel-size"
         )
 
 
-def seen_size(original: tuple[int, int], size: int | str | None, default: int) -> tuple[int, int]:
-    """Height and width for the network: the aspect is kept, the short side is as asked."""
-    short = min(original)
-    if size == "full" or (size is None and short <= default):
-        return original
-    target = default if size is None else int(size)
-    height, width = (max(1, round(side * target / short)) for side in original)
-    return height, width
+# ---- drawings -------------------------------------------------------------------------------
+
+
+def _traced(loaded: Loaded, image: NDArray[np.uint8], seen: Size, args: Namespace) -> Trace:
+    from tcformer.models.trace import trace
+
+    batch = loaded.preprocessing.normalise(resize_image(image, seen))
+    return trace(loaded.backbone, batch.to(loaded.device), block=args.block)
+
+
+def _rows(
+    traced: Trace, image: NDArray[np.uint8], seen: Size, args: Namespace, title: str
+) -> list[Row]:
+    """All rows of one image."""
+    figure = Figure(
+        panel_picture(image, seen, args.panel_size),
+        layout_maps(traced.stages),
+        seen=seen,
+        weights=[tokens.layout.cell_weight[0] for tokens in traced.stages],
+        scores=[score[0] for score in traced.scores],
+        points_in=(image.shape[0], image.shape[1]),
+        look=Style(args.outline, args.opacity, args.edge_color),
+    )
+    rows = []
+    for style in args.draw:
+        if style in ("attention", "weights"):
+            for place, point in enumerate(args.point):
+                color = POINT_COLORS[place]
+                if style == "weights":
+                    row = figure.draw_contributions(point, stage=args.stage, color=color)
+                else:
+                    row = _attention(traced, figure, point, args, color)
+                row = row._replace(heading=f"{row.heading} ({point[0]:g}, {point[1]:g})")
+                rows.append(with_image(row, figure, title, [point], [color]))
+            continue
+        if style == "region":
+            row = figure.draw_regions(args.point)
+        else:
+            row = figure.draw(style, family_stage=args.stage, points=args.point)
+        rows.append(with_image(row, figure, title, args.point))
+    return rows
+
+
+def _attention(traced: Trace, figure: Figure, point: Point, args: Namespace, color: Color) -> Row:
+    weights, captions, heads = [], [], []
+    tokens = figure.tokens_at(point)
+    for attended, token in zip(traced.attended, tokens, strict=True):
+        heads.append(min(args.head or 0, attended.layer.num_heads))
+        weights.append(attended.weights(token, head=heads[-1] or None))
+        captions.append(f"{len(weights[-1])} {attended.over}")
+    keys = [attended.cell_to_key[0] for attended in traced.attended]
+    row = figure.draw_attention(point, keys, weights, captions=captions, color=color)
+    which = "last block of each stage"
+    if args.block is not None:
+        which = "block " + ", ".join(map(str, traced.blocks)) + " of the stages"
+    of = "mean of all heads" if args.head is None else f"head {', '.join(map(str, heads))}"
+    return row._replace(heading=f"{STYLES['attention']}: {which}, {of};")
+
+
+def _merging(rows_of_images: list[list[Row]]) -> list[list[Row]]:
+    """The sheets of a moving picture: the images, then their tokens stage by stage.
+
+    A drawing that has fewer stages than others stands still at its last one.
+    """
+    stages = max(len(row.panels) for rows in rows_of_images for row in rows)
+    sheets = []
+    for stage in range(stages):
+        shown = [
+            Row(tuple(row.panels[min(stage, len(row.panels) - 1)] for row in rows))
+            for rows in rows_of_images
+        ]
+        if all(len(row.panels) == 1 for row in shown):
+            # One drawing of each image: images stand in a block, not in one long column.
+            panels: list[Panel] = [row.panels[0] for row in shown]
+            across = math.ceil(math.sqrt(len(panels)))
+            shown = [
+                Row(tuple(panels[start : start + across]))
+                for start in range(0, len(panels), across)
+            ]
+        sheets.append(shown)
+    return sheets

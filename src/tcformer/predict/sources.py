@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from tcformer.errors import UserError
-from tcformer.files import read_whole
-from tcformer.images import IMAGE_EXTENSIONS, LeftOut, UnreadableImageError, decode_rgb, to_rgb
+from tcformer.images import IMAGE_EXTENSIONS, LeftOut, read_picture
 
 __all__ = ["Picture", "each_picture", "is_one", "read_picture", "walk"]
 
@@ -37,62 +36,6 @@ _BLOCK = 1 << 12
 
 Report = Callable[[str, str], None]
 """Is told the name of what cannot be read, and why, without a full stop."""
-
-
-def read_picture(source: Any) -> Image.Image:
-    """Any picture as 8-bit RGB by the rule of `tcformer.images.to_rgb`.
-
-    Args:
-        source: a path; the bytes of a file; a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or
-            (H, W, 4) of uint8, or (H, W) of uint16 or bool; a tensor likewise, or with its
-            channels first as torch has them.
-
-    Raises:
-        UnreadableImageError: it cannot be read, with the reason and without the name.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        try:
-            return decode_rgb(read_whole(source))
-        except FileNotFoundError:
-            raise UnreadableImageError("there is no such file") from None
-        except OSError as error:
-            raise UnreadableImageError(error.strerror or str(error)) from None
-    if isinstance(source, bytes):
-        return decode_rgb(source)
-    if isinstance(source, Image.Image):
-        try:
-            return to_rgb(source)
-        except OSError as error:  # a file that Pillow has opened, but not read yet
-            raise UnreadableImageError(str(error)) from None
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        return to_rgb(_from_array(source))
-    raise UnreadableImageError(
-        f"a {type(source).__name__} is no picture; give a path, a PIL image or an array"
-    )
-
-
-def _from_array(values: Any) -> Image.Image:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        if values.ndim == 3 and values.shape[0] in (1, 3, 4) and values.shape[2] not in (3, 4):
-            values = values.permute(1, 2, 0)
-        if values.is_floating_point():
-            raise UnreadableImageError(
-                f"it is a tensor of {str(values.dtype).removeprefix('torch.')}; give uint8 from 0 "
-                "to 255, before any normalisation"
-            )
-        values = values.numpy()
-    shape = values.shape
-    if values.ndim == 3 and shape[2] == 1:
-        values = values[:, :, 0]
-    wide = values.ndim == 2 and values.dtype in (np.uint16, np.bool_)
-    flat = values.ndim == 2 or (values.ndim == 3 and shape[2] in (3, 4))
-    if not flat or 0 in shape or not (wide or values.dtype == np.uint8):
-        raise UnreadableImageError(
-            f"it is an array {shape} of {values.dtype}; give (height, width, 3) of uint8 from 0 "
-            "to 255"
-        )
-    return Image.fromarray(np.ascontiguousarray(values))
 
 
 def is_one(images: Any) -> bool:

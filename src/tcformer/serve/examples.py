@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from tcformer.errors import UserError
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 SIDE = 224
@@ -31,30 +31,30 @@ class Canvas:
         self.image = Image.fromarray(background.astype(np.uint8))
         self._draw = ImageDraw.Draw(self.image)
 
-    def polygon(self, colour: Colour, *points: Point) -> None:
+    def polygon(self, color: Color, *points: Point) -> None:
         """A filled polygon."""
-        self._draw.polygon([(x * self.full, y * self.full) for x, y in points], fill=colour)
+        self._draw.polygon([(x * self.full, y * self.full) for x, y in points], fill=color)
 
-    def box(self, colour: Colour, left: float, top: float, right: float, bottom: float) -> None:
+    def box(self, color: Color, left: float, top: float, right: float, bottom: float) -> None:
         """A filled rectangle."""
         corners = [edge * self.full for edge in (left, top, right, bottom)]
-        self._draw.rectangle(corners, fill=colour)
+        self._draw.rectangle(corners, fill=color)
 
-    def disc(self, colour: Colour, x: float, y: float, radius: float) -> None:
+    def disc(self, color: Color, x: float, y: float, radius: float) -> None:
         """A filled circle."""
-        self.oval(colour, x, y, radius, radius)
+        self.oval(color, x, y, radius, radius)
 
-    def oval(self, colour: Colour, x: float, y: float, across: float, down: float) -> None:
+    def oval(self, color: Color, x: float, y: float, across: float, down: float) -> None:
         """A filled ellipse by its two radii."""
         corners = (x - across, y - down, x + across, y + down)
-        self._draw.ellipse([corner * self.full for corner in corners], fill=colour)
+        self._draw.ellipse([corner * self.full for corner in corners], fill=color)
 
-    def line(self, colour: Colour, width: float, *points: Point) -> None:
+    def line(self, color: Color, width: float, *points: Point) -> None:
         """A line through the points with round corners and ends."""
         places = [(x * self.full, y * self.full) for x, y in points]
-        self._draw.line(places, fill=colour, width=round(width * self.full), joint="curve")
+        self._draw.line(places, fill=color, width=round(width * self.full), joint="curve")
         for x, y in points:
-            self.disc(colour, x, y, width / 2)
+            self.disc(color, x, y, width / 2)
 
     def pixels(self) -> NDArray[np.uint8]:
         """The picture at its final size, (H, W, 3) uint8."""
@@ -72,9 +72,9 @@ def house(side: int = SIDE) -> NDArray[np.uint8]:
     """A house, a tree and hills under a sky: large calm areas and small detail, (side, side, 3)."""
     canvas = Canvas(_sky(side * FINER, side * FINER))
 
-    def hill(colour: Colour, level: float, swing: float, waves: float) -> None:
+    def hill(color: Color, level: float, swing: float, waves: float) -> None:
         top = [(x, level + swing * np.sin(x * waves)) for x in np.linspace(0, 1, 60)]
-        canvas.polygon(colour, *top, (1, 1), (0, 1))
+        canvas.polygon(color, *top, (1, 1), (0, 1))
 
     canvas.disc((255, 220, 90), 0.80, 0.18, 0.09)
     for x, y, radius in ((0.20, 0.17, 0.05), (0.26, 0.15, 0.065), (0.33, 0.18, 0.05)):
@@ -95,15 +95,15 @@ def house(side: int = SIDE) -> NDArray[np.uint8]:
         canvas.box((240, 240, 240), left, 0.6805, left + 0.045, 0.6845)
 
     canvas.box((100, 66, 40), 0.715, 0.66, 0.755, 0.86)
-    crown: tuple[tuple[Colour, float, float, float], ...] = (
+    crown: tuple[tuple[Color, float, float, float], ...] = (
         ((36, 96, 40), 0.735, 0.52, 0.12),
         ((44, 108, 44), 0.66, 0.58, 0.08),
         ((30, 86, 36), 0.81, 0.59, 0.085),
         ((70, 140, 60), 0.70, 0.50, 0.05),
         ((60, 128, 52), 0.78, 0.49, 0.04),
     )
-    for colour, x, y, radius in crown:
-        canvas.disc(colour, x, y, radius)
+    for color, x, y, radius in crown:
+        canvas.disc(color, x, y, radius)
     for x, y in ((0.69, 0.60), (0.76, 0.55), (0.80, 0.62), (0.66, 0.53), (0.73, 0.63)):
         canvas.disc((214, 52, 40), x, y, 0.014)
     return canvas.pixels()
@@ -151,9 +151,9 @@ def shapes(height: int = 160, width: int = SIDE) -> NDArray[np.uint8]:
     canvas.polygon((80, 180, 150), (0.62, 0.88), (0.80, 0.30), (0.98, 0.88))
     for column in range(6):
         for row in range(6):
-            colour = (236, 236, 236) if (row + column) % 2 else (24, 24, 24)
+            color = (236, 236, 236) if (row + column) % 2 else (24, 24, 24)
             x, y = 1.02 + 0.05 * column, 0.12 + 0.05 * row
-            canvas.box(colour, x, y, x + 0.049, y + 0.049)
+            canvas.box(color, x, y, x + 0.049, y + 0.049)
     for stripe in range(9):
         y = 0.72 + 0.028 * stripe
         canvas.line((150, 200, 240), 0.012, (0.08, y), (0.50, y))

@@ -142,7 +142,7 @@ def stage_data(
     Integers go as base64 of little-endian bytes: `map` (cells) and `into` (tokens) of 2 bytes,
     `cells` of 4, `colours` of 1 each for red, green and blue. `into` of the last stage is empty.
     """
-    families = viz.family_colours(list(maps), picture.shape[:2]) if "family" in paint else None
+    families = viz.family_colors(list(maps), picture.shape[:2]) if "family" in paint else None
     stages = []
     for stage, cells in enumerate(maps):
         fill: Any = "none" if paint == "outlines" else "mean"
@@ -157,7 +157,7 @@ def stage_data(
                 "painted": data_uri(painted),
                 "map": _packed(cells, "<u2"),
                 "cells": _packed(count, "<u4"),
-                "colours": _packed(viz.mean_colours(picture, cells), "u1"),
+                "colours": _packed(viz.mean_colors(picture, cells), "u1"),
                 "into": _packed(into, "<u2"),
             }
         )

@@ -2,41 +2,43 @@
 
 Nothing here knows a network: a picture needs an image and, for every stage, the map that says which
 token covers each cell of the initial grid (``tokens.layout.cell_to_token``). NumPy arrays and
-torch tensors are both accepted. All arithmetic on colours is done in integers, so the same
+torch tensors are both accepted. All arithmetic on colors is done in integers, so the same
 input gives the same pixels on every machine.
 """
 
-from tcformer.viz.cards import card_sheet
-from tcformer.viz.detail import (
-    cell_means,
-    gradient_magnitude,
-    rank_correlation,
-    ranks,
-    size_against_detail,
-    sizes_by_detail,
-    token_areas,
-    token_means,
+from typing import Any
+
+from tcformer.images import as_rgb, png_bytes, read_image, resize_image, unnormalise
+from tcformer.viz.figure import (
+    POINT_COLORS,
+    STYLES,
+    Figure,
+    Picture,
+    Point,
+    Style,
+    draw_tokens,
+    panel_picture,
+    panel_shape,
+    with_image,
 )
-from tcformer.viz.display import Picture, draw_tokens, panel_picture, panel_shape, with_image
-from tcformer.viz.drawing import Dot, Drawing, Mark
-from tcformer.viz.heat import Scale, heat_colours
-from tcformer.viz.images import as_rgb, read_image, resize_image, unnormalise
-from tcformer.viz.kinds import KINDS, POINT_COLOURS, Look, Point, Subject
 from tcformer.viz.matrix import MOST_CLASSES, matrix_picture, matrix_svg
-from tcformer.viz.moving import Frame, encode_frames, merging_frames
 from tcformer.viz.paint import (
     FILLS,
+    Dot,
+    Drawing,
+    Overlay,
     blend,
     cell_sums,
     density_map,
     enlarge,
-    family_colours,
-    mean_colours,
+    family_colors,
+    heat_colors,
+    mean_colors,
     paint_tokens,
-    palette_colours,
+    palette_colors,
     spread,
     token_borders,
-    token_colours,
+    token_colors,
 )
 from tcformer.viz.regions import (
     border_path,
@@ -46,86 +48,61 @@ from tcformer.viz.regions import (
     token_at,
     token_paths,
 )
-from tcformer.viz.sheet import Panel, Row, contact_sheet, token_row
-from tcformer.viz.svg import svg_sheet
-from tcformer.viz.tracking import children, contributions, families, layout_maps, parents, relatives
-from tcformer.viz.writing import (
+from tcformer.viz.sheet import (
     FORMATS,
+    Frame,
+    Panel,
+    Row,
+    Scale,
+    card_sheet,
     check_picture_name,
-    png_bytes,
+    contact_sheet,
+    encode_frames,
+    merging_frames,
+    panel_scale,
+    svg_sheet,
+    token_row,
     write_moving,
     write_png,
     write_sheet,
 )
+from tcformer.viz.tracking import (
+    cell_means,
+    children,
+    contributions,
+    families,
+    gradient_magnitude,
+    layout_maps,
+    parents,
+    rank_correlation,
+    ranks,
+    relatives,
+    size_against_detail,
+    sizes_by_detail,
+    token_areas,
+    token_means,
+)
 
 __all__ = [
-    "FILLS",
-    "FORMATS",
-    "KINDS",
-    "MOST_CLASSES",
-    "POINT_COLOURS",
-    "Dot",
-    "Drawing",
-    "Frame",
-    "Look",
-    "Mark",
-    "Panel",
-    "Picture",
-    "Point",
-    "Row",
-    "Scale",
-    "Subject",
-    "as_rgb",
-    "blend",
-    "border_path",
-    "card_sheet",
-    "cell_grid",
-    "cell_means",
-    "cell_sums",
-    "check_picture_name",
-    "children",
-    "contact_sheet",
-    "contributions",
-    "density_map",
-    "draw_tokens",
-    "encode_frames",
-    "enlarge",
-    "families",
-    "family_colours",
-    "gradient_magnitude",
-    "heat_colours",
-    "layout_maps",
-    "matrix_picture",
-    "matrix_svg",
-    "mean_colours",
-    "merging_frames",
-    "paint_tokens",
-    "palette_colours",
-    "panel_picture",
-    "panel_shape",
-    "parents",
-    "pixel_tokens",
-    "png_bytes",
-    "rank_correlation",
-    "ranks",
-    "read_image",
-    "region_mask",
-    "relatives",
-    "resize_image",
-    "size_against_detail",
-    "sizes_by_detail",
-    "spread",
-    "svg_sheet",
-    "token_areas",
-    "token_at",
-    "token_borders",
-    "token_colours",
-    "token_means",
-    "token_paths",
-    "token_row",
-    "unnormalise",
-    "with_image",
-    "write_moving",
-    "write_png",
-    "write_sheet",
-]
+    "FILLS", "FORMATS", "MOST_CLASSES", "POINT_COLORS", "STYLES", "Dot", "Drawing", "Figure",
+    "Frame", "Overlay", "Panel", "Picture", "Point", "Row", "Scale", "Style", "as_rgb", "blend",
+    "border_path", "card_sheet", "cell_grid", "cell_means", "cell_sums", "check_picture_name",
+    "children", "contact_sheet", "contributions", "density_map", "draw_tokens", "encode_frames",
+    "enlarge", "families", "family_colors", "gradient_magnitude", "heat_colors", "layout_maps",
+    "matrix_picture", "matrix_svg", "mean_colors", "merging_frames", "paint_tokens",
+    "palette_colors", "panel_picture", "panel_scale", "panel_shape", "parents", "pixel_tokens",
+    "png_bytes", "rank_correlation", "ranks", "read_image", "region_mask", "relatives",
+    "resize_image", "size_against_detail", "sizes_by_detail", "spread", "svg_sheet", "token_areas",
+    "token_at", "token_borders", "token_colors", "token_means", "token_paths", "token_row",
+    "unnormalise", "with_image", "write_moving", "write_png", "write_sheet",
+]  # fmt: skip
+
+_FORMER = {"Subject": "Figure", "Look": "Style", "Mark": "Overlay", "KINDS": "STYLES"}
+
+
+def __getattr__(name: str) -> Any:
+    """Former names and British spellings, for code that uses them."""
+    new = _FORMER.get(name, name.replace("colour", "color").replace("COLOUR", "COLOR"))
+    if new == name or new not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals()[new]

@@ -12,16 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tcformer.errors import UserError
-from tcformer.viz.drawing import rgb
-from tcformer.viz.images import as_array
-from tcformer.viz.lettering import drawable, fitted, text_width, written
-from tcformer.viz.paint import WHITE, Colour, enlarge
-from tcformer.viz.sheet import FRAME, INK
-from tcformer.viz.svg import xml_text
-from tcformer.viz.writing import png_bytes
-
-__all__ = ["MOST_CLASSES", "matrix_picture", "matrix_svg"]
+from tcformer.errors import UserError, printable
+from tcformer.images import as_array, png_bytes
+from tcformer.viz.paint import WHITE, Color, enlarge, rgb
+from tcformer.viz.sheet import FRAME, INK, drawable, fitted, text_width, written, xml_text
 
 NUMBERED = 40
 """Classes up to which cells hold their numbers; up to `LABELLED` rows and columns have names."""
@@ -31,9 +25,9 @@ LABELLED = 100
 MOST_CLASSES = 2000
 """A picture of more would be larger than screens are, with less than a pixel for a class."""
 
-RIGHT: Colour = (0, 108, 122)
-WRONG: Colour = (205, 72, 10)
-EMPTY: Colour = (242, 242, 242)
+RIGHT: Color = (0, 108, 122)
+WRONG: Color = (205, 72, 10)
+EMPTY: Color = (242, 242, 242)
 """Of the row of a class without pictures."""
 
 SIDE = 1000
@@ -52,7 +46,7 @@ class _Cell(NamedTuple):
     y: float
     width: float
     height: float
-    colour: Colour
+    color: Color
     told: str = ""
 
 
@@ -65,7 +59,7 @@ class _Word(NamedTuple):
     """start, middle or end"""
     turned: bool = False
     """reads upwards"""
-    colour: Colour = INK
+    color: Color = INK
     size: int = FONT
     otherwise: str = ""
     """instead, where a font lacks its letters"""
@@ -110,7 +104,7 @@ def matrix_svg(counts: Any, names: Sequence[str], *, numbers: Sequence[int] | No
     for cell in plan.cells:
         place = f'x="{cell.x:g}" y="{cell.y:g}" width="{cell.width:g}" height="{cell.height:g}"'
         told = f"<title>{xml_text(cell.told)}</title>" if cell.told else ""
-        parts.append(f'<rect {place} fill="{rgb(cell.colour)}">{told}</rect>')
+        parts.append(f'<rect {place} fill="{rgb(cell.color)}">{told}</rect>')
     if plan.image is not None:
         code = base64.b64encode(png_bytes(plan.image)).decode("ascii")
         parts.append(
@@ -136,7 +130,7 @@ def matrix_svg(counts: Any, names: Sequence[str], *, numbers: Sequence[int] | No
             size += ' lengthAdjust="spacingAndGlyphs"'
         parts.append(
             f'<text x="{word.x:g}" y="{word.y:g}" dy="0.35em" text-anchor="{word.anchor}" '
-            f'fill="{rgb(word.colour)}"{size}{turn}>{xml_text(word.text)}</text>'
+            f'fill="{rgb(word.color)}"{size}{turn}>{xml_text(word.text)}</text>'
         )
     start = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{plan.width:g}" height="{plan.height:g}" '
@@ -166,9 +160,9 @@ def matrix_picture(
     finer = 1 if plan.image is not None else FINER
     sheet = Image.new("RGB", (math.ceil(plan.width) * finer, math.ceil(plan.height) * finer), WHITE)
     draw = ImageDraw.Draw(sheet)
-    for x, y, width, height, colour, _ in plan.cells:
+    for x, y, width, height, color, _ in plan.cells:
         corners = (x * finer, y * finer, (x + width) * finer - 1, (y + height) * finer - 1)
-        draw.rectangle(tuple(map(round, corners)), fill=colour)
+        draw.rectangle(tuple(map(round, corners)), fill=color)
     left, top, side = (round(number * finer) for number in plan.frame)
     if plan.image is not None:
         sheet.paste(Image.fromarray(enlarge(plan.image, side // len(plan.image))), (left, top))
@@ -188,7 +182,7 @@ def _write(sheet: Image.Image, draw: ImageDraw.ImageDraw, word: _Word, finer: in
     x, y = word.x * finer, word.y * finer
     letter = {"start": "l", "middle": "m", "end": "r"}[word.anchor]
     if not word.turned:
-        draw.text((x, y), text, word.colour, font, anchor=f"{letter}m")
+        draw.text((x, y), text, word.color, font, anchor=f"{letter}m")
         return
     length, high = math.ceil(font.getlength(text)) + 2, 2 * word.size * finer
     strip = Image.new("L", (length, high))
@@ -196,7 +190,7 @@ def _write(sheet: Image.Image, draw: ImageDraw.ImageDraw, word: _Word, finer: in
     strip = strip.transpose(Image.Transpose.ROTATE_90)
     below = {"start": 0, "middle": length / 2, "end": length}[word.anchor]
     place = (round(x - high / 2), round(y + below - length))
-    sheet.paste(Image.new("RGB", strip.size, word.colour), place, strip)
+    sheet.paste(Image.new("RGB", strip.size, word.color), place, strip)
 
 
 # ---- where everything stands ----------------------------------------------------------------
@@ -214,11 +208,13 @@ def _plan(counts: Any, names: Sequence[str], numbers: Sequence[int] | None) -> _
         )
     numbers = range(size) if numbers is None else numbers
     pictures = matrix.sum(axis=1)
-    colours = _colours(matrix, pictures)
+    colors = _colors(matrix, pictures)
     if size > LABELLED:
-        return _without_names(colours, size)
+        return _without_names(colors, size)
     font = FONT if size <= NUMBERED else SMALL_FONT
-    words = [fitted(_one_line(name), LONGEST, font) for name in names]
+    words = [
+        fitted(_one_line(name), LONGEST, lambda text: text_width(text, font)) for name in names
+    ]
     spare = [f"class {number}" for number in numbers]
     longest = max(text_width(word, font) for word in words)
     cell = 13.0
@@ -236,12 +232,12 @@ def _plan(counts: Any, names: Sequence[str], numbers: Sequence[int] | None) -> _
             number = int(matrix[row, column])
             told = f"{names[row]} -> {names[column]}: {number} of {pictures[row]}"
             if number or not pictures[row]:
-                colour: Colour = tuple(colours[row, column].tolist())
-                plan.cells.append(_Cell(x, y, cell, cell, colour, told if number else ""))
+                color: Color = tuple(colors[row, column].tolist())
+                plan.cells.append(_Cell(x, y, cell, cell, color, told if number else ""))
             if number and size <= NUMBERED:
                 ink = WHITE if _darkness(row == column, share) > 0.65 else INK
                 middle = x + cell / 2, y + cell / 2
-                plan.words.append(_Word(*middle, str(number), "middle", colour=ink))
+                plan.words.append(_Word(*middle, str(number), "middle", color=ink))
     for place, (word, instead) in enumerate(zip(words, spare, strict=True)):
         away = (place + 0.5) * cell
         plan.words.append(_Word(left - 6, top + away, word, "end", size=font, otherwise=instead))
@@ -260,32 +256,32 @@ def _plan(counts: Any, names: Sequence[str], numbers: Sequence[int] | None) -> _
     return plan
 
 
-def _without_names(colours: NDArray[np.uint8], size: int) -> _Plan:
+def _without_names(colors: NDArray[np.uint8], size: int) -> _Plan:
     left, top = MARGIN + FONT + 10, MARGIN + FONT + 8
     side = size * max(1, SIDE // size)
-    plan = _Plan(0, 0, frame=(left, top, side), image=colours)
+    plan = _Plan(0, 0, frame=(left, top, side), image=colors)
     _finish(plan, left + side + MARGIN, f" ({size} classes in their order)")
     return plan
 
 
 def _finish(plan: _Plan, width: float, more: str = "") -> None:
-    """Axes, what the colours mean, and the size of all."""
+    """Axes, what the colors mean, and the size of all."""
     left, top, side = plan.frame
     plan.words.append(_Word(left + side / 2, MARGIN + FONT / 2, f"answer{more}", "middle"))
     plan.words.append(_Word(MARGIN + FONT / 2, top + side / 2, f"truth{more}", "middle", True))
     line, x = top + side + MARGIN + FONT / 2, float(left)
     lines = [line]
-    for words, colour in (
+    for words, color in (
         ("right", RIGHT),
         ("wrong", WRONG),
         ("the darker, the larger a part of the row", None),
     ):
-        needed = text_width(words, FONT) + (FONT + 20 if colour else 0)
+        needed = text_width(words, FONT) + (FONT + 20 if color else 0)
         if x > left and x + needed > max(width, left + 190):
             x = float(left)
             lines.append(lines[-1] + 1.5 * FONT)
-        if colour:
-            plan.cells.append(_Cell(x, lines[-1] - FONT / 2, FONT, FONT, colour))
+        if color:
+            plan.cells.append(_Cell(x, lines[-1] - FONT / 2, FONT, FONT, color))
             x += FONT + 6
         plan.words.append(_Word(x, lines[-1], words, "start"))
         x += text_width(words, FONT) + 18
@@ -298,7 +294,7 @@ def _darkness(right: bool, share: float) -> float:
     return share if right else math.sqrt(share)
 
 
-def _colours(matrix: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _colors(matrix: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.uint8]:
     """(C, C, 3) uint8."""
     share = matrix / np.maximum(1, pictures)[:, None]
     diagonal = np.eye(len(matrix), dtype=bool)
@@ -308,11 +304,10 @@ def _colours(matrix: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[
     level = np.where(matrix > 0, np.maximum(level, least), 0)
     whole = np.floor(level * 1000 + 0.5).astype(np.int64)[..., None]
     target = np.where(diagonal[..., None], np.array(RIGHT), np.array(WRONG))
-    colours = 255 + (target - 255) * whole // 1000
-    colours[pictures == 0] = EMPTY
-    return colours.astype(np.uint8)
+    colors = 255 + (target - 255) * whole // 1000
+    colors[pictures == 0] = EMPTY
+    return colors.astype(np.uint8)
 
 
 def _one_line(name: str) -> str:
-    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split()))
-    return line or repr(name)
+    return printable(" ".join(name.split())) or repr(name)

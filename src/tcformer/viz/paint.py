@@ -1,20 +1,27 @@
-"""Paint an image by its tokens.
+"""Paint an image by its tokens: colors of tokens, borders, and one drawing as pixels or SVG.
 
-What a cell is, and what ``seen`` means, stands at the top of `tcformer.viz.regions`.
+What `cell_to_token`, `size` and `seen` mean stands at the top of `tcformer.viz.regions`. An image
+is (H, W, 3), (H, W, 1) or (H, W) uint8, array or tensor. Arithmetic on colors is in integers, so
+the same input gives the same pixels on every machine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tcformer.errors import UserError
-from tcformer.partition import distinct_colours
-from tcformer.viz.images import as_array, as_rgb
+from tcformer.images import as_array, as_rgb
+from tcformer.partition import borders, distinct_colors, outlines
 from tcformer.viz.regions import (
     CELL,
+    Outliner,
     Size,
     cell_grid,
     cell_of_pixels,
@@ -27,27 +34,36 @@ FILLS = ("mean", "none", "palette")
 """What a token can be filled with by name; see `paint_tokens`."""
 
 Fill = Literal["mean", "none", "palette"]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-WHITE: Colour = (255, 255, 255)
+WHITE: Color = (255, 255, 255)
+BLACK: Color = (0, 0, 0)
+
+RAMP = (
+    (0, (16, 12, 58)),
+    (51, (78, 24, 112)),
+    (102, (160, 42, 108)),
+    (153, (224, 84, 74)),
+    (204, (250, 166, 62)),
+    (255, (255, 246, 196)),
+)
+"""Levels and their colors, from dark (little) to bright (much); straight between two of them."""
+
+
+# ---- colors of tokens -----------------------------------------------------------------------
 
 
 class CellSums(NamedTuple):
-    """The pixels of each cell added up: what all mean colours of an image are made from."""
+    """The pixels of each cell added up: what all mean colors of an image are made from."""
 
-    colours: NDArray[np.int64]
+    colors: NDArray[np.int64]
     """(H0, W0, 3)"""
     pixels: NDArray[np.int64]
-    """(H0, W0) number of pixels; 0 where a picture is smaller than the grid"""
+    """(H0, W0) number of pixels; 0 where an image is smaller than the grid"""
 
 
 def cell_sums(image: Any, seen: Size | None = None) -> CellSums:
-    """Add up the pixels of each cell, once for all stages.
-
-    Args:
-        image: (H, W, 3), (H, W, 1) or (H, W) uint8.
-        seen: height and width of the image as the network saw it; by default the same.
-    """
+    """Add up the pixels of each cell of an image, once for all stages."""
     pixels = as_rgb(image)
     size = pixels.shape[:2]
     seen = size if seen is None else seen
@@ -66,59 +82,38 @@ def cell_sums(image: Any, seen: Size | None = None) -> CellSums:
     return CellSums(total, count)
 
 
-def mean_colours(
+def mean_colors(
     image: Any, cell_to_token: Any, *, seen: Size | None = None, sums: CellSums | None = None
 ) -> NDArray[np.uint8]:
-    """The mean colour of every token.
+    """The mean color of every token: (N, 3) uint8, N = largest number in the map + 1.
 
     The mean is over the token's pixels, so a cell cut off by the image's edge counts by what is
-    left of it, and painting keeps the mean colour of the image (up to rounding, half upwards).
-
-    Args:
-        image: (H, W, 3), (H, W, 1) or (H, W) uint8.
-        cell_to_token: as in `regions.cell_grid`.
-        seen: height and width of the image as the network saw it; by default the same.
-        sums: `cell_sums` of the image, if they are at hand.
-
-    Returns:
-        (N, 3) uint8, N = largest number in the map + 1; black for a token without a pixel.
+    left of it, and painting keeps the mean color of the image (up to rounding, half upwards). A
+    token without a pixel is black. ``sums`` are the `cell_sums` of the image, if they are at hand.
     """
     pixels = as_rgb(image)
     grid = cell_grid(cell_to_token, pixels.shape[:2] if seen is None else seen)
     total, cells = cell_sums(pixels, seen) if sums is None else sums
     tokens, length = grid.reshape(-1), int(grid.max()) + 1
     # Whole numbers below 2^53 (2^53/255 pixels) are exact in the float64 that bincount adds in.
-    count, *colours = (
+    count, *colors = (
         np.bincount(tokens, weights=part.reshape(-1), minlength=length).astype(np.int64)
         for part in (cells, *np.moveaxis(total, -1, 0))
     )
     count = np.maximum(count, 1)[:, None]
-    return ((2 * np.stack(colours, axis=1) + count) // (2 * count)).astype(np.uint8)
+    return ((2 * np.stack(colors, axis=1) + count) // (2 * count)).astype(np.uint8)
 
 
-def token_colours(image: Any, cell_to_token: Any, *, seen: Size | None = None) -> NDArray[np.uint8]:
-    """The image with every pixel replaced by the mean colour of its token (`mean_colours`).
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+def token_colors(image: Any, cell_to_token: Any, *, seen: Size | None = None) -> NDArray[np.uint8]:
+    """The image with every pixel replaced by the mean color of its token: (H, W, 3) uint8."""
     size = as_rgb(image).shape[:2]
-    return spread(mean_colours(image, cell_to_token, seen=seen), cell_to_token, size, seen=seen)
+    return spread(mean_colors(image, cell_to_token, seen=seen), cell_to_token, size, seen=seen)
 
 
 def spread(
     values: Any, cell_to_token: Any, size: Size, *, seen: Size | None = None
 ) -> NDArray[Any]:
-    """Values of tokens as a picture: every pixel takes that of its token.
-
-    Args:
-        values: (N, ...) array, for tokens 0 to N - 1.
-        cell_to_token: as in `regions.cell_grid`.
-        size: height and width of the picture.
-        seen: height and width of it as the network saw it; by default the same.
-
-    Returns:
-        (height, width, ...), dtype of ``values``.
+    """Values of tokens, (N, ...), as an image (height, width, ...) of the same dtype.
 
     Raises:
         UserError: fewer values than tokens.
@@ -134,15 +129,12 @@ def spread(
     return on_pixels(values[grid], size, seen)
 
 
-def palette_colours(cell_to_token: Any, size: Size) -> NDArray[np.uint8]:
-    """A clearly different flat colour for every token: (N, 3) uint8, by number.
+def palette_colors(cell_to_token: Any, size: Size) -> NDArray[np.uint8]:
+    """A clearly different flat color for every token: (N, 3) uint8, by number.
 
-    Colours go by where a token first appears in reading order, never by its number: token numbers
-    have no meaning, and two numberings of one partition must give one picture.
-
-    Args:
-        cell_to_token: as in `regions.cell_grid`.
-        size: height and width of the picture that the network saw.
+    Colors go by where a token first appears in reading order, never by its number: token numbers
+    have no meaning, and two numberings of one partition must give one picture. ``size`` is what the
+    network saw.
     """
     tokens = cell_grid(cell_to_token, size).reshape(-1)
     names, first = np.unique(tokens, return_index=True)
@@ -158,173 +150,75 @@ def palette_colours(cell_to_token: Any, size: Size) -> NDArray[np.uint8]:
     green = np.choose(ramp, [rising, full, full, falling, none, none])
     blue = np.choose(ramp, [none, none, rising, full, full, falling])
     brightness = np.array([255, 200, 145])[order % 3]
-    colours = (np.stack([red, green, blue], axis=1) * 3 // 4 + 64) * brightness[:, None] // 255
+    colors = (np.stack([red, green, blue], axis=1) * 3 // 4 + 64) * brightness[:, None] // 255
     by_number = np.zeros((int(names[-1]) + 1, 3), np.uint8)
-    by_number[names] = colours
+    by_number[names] = colors
     return by_number
 
 
-def family_colours(
+def family_colors(
     cell_maps: list[Any], size: Size, *, stage: int | None = None
 ) -> list[NDArray[np.uint8]]:
-    """One colour for a token and all that merged into it, so that it can be followed by eye.
+    """One color for a token and all that merged into it, so that it can be followed by eye.
 
-    Neighbouring tokens of the chosen stage differ clearly, and others where there are colours
-    enough; see `tcformer.partition.distinct_colours`.
+    Neighboring tokens of the chosen stage differ clearly, and others where there are colors
+    enough; see `tcformer.partition.distinct_colors`.
 
     Args:
         cell_maps: the maps of one image, one for each stage.
-        size: height and width of the picture that the network saw.
-        stage: the stage whose tokens have a colour each, from 1; by default the last.
+        size: height and width of the image that the network saw.
+        stage: the stage whose tokens have a color each, from 1; by default the last.
 
     Returns:
         for each stage (N_s, 3) uint8, by number of token: what `paint_tokens` takes as ``fill``.
     """
     found = families(cell_maps, stage)
     stage = len(cell_maps) if stage is None else stage
-    colours = distinct_colours(cell_grid(cell_maps[stage - 1], size))
-    return [colours[family] for family in found]
+    colors = distinct_colors(cell_grid(cell_maps[stage - 1], size))
+    return [colors[family] for family in found]
 
 
-def token_borders(tokens: ArrayLike, *, width: float = 1) -> NDArray[np.bool_]:
-    """The pixels on a border between two tokens.
-
-    A pixel is on a border when its upper, lower, left or right neighbour belongs to another token.
-    Both sides are marked: a border is 2 pixels wide at width 1, and each further unit adds one
-    pixel on each side. Halves count as well: 0.5 marks only the lower and right side, one pixel
-    in all. The rim of the picture is no border.
-
-    Args:
-        tokens: (H, W) integers, the token under each pixel.
-        width: pixels on each side of a border: 0.5, 1, 1.5, ...
-
-    Returns:
-        (H, W) bool.
-    """
-    if width < 0.5 or width * 2 != int(width * 2):
-        raise UserError(
-            f"the width of an outline is a multiple of half a pixel, at least 0.5, not {width}"
-        )
-    picture = np.asarray(tokens)
-    border = np.zeros(picture.shape, bool)
-    across = picture[1:] != picture[:-1]
-    along = picture[:, 1:] != picture[:, :-1]
-    border[1:] |= across
-    border[:, 1:] |= along
-    if width == int(width):
-        border[:-1] |= across
-        border[:, :-1] |= along
-    for _ in range(int(width + 0.5) - 1):
-        border = _grow(border)
-    return border
+@cache
+def ramp() -> NDArray[np.uint8]:
+    """The color of each of the levels 0 to 255: (256, 3) uint8; ever brighter."""
+    levels = np.arange(256)[:, None]
+    colors = np.empty((256, 3), np.int64)
+    for (start, one), (stop, other) in pairwise(RAMP):
+        part, change = levels[start : stop + 1] - start, np.subtract(other, one)
+        colors[start : stop + 1] = one + change * part // (stop - start)
+    return colors.astype(np.uint8)
 
 
-def _grow(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Every pixel whose 3 x 3 neighbourhood touches the mask: corners stay square."""
-    tall = mask.copy()
-    tall[1:] |= mask[:-1]
-    tall[:-1] |= mask[1:]
-    wide = tall.copy()
-    wide[:, 1:] |= tall[:, :-1]
-    wide[:, :-1] |= tall[:, 1:]
-    return wide
-
-
-def enlarge(picture: NDArray[Any], scale: int) -> NDArray[Any]:
-    """Every pixel as a block of ``scale`` x ``scale`` pixels (nearest neighbour)."""
-    if scale < 1:
-        raise UserError(f"a picture is enlarged by a whole number of at least 1, not {scale}")
-    return picture.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def paint_tokens(
-    image: Any,
-    cell_to_token: Any,
-    *,
-    fill: Fill | NDArray[np.uint8] = "mean",
-    opacity: int = 100,
-    outline: bool = True,
-    edge_colour: Colour = WHITE,
-    width: float = 1,
-    scale: int = 2,
-    seen: Size | None = None,
+def heat_colors(
+    values: Any, *, low: float | None = None, high: float | None = None
 ) -> NDArray[np.uint8]:
-    """Paint one image by its tokens and draw their outlines.
-
-    Works for any height, width and aspect; for a batch, call it once for each image. To paint a
-    picture of full resolution, pass it with ``seen=`` the size that the network saw, ``scale=1``.
+    """A color of the ramp for every number.
 
     Args:
-        image: (H, W, 3), (H, W, 1) or (H, W) uint8; array or tensor.
-        cell_to_token: integers, (H0*W0,), (1, H0*W0) or (H0, W0) with H0 = ceil(h/4),
-            W0 = ceil(w/4), h x w what the network saw: ``tokens.layout.cell_to_token[b]``
-            of any stage.
-        fill: ``mean`` paints each token with the mean colour of its pixels, ``none`` keeps
-            the image, ``palette`` gives each token a colour of its own; or (N, 3) uint8 colours
-            by number of token, such as those of `family_colours` or `heat_colours`.
-        opacity: of the paint on the image, from 0 (the image) to 100 percent (paint alone).
-        outline: draw the borders between tokens.
-        edge_colour: red, green, blue of the borders, 0 to 255.
-        width: pixels of border on each side (of the enlarged picture), at least 0.5.
-        scale: whole factor by which the picture is enlarged.
-        seen: height and width of the image as the network saw it; by default the same.
+        values: (N,) numbers; array or tensor. Where they are not finite, the color is grey.
+        low: what the dark end stands for; by default the least of the values.
+        high: what the bright end stands for; by default the greatest. Equal ends: all bright.
 
     Returns:
-        (H*scale, W*scale, 3) uint8, the same bits for the same input.
+        (N, 3) uint8.
 
     Raises:
-        UserError: when image, map or an option cannot be used; the sentence says why.
-
-    Why the published drawing is not followed to the letter: it floors the grid (and so fails for
-    sides that are no multiple of 4), takes one image only, and thickens borders at random.
+        UserError: ``values`` is not one list of numbers.
     """
-    pixels = as_rgb(image)
-    size = pixels.shape[:2]
-    seen = size if seen is None else seen
-    # Checked even without outlines: a wrong map must not pass because nobody looks at it.
-    grid = cell_grid(cell_to_token, seen)
-    if not 0 <= opacity <= 100:
-        raise UserError(f"opacity is a percentage from 0 to 100, not {opacity}")
-    painted = pixels
-    if not (isinstance(fill, str) and fill == "none"):
-        painted = blend(
-            pixels, spread(_fill(fill, pixels, grid, seen), grid, size, seen=seen), opacity
-        )
-    picture = enlarge(painted, scale)
-    if outline:
-        tokens = on_pixels(grid.astype(np.int32), size, seen)
-        picture[token_borders(enlarge(tokens, scale), width=width)] = edge_colour
-    return picture
-
-
-def _fill(
-    fill: Any, pixels: NDArray[np.uint8], grid: NDArray[np.int64], seen: Size
-) -> NDArray[Any]:
-    """Colours by number of token."""
-    if not isinstance(fill, str):
-        colours = as_array(fill)
-        if colours.ndim != 2 or colours.shape[1] != 3 or colours.dtype != np.uint8:
-            raise UserError(
-                f"colours of tokens have shape (N, 3) and type uint8, not {colours.shape} "
-                f"and {colours.dtype}"
-            )
-        return colours
-    if fill == "mean":
-        return mean_colours(pixels, grid, seen=seen)
-    if fill == "palette":
-        return palette_colours(grid, seen)
-    raise UserError(f"fill is one of {', '.join(FILLS)}, not {fill!r}")
-
-
-def blend(image: NDArray[np.uint8], paint: NDArray[np.uint8], opacity: int) -> NDArray[np.uint8]:
-    """Paint on an image of the same shape, ``opacity`` percent of it, rounded half upwards."""
-    if opacity == 100:
-        return paint
-    mixed = image.astype(np.uint16) * np.uint16(100 - opacity)
-    mixed += paint.astype(np.uint16) * np.uint16(opacity)
-    mixed += np.uint16(50)
-    mixed //= np.uint16(100)
-    return mixed.astype(np.uint8)
+    numbers = as_array(values).astype(np.float64)
+    if numbers.ndim != 1:
+        raise UserError(f"heat is one number for each token, not an array {numbers.shape}")
+    finite = np.isfinite(numbers)
+    if not finite.any():
+        return np.full((len(numbers), 3), 128, np.uint8)
+    low = float(numbers[finite].min()) if low is None else low
+    high = float(numbers[finite].max()) if high is None else high
+    part = np.ones_like(numbers)
+    if high > low:
+        part = np.clip((np.where(finite, numbers, low) - low) / (high - low), 0, 1)
+    colors = ramp()[np.floor(part * 255 + 0.5).astype(np.int64)]
+    colors[~finite] = 128
+    return colors
 
 
 def density_map(
@@ -333,10 +227,10 @@ def density_map(
     """Where tokens are small: one over the number of cells of the token, as a map.
 
     Args:
-        cell_to_token: (H0*W0,), (1, H0*W0) or (H0, W0) integers.
+        cell_to_token: the map.
         grid: (H0, W0), the initial grid: ``tokens.layout.grid_size``.
-        map_size: (H, W) of the map, at most the grid; each pixel is the mean over its cells, and
-            cell i of H0 lies in pixel floor(i*H/H0). By default the grid itself.
+        map_size: (H, W), at most the grid (the default); each pixel is the mean over its cells, and
+            cell i of H0 lies in pixel floor(i*H/H0).
 
     Returns:
         (H, W) float32 in (0, 1]; bright = small tokens = detail. At the size of the grid
@@ -359,3 +253,311 @@ def density_map(
     total = np.bincount(pixel, weights=value, minlength=height * width)
     cells = np.bincount(pixel, minlength=height * width)
     return (total / cells).reshape(height, width).astype(np.float32)
+
+
+# ---- pixels ---------------------------------------------------------------------------------
+
+
+def token_borders(tokens: ArrayLike, *, width: float = 1) -> NDArray[np.bool_]:
+    """The pixels on a border between two tokens.
+
+    A pixel is on a border when its upper, lower, left or right neighbor belongs to another token.
+    Both sides are marked: a border is 2 pixels wide at width 1, and each further unit adds one
+    pixel on each side. Halves count as well: 0.5 marks only the lower and right side, one pixel
+    in all. The rim of the image is no border.
+
+    Args:
+        tokens: (H, W) integers, the token under each pixel.
+        width: pixels on each side of a border: 0.5, 1, 1.5, ...
+
+    Returns:
+        (H, W) bool.
+    """
+    if width < 0.5 or width * 2 != int(width * 2):
+        raise UserError(
+            f"the width of an outline is a multiple of half a pixel, at least 0.5, not {width}"
+        )
+    under = np.asarray(tokens)
+    border = np.zeros(under.shape, bool)
+    across = under[1:] != under[:-1]
+    along = under[:, 1:] != under[:, :-1]
+    border[1:] |= across
+    border[:, 1:] |= along
+    if width == int(width):
+        border[:-1] |= across
+        border[:, :-1] |= along
+    for _ in range(int(width + 0.5) - 1):
+        border = _grow(border)
+    return border
+
+
+def _grow(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Every pixel whose 3 x 3 neighborhood touches the mask: corners stay square."""
+    tall = mask.copy()
+    tall[1:] |= mask[:-1]
+    tall[:-1] |= mask[1:]
+    wide = tall.copy()
+    wide[:, 1:] |= tall[:, :-1]
+    wide[:, :-1] |= tall[:, 1:]
+    return wide
+
+
+def enlarge(picture: NDArray[Any], scale: int) -> NDArray[Any]:
+    """Every pixel as a block of ``scale`` x ``scale`` pixels (nearest neighbor)."""
+    if scale < 1:
+        raise UserError(f"a picture is enlarged by a whole number of at least 1, not {scale}")
+    return picture.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def blend(image: NDArray[np.uint8], paint: NDArray[np.uint8], opacity: int) -> NDArray[np.uint8]:
+    """Paint on an image of the same shape, ``opacity`` percent of it, rounded half upwards."""
+    if opacity == 100:
+        return paint
+    mixed = image.astype(np.uint16) * np.uint16(100 - opacity)
+    mixed += paint.astype(np.uint16) * np.uint16(opacity)
+    mixed += np.uint16(50)
+    mixed //= np.uint16(100)
+    return mixed.astype(np.uint8)
+
+
+def paint_tokens(
+    image: Any,
+    cell_to_token: Any,
+    *,
+    fill: Fill | NDArray[np.uint8] = "mean",
+    opacity: int = 100,
+    outline: bool = True,
+    edge_color: Color = WHITE,
+    width: float = 1,
+    scale: int = 2,
+    seen: Size | None = None,
+) -> NDArray[np.uint8]:
+    """Paint one image by its tokens and draw their outlines.
+
+    Works for any height, width and aspect; for a batch, call it once for each image. To paint an
+    image of full resolution, pass it with ``seen=`` the size that the network saw, ``scale=1``.
+    The published drawing floors the grid (and so fails for sides that are no multiple of 4), takes
+    one image only, and thickens borders at random; this one does not.
+
+    Args:
+        image: the image.
+        cell_to_token: its map.
+        fill: ``mean`` paints each token with the mean color of its pixels, ``none`` keeps
+            the image, ``palette`` gives each token a color of its own; or (N, 3) uint8 colors
+            by number of token, such as those of `family_colors` or `heat_colors`.
+        opacity: of the paint on the image, from 0 (the image) to 100 percent (paint alone).
+        outline: draw the borders between tokens.
+        edge_color: red, green, blue of the borders, 0 to 255.
+        width: pixels of border on each side (of the enlarged picture), at least 0.5.
+        scale: whole factor by which the picture is enlarged.
+        seen: size of the image as the network saw it.
+
+    Returns:
+        (H*scale, W*scale, 3) uint8, the same bits for the same input.
+
+    Raises:
+        UserError: when image, map or an option cannot be used.
+    """
+    pixels = as_rgb(image)
+    size = pixels.shape[:2]
+    seen = size if seen is None else seen
+    # Checked even without outlines: a wrong map must not pass because nobody looks at it.
+    grid = cell_grid(cell_to_token, seen)
+    if not 0 <= opacity <= 100:
+        raise UserError(f"opacity is a percentage from 0 to 100, not {opacity}")
+    painted = pixels
+    if not (isinstance(fill, str) and fill == "none"):
+        paint = spread(_fill(fill, pixels, grid, seen), grid, size, seen=seen)
+        painted = blend(pixels, paint, opacity)
+    picture = enlarge(painted, scale)
+    if outline:
+        tokens = on_pixels(grid.astype(np.int32), size, seen)
+        picture[token_borders(enlarge(tokens, scale), width=width)] = edge_color
+    return picture
+
+
+def _fill(
+    fill: Any, pixels: NDArray[np.uint8], grid: NDArray[np.int64], seen: Size
+) -> NDArray[Any]:
+    """Colors by number of token."""
+    if not isinstance(fill, str):
+        colors = as_array(fill)
+        if colors.ndim != 2 or colors.shape[1] != 3 or colors.dtype != np.uint8:
+            raise UserError(
+                f"colors of tokens have shape (N, 3) and type uint8, not {colors.shape} "
+                f"and {colors.dtype}"
+            )
+        return colors
+    if fill == "mean":
+        return mean_colors(pixels, grid, seen=seen)
+    if fill == "palette":
+        return palette_colors(grid, seen)
+    raise UserError(f"fill is one of {', '.join(FILLS)}, not {fill!r}")
+
+
+# ---- one drawing, as pixels or SVG ----------------------------------------------------------
+
+
+class Overlay(NamedTuple):
+    """A token with an outline of its own color."""
+
+    token: int
+    color: Color
+
+
+class Dot(NamedTuple):
+    """A chosen point."""
+
+    x: float
+    y: float
+    """in pixels of the image, from its upper left corner"""
+    color: Color
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An image, painted area by area, with the outlines of tokens over it.
+
+    Attributes:
+        image: (H, W, 3) uint8, the image to draw on, of any resolution.
+        seen: height and width of it as the network saw it.
+        tokens: (H0, W0) int64, the token of each cell; these are outlined.
+        colors: (N, 3) uint8, the paint of each area; none where the image is left as it is.
+        opacity: (N,) int64, percent of the paint on the image, 0 to 100.
+        areas: (H0, W0) int64, what paint goes by where that is not the token.
+        outline: draw the borders between tokens.
+        edge_color: of the borders.
+        width: pixels on each side of a border, a multiple of 0.5.
+        overlays: tokens that are outlined in a color of their own.
+        dots: points.
+        names: what an area is called, by number: shown by SVG viewers under the mouse.
+    """
+
+    image: NDArray[np.uint8]
+    seen: Size
+    tokens: NDArray[np.int64]
+    colors: NDArray[np.uint8] | None = None
+    opacity: NDArray[np.int64] | None = None
+    areas: NDArray[np.int64] | None = None
+    outline: bool = True
+    edge_color: Color = WHITE
+    width: float = 1
+    overlays: tuple[Overlay, ...] = ()
+    dots: tuple[Dot, ...] = ()
+    names: Callable[[int], str] = field(default=lambda area: f"token {area}")
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def _areas(self) -> NDArray[np.int64]:
+        return self.tokens if self.areas is None else self.areas
+
+    def _spread(self, values: NDArray[Any]) -> NDArray[Any]:
+        return on_pixels(values, self.size, self.seen)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8."""
+        picture = self._painted()
+        tokens = self._spread(self.tokens.astype(np.int32))
+        if self.outline:
+            picture[token_borders(tokens, width=self.width)] = self.edge_color
+        for overlay in self.overlays:
+            inside = tokens == overlay.token
+            # A dark line around the bright one: seen on any ground.
+            dark = token_borders(inside, width=2 * self.width + 1)
+            picture[dark] = BLACK
+            picture[token_borders(inside, width=2 * self.width) & dark] = overlay.color
+        for dot in self.dots:
+            self._draw_dot(picture, dot)
+        return picture
+
+    def _painted(self) -> NDArray[np.uint8]:
+        if self.colors is None:
+            return self.image.copy()
+        opacity = np.full(len(self.colors), 100) if self.opacity is None else self.opacity
+        paint = self._spread(self.colors[self._areas])
+        if (opacity == 100).all():
+            return paint
+        # Premixed for cells, so that one product and one sum are left for pixels.
+        share = opacity[self._areas].astype(np.uint16)
+        premixed = self.colors[self._areas] * share[..., None] + np.uint16(50)
+        mixed = self.image * self._spread(np.uint16(100) - share)[..., None]
+        mixed += self._spread(premixed)
+        mixed //= np.uint16(100)
+        return mixed.astype(np.uint8)
+
+    def _ring(self) -> tuple[int, int]:
+        """Radius of the ring around a point and half its thickness: a small token shows inside."""
+        radius = max(4, min(self.size) // 36)
+        return radius, max(1, radius // 6)
+
+    def _draw_dot(self, picture: NDArray[np.uint8], dot: Dot) -> None:
+        """A ring of the color between two white ones, in a black one; whole pixels."""
+        x, y = int(dot.x), int(dot.y)
+        radius, half = self._ring()
+        reach = radius + 3 * half
+        top, left = max(0, y - reach), max(0, x - reach)
+        window = picture[top : y + reach + 1, left : x + reach + 1]
+        down, right = np.ogrid[: window.shape[0], : window.shape[1]]
+        away = (down + top - y) ** 2 + (right + left - x) ** 2
+        for outer, inner, color in ((3, 2, BLACK), (2, -2, WHITE), (1, -1, dot.color)):
+            far, near = radius + outer * half, radius + inner * half
+            window[(away <= far**2 + far) & (away > near**2 + near)] = color
+
+    def svg(self, image_id: str) -> str:
+        """The drawing as SVG elements, in a coordinate system of pixels of the image.
+
+        Args:
+            image_id: of an element that shows the image, to be used where it is seen.
+        """
+        pen = Outliner(self.size, self.seen)
+        parts = []
+        opacity = np.zeros(0, np.int64) if self.opacity is None else self.opacity
+        if self.colors is None or (opacity < 100).any():
+            parts.append(f'<use href="#{image_id}"/>')
+        elements = []
+        for area, loops in outlines(self._areas).items():
+            paint = "none"
+            if self.colors is not None:
+                percent = 100 if self.opacity is None else int(self.opacity[area])
+                see = "" if percent == 100 else f' fill-opacity="{percent / 100:g}"'
+                paint = f'{rgb(self.colors[area])}"{see} pointer-events="all'
+            elements.append(
+                f'<path fill="{paint}" d="{pen.polygons(loops)}">'
+                f"<title>{self.names(area)}</title></path>"
+            )
+        # Without smoothing, no seams show between areas that touch.
+        parts.append('<g class="areas" shape-rendering="crispEdges">' + "".join(elements) + "</g>")
+        if self.outline:
+            parts.append(
+                f'<path class="borders" fill="none" stroke="{rgb(self.edge_color)}" '
+                f'stroke-width="{2 * self.width:g}" pointer-events="none" '
+                f'd="{pen.lines(borders(self.tokens))}"/>'
+            )
+        for overlay in self.overlays:
+            shape = pen.lines(borders((self.tokens == overlay.token).astype(np.int64)))
+            parts.extend(
+                f'<path class="mark" fill="none" stroke="{rgb(color)}" stroke-width="{thick:g}" '
+                f'stroke-linecap="square" pointer-events="none" d="{shape}"/>'
+                for color, thick in ((BLACK, 4 * self.width + 2), (overlay.color, 4 * self.width))
+            )
+        radius, half = self._ring()
+        for dot in self.dots:
+            parts.extend(
+                f'<circle cx="{dot.x:g}" cy="{dot.y:g}" fill="none" pointer-events="none" '
+                f'r="{radius + away * half:g}" stroke="{color}" stroke-width="{thick * half:g}"/>'
+                for away, thick, color in (
+                    (2.5, 1, "black"),
+                    (0, 4, "white"),
+                    (0, 2, rgb(dot.color)),
+                )
+            )
+        return "\n".join(parts)
+
+
+def rgb(color: Any) -> str:
+    """#rrggbb from three numbers."""
+    return "#" + "".join(f"{int(part):02x}" for part in color)

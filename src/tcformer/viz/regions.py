@@ -1,10 +1,18 @@
-"""Where tokens lie in a picture: cells, pixels, regions, outlines.
+"""Where tokens lie in an image: cells, pixels, regions, outlines.
 
-A *cell* is one position of the initial grid and stands for 4 x 4 pixels of the picture that the
+A *cell* is one position of the initial grid and stands for 4 x 4 pixels of the image that the
 network saw (fewer at the right and bottom edge where its sides are no multiples of 4); a *token*
-is a set of cells, not necessarily connected. The picture that is drawn on may have any other
-resolution: say in ``seen`` which size the network saw, and a pixel belongs to the cell in which its
-centre lies. All of it is integer arithmetic on rows and columns, so 12 megapixels take moments.
+is a set of cells, not necessarily connected. All of it is integer arithmetic on rows and columns,
+so 12 megapixels take moments. In all of `tcformer.viz`
+
+* `cell_to_token` is the map of one image: integers of shape (H0*W0,), (1, H0*W0) or (H0, W0) with
+  H0 = ceil(h/4) and W0 = ceil(w/4), h x w what the network saw; array or tensor, such as
+  ``tokens.layout.cell_to_token[b]`` of any stage;
+* `size` is (height, width) in pixels of the image that is drawn on, which may have any resolution;
+* `seen` is (height, width) of the image as the network saw it, by default the same. A pixel belongs
+  to the cell in which its center lies.
+
+A map that does not belong to an image of that size raises `UserError`.
 """
 
 from __future__ import annotations
@@ -16,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcformer.errors import UserError
+from tcformer.images import as_array
 from tcformer.partition import borders, outlines
-from tcformer.viz.images import as_array
 
 CELL = 4
 """Side of a cell in pixels: the stride of the network's stem."""
@@ -32,19 +40,7 @@ def grid_size(height: int, width: int) -> tuple[int, int]:
 
 
 def cell_grid(cell_to_token: Any, size: Size) -> NDArray[np.int64]:
-    """The map of one image as a grid, checked against the size of the image.
-
-    Args:
-        cell_to_token: integers of shape (H0*W0,), (1, H0*W0) or (H0, W0), with
-            H0 = ceil(height/4) and W0 = ceil(width/4); array or tensor.
-        size: height and width of the picture that the network saw.
-
-    Returns:
-        (H0, W0) int64.
-
-    Raises:
-        UserError: when the map does not belong to an image of this size, or is no map.
-    """
+    """Check the map of one image against its `size` as the network saw it: (H0, W0) int64."""
     height, width = size
     cells = as_array(cell_to_token)
     rows, columns = grid_size(height, width)
@@ -65,8 +61,8 @@ def cell_of_pixels(length: int, seen: int) -> NDArray[np.int64]:
     """The row (or column) of cells for each row (or column) of pixels.
 
     Args:
-        length: height (or width) of the picture.
-        seen: the same side of the picture that the network saw.
+        length: height (or width) of the image.
+        seen: the same side of the image that the network saw.
 
     Returns:
         (length,) int64, rising, from 0 to at most ceil(seen/4) - 1.
@@ -75,70 +71,53 @@ def cell_of_pixels(length: int, seen: int) -> NDArray[np.int64]:
 
 
 def pixel_tokens(cell_to_token: Any, size: Size, *, seen: Size | None = None) -> NDArray[np.int64]:
-    """The token under every pixel of a picture of ``size`` = (height, width).
-
-    Args:
-        cell_to_token: as in `cell_grid`.
-        size: height and width of the picture.
-        seen: height and width of it as the network saw it; by default the same.
-
-    Returns:
-        (height, width) int64.
-
-    Raises:
-        UserError: when the map does not belong to an image of this size.
-    """
+    """The token under every pixel: (height, width) int64."""
     seen = size if seen is None else seen
     return on_pixels(cell_grid(cell_to_token, seen), size, seen)
 
 
 def on_pixels(cells: NDArray[Any], size: Size, seen: Size) -> NDArray[Any]:
-    """Values of cells (H0, W0, ...) at the pixels of a picture, (height, width, ...)."""
+    """Values of cells (H0, W0, ...) at the pixels of an image, (height, width, ...)."""
     rows, columns = (cell_of_pixels(*sides) for sides in zip(size, seen, strict=True))
-    # Columns first: the many rows of a picture are then copies of few.
+    # Columns first: the many rows of an image are then copies of few.
     return cells.take(columns, axis=1).take(rows, axis=0)
 
 
 def token_at(
     cell_to_token: Any, point: tuple[float, float], size: Size, *, seen: Size | None = None
 ) -> int:
-    """The token that covers a point of the picture.
-
-    Args:
-        cell_to_token: as in `cell_grid`.
-        point: (x, y) in pixels of the picture, from its upper left corner.
-        size: height and width of the picture.
-        seen: height and width of it as the network saw it; by default the same.
+    """The token that covers a point (x, y), in pixels from the upper left corner of the image.
 
     Raises:
-        UserError: the point lies outside of the picture.
+        UserError: the point lies outside of the image.
+    """
+    check_inside(point, size)
+    seen = size if seen is None else seen
+    row, column = (
+        cell_of_pixels(length, side)[int(place)]
+        for length, side, place in zip(size, seen, reversed(point), strict=True)
+    )
+    return int(cell_grid(cell_to_token, seen)[row, column])
+
+
+def check_inside(point: tuple[float, float], size: Size, what: str = "the point") -> None:
+    """Refuse a point (x, y) outside of an image of (height, width) pixels.
+
+    Raises:
+        UserError: it lies outside; `what` names the point.
     """
     (x, y), (height, width) = point, size
     if not (0 <= x < width and 0 <= y < height):
         raise UserError(
-            f"the point {x:g},{y:g} lies outside of the picture, which is {width} pixels wide and "
+            f"{what} {x:g},{y:g} lies outside of the picture, which is {width} pixels wide and "
             f"{height} high: give x from 0 to {width - 1} and y from 0 to {height - 1}"
         )
-    seen = size if seen is None else seen
-    grid = cell_grid(cell_to_token, seen)
-    return int(
-        grid[cell_of_pixels(height, seen[0])[int(y)], cell_of_pixels(width, seen[1])[int(x)]]
-    )
 
 
 def region_mask(
     cell_to_token: Any, tokens: int | Iterable[int], size: Size, *, seen: Size | None = None
 ) -> NDArray[np.bool_]:
-    """The pixels that one token (or several) covers.
-
-    Args:
-        cell_to_token: as in `cell_grid`.
-        tokens: number of a token, or numbers.
-        size: height and width of the picture.
-        seen: height and width of it as the network saw it; by default the same.
-
-    Returns:
-        (height, width) bool.
+    """The pixels that one token (or several) covers: (height, width) bool.
 
     Raises:
         UserError: a number that no cell bears.
@@ -153,15 +132,9 @@ def region_mask(
 
 
 class Outliner:
-    """Turns corners of cells into positions in the picture, as SVG paths.
-
-    Args:
-        size: height and width of the picture.
-        seen: height and width of it as the network saw it; by default the same.
-    """
+    """Turns corners of cells into positions in an image of `size`, as SVG path data."""
 
     def __init__(self, size: Size, seen: Size | None = None) -> None:
-        self.size = size
         self.seen = size if seen is None else seen
         self._y, self._x = (
             [_short(min(CELL * edge, one) * other / one) for edge in range(-(-one // CELL) + 1)]
@@ -194,18 +167,10 @@ def _short(value: float) -> str:
 
 
 def token_paths(cell_to_token: Any, size: Size, *, seen: Size | None = None) -> dict[int, str]:
-    """The outline of every token as the path data of SVG, in pixels of the picture.
+    """The outline of every token as the path data of SVG, by number in rising order.
 
     ``<path d="...">`` with it, in a viewBox of ``0 0 width height``, covers the token's region: all
     its parts, without its holes.
-
-    Args:
-        cell_to_token: as in `cell_grid`.
-        size: height and width of the picture.
-        seen: height and width of it as the network saw it; by default the same.
-
-    Returns:
-        path data by number of token, in rising order.
     """
     pen = Outliner(size, seen)
     found = outlines(cell_grid(cell_to_token, pen.seen))
@@ -215,7 +180,7 @@ def token_paths(cell_to_token: Any, size: Size, *, seen: Size | None = None) -> 
 def border_path(cell_to_token: Any, size: Size, *, seen: Size | None = None) -> str:
     """All borders between tokens as the path data of one SVG path, for stroking.
 
-    Each border is drawn once, and the rim of the picture is none. Arguments as in `token_paths`.
+    Each border is drawn once, and the rim of the image is none.
     """
     pen = Outliner(size, seen)
     return pen.lines(borders(cell_grid(cell_to_token, pen.seen)))

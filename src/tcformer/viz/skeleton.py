@@ -1,28 +1,33 @@
-"""Skeletons on a picture: limbs, hands and faces, each part in colours of its own."""
+"""Skeletons on an image, and a sheet with what the network saw of each person and its tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from tcformer.data.keypoints import Layout
+from tcformer.data.keypoints.crop import Crop, warp
 from tcformer.errors import UserError
-from tcformer.viz.images import as_rgb
-from tcformer.viz.paint import Colour
+from tcformer.images import as_rgb, resize_image
+from tcformer.tokens import Tokens
+from tcformer.viz.paint import Color, paint_tokens
+from tcformer.viz.sheet import Panel, Row, contact_sheet
 
 Links = Mapping[str, Sequence[tuple[int, int]]]
 
-PART_COLOURS: dict[str, Colour] = {
+PART_COLORS: dict[str, Color] = {
     "body": (64, 200, 96),
     "foot": (255, 208, 64),
     "face": (96, 200, 255),
     "lefthand": (255, 136, 48),
     "righthand": (208, 96, 255),
 }
-OTHER: Colour = (64, 200, 96)
+OTHER: Color = (64, 200, 96)
 _FINE = {"foot": 0.7, "face": 0.35, "lefthand": 0.5, "righthand": 0.5}  # widths beside the body's
 _FARTHEST = 1e6  # pixels; Pillow draws with 32-bit numbers
 _SMOOTH = 3  # drawn so many times larger, then made smaller
@@ -101,10 +106,10 @@ def _draw_person(
         return float(x), float(y)
 
     for part, pairs in links.items():
-        colour = PART_COLOURS.get(part, OTHER)
+        color = PART_COLORS.get(part, OTHER)
         thick = max(1.0, line * _FINE.get(part, 1.0)) * _SMOOTH
-        for pen, coloured in pens:
-            ink: Any = colour if coloured else 255
+        for pen, colored in pens:
+            ink: Any = color if colored else 255
             for a, b in pairs:
                 if seen[a] and seen[b]:
                     pen.line([fine(points[a]), fine(points[b])], fill=ink, width=round(thick))
@@ -119,3 +124,154 @@ def _draw_person(
     share = np.asarray(mask.resize(small, Image.Resampling.BOX), np.int64)[..., None]
     # The canvas is black where nothing is drawn, so its mean is already weighted by the share.
     window[:] = ((window.astype(np.int64) * (255 - share) + 255 * paint + 127) // 255).clip(0, 255)
+
+
+# ---- people and their tokens ----------------------------------------------------------------
+
+Seen = tuple[Crop, NDArray[np.float64], NDArray[np.float64], Sequence[Tokens]]
+"""Of one person: the crop, points (K, 2) in the picture, scores (K,), and the crop's tokens."""
+
+DETAILS = ("face", "lefthand", "righthand")
+"""Parts that are small and matter: what fine tokens are for."""
+
+_FRAME_MARGIN, _FRAME_LINE = 6, 3  # pixels of an enlarged crop
+_TALLEST = 768
+_FINER = 3  # crops are drawn so many times larger than the network saw them
+
+
+class HasInputSize(Protocol):
+    """What is needed of a codec."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Width and height."""
+        ...
+
+
+def people_sheet(
+    picture: Any,
+    drawn: Any,
+    people: Sequence[Seen],
+    layout: Layout,
+    codec: HasInputSize,
+    *,
+    threshold: float = 0.2,
+) -> NDArray[np.uint8]:
+    """The picture with skeletons; below it a row for each person.
+
+    A row shows what the network saw of the person with the skeleton, then the tokens of stages 2 to
+    4, with frames around the face and hands in their colors. Each caption tells how many cells a
+    token has there and on the whole: that detail gets the small tokens is what the network is built
+    for. Where a layout has no hands, the caption tells it of all its keypoints.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        drawn: the same with skeletons.
+        people: see `Seen`; the best ones first.
+        layout: of the keypoints.
+        codec: knows the size of the network's input.
+        threshold: keypoints above it are drawn, and count as found.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    pixels = torch.tensor(as_rgb(picture))
+    width, height = codec.input_size
+    small = [part for part in DETAILS if part in layout.parts and len(layout.parts) > 1]
+    fine = np.zeros(len(layout), bool)
+    for part in small or layout.parts:
+        fine[layout.slice(part)] = True
+    what = "the face and hands" if small else "details"
+    rows = [Row((Panel(_shrunk(as_rgb(drawn)), "people"),))]
+    for number, (crop, points, scores, stages) in enumerate(people, start=1):
+        size = width * _FINER, height * _FINER
+        view = _as_bytes(warp(pixels, crop.matrix(*size), *size))
+        inside = crop.to_input(points, *size)
+        skeleton = draw_skeleton(
+            view,
+            inside[None],
+            scores[None],
+            layout.links,
+            parts=layout.parts,
+            threshold=threshold,
+        )
+        panels = [Panel(skeleton, f"person {number}")]
+        cells = crop.to_input(points, width, height)
+        for stage, tokens in enumerate(stages[1:], start=2):
+            cell_map = tokens.layout.cell_to_token[0]
+            painted = paint_tokens(view, cell_map, scale=1, seen=(height, width))
+            for part in small:
+                at = layout.slice(part)
+                frame(painted, inside[at][scores[at] > threshold], PART_COLORS[part])
+            words = f"stage {stage}: {tokens.layout.num_tokens} tokens"
+            share = detail(tokens, cells[fine & (scores > threshold)], (height, width), what)
+            panels.append(Panel(painted, f"{words}{share}"))
+        rows.append(Row(tuple(panels)))
+    return contact_sheet(rows, font_size=14)
+
+
+def frame(picture: NDArray[np.uint8], points: NDArray[np.float64], color: Color) -> None:
+    """Draw a frame into a picture, around some points and a little away from them.
+
+    Args:
+        picture: (H, W, 3) uint8, drawn into.
+        points: (N, 2) x and y in its pixels; without any nothing is drawn.
+        color: of the frame.
+    """
+    if not len(points):
+        return
+    height, width = picture.shape[:2]
+    low = np.clip(points.min(0) - _FRAME_MARGIN, 0, [width - 1, height - 1]).astype(int)
+    high = np.clip(points.max(0) + _FRAME_MARGIN, 0, [width - 1, height - 1]).astype(int)
+    (left, top), (right, bottom) = low, high + 1
+    line = _FRAME_LINE
+    for rows, columns in (
+        (slice(top, min(top + line, bottom)), slice(left, right)),
+        (slice(max(bottom - line, top), bottom), slice(left, right)),
+        (slice(top, bottom), slice(left, min(left + line, right))),
+        (slice(top, bottom), slice(max(right - line, left), right)),
+    ):
+        picture[rows, columns] = color
+
+
+def detail(
+    tokens: Tokens, found: NDArray[np.float64], seen: tuple[int, int], what: str = "details"
+) -> str:
+    """How large the tokens under some points are beside the mean token, in words.
+
+    Args:
+        tokens: of one crop.
+        found: (N, 2) points in pixels of the crop.
+        seen: height and width of the crop.
+        what: the points are, in words.
+    """
+    if not len(found):
+        return ""
+    sizes = token_sizes(tokens)
+    rows, columns = tokens.layout.grid_size
+    x = np.clip(found[:, 0] / seen[1] * columns, 0, columns - 1).astype(int)
+    y = np.clip(found[:, 1] / seen[0] * rows, 0, rows - 1).astype(int)
+    cells = tokens.layout.cell_to_token[0].cpu().numpy()
+    under = sizes[cells[y * columns + x]].mean()
+    return f", {under:.1f} cells on {what}, {sizes.mean():.1f} on average"
+
+
+def token_sizes(tokens: Tokens) -> NDArray[np.int64]:
+    """Cells of each token of the first image, (N,)."""
+    cells = tokens.layout.cell_to_token[0].cpu().numpy()
+    return np.bincount(cells, minlength=tokens.layout.num_tokens)
+
+
+def _as_bytes(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    """(3, H, W) float of 0 to 255 to (H, W, 3) uint8."""
+    rounded = pixels.add(0.5).floor().clamp(0, 255).to(torch.uint8)
+    return rounded.permute(1, 2, 0).contiguous().numpy()
+
+
+def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """At most `_TALLEST` pixels high and twice as wide."""
+    height, width = picture.shape[:2]
+    factor = min(1.0, _TALLEST / height, 2 * _TALLEST / width)
+    if factor == 1.0:
+        return picture
+    return resize_image(picture, (max(1, round(height * factor)), max(1, round(width * factor))))

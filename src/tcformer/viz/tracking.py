@@ -1,8 +1,12 @@
-"""Who merged into whom: tokens followed through the stages.
+"""What maps of tokens tell: who merged into whom, how large tokens are, where detail is.
 
 Everything follows from the maps of one image, ``[tokens.layout.cell_to_token[b] for tokens in
-model.forward_tokens(images)]``: stages are numbered from 1 as in the paper, tokens as in the maps.
-A merge never splits a token, so each token of a stage lies inside one token of every later stage.
+model.forward_tokens(images)]``, each as `tcformer.viz.regions` describes it. Stages are numbered
+from 1 as in the paper, tokens as in the maps. A merge never splits a token, so each token of a
+stage lies inside one token of every later stage.
+
+Detail is the local gradient of brightness. Sizes and gradients refer to the image as the network
+saw it, so that a cell is 4 x 4 pixels; of larger images pass the resized ones.
 """
 
 from __future__ import annotations
@@ -14,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcformer.errors import UserError
-from tcformer.viz.images import as_array
+from tcformer.images import as_array, as_rgb
+from tcformer.viz.regions import Size, grid_size, pixel_tokens
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the brightness (ITU-R BT.601)."""
+
+DIGITS = 9
+"""Decimals by which means are compared: the same pixels added in another order are equal."""
 
 
 def layout_maps(stages: Sequence[Any], image: int = 0) -> list[NDArray[np.int64]]:
@@ -50,7 +61,7 @@ def parents(earlier: Any, later: Any) -> NDArray[np.int64]:
     """For each token of an earlier stage the token of a later stage that it has become part of.
 
     Args:
-        earlier: (H0*W0,) or (H0, W0) integers, the map of an earlier stage; array or tensor.
+        earlier: the map of an earlier stage.
         later: the map of a later stage (or of the same) of the same image.
 
     Returns:
@@ -76,15 +87,7 @@ def parents(earlier: Any, later: Any) -> NDArray[np.int64]:
 
 
 def children(earlier: Any, later: Any, token: int) -> NDArray[np.int64]:
-    """The tokens of an earlier stage that merged into one token of a later stage.
-
-    Args:
-        earlier: as in `parents`.
-        later: as in `parents`.
-        token: number of a token of ``later``.
-
-    Returns:
-        (K,) int64, rising.
+    """The tokens of an earlier stage that merged into one token of a later stage, rising.
 
     Raises:
         UserError: as `parents`; or no cell bears that number.
@@ -114,14 +117,8 @@ def relatives(cell_maps: Sequence[Any], stage: int, token: int) -> list[NDArray[
     _check_stage(cell_maps, stage)
     here = cell_maps[stage - 1]
     own = children(here, here, token)
-    return [
-        children(cell_map, here, token)
-        if number < stage
-        else own
-        if number == stage
-        else parents(here, cell_map)[own]
-        for number, cell_map in enumerate(cell_maps, start=1)
-    ]
+    before = [children(cell_map, here, token) for cell_map in cell_maps[: stage - 1]]
+    return [*before, own, *(parents(here, cell_map)[own] for cell_map in cell_maps[stage:])]
 
 
 def families(cell_maps: Sequence[Any], stage: int | None = None) -> list[NDArray[np.int64]]:
@@ -129,7 +126,7 @@ def families(cell_maps: Sequence[Any], stage: int | None = None) -> list[NDArray
 
     Tokens of earlier stages belong to the token that they merge into. A token of a later stage
     holds several families; it is counted to the one with most cells (the lowest number of equals).
-    Give tokens of one family one colour, and they can be followed by eye.
+    Give tokens of one family one color, and they can be followed by eye.
 
     Args:
         cell_maps: the maps of one image, one for each stage.
@@ -144,11 +141,8 @@ def families(cell_maps: Sequence[Any], stage: int | None = None) -> list[NDArray
     stage = len(cell_maps) if stage is None else stage
     _check_stage(cell_maps, stage)
     here = _flat(cell_maps[stage - 1])
-    found = []
-    for number, cell_map in enumerate(cell_maps, start=1):
-        if number <= stage:
-            found.append(parents(cell_map, here))
-            continue
+    found = [parents(cell_map, here) for cell_map in cell_maps[:stage]]
+    for cell_map in cell_maps[stage:]:
         parent = parents(here, cell_map)
         size = np.bincount(here, minlength=len(parent))
         # Ascending size, then descending number: the last to write is the largest, lowest one.
@@ -189,3 +183,171 @@ def contributions(earlier: Any, later: Any, later_weight: Any) -> NDArray[np.flo
 def _check_stage(cell_maps: Sequence[Any], stage: int) -> None:
     if not 1 <= stage <= len(cell_maps):
         raise UserError(f"there is no stage {stage}: stages are 1 to {len(cell_maps)}")
+
+
+# ---- sizes and the detail below them --------------------------------------------------------
+
+
+def gradient_magnitude(image: Any) -> NDArray[np.float64]:
+    """How fast the brightness changes at every pixel.
+
+    The brightness is 0.299 R + 0.587 G + 0.114 B. Its slopes are central differences, half of the
+    difference between the two neighbors; at the rim of the image the difference between the
+    pixel and its one neighbor. The magnitude is the root of the sum of their squares.
+
+    Args:
+        image: (H, W, 3), (H, W, 1) or (H, W) uint8, array or tensor, two pixels or more each way.
+
+    Returns:
+        (H, W) float64, in levels (of 0 to 255) a pixel.
+
+    Raises:
+        UserError: not such an image.
+    """
+    pixels = as_rgb(image)
+    if min(pixels.shape[:2]) < 2:
+        raise UserError(f"an image of {pixels.shape[0]} x {pixels.shape[1]} pixels has no gradient")
+    down, right = np.gradient(pixels @ np.array(LUMINANCE))
+    return np.hypot(down, right)
+
+
+def token_areas(cell_to_token: Any, size: Size) -> NDArray[np.int64]:
+    """The pixels of every token: (N,) int64, N = largest number in the map + 1.
+
+    16 for a token of one cell; less where the rim of the image cuts cells off. The areas add up to
+    height x width of ``size``, which the network saw.
+    """
+    return np.bincount(pixel_tokens(cell_to_token, size).reshape(-1))
+
+
+def token_means(values: Any, cell_to_token: Any) -> NDArray[np.float64]:
+    """The mean of a quantity over the pixels of every token.
+
+    Args:
+        values: (H, W) numbers, one for each pixel that the network saw.
+        cell_to_token: the map.
+
+    Returns:
+        (N,) float64; NaN for a number that no pixel bears.
+    """
+    numbers = _plane(values)
+    return _means(numbers, pixel_tokens(cell_to_token, numbers.shape))
+
+
+def _means(numbers: NDArray[Any], groups: NDArray[np.int64], least: int = 0) -> NDArray[np.float64]:
+    groups = groups.reshape(-1)
+    with np.errstate(invalid="ignore"):
+        total = np.bincount(groups, weights=numbers.reshape(-1), minlength=least)
+        return total / np.bincount(groups, minlength=least)
+
+
+def cell_means(values: Any) -> NDArray[np.float64]:
+    """The mean of a quantity (H, W) over the pixels of every cell, in row-major order."""
+    numbers = _plane(values)
+    rows, columns = grid_size(*numbers.shape)
+    return token_means(numbers, np.arange(rows * columns))
+
+
+def ranks(values: Any) -> NDArray[np.float64]:
+    """The place of each of N values from 1, smallest first; equal ones share their mean place."""
+    _, where, count = np.unique(as_array(values), return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return (last - (count - 1) / 2)[where]
+
+
+def rank_correlation(first: Any, second: Any) -> float:
+    """Spearman's rank correlation of two lists of N finite numbers: Pearson's, of the `ranks`.
+
+    Returns:
+        from -1 (one falls where the other rises) to 1; NaN where either is the same everywhere,
+        as it is for fewer than two values: nothing can be said then.
+
+    Raises:
+        UserError: they are not two lists of the same length.
+    """
+    one, other = as_array(first), as_array(second)
+    if one.ndim != 1 or one.shape != other.shape:
+        raise UserError(
+            f"a correlation needs two lists of one length, not {one.shape} and {other.shape}"
+        )
+    if not one.size or (one == one[0]).all() or (other == other[0]).all():
+        return float("nan")
+    a, b = (ranks(values) - (len(one) + 1) / 2 for values in (one, other))
+    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
+
+
+def size_against_detail(cell_to_token: Any, gradient: Any, *, weigh: str = "tokens") -> float:
+    """Whether detail has the small tokens: their size against the local gradient, as ranks.
+
+    Args:
+        cell_to_token: the map.
+        gradient: (H, W), `gradient_magnitude` of the image that the network saw.
+        weigh: "tokens" compares the tokens, each with its area and the mean gradient inside it.
+            "insides" leaves out the pixels with a neighbor (up, down, left, right) in another
+            token: borders tend to follow edges, and small tokens have more border. "cells"
+            compares the cells, each with the area of its token and its own mean gradient: of
+            tokens the large ones average more pixels, which alone makes their means less extreme;
+            cells have 16 pixels each (but at the rim).
+
+    Returns:
+        `rank_correlation`: -1 if the more detail the smaller the token throughout, 0 if size does
+        not depend on detail, NaN if all tokens are of one size or the image is flat.
+
+    Raises:
+        UserError: when gradient and map do not fit.
+    """
+    numbers = _plane(gradient)
+    tokens = pixel_tokens(cell_to_token, numbers.shape)
+    areas = np.bincount(tokens.reshape(-1))
+    if weigh == "cells":
+        cells = as_array(cell_to_token).reshape(-1)
+        return rank_correlation(areas[cells], cell_means(numbers).round(DIGITS))
+    if weigh == "tokens":
+        means = _means(numbers, tokens)
+    elif weigh == "insides":
+        inside = _inside(tokens)
+        means = _means(numbers[inside], tokens[inside], len(areas))
+    else:
+        raise UserError(f"weigh is 'tokens', 'insides' or 'cells', not {weigh!r}")
+    there = np.isfinite(means)
+    return rank_correlation(areas[there], means[there].round(DIGITS))
+
+
+def sizes_by_detail(cell_to_token: Any, gradient: Any, *, groups: int = 10) -> NDArray[np.float64]:
+    """The size of the tokens over cells of little, more, ... most detail.
+
+    The cells of the image are put in order by their mean gradient and cut into equal groups;
+    cells of equal gradient stay together, in the group of their mean place.
+
+    Args:
+        cell_to_token: the map.
+        gradient: (H, W), `gradient_magnitude` of the image that the network saw.
+        groups: how many; ten are deciles.
+
+    Returns:
+        (groups,) float64, in pixels: the geometric mean of the areas of the tokens that the cells
+        of each group belong to; NaN for a group without a cell.
+    """
+    numbers = _plane(gradient)
+    areas = token_areas(cell_to_token, numbers.shape)[as_array(cell_to_token).reshape(-1)]
+    place = ranks(cell_means(numbers).round(DIGITS))
+    group = np.ceil(place * groups / len(place)).astype(np.int64) - 1
+    return np.exp(_means(np.log(areas), group, groups))
+
+
+def _inside(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the pixels beside a pixel belong to its token, those there are: (H, W)."""
+    inside = np.ones(tokens.shape, np.bool_)
+    down, right = tokens[1:] == tokens[:-1], tokens[:, 1:] == tokens[:, :-1]
+    inside[1:] &= down
+    inside[:-1] &= down
+    inside[:, 1:] &= right
+    inside[:, :-1] &= right
+    return inside
+
+
+def _plane(values: Any) -> NDArray[Any]:
+    numbers = as_array(values)
+    if numbers.ndim != 2:
+        raise UserError(f"one number a pixel is meant, (height, width), not {numbers.shape}")
+    return numbers

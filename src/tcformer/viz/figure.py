@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tcformer.errors import UserError
-from tcformer.viz.drawing import Dot, Drawing, Mark
-from tcformer.viz.heat import Scale, heat_colours, number
-from tcformer.viz.images import as_array, as_rgb
+from tcformer.images import as_array, as_rgb, png_bytes, resize_image
 from tcformer.viz.paint import (
     WHITE,
     CellSums,
-    Colour,
+    Color,
+    Dot,
+    Drawing,
+    Overlay,
     cell_sums,
-    family_colours,
-    mean_colours,
-    palette_colours,
+    enlarge,
+    family_colors,
+    heat_colors,
+    mean_colors,
+    palette_colors,
 )
 from tcformer.viz.regions import Size, cell_grid, token_at
-from tcformer.viz.sheet import Panel, Row
-from tcformer.viz.tracking import contributions, parents
+from tcformer.viz.sheet import Panel, Row, Scale, contact_sheet, panel_scale, write_sheet
+from tcformer.viz.tracking import contributions, layout_maps, parents
 
-KINDS = {
+STYLES = {
     "mean": "each token in the mean colour of its pixels",
     "none": "the outlines of the tokens",
     "palette": "each token in a colour of its own",
@@ -44,15 +48,15 @@ OPACITY = {"mean": 100, "none": 0, "palette": 100, "family": 62, "size": 78, "im
 OPACITY |= {"region": 100, "attention": 72, "weights": 78}
 """Percent of paint on the image where nothing else is asked for."""
 
-DIM: Colour = (24, 24, 24)
-DIM_EDGE: Colour = (110, 110, 110)
+DIM: Color = (24, 24, 24)
+DIM_EDGE: Color = (110, 110, 110)
 """Of what is not meant, and of the borders there."""
 
 BRIGHT = 170
-DARK_EDGE: Colour = (48, 48, 48)
-"""Mean from which an image is so bright that white borders would not be seen, and their colour."""
+DARK_EDGE: Color = (48, 48, 48)
+"""Mean from which an image is so bright that white borders would not be seen, and their color."""
 
-POINT_COLOURS: tuple[Colour, ...] = (
+POINT_COLORS: tuple[Color, ...] = (
     (255, 59, 48),
     (52, 220, 90),
     (64, 140, 255),
@@ -62,38 +66,37 @@ POINT_COLOURS: tuple[Colour, ...] = (
 )
 """Of chosen points: as in the paper red, green, blue; then others."""
 
-
 Point = tuple[float, float]
 """(x, y) in pixels, from the upper left corner."""
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """How to draw.
 
     Attributes:
         outline: draw the borders between tokens.
-        opacity: percent of the paint on the image; None for what suits the kind.
-        edge_colour: of the borders; None for white, or dark where the image is bright.
+        opacity: percent of the paint on the image; None for what suits the drawing.
+        edge_color: of the borders; None for white, or dark where the image is bright.
         width: pixels on each side of a border; None for what suits the size of a cell.
     """
 
     outline: bool = True
     opacity: int | None = None
-    edge_colour: Colour | None = None
+    edge_color: Color | None = None
     width: float | None = None
 
 
-class Subject:
+class Figure:
     """One image with its tokens: what all drawings of it are made from.
 
     Args:
-        image: (H, W, 3) uint8, the picture to draw on, of any resolution; array or tensor.
+        image: (H, W, 3) uint8, the image to draw on, of any resolution; array or tensor.
         cell_maps: the maps of the image, one for each stage (`layout_maps`).
         seen: height and width of the image as the network saw it; by default the same.
         weights: for each stage (H0*W0,) float, ``layout.cell_weight[b]``; for `weights`.
         scores: for each merge (N,) float, the importance of the tokens before it.
-        points_in: height and width of the picture that points are given in pixels of; by default
+        points_in: height and width of the image that points are given in pixels of; by default
             the image itself. Useful where a photograph was made smaller to be drawn on.
         look: how to draw.
 
@@ -110,7 +113,7 @@ class Subject:
         weights: Sequence[Any] | None = None,
         scores: Sequence[Any] | None = None,
         points_in: Size | None = None,
-        look: Look | None = None,
+        look: Style | None = None,
     ) -> None:
         self.image = np.ascontiguousarray(as_rgb(image))
         self.size: Size = self.image.shape[0], self.image.shape[1]
@@ -121,7 +124,7 @@ class Subject:
         self.weights = weights
         self.scores = scores
         self.points_in = self.size if points_in is None else points_in
-        self.look = Look() if look is None else look
+        self.look = Style() if look is None else look
 
     @cached_property
     def _sums(self) -> CellSums:
@@ -135,44 +138,47 @@ class Subject:
         """A row of panels, one for every stage; none for the last by importance.
 
         Args:
-            kind: mean, none, palette, family, size or importance (see `KINDS`).
-            family_stage: the stage whose tokens have a colour each, for ``family``; by default
+            kind: mean, none, palette, family, size or importance (see `STYLES`).
+            family_stage: the stage whose tokens have a color each, for ``family``; by default
                 the last.
             points: (x, y), marked in every panel.
 
         Raises:
             UserError: another kind, or scores are missing.
         """
-        panels, dots = [], self.dots(points)
-        if kind == "family":
-            colours = family_colours(self.maps, self.seen, stage=family_stage)
-        elif kind == "importance" and not self.scores:
+        if kind not in ("mean", "none", "palette", "family", "size", "importance"):
+            raise UserError(f"there is no drawing {kind!r}: choose one of {', '.join(STYLES)}")
+        if kind == "importance" and not self.scores:
             raise UserError("scores are missing: importance is known to the merges of a network")
-        elif kind not in ("mean", "none", "palette", "size", "importance"):
-            raise UserError(f"there is no drawing {kind!r}: choose one of {', '.join(KINDS)}")
-        for stage, cells in enumerate(self.maps, start=1):
+        if kind == "family":
+            families = family_colors(self.maps, self.seen, stage=family_stage)
+        # No merge follows on the last stage, so its tokens have no importance.
+        shown = self.maps if kind != "importance" else self.maps[: len(self.scores or ())]
+        panels, dots = [], self.dots(points)
+        for stage, cells in enumerate(shown, start=1):
             paint: NDArray[np.uint8] | None = None
-            scale, values = None, None
+            scale, names = None, None
             if kind == "mean":
-                paint = mean_colours(self.image, cells, seen=self.seen, sums=self._sums)
+                paint = mean_colors(self.image, cells, seen=self.seen, sums=self._sums)
             elif kind == "palette":
-                paint = palette_colours(cells, self.seen)
+                paint = palette_colors(cells, self.seen)
             elif kind == "family":
-                paint = colours[stage - 1]
+                paint = families[stage - 1]
             elif kind == "size":
-                values = np.bincount(cells.ravel()).astype(np.float64)
+                count = np.bincount(cells.ravel()).astype(np.float64)
                 # Bright means small: what is seen there, is seen in detail.
-                largest = values.max()
-                paint = heat_colours(-np.log2(np.maximum(values, 1)), low=-np.log2(largest), high=0)
-                scale = Scale(_counted(int(largest), "cell"), "1")
+                most = count.max()
+                paint = heat_colors(-np.log2(np.maximum(count, 1)), low=-np.log2(most), high=0)
+                scale = Scale(_counted(int(most), "cell"), "1")
             elif kind == "importance":
-                if stage > len(self.scores or ()):
-                    continue  # no merge follows on the last stage
                 values = as_array(self.scores[stage - 1]).astype(np.float64)  # type: ignore[index]
-                paint = heat_colours(values)
+                paint = heat_colors(values)
                 scale = Scale(number(float(values.min())), number(float(values.max())))
-            panels.append(self._panel(kind, stage, paint, scale, values, dots))
-        return Row(tuple(panels), KINDS[kind])
+                names = _named([f"importance {number(float(value))}" for value in values])
+            opacity = None if paint is None else np.full(len(paint), self._opacity(kind), np.int64)
+            drawing = self._drawing(cells, paint, opacity, (), dots, names=names)
+            panels.append(Panel(drawing, _stage_caption(stage, cells), scale))
+        return Row(tuple(panels), STYLES[kind])
 
     # ---- the token at a point ---------------------------------------------------------------
 
@@ -181,37 +187,37 @@ class Subject:
         return [token_at(cells, point, self.points_in, seen=self.seen) for cells in self.maps]
 
     def draw_regions(self, points: Sequence[Point]) -> Row:
-        """A row with the tokens at one or more points: bright in colour, all others dimmed."""
+        """A row with the tokens at one or more points: bright in color, all others dimmed."""
         panels = []
         followed = [self.tokens_at(point) for point in points]
         for stage, cells in enumerate(self.maps, start=1):
             names = [tokens[stage - 1] for tokens in followed]
             length = int(cells.max()) + 1
-            colours = np.full((length, 3), DIM, np.uint8)
+            colors = np.full((length, 3), DIM, np.uint8)
             opacity = np.full(length, 72, np.int64)
-            marks = []
+            overlays = []
             for place, token in reversed(list(enumerate(names))):
-                colour = POINT_COLOURS[place % len(POINT_COLOURS)]
-                colours[token], opacity[token] = colour, 28
-                marks.append(Mark(token, colour))
+                color = POINT_COLORS[place % len(POINT_COLORS)]
+                colors[token], opacity[token] = color, 28
+                overlays.append(Overlay(token, color))
+            caption = _stage_caption(stage, cells)
             if len(points) == 1:
                 covered = int((cells == names[0]).sum())
                 caption = f"stage {stage}: {_counted(covered, 'cell')} of {cells.size}"
-            else:
-                caption = _stage_caption(stage, cells)
-            drawing = self._drawing(cells, colours, opacity, marks, self.dots(points), dimmed=True)
+            dots = self.dots(points)
+            drawing = self._drawing(cells, colors, opacity, overlays, dots, dimmed=True)
             panels.append(Panel(drawing, caption))
-        return Row(tuple(panels), KINDS["region"])
+        return Row(tuple(panels), STYLES["region"])
 
     def draw_contributions(
-        self, point: Point, *, stage: int | None = None, colour: Colour = POINT_COLOURS[0]
+        self, point: Point, *, stage: int | None = None, color: Color = POINT_COLORS[0]
     ) -> Row:
         """A row that shows how much each token contributes to one later token.
 
         Args:
             point: where that token lies.
-            colour: of the point and of the token.
             stage: the stage of the later token, from 2; by default the last.
+            color: of the point and of the token.
 
         Raises:
             UserError: no such stage, or weights are missing.
@@ -229,18 +235,18 @@ class Subject:
             share = contributions(cells, target, self.weights[stage - 1])
             inside = parents(cells, target) == token
             top = 1.0 if before == stage else float(share[inside].max())
-            colours = heat_colours(np.where(inside, share, 0), low=0, high=top)
+            colors = heat_colors(np.where(inside, share, 0), low=0, high=top)
             if before == stage:
-                colours[token] = colour
+                colors[token] = color
             opacity = np.where(inside, self._opacity("weights"), 72)
-            colours[~inside] = DIM
-            marks = [Mark(token, colour)] if before == stage else []
-            dots = self.dots([point], [colour])
-            drawing = self._drawing(cells, colours, opacity, marks, dots, dimmed=True)
+            colors[~inside] = DIM
+            overlays = [Overlay(token, color)] if before == stage else []
+            dots = self.dots([point], [color])
+            drawing = self._drawing(cells, colors, opacity, overlays, dots, dimmed=True)
             caption = f"stage {before}: {_counted(int(inside.sum()), 'token')}"
             scale = Scale("0", _percent(top)) if before < stage else None
             panels.append(Panel(drawing, caption, scale))
-        return Row(tuple(panels), KINDS["weights"])
+        return Row(tuple(panels), STYLES["weights"])
 
     def draw_attention(
         self,
@@ -249,7 +255,7 @@ class Subject:
         weights: Sequence[Any],
         *,
         captions: Sequence[str] | None = None,
-        colour: Colour = POINT_COLOURS[0],
+        color: Color = POINT_COLORS[0],
     ) -> Row:
         """A row that shows what the token at a point looks at, in every stage.
 
@@ -259,7 +265,7 @@ class Subject:
                 for none.
             weights: for each stage (K,) float, the attention of the token at the point.
             captions: of the panels; the number of keys where left out.
-            colour: of the point and of the token.
+            color: of the point and of the token.
         """
         tokens, panels = self.tokens_at(point), []
         for stage, (cells, keys, weight) in enumerate(
@@ -270,28 +276,29 @@ class Subject:
             low, high = float(weight.min()), float(weight.max())
             # A key more, for cells that none stands for: left as they are.
             areas = np.where(areas < 0, len(weight), areas)
-            colours = heat_colours(np.append(weight, low), low=low, high=high)
+            colors = heat_colors(np.append(weight, low), low=low, high=high)
             opacity = np.append(np.full(len(weight), self._opacity("attention")), 0)
+            shares = [*(f"attention {_percent(value)}" for value in weight), "attention no key"]
             drawing = self._drawing(
                 cells,
-                colours,
+                colors,
                 opacity,
-                [Mark(tokens[stage - 1], colour)],
-                self.dots([point], [colour]),
+                [Overlay(tokens[stage - 1], color)],
+                self.dots([point], [color]),
                 areas=areas,
-                names=_Names([_percent(value) for value in weight] + ["no key"], "attention "),
+                names=shares.__getitem__,
                 outline=False,
             )
             caption = captions[stage - 1] if captions else _counted(len(weight), "key")
             scale = Scale(_percent(low), _percent(high))
             panels.append(Panel(drawing, f"stage {stage}: {caption}", scale))
-        return Row(tuple(panels), KINDS["attention"])
+        return Row(tuple(panels), STYLES["attention"])
 
     def plain(
-        self, points: Sequence[Point] = (), colours: Sequence[Colour] = POINT_COLOURS
+        self, points: Sequence[Point] = (), colors: Sequence[Color] = POINT_COLORS
     ) -> Drawing:
         """The image itself, with points marked."""
-        dots = self.dots(points, colours)
+        dots = self.dots(points, colors)
         return self._drawing(self.maps[-1], None, None, (), dots, outline=False)
 
     # ---- panels -----------------------------------------------------------------------------
@@ -300,12 +307,12 @@ class Subject:
         return OPACITY[kind] if self.look.opacity is None else self.look.opacity
 
     def dots(
-        self, points: Sequence[Point], colours: Sequence[Colour] = POINT_COLOURS
+        self, points: Sequence[Point], colors: Sequence[Color] = POINT_COLORS
     ) -> tuple[Dot, ...]:
-        """Marks for points, in the colours of `POINT_COLOURS`."""
+        """Marks for points, in the colors of `POINT_COLORS`."""
         (height, width), (high, wide) = self.size, self.points_in
         return tuple(
-            Dot((x + 0.5) * width / wide, (y + 0.5) * height / high, colours[place % len(colours)])
+            Dot((x + 0.5) * width / wide, (y + 0.5) * height / high, colors[place % len(colors)])
             for place, (x, y) in enumerate(points)
         )
 
@@ -318,68 +325,46 @@ class Subject:
         return max(1 if alone or cell < 6 else 2, round(cell / 8)) / 2
 
     @cached_property
-    def _edge(self) -> Colour:
-        if self.look.edge_colour is not None:
-            return self.look.edge_colour
-        # The mean over every 16th pixel of rows and columns tells bright pictures as well.
+    def _edge(self) -> Color:
+        if self.look.edge_color is not None:
+            return self.look.edge_color
+        # The mean over every 16th pixel of rows and columns tells bright images as well.
         return DARK_EDGE if self.image[::16, ::16].mean() >= BRIGHT else WHITE
 
     def _drawing(
         self,
         cells: NDArray[np.int64],
-        colours: NDArray[np.uint8] | None,
+        colors: NDArray[np.uint8] | None,
         opacity: NDArray[np.int64] | None,
-        marks: Sequence[Mark] = (),
+        overlays: Sequence[Overlay] = (),
         dots: tuple[Dot, ...] = (),
         *,
         areas: NDArray[np.int64] | None = None,
-        names: Any = None,
+        names: Callable[[int], str] | None = None,
         outline: bool = True,
         dimmed: bool = False,
     ) -> Drawing:
+        if names is None:
+            names = _named([_counted(int(n), "cell") for n in np.bincount(cells.ravel())])
         return Drawing(
             self.image,
             self.seen,
             cells,
-            colours,
+            colors,
             opacity,
             areas,
             outline and self.look.outline,
-            DIM_EDGE if dimmed and self.look.edge_colour is None else self._edge,
+            DIM_EDGE if dimmed and self.look.edge_color is None else self._edge,
             self._width(cells),
-            tuple(marks),
+            tuple(overlays),
             dots,
-            names or _Names([_counted(int(n), "cell") for n in np.bincount(cells.ravel())]),
+            names,
         )
 
-    def _panel(
-        self,
-        kind: str,
-        stage: int,
-        paint: NDArray[np.uint8] | None,
-        scale: Scale | None,
-        values: NDArray[np.float64] | None,
-        dots: tuple[Dot, ...],
-    ) -> Panel:
-        cells = self.maps[stage - 1]
-        opacity = None if paint is None else np.full(len(paint), self._opacity(kind), np.int64)
-        names = None
-        if kind == "importance" and values is not None:
-            names = _Names([f"importance {number(float(value))}" for value in values])
-        drawing = self._drawing(cells, paint, opacity, (), dots, names=names)
-        return Panel(drawing, _stage_caption(stage, cells), scale)
 
-
-class _Names:
-    """What areas are called: "token 3: 12 cells"."""
-
-    def __init__(self, words: Sequence[str], before: str = "") -> None:
-        self.words, self.before = words, before
-
-    def __call__(self, area: int) -> str:
-        return (
-            self.before + self.words[area] if self.before else f"token {area}: {self.words[area]}"
-        )
+def _named(words: Sequence[str]) -> Callable[[int], str]:
+    """What tokens are called: "token 3: 12 cells"."""
+    return lambda token: f"token {token}: {words[token]}"
 
 
 def _stage_caption(stage: int, cells: NDArray[np.int64]) -> str:
@@ -390,5 +375,122 @@ def _counted(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
+def number(value: float) -> str:
+    """A number for people: three digits that matter at most."""
+    return f"{value:.0f}" if value == int(value) and abs(value) < 1e6 else f"{value:.3g}"
+
+
 def _percent(share: float) -> str:
     return f"{number(float(f'{100 * share:.2g}'))} %"
+
+
+# ---- in one call, for notebooks -------------------------------------------------------------
+
+
+class Picture:
+    """Rows of panels; a notebook shows them as the last value of a cell, no IPython needed.
+
+    Args:
+        rows: as in `contact_sheet`.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = list(rows)
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """(height, width, 3) uint8."""
+        return contact_sheet(self.rows)
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self.pixels)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write it as .png or .svg."""
+        write_sheet(path, self.rows)
+
+
+def draw_tokens(
+    image: Any,
+    stages: Sequence[Any],
+    *,
+    index: int = 0,
+    kinds: Sequence[str] = ("mean",),
+    points: Sequence[Point] = (),
+    seen: Size | None = None,
+    title: str = "image",
+    panel_size: int = 448,
+    look: Style | None = None,
+) -> Picture:
+    """Draw one image and its tokens: in a notebook, the one call that shows everything.
+
+    Args:
+        image: (H, W, 3) uint8, the image, of any resolution; array or tensor.
+        stages: what ``model.forward_tokens(batch)`` returns.
+        index: which image of the batch.
+        kinds: rows to draw: mean, none, palette, family, size; with points also region, weights.
+        points: (x, y) in pixels of the image.
+        seen: height and width of the image in the batch, where that is another size.
+        title: what stands below the image.
+        panel_size: wished length of a panel's longer side in pixels.
+        look: outlines, opacity.
+
+    Raises:
+        UserError: tokens that do not belong to the image, or something that cannot be drawn.
+    """
+    pixels = as_rgb(image)
+    size = pixels.shape[0], pixels.shape[1]
+    seen = size if seen is None else seen
+    figure = Figure(
+        panel_picture(pixels, seen, panel_size),
+        layout_maps(stages, index),
+        seen=seen,
+        weights=[getattr(tokens, "layout", tokens).cell_weight[index] for tokens in stages],
+        points_in=size,
+        look=look,
+    )
+    rows: list[Row] = []
+    for kind in kinds:
+        if kind == "region" and points:
+            rows.append(figure.draw_regions(points))
+        elif kind == "weights" and points:
+            rows += [figure.draw_contributions(point) for point in points]
+        else:
+            rows.append(figure.draw(kind, points=points))
+    return Picture([with_image(row, figure, title, points) for row in rows])
+
+
+def with_image(
+    row: Row,
+    figure: Figure,
+    title: str,
+    points: Sequence[Point] = (),
+    colors: Sequence[Color] = POINT_COLORS,
+) -> Row:
+    """The row with the image itself, points marked, in front."""
+    return row._replace(panels=(Panel(figure.plain(points, colors), title), *row.panels))
+
+
+def panel_picture(image: Any, seen: Size, panel_size: int | None) -> NDArray[np.uint8]:
+    """The image in the size to draw it: a whole multiple of what the network saw, so that all
+    cells are equal.
+
+    Args:
+        image: (H, W, 3) uint8 of any resolution.
+        seen: height and width of it as the network saw it.
+        panel_size: wished length of the longer side in pixels; None for the image as it is.
+    """
+    pixels = as_rgb(image)
+    size = panel_shape((pixels.shape[0], pixels.shape[1]), seen, panel_size)
+    if pixels.shape[:2] == tuple(seen) and panel_size is not None:
+        # There is no more detail; the network's own pixels show.
+        return enlarge(pixels, size[0] // seen[0])
+    return resize_image(pixels, size)
+
+
+def panel_shape(size: Size, seen: Size, panel_size: int | None) -> Size:
+    """Height and width of what `panel_picture` makes of an image of this size."""
+    if panel_size is None:
+        return size
+    scale = panel_scale(seen, panel_size)
+    return seen[0] * scale, seen[1] * scale
