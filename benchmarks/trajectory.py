@@ -40,7 +40,7 @@ from tcformer.bench import record
 from tcformer.files import atomic_write
 from tcformer.models import ctm
 from tcformer.ops import Clusters
-from tcformer.ops.choose import why_not
+from tcformer.ops.dispatch import unsupported_reason
 from tcformer.runtime import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,7 +167,7 @@ def train(name: str, options: argparse.Namespace) -> None:
     """In the child: train, evaluate, leave everything in the folder."""
     variant = VARIANTS[name]
     torch.set_num_threads(variant.threads)
-    reason = why_not("native", "cpu")
+    reason = unsupported_reason("cpp", "cpu")
     if variant.native and reason is not None:
         raise SystemExit(f"error: the variant {name!r} needs the C++ kernels: {reason}")
     dtype = getattr(torch, variant.dtype)
@@ -207,7 +207,7 @@ def train(name: str, options: argparse.Namespace) -> None:
 
 def linear_of(dtype: torch.dtype) -> bool:
     """Whether linear layers of this precision go through oneDNN."""
-    return dtype == torch.float32 and why_not("onednn", "cpu") is None
+    return dtype == torch.float32 and unsupported_reason("onednn", "cpu") is None
 
 
 @contextlib.contextmanager

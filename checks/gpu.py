@@ -36,7 +36,7 @@ import torch
 from run import Run, synchronize
 
 from tcformer.bench.suites import OutOfTime, time_limit
-from tcformer.ops import choose
+from tcformer.ops import dispatch
 
 
 class Part(NamedTuple):
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         references.make(path, quick=options.quick)
     refs = torch.load(path, weights_only=True)
     run = Run(device, refs, options.quick)
-    interpreted = choose.interpreted_kernels() if options.quick else contextlib.nullcontext()
+    interpreted = dispatch.interpreted_kernels() if options.quick else contextlib.nullcontext()
     with interpreted:
         well = examine(
             run, options.out, time.monotonic() + (1e6 if options.quick else options.seconds)

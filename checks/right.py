@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
 from tcformer.bench.ceilings import ceilings
-from tcformer.ops import attend, choose, dpc_knn, merge_tokens, selfcheck
+from tcformer.ops import attend, dispatch, dpc_knn, merge_tokens, selfcheck
 from tcformer.ops.dpc_knn import Clusters
 from tcformer.ops.dpc_knn import triton as kernels
 from tcformer.ops.regroup import EPS, apply_plan, plan, plan_both_ways
@@ -56,7 +56,7 @@ def facts(run: Run) -> None:
     if hasattr(torch._C, "_get_sdp_priority_order"):
         order = torch._C._get_sdp_priority_order()
         note["attention"] = [SDPBackend(number).name for number in order]
-    reason = choose.why_not("triton", run.device.type)
+    reason = dispatch.unsupported_reason("triton", run.device.type)
     run.require(reason is None, f"Triton cannot run here: {reason}")
     dpc_knn(torch.randn(1, 16, 4, device=run.device), 4, impl="triton")
     note["ceilings"] = ceilings(run.device, quick=run.quick)

@@ -21,7 +21,6 @@ from tcformer.models.mta import MTA
 from tcformer.models.pose import HeatmapHead, TopDownPose
 from tcformer.models.semantic_fpn import SemanticFPNHead
 from tcformer.ops import (
-    _native,
     attend,
     cluster_parts,
     dpc_knn,
@@ -32,11 +31,13 @@ from tcformer.ops import (
     token_conv,
     tokens_to_map,
 )
-from tcformer.ops.parts import Parts, grid_parts, nest_of, run_parts
+from tcformer.ops.local import Parts, grid_parts, nest_of, run_parts
 from tcformer.ops.regroup import plan_both_ways, plan_regroup
 from tcformer.tokens import grid_layout, pixel_of_cell
 
-NATIVE = pytest.mark.skipif(_native.library() is None, reason=f"no kernels: {_native.reason()}")
+NATIVE = pytest.mark.skipif(
+    csrc.library() is None, reason=f"no kernels: {csrc.unsupported_reason()}"
+)
 
 INTEGERS = [np.int64, np.int32, np.uint8, torch.tensor, lambda n: torch.tensor([n]), np.array]
 NO_INTEGERS = [
@@ -299,18 +300,18 @@ def test_a_model_of_numpys_numbers_is_the_same_model():
 def test_a_kernel_takes_the_types_that_it_declares(wrong):
     x, out = torch.zeros(4), torch.zeros(4)
     with pytest.raises(TypeError, match="tcf_map"):
-        _native.run("tcf_map", x, out, wrong, 0)
+        csrc.run("tcf_map", x, out, wrong, 0)
     with pytest.raises(TypeError, match="4 arguments, not 3"):
-        _native.run("tcf_map", x, out, 4)
+        csrc.run("tcf_map", x, out, 4)
     with pytest.raises(TypeError, match="dense tensors on the CPU"):
-        _native.run("tcf_map", x.to("meta"), out, 4, 0)
+        csrc.run("tcf_map", x.to("meta"), out, 4, 0)
     with pytest.raises(TypeError, match="dense tensors on the CPU"):
-        _native.run("tcf_map", x[::2], out, 2, 0)
+        csrc.run("tcf_map", x[::2], out, 2, 0)
 
 
 def test_the_declared_types_are_those_of_the_sources():
-    folder = Path(_native.__file__).parent.parent
-    text = "".join(path.read_text() for path in sorted(folder.glob("*/native.cpp")))
+    folder = Path(csrc.__file__).parent.parent
+    text = "".join(path.read_text() for path in sorted(folder.glob("*/kernels.cpp")))
     text = text.replace("\\\n", "\n")
     found = {}
     for name, arguments in re.findall(r"void (tcf_[a-z0-9_#A-Z]+)\(([^)]*int64_t threads)\)", text):
@@ -320,7 +321,7 @@ def test_the_declared_types_are_those_of_the_sources():
         )
         for suffix in ("f32", "bf16") if "#" in name else ("",):
             found[name.partition("#")[0] + suffix] = letters
-    assert found == _native.KERNELS
+    assert found == csrc.KERNELS
 
 
 @pytest.mark.slow(seconds=60)

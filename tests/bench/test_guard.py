@@ -31,13 +31,13 @@ def boundaries():
 
 NOTHING_FAST = pytest.mark.skip(reason="only plain PyTorch runs here")
 
-# A Triton kernel on a CPU runs in an interpreter, for its logic; "portable" is for exported graphs
+# A Triton kernel on a CPU runs in an interpreter, for its logic; "export" is for exported graphs
 # and never chosen to be fast.
 FAST = sorted(
     {
         (op, impl)
         for op, impl in selfcheck.implementations()
-        if impl not in ("eager", "triton", "portable") and op in ops.NAMES
+        if impl not in ("eager", "triton", "export") and op in ops.NAMES
     }
 )
 

@@ -44,7 +44,7 @@ def test_json_says_the_same(capsys):
 
 
 def test_every_op_reports_every_implementation():
-    from tcformer.ops.choose import report
+    from tcformer.ops.dispatch import report
 
     lines = {finding.name: finding for finding in doctor.fast_paths()}
     assert len(report()) > 0

@@ -37,7 +37,7 @@ def test_the_contracts_hold():
     ("module", "line"),
     [
         ("tokens.py", "import tcformer.models"),
-        ("ops/choose.py", "import tcformer.models"),
+        ("ops/dispatch.py", "import tcformer.models"),
         ("models/flops.py", "import tcformer.training"),
         ("training/__init__.py", "import tcformer.tasks"),
         ("data/__init__.py", "import tcformer.cli"),
@@ -72,7 +72,7 @@ def test_every_module_has_a_layer():
 def test_implementations_of_an_op_do_not_know_each_other(op):
     implementations = {
         f"tcformer.ops.{op}.{name}"
-        for name in ("reference", "eager", "portable", "native", "onednn", "triton")
+        for name in ("reference", "eager", "export", "cpp", "onednn", "triton")
         if (SOURCE / "ops" / op / f"{name}.py").exists()
     }
     contracts = [c for c in SETTINGS["contracts"] if c["type"] == "independence"]

@@ -146,10 +146,10 @@ def test_the_newest_record_follows_the_published_losses():
 
 @pytest.mark.slow
 def test_the_script_makes_a_record(tmp_path, monkeypatch):
-    from tcformer.ops import _native
+    from tcformer.ops import csrc
 
-    if _native.library() is None:
-        pytest.skip(f"no native kernels: {_native.reason()}")
+    if csrc.library() is None:
+        pytest.skip(f"no C++ kernels: {csrc.unsupported_reason()}")
     work = tmp_path / "work"
     work.mkdir()
     words = ["--steps", "2", "--held-out", "1", "--output", str(tmp_path), "--work", str(work)]

@@ -6,7 +6,7 @@ import tcformer
 from tcformer.export import pictures
 from tcformer.models import SemanticFPN
 from tcformer.models.pose import TopDownPose
-from tcformer.ops import _native, regroup
+from tcformer.ops import csrc, regroup
 from tcformer.ops.linear import onednn
 
 
@@ -35,13 +35,13 @@ def test_compile_makes_one_graph_forward(model):
     compiled = torch.compile(model, fullgraph=True, backend=graphs)
     torch.testing.assert_close(compiled(X), model(X), rtol=0, atol=1e-5)
     # The kernels that run eagerly, not what stands for them in exported graphs.
-    if _native.library() is not None:
-        assert graphs.count("tcformer.dpc_knn_native") == 3
+    if csrc.library() is not None:
+        assert graphs.count("tcformer.dpc_knn_cpp") == 3
         assert graphs.count("tcformer.regroup_plan") >= 6
         assert graphs.count("tcformer.gather_sum") >= 9
         assert graphs.count("tcformer.token_mlp") == 8
         assert not graphs.count("topk", "scatter_add")
-    if onednn.reason() is None:
+    if onednn.unsupported_reason() is None:
         assert graphs.count("tcformer.onednn_linear") > 20
 
 
@@ -58,7 +58,7 @@ def test_compiled_regrouping_is_as_exact_under_autocast():
     torch._dynamo.reset()
     with torch.autocast("cpu", torch.bfloat16):
         for function in (run, torch.compile(run, fullgraph=True, backend="eager")):
-            for impl in ("auto", "portable"):
+            for impl in ("auto", "export"):
                 assert (function(x, impl) - exact).abs().max() < 1e-6
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 import golden
 import tcformer
-from tcformer.ops import _native
-from tcformer.ops.choose import plain_pytorch, why_not
+from tcformer.ops import csrc
+from tcformer.ops.dispatch import plain_pytorch, unsupported_reason
 
 TOLERANCE = 5e-4
 
@@ -109,16 +109,16 @@ def test_training_follows_on_two_threads(threads):
 @pytest.fixture
 def without_native_kernels(monkeypatch):
     monkeypatch.setenv("TCFORMER_NATIVE", "0")
-    _native._load.cache_clear()
+    csrc._load.cache_clear()
     yield
     monkeypatch.undo()
-    _native._load.cache_clear()
+    csrc._load.cache_clear()
 
 
 @pytest.mark.slow
 @one_thread
 def test_training_follows_without_native_kernels(threads, without_native_kernels):
-    assert why_not("native", "cpu") == "TCFORMER_NATIVE is 0 in the environment"
+    assert unsupported_reason("cpp", "cpu") == "TCFORMER_NATIVE is 0 in the environment"
     assert_follows()
 
 

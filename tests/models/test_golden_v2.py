@@ -10,7 +10,7 @@ import torch
 import golden
 import tcformer
 from tcformer.ops import cluster_parts, merge_tokens
-from tcformer.ops.parts import cut, nest_of, usable_nest
+from tcformer.ops.local import cut, nest_of, usable_nest
 from tcformer.tokens import Tokens, grid_layout
 
 FOLDER = Path(__file__).parents[1] / "golden" / "v2"

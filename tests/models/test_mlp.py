@@ -5,7 +5,7 @@ import torch
 
 from tcformer.models import layers
 from tcformer.models.mlp import GridMlp, TokenMlp
-from tcformer.ops import _native, linear, plan_token_map
+from tcformer.ops import csrc, linear, plan_token_map
 from tcformer.ops.token_conv import pieces
 from tcformer.tokens import Layout, Tokens
 
@@ -70,7 +70,7 @@ def test_hooks_and_dropout_see_whole_batches(monkeypatch):
     assert seen[2:] == [1, 1, 1]
 
 
-@pytest.mark.skipif(_native.library() is None, reason="without kernels nothing is fused")
+@pytest.mark.skipif(csrc.library() is None, reason="without kernels nothing is fused")
 @torch.no_grad()
 @pytest.mark.parametrize("which", ["grid", "tokens"])
 def test_compiled_it_is_one_operator_that_does_the_same(monkeypatch, which):

@@ -3,14 +3,16 @@
 import pytest
 import torch
 
-from tcformer.ops import _native, dpc_knn, linear, plan_token_map, regroup, token_conv
+from tcformer.ops import csrc, dpc_knn, linear, plan_token_map, regroup, token_conv
 from tcformer.ops.linear import onednn
 from tcformer.tokens import Layout
 
-needs_native = pytest.mark.skipif(
-    _native.library() is None, reason=f"no native kernels: {_native.reason()}"
+needs_cpp = pytest.mark.skipif(
+    csrc.library() is None, reason=f"no C++ kernels: {csrc.unsupported_reason()}"
 )
-needs_onednn = pytest.mark.skipif(onednn.reason() is not None, reason=f"oneDNN: {onednn.reason()}")
+needs_onednn = pytest.mark.skipif(
+    onednn.unsupported_reason() is not None, reason=f"oneDNN: {onednn.unsupported_reason()}"
+)
 ADDRESSES = (4, 8, 16, 32)  # bytes past a multiple of 64, where PyTorch's own memory starts
 
 
@@ -35,7 +37,7 @@ def normal(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(shape[-1]))
 
 
-@needs_native
+@needs_cpp
 @pytest.mark.parametrize("channels", [3, 40, 64])
 def test_of_the_kernels(channels):
     x = normal(2, 49, channels)
@@ -45,12 +47,12 @@ def test_of_the_kernels(channels):
     plan = plan_token_map(layout)
     operands = x, normal(channels, 1, 3, 3), normal(channels), normal(channels + 1)[1:]
     assert_no_address_shows(
-        lambda x, w, b, s: token_conv(x, plan, w, b, s, gelu=True, impl="native"), *operands
+        lambda x, w, b, s: token_conv(x, plan, w, b, s, gelu=True, impl="cpp"), *operands
     )
-    assert_no_address_shows(lambda x: dpc_knn(x, 12, impl="native").assignment, x)
+    assert_no_address_shows(lambda x: dpc_knn(x, 12, impl="cpp").assignment, x)
     src, share = torch.arange(49).expand(2, -1), torch.rand(2, 49, generator=g)
     assert_no_address_shows(
-        lambda x, w: regroup(x, src, src // 5, 10, weight=w, impl="native"), x, share
+        lambda x, w: regroup(x, src, src // 5, 10, weight=w, impl="cpp"), x, share
     )
 
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcformer.ops import _native, dpc_knn
+from tcformer.ops import csrc, dpc_knn
 from tcformer.ops.dpc_knn import eager
 from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
 
@@ -207,7 +207,7 @@ def test_what_is_not_finite_never_leaves_the_range(bad):
     assert torch.equal(clusters.assignment[1], dpc_knn(x[[1]], 8).assignment[0])
 
 
-IMPLS = ["reference", "eager", *(["native"] if _native.library() else [])]
+IMPLS = ["reference", "eager", *(["cpp"] if csrc.library() else [])]
 NO_NUMBERS = [float("nan"), float("inf"), -float("inf"), 1e30, -3e38]
 
 
@@ -263,7 +263,7 @@ def test_noise_that_is_no_number_or_exceeds_a_density_means_the_same_everywhere(
     ("dtype", "scale"), [(torch.float16, 1e4), (torch.bfloat16, 1e15), (torch.float64, 1e100)]
 )
 def test_large_features_that_do_not_overflow_are_clustered(dtype, scale, impl):
-    if dtype == torch.float64 and impl == "native":
+    if dtype == torch.float64 and impl == "cpp":
         pytest.skip("it computes in float32")
     x = features(20, tokens=20)
     x[0] *= scale

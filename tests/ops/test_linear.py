@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from tcformer.ops import linear
 from tcformer.ops.linear import onednn
 
-needs_onednn = pytest.mark.skipif(onednn.reason() is not None, reason=f"oneDNN: {onednn.reason()}")
+needs_onednn = pytest.mark.skipif(
+    onednn.unsupported_reason() is not None, reason=f"oneDNN: {onednn.unsupported_reason()}"
+)
 
 
 def normal(seed, *shape, dtype=torch.float32):
@@ -141,8 +143,8 @@ def test_what_does_not_fit_is_explained_by_its_sizes():
 def test_is_probed_with_real_tensors_even_among_stand_ins():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    expected = onednn.reason()
+    expected = onednn.unsupported_reason()
     onednn._probe.cache_clear()
     with FakeTensorMode():
-        assert onednn.reason() == expected
+        assert onednn.unsupported_reason() == expected
     onednn._probe.cache_clear()

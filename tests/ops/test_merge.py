@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tcformer.ops import merge_tokens
-from tcformer.ops.regroup import portable
+from tcformer.ops.regroup import export
 from tcformer.tokens import Layout, Tokens, grid_layout
 
 
@@ -28,10 +28,10 @@ def test_equals_the_definition():
 
 @pytest.mark.parametrize("limit", [0, 1000])
 def test_the_form_for_exports_equals_the_definition(monkeypatch, limit):
-    monkeypatch.setattr(portable, "DENSE_LIMIT", limit)
+    monkeypatch.setattr(export, "DENSE_LIMIT", limit)
     tokens, label, clusters, score = case(3)
     expected = merge_tokens(tokens, label, clusters, log_weight=score, impl="reference")
-    actual = merge_tokens(tokens, label, clusters, log_weight=score, impl="portable")
+    actual = merge_tokens(tokens, label, clusters, log_weight=score, impl="export")
     torch.testing.assert_close(actual.x, expected.x, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(actual.layout.cell_weight, expected.layout.cell_weight)
 

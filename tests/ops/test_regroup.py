@@ -3,11 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcformer.ops import _native, regroup
-from tcformer.ops.regroup import GatherSum, apply_plan, plan_both_ways, plan_regroup, portable
+from tcformer.ops import csrc, regroup
+from tcformer.ops.regroup import GatherSum, apply_plan, export, plan_both_ways, plan_regroup
 
-needs_native = pytest.mark.skipif(
-    _native.library() is None, reason=f"no native kernels: {_native.reason()}"
+needs_cpp = pytest.mark.skipif(
+    csrc.library() is None, reason=f"no C++ kernels: {csrc.unsupported_reason()}"
 )
 
 
@@ -40,13 +40,13 @@ def test_equals_the_definition(seed, batch, sources, destinations, entries, weig
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_the_form_for_exports_equals_the_definition(monkeypatch, dense, weighted):
-    monkeypatch.setattr(portable, "DENSE_LIMIT", 1000 if dense else 0)
+    monkeypatch.setattr(export, "DENSE_LIMIT", 1000 if dense else 0)
     x, src, dst, num_dst, weight = case(7, batch=3, sources=6, destinations=5, entries=9)
     weight = weight if weighted else None
     expected = regroup(x, src, dst, num_dst, weight=weight, impl="reference")
-    actual = regroup(x, src, dst, num_dst, weight=weight, impl="portable")
+    actual = regroup(x, src, dst, num_dst, weight=weight, impl="export")
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
-    ahead, back = plan_both_ways(src, dst, 6, num_dst, dtype=torch.float64, impl="portable")
+    ahead, back = plan_both_ways(src, dst, 6, num_dst, dtype=torch.float64, impl="export")
     assert (ahead.matrix is not None) == dense
     if not weighted:
         torch.testing.assert_close(apply_plan(x, ahead), expected, rtol=1e-12, atol=1e-12)
@@ -110,7 +110,7 @@ def test_both_ways_are_the_two_single_plans():
         ({"num_dst": 1}, "dst must lie in 0..0"),
         ({"src": torch.full((2, 11), 5)}, "src must lie in 0..4, not 5..5"),
         ({"src": torch.full((2, 11), -1)}, "src must lie in"),
-        ({"impl": "cuda"}, "choose one of auto, .*eager, portable, reference"),
+        ({"impl": "cuda"}, "choose one of auto, .*eager, export, reference"),
     ],
 )
 def test_refuses_what_does_not_fit(change, words):
@@ -126,7 +126,7 @@ def test_a_plan_refuses_other_features():
         apply_plan(torch.zeros(2, 4, 3), plan_regroup(src, dst, 5, num_dst))
 
 
-@needs_native
+@needs_cpp
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 10**6),
@@ -137,13 +137,13 @@ def test_a_plan_refuses_other_features():
     st.integers(0, 70),
     st.booleans(),
 )
-def test_native_is_the_eager_one(seed, batch, sources, destinations, entries, channels, weighted):
+def test_cpp_is_the_eager_one(seed, batch, sources, destinations, entries, channels, weighted):
     args = case(seed, batch, sources, destinations, entries, channels, torch.float32)
     x, src, dst, num_dst, weight = args
     weight = weight if weighted else None
     x.requires_grad_()
     expected = regroup(x, src, dst, num_dst, weight=weight, impl="eager")
-    actual = regroup(x, src, dst, num_dst, weight=weight, impl="native")
+    actual = regroup(x, src, dst, num_dst, weight=weight, impl="cpp")
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(seed))
     (expected_grad,) = torch.autograd.grad(expected, x, grad)
@@ -151,22 +151,22 @@ def test_native_is_the_eager_one(seed, batch, sources, destinations, entries, ch
     torch.testing.assert_close(actual_grad, expected_grad, rtol=1e-6, atol=1e-6)
 
 
-@needs_native
-def test_native_can_be_differentiated_twice():
+@needs_cpp
+def test_cpp_can_be_differentiated_twice():
     x, src, dst, num_dst, _ = case(13, dtype=torch.float32)
     x.requires_grad_()
     seconds = []
-    for impl in ("native", "eager"):
+    for impl in ("cpp", "eager"):
         out = regroup(x, src, dst, num_dst, impl=impl)
         (first,) = torch.autograd.grad(out.pow(3).sum(), x, create_graph=True)
         seconds += torch.autograd.grad(first.square().sum(), x)
     torch.testing.assert_close(*seconds)
 
 
-@needs_native
+@needs_cpp
 def test_a_plan_refuses_another_batch():
     x, src, dst, num_dst, _ = case(3, batch=2, dtype=torch.float32)
-    for impl in ("eager", "portable", *(["native"] if _native.library() is not None else [])):
+    for impl in ("eager", "export", *(["cpp"] if csrc.library() is not None else [])):
         made = plan_regroup(src, dst, 5, num_dst, impl=impl)
         for batch in (1, 3):
             with pytest.raises(ValueError, match="batch of 2"):
@@ -193,10 +193,10 @@ def test_unused_entries_of_a_padded_plan_are_nobody_s(weighted):
     assert grad.isfinite().all()
 
 
-def test_native_plans_are_the_eager_ones():
+def test_cpp_plans_are_the_eager_ones():
     _, src, dst, num_dst, _ = case(7, batch=3, sources=40, destinations=30, entries=200)
     for made, expected in zip(
-        plan_both_ways(src, dst, 40, num_dst, impl="native"),
+        plan_both_ways(src, dst, 40, num_dst, impl="cpp"),
         plan_both_ways(src, dst, 40, num_dst, impl="eager"),
         strict=True,
     ):
@@ -207,48 +207,48 @@ def test_native_plans_are_the_eager_ones():
                 assert torch.equal(values, others)
 
 
-@needs_native
+@needs_cpp
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_native_takes_narrow_features(dtype):
+def test_cpp_takes_narrow_features(dtype):
     x, src, dst, num_dst, _ = case(8, entries=60, channels=133, dtype=torch.float32)
     x = x.to(dtype)
-    out = regroup(x, src, dst, num_dst, impl="native")
+    out = regroup(x, src, dst, num_dst, impl="cpp")
     assert out.dtype == dtype
     exact = regroup(x.double(), src, dst, num_dst, impl="eager")
     assert (out.double() - exact).abs().max() <= torch.finfo(dtype).eps * exact.abs().max()
 
 
-@needs_native
-def test_native_results_do_not_depend_on_threads_or_the_batch():
+@needs_cpp
+def test_cpp_results_do_not_depend_on_threads_or_the_batch():
     x, src, dst, _, weight = case(9, 4, 300, 200, 900, 50, torch.float32)
     before = torch.get_num_threads()
     try:
         outs = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            outs.append(regroup(x, src, dst, 200, weight=weight, impl="native"))
+            outs.append(regroup(x, src, dst, 200, weight=weight, impl="cpp"))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*outs)
-    one = regroup(x[2:3], src[2:3], dst[2:3], 200, weight=weight[2:3], impl="native")
+    one = regroup(x[2:3], src[2:3], dst[2:3], 200, weight=weight[2:3], impl="cpp")
     assert torch.equal(one[0], outs[0][2])
 
 
-@needs_native
-def test_native_refuses_what_it_cannot_do():
+@needs_cpp
+def test_cpp_refuses_what_it_cannot_do():
     x, src, dst, num_dst, _ = case(10)
     with pytest.raises(ValueError, match="its weights are float32"):
-        regroup(x, src, dst, num_dst, impl="native")
+        regroup(x, src, dst, num_dst, impl="cpp")
     with pytest.raises(ValueError, match="out of range"):
-        plan_regroup(src, dst + 1, 5, num_dst, impl="native")
+        plan_regroup(src, dst + 1, 5, num_dst, impl="cpp")
     with pytest.raises(ValueError, match="out of range"):
-        plan_regroup(src - 1, dst, 5, num_dst, impl="native")
+        plan_regroup(src - 1, dst, 5, num_dst, impl="cpp")
 
 
-@needs_native
-def test_native_ops_are_registered_as_they_should_be():
+@needs_cpp
+def test_cpp_ops_are_registered_as_they_should_be():
     x, src, dst, num_dst, weight = case(11, dtype=torch.float32)
-    made = plan_regroup(src, dst, 5, num_dst, impl="native")
+    made = plan_regroup(src, dst, 5, num_dst, impl="cpp")
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(
         torch.ops.tcformer.gather_sum.default, (x.flatten(0, 1), *made.forward), test_utils=tests
@@ -260,14 +260,14 @@ def test_native_ops_are_registered_as_they_should_be():
     )
 
 
-@needs_native
-def test_native_is_one_graph_when_compiled():
+@needs_cpp
+def test_cpp_is_one_graph_when_compiled():
     x, src, dst, num_dst, weight = case(12, dtype=torch.float32)
     x.requires_grad_()
 
     def both(x):
-        ahead, back = plan_both_ways(src, dst, 5, num_dst, impl="native")
-        weighted = regroup(x, src, dst, num_dst, weight=weight, impl="native")
+        ahead, back = plan_both_ways(src, dst, 5, num_dst, impl="cpp")
+        weighted = regroup(x, src, dst, num_dst, weight=weight, impl="cpp")
         return apply_plan(apply_plan(x, ahead), back).sum() + weighted.square().sum()
 
     torch._dynamo.reset()

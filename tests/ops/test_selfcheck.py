@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tcformer.ops import selfcheck
-from tcformer.ops.choose import OPS
+from tcformer.ops.dispatch import OPS
 
 
 @pytest.mark.parametrize(("op", "impl"), sorted(selfcheck.implementations()))

@@ -3,15 +3,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tcformer.models.mlp import TokenMlp
-from tcformer.ops import _native, dpc_knn, plan_token_map, token_conv
-from tcformer.ops.token_conv import native
+from tcformer.ops import csrc, dpc_knn, plan_token_map, token_conv
+from tcformer.ops.token_conv import cpp
 from tcformer.ops.token_map import TokenMap
 from tcformer.tokens import Layout, Tokens, grid_layout
 
-needs_native = pytest.mark.skipif(
-    _native.library() is None, reason=f"no native kernels: {_native.reason()}"
+needs_cpp = pytest.mark.skipif(
+    csrc.library() is None, reason=f"no C++ kernels: {csrc.unsupported_reason()}"
 )
-IMPLS = ["eager", pytest.param("native", marks=needs_native)]
+IMPLS = ["eager", pytest.param("cpp", marks=needs_cpp)]
 
 
 def case(channels=5, grid=(6, 8), map_size=(3, 4), num_tokens=7, batch=2, dtype=torch.float64):
@@ -81,11 +81,11 @@ def test_gradient(num_tokens):
     )
 
 
-@needs_native
+@needs_cpp
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("with_skip", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_native_gradients_are_those_of_float64(shape, with_skip, gelu):
+def test_cpp_gradients_are_those_of_float64(shape, with_skip, gelu):
     x, plan, *weights = case(**shape)
     weights = weights if with_skip else weights[:2]
     narrow_plan = case(**shape, dtype=torch.float32)[1]
@@ -99,7 +99,7 @@ def test_native_gradients_are_those_of_float64(shape, with_skip, gelu):
 
     exact = run("eager", torch.float64, plan)
     for ours, plain, wanted in zip(
-        run("native", torch.float32, narrow_plan),
+        run("cpp", torch.float32, narrow_plan),
         run("eager", torch.float32, narrow_plan),
         exact,
         strict=True,
@@ -108,15 +108,15 @@ def test_native_gradients_are_those_of_float64(shape, with_skip, gelu):
         assert (ours - wanted).abs().max() <= budget
 
 
-@needs_native
+@needs_cpp
 @pytest.mark.parametrize("num_tokens", [0, 7])
-def test_native_bfloat16_loses_no_more_than_its_input(num_tokens):
+def test_cpp_bfloat16_loses_no_more_than_its_input(num_tokens):
     x, plan, *weights = case(40, num_tokens=num_tokens, dtype=torch.float32)
     x = x.bfloat16().float()
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).bfloat16().float()
 
     def run(x, *rest):
-        return token_conv(x, plan, *rest, gelu=True, impl="native")
+        return token_conv(x, plan, *rest, gelu=True, impl="cpp")
 
     wide = gradients(run, [x, *weights], grad)
     narrow = gradients(lambda x, *rest: run(x.bfloat16(), *rest), [x, *weights], grad)
@@ -126,15 +126,15 @@ def test_native_bfloat16_loses_no_more_than_its_input(num_tokens):
         assert (ours - exact).abs().max() <= 2**-8 * exact.abs().max()
 
 
-@needs_native
+@needs_cpp
 @pytest.mark.parametrize("shape", [SHAPES[5], SHAPES[6]])
-def test_native_results_do_not_depend_on_threads_or_the_batch(shape):
+def test_cpp_results_do_not_depend_on_threads_or_the_batch(shape):
     x, plan, *weights = case(**shape, dtype=torch.float32)
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
     def run(x, plan, grad):
         return gradients(
-            lambda x, *rest: token_conv(x, plan, *rest, gelu=True, impl="native"),
+            lambda x, *rest: token_conv(x, plan, *rest, gelu=True, impl="cpp"),
             [x, *weights],
             grad,
         )
@@ -160,7 +160,7 @@ def test_native_results_do_not_depend_on_threads_or_the_batch(shape):
         assert torch.equal(ours[0], theirs[1])
 
 
-@needs_native
+@needs_cpp
 def test_a_kernel_writes_everything(monkeypatch):
     real = torch.empty_like
 
@@ -171,18 +171,18 @@ def test_a_kernel_writes_everything(monkeypatch):
     for shape in SHAPES:
         x, plan, *weights = case(**shape, dtype=torch.float32)
         for result in gradients(
-            lambda x, *rest, plan=plan: token_conv(x, plan, *rest, gelu=True, impl="native"),
+            lambda x, *rest, plan=plan: token_conv(x, plan, *rest, gelu=True, impl="cpp"),
             [x, *weights],
             torch.ones(x.shape),
         ):
             assert result.isfinite().all()
 
 
-@needs_native
+@needs_cpp
 @pytest.mark.parametrize("num_tokens", [0, 7])
-def test_native_ops_are_registered_as_they_should_be(num_tokens):
+def test_cpp_ops_are_registered_as_they_should_be(num_tokens):
     x, plan, weight, bias, skip = case(num_tokens=num_tokens, dtype=torch.float32)
-    lists = native.plan_tensors(plan)
+    lists = cpp.plan_tensors(plan)
     tests = ("test_schema", "test_faketensor")
     ahead = (x, weight, bias, skip, lists, *plan.map_size, True)
     back = (x, weight, bias, skip, lists, x, *plan.map_size, True)
@@ -190,14 +190,14 @@ def test_native_ops_are_registered_as_they_should_be(num_tokens):
     torch.library.opcheck(torch.ops.tcformer.token_conv_backward.default, back, test_utils=tests)
 
 
-@needs_native
-def test_native_is_one_graph_when_compiled():
+@needs_cpp
+def test_cpp_is_one_graph_when_compiled():
     x, plan, *weights = case(dtype=torch.float32)
     torch._dynamo.reset()
     compiled = torch.compile(token_conv, fullgraph=True, backend="aot_eager")
     results = [
         gradients(
-            lambda x, *rest, f=function: f(x, plan, *rest, gelu=True, impl="native"),
+            lambda x, *rest, f=function: f(x, plan, *rest, gelu=True, impl="cpp"),
             [x, *weights],
             torch.ones(x.shape),
         )
@@ -217,7 +217,7 @@ def test_native_is_one_graph_when_compiled():
         ({"weight": torch.zeros(5, 3, 3)}, "weight must have shape"),
         ({"bias": torch.zeros(4)}, "bias must have shape"),
         ({"skip": torch.zeros(4)}, "skip must have shape"),
-        ({"impl": "cuda"}, "choose one of auto, native, eager, reference"),
+        ({"impl": "cuda"}, "choose one of auto, cpp, eager, reference"),
     ],
 )
 def test_refuses_what_does_not_fit(change, words):
@@ -226,17 +226,17 @@ def test_refuses_what_does_not_fit(change, words):
         token_conv(**{**dict(zip(names, case(), strict=True)), **change})
 
 
-@needs_native
-def test_native_refuses_what_it_cannot_do():
+@needs_cpp
+def test_cpp_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="it takes tokens in float32 or bfloat16"):
-        token_conv(*case(), impl="native")
+        token_conv(*case(), impl="cpp")
 
 
-@needs_native
+@needs_cpp
 @pytest.mark.parametrize("num_tokens", [0, 7])
-def test_native_is_counted_like_the_convolution_it_is(num_tokens):
+def test_cpp_is_counted_like_the_convolution_it_is(num_tokens):
     counts = []
-    for impl in ("native", "eager"):
+    for impl in ("cpp", "eager"):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             token_conv(*case(num_tokens=num_tokens, dtype=torch.float32), impl=impl)
             token_conv(
@@ -272,7 +272,7 @@ def test_pieces_of_a_batch_give_the_same(shape, gelu, impl):
     for first, last in ((0, 1), (1, 3), (0, 3)):
         piece = x[first:last].clone()
         out = token_conv(piece, plan, *weights, gelu=gelu, overwrite_from=first, impl=impl)
-        if impl == "native":
+        if impl == "cpp":
             assert out.data_ptr() == piece.data_ptr()
             assert torch.equal(out, whole[first:last])
         torch.testing.assert_close(out, whole[first:last], rtol=1e-6, atol=1e-5)
@@ -286,10 +286,10 @@ def test_pieces_outside_the_batch_are_refused(first):
         token_conv(x[:1], *others, overwrite_from=first)
 
 
-@needs_native
+@needs_cpp
 def test_a_second_derivative_is_refused_in_words():
     x, *others = case(dtype=torch.float32)
-    loss = token_conv(x.requires_grad_(), *others, gelu=True, impl="native").square().sum()
+    loss = token_conv(x.requires_grad_(), *others, gelu=True, impl="cpp").square().sum()
     with pytest.raises(RuntimeError, match="no second derivative; choose impl='eager'"):
         torch.autograd.grad(loss, x, create_graph=True)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tcformer.ops import map_to_tokens, plan_token_map, tokens_to_map, tokens_to_tokens
-from tcformer.ops.regroup import portable
+from tcformer.ops.regroup import export
 from tcformer.tokens import Layout, Tokens, grid_layout, pixel_of_cell
 
 CPU = torch.device("cpu")
@@ -48,11 +48,11 @@ def test_a_token_is_the_mean_of_its_cells_whatever_their_weights():
     [((5, 7), (3, 4), 6), ((8, 8), (4, 4), 64), ((5, 6), (3, 3), 30), ((9, 4), (2, 1), 5)],
 )
 def test_plans_for_exports_convert_the_same(monkeypatch, limit, grid, map_size, tokens):
-    monkeypatch.setattr(portable, "GATHER_LIMIT", limit)
+    monkeypatch.setattr(export, "GATHER_LIMIT", limit)
     whole = tokens == grid[0] * grid[1]
     lay = grid_layout(2, grid, CPU) if whole else layout(tokens, grid, map_size)
     x, picture = features((2, tokens, 3)), features((2, 3, *map_size))
-    plan = plan_token_map(lay, map_size, dtype=x.dtype, impl="portable")
+    plan = plan_token_map(lay, map_size, dtype=x.dtype, impl="export")
     actual = tokens_to_map(Tokens(x, lay), plan=plan)
     torch.testing.assert_close(actual, tokens_to_map(Tokens(x, lay), map_size))
     torch.testing.assert_close(map_to_tokens(picture, lay, plan=plan), map_to_tokens(picture, lay))

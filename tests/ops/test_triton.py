@@ -5,6 +5,7 @@ have to wait for the device (the value of a tensor, a size that depends on data)
 them, and the launches that they reach are those that a GPU would see.
 """
 
+import importlib
 import os
 import re
 import subprocess
@@ -21,10 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tcformer
 from tcformer.cli import doctor
-from tcformer.ops import choose, dpc_knn, regroup
+from tcformer.ops import dispatch, dpc_knn, regroup
 from tcformer.ops.linear import onednn
 from tcformer.ops.regroup import apply_plan, plan_both_ways
 
+regroup_module = importlib.import_module("tcformer.ops.regroup")
 ROOT = Path(__file__).parents[2]
 FILES = [
     pytest.param(path.name, marks=[] if path.name == "test_regroup.py" else [pytest.mark.slow])
@@ -159,9 +161,9 @@ def gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: ((9, 0), (7, 5))[index])
     monkeypatch.setattr(regroup_kernels(), "try_out", lambda device: None)
-    choose._why_no_triton.cache_clear()
+    regroup_module._gpu_unsupported_reason.cache_clear()
     yield
-    choose._why_no_triton.cache_clear()
+    regroup_module._gpu_unsupported_reason.cache_clear()
 
 
 def regroup_kernels():
@@ -171,20 +173,20 @@ def regroup_kernels():
 
 
 def chosen(device):
-    return choose.check_impl("op", "auto", ("triton", "eager"), torch.device(device))
+    return dispatch.resolve("op", "auto", ("triton", "eager"), torch.device(device))
 
 
 def test_an_old_gpu_is_refused_in_words_and_only_that_one(gpus):
     assert chosen("cuda") == chosen("cuda:0") == "triton"
     assert chosen("cuda:1") == "eager"
     with pytest.raises(ValueError, match=r"needs compute capability 8.0, this GPU has 7.5"):
-        choose.check_impl("op", "triton", ("triton", "eager"), torch.device("cuda:1"))
+        dispatch.resolve("op", "triton", ("triton", "eager"), torch.device("cuda:1"))
 
 
 def test_rocm_is_refused_in_words(gpus, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.1")
     assert chosen("cuda") == "eager"
-    assert "ROCm" in choose.why_not("triton", "cuda")
+    assert "ROCm" in dispatch.unsupported_reason("triton", "cuda")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_whether_triton_starts_is_tried_once_a_gpu(gpus, monkeypatch, outcome, w
         for _ in range(2):
             assert chosen("cuda:0") == ("triton" if word is None else "eager")
     assert tried == [torch.device("cuda:0")]
-    why = choose.why_not("triton", "cuda:0")
+    why = dispatch.unsupported_reason("triton", "cuda:0")
     assert why is None if word is None else word in why
     assert "\n" not in str(why)
     finding = doctor._triton()
@@ -232,7 +234,7 @@ class Operators(TorchDispatchMode):
 def test_a_model_waits_for_nothing():
     model = tcformer.create_model("tcformer_nano").eval()
     real = model.state_dict()
-    onednn.reason()  # else it would be asked of fake tensors, and the answer kept
+    onednn.unsupported_reason()  # else it would be asked of fake tensors, and the answer kept
     with FakeTensorMode():
         state = {name: fake(*t.shape, dtype=t.dtype) for name, t in real.items()}
         with Operators() as seen:
@@ -252,7 +254,7 @@ def test_a_model_waits_for_nothing():
 def test_a_model_is_one_graph_that_holds_the_kernels():
     model = tcformer.create_model("tcformer_nano").eval()
     real = model.state_dict()
-    onednn.reason()
+    onednn.unsupported_reason()
 
     def run(images, state):
         return torch.func.functional_call(model, state, (images,))

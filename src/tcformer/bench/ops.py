@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tcformer.bench import inputs, memory, published, timing
 from tcformer.models.ctm import SAME
-from tcformer.ops.choose import why_not
+from tcformer.ops.dispatch import unsupported_reason
 from tcformer.ops.token_map import TokenMap, plan_token_map
 from tcformer.tokens import Layout, Tokens
 
@@ -110,7 +110,7 @@ def available(op: str, device: torch.device, pairs: float) -> tuple[list[str], d
     """Implementations that take part, and the others with the reason."""
     chosen, skipped = [], {}
     for impl in importlib.import_module(f"tcformer.ops.{op}").IMPLEMENTATIONS:
-        why = why_not(impl, device)
+        why = unsupported_reason(impl, device)
         if impl == "reference" and pairs > MOST_FOR_REFERENCE:
             why = "loops, too slow at this size"
         if why is None:
@@ -222,7 +222,7 @@ def _regroup_call(
     ready = plan.to_map if towards == "tokens to map" else plan.to_tokens
     assert ready is not None  # after a merge tokens and pixels are never the same thing
 
-    if impl == "portable":  # has an index structure of its own
+    if impl == "export":  # has an index structure of its own
         other = plan_token_map(layout, impl=impl)
         ready = other.to_map if towards == "tokens to map" else other.to_tokens
         assert ready is not None

@@ -170,7 +170,7 @@ def accelerators() -> list[Finding]:
 
 def compilers() -> list[Finding]:
     """What torch.compile and our C++ kernels need on a CPU, and what Triton needs on a GPU."""
-    return [_cpp_compiler(), _native_kernels(), _triton()]
+    return [_cpp_compiler(), _cpp_kernels(), _triton()]
 
 
 def launchers() -> list[Finding]:
@@ -202,7 +202,7 @@ def extras() -> list[Finding]:
 
 def fast_paths() -> list[Finding]:
     """Each implementation of each op, then the faster modes of torch: on, or off and why."""
-    from tcformer.ops.choose import report
+    from tcformer.ops.dispatch import report
 
     found = []
     for op, impl, why in report():
@@ -281,14 +281,14 @@ def _cpp_compiler() -> Finding:
     return Finding("C++ compiler", path)
 
 
-def _native_kernels() -> Finding:
+def _cpp_kernels() -> Finding:
     if _torch() is None:
-        return Finding("native kernels", "off", "off", "torch is missing")
-    from tcformer.ops import _native
+        return Finding("C++ kernels", "off", "off", "torch is missing")
+    from tcformer.ops import csrc
 
-    if _native.library() is None:
-        return Finding("native kernels", "off", "off", _native.reason())
-    return Finding("native kernels", str(_native.location()), "ok", _native.one_thread())
+    if csrc.library() is None:
+        return Finding("C++ kernels", "off", "off", csrc.unsupported_reason())
+    return Finding("C++ kernels", str(csrc.location()), "ok", csrc.one_thread())
 
 
 def _triton() -> Finding:
@@ -299,9 +299,9 @@ def _triton() -> Finding:
     if torch is None or not torch.cuda.is_available():
         why = "Triton kernels need a GPU; TRITON_INTERPRET=1 runs them slowly without one"
         return Finding("triton", version, "off", why)
-    from tcformer.ops.choose import why_not
+    from tcformer.ops.dispatch import unsupported_reason
 
-    why = why_not("triton", "cuda")
+    why = unsupported_reason("triton", "cuda")
     return Finding("triton", version, "off" if why else "ok", why)
 
 

@@ -13,7 +13,7 @@ from tcformer.arguments import as_float, as_int
 from tcformer.models.blocks import Source
 from tcformer.models.layers import LayerNorm, conv_with_skip, convolve_tokens
 from tcformer.ops import TokenMap, cluster_parts, merge_tokens, plan_token_map
-from tcformer.ops.parts import Nest, cut, nest_of, usable_nest
+from tcformer.ops.local import Nest, cut, nest_of, usable_nest
 from tcformer.tokens import Layout, Tokens
 
 __all__ = ["CTM", "MergeRule"]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from tcformer.models.layers import Linear, conv_with_skip, convolve_tokens, is_plain
 from tcformer.ops import TokenMap, token_conv
-from tcformer.ops.choose import is_exporting, why_not
-from tcformer.ops.token_conv.pieces import by_pieces, token_mlp
+from tcformer.ops.dispatch import is_exporting, unsupported_reason
+from tcformer.ops.token_conv.chunked import by_pieces, token_mlp
 from tcformer.tokens import Tokens
 
 __all__ = ["GridMlp", "TokenMlp"]
@@ -73,7 +73,7 @@ class _Mlp(nn.Module):
             x.dtype == self.fc1.weight.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
             and not is_exporting()
-            and why_not("native", "cpu") is None
+            and unsupported_reason("cpp", "cpu") is None
         )
 
 

@@ -7,8 +7,8 @@ public function that checks its arguments and chooses.
 from tcformer.ops.attend import attend
 from tcformer.ops.dpc_knn import Clusters, dpc_knn
 from tcformer.ops.linear import linear
+from tcformer.ops.local import Parts, cluster_parts
 from tcformer.ops.merge import merge_tokens
-from tcformer.ops.parts import Parts, cluster_parts
 from tcformer.ops.regroup import regroup
 from tcformer.ops.token_conv import token_conv
 from tcformer.ops.token_map import (

@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from tcformer.ops.choose import OPS, why_not
+from tcformer.ops.dispatch import OPS, unsupported_reason
 from tcformer.ops.token_map import plan_token_map
 from tcformer.tokens import Tokens, grid_layout
 
@@ -197,7 +197,7 @@ def implementations(device: torch.device | str = "cpu") -> Iterator[tuple[str, s
     """(op, implementation) of all that can run on a device, references left out."""
     for op in OPS:
         for impl in _op(op).IMPLEMENTATIONS:
-            if impl != "reference" and why_not(impl, device) is None:
+            if impl != "reference" and unsupported_reason(impl, device) is None:
                 yield op, impl
 
 

@@ -14,9 +14,9 @@ from tcformer.ops.regroup import (
     RegroupPlan,
     apply_plan,
     choose_plan,
+    export,
     part_of_plan,
     plan_both_ways,
-    portable,
     regroup,
 )
 from tcformer.tokens import Layout, Tokens, is_grid, pixel_of_cell
@@ -55,7 +55,7 @@ def plan_token_map(
         layout: where the tokens lie.
         map_size: (H, W) of the map.
         dtype: of the features; weights have it, or float32 where that is finer.
-        impl: which implementation will convert: "auto", "native", "triton", "eager" or "portable".
+        impl: which implementation will convert: "auto", "cpp", "triton", "eager" or "export".
 
     Raises:
         ValueError: a size is less than 1, or an implementation cannot run here.
@@ -72,30 +72,30 @@ def plan_token_map(
     cells = layout.cell_to_token
     wide = torch.promote_types(dtype, torch.float32)
     impl = choose_plan(impl, cells.device, wide)
-    if impl == "portable":
-        return _portable_map(layout, map_size, wide)
+    if impl == "export":
+        return _export_map(layout, map_size, wide)
     pixels = pixel_of_cell(layout.grid_size, map_size, cells.device).expand_as(cells)
     num_pixels = map_size[0] * map_size[1]
     plans = plan_both_ways(cells, pixels, layout.num_tokens, num_pixels, dtype=wide, impl=impl)
     return TokenMap(map_size, *plans)
 
 
-def _portable_map(layout: Layout, map_size: tuple[int, int], dtype: torch.dtype) -> TokenMap:
+def _export_map(layout: Layout, map_size: tuple[int, int], dtype: torch.dtype) -> TokenMap:
     """For exported graphs: which cells a pixel has is known before any image is seen."""
     cells, num_tokens = layout.cell_to_token, layout.num_tokens
     batch, num_pixels = cells.shape[0], map_size[0] * map_size[1]
     pixels = pixel_of_cell(layout.grid_size, map_size, cells.device).expand_as(cells)
     lists, valid = _cells_of_pixels(layout.grid_size, map_size, cells.device)
-    if num_tokens <= portable.GATHER_LIMIT * lists.shape[1]:
-        plans = plan_both_ways(cells, pixels, num_tokens, num_pixels, dtype=dtype, impl="portable")
+    if num_tokens <= export.GATHER_LIMIT * lists.shape[1]:
+        plans = plan_both_ways(cells, pixels, num_tokens, num_pixels, dtype=dtype, impl="export")
         return TokenMap(map_size, *plans)
     sources = cells.index_select(1, lists.flatten()).view(batch, *lists.shape)
-    to_map = portable.plan_lists(sources, valid, num_tokens, dtype=dtype)
+    to_map = export.plan_lists(sources, valid, num_tokens, dtype=dtype)
     if is_grid(layout):
         one = torch.ones(num_tokens, 1, dtype=torch.bool, device=cells.device)
-        to_tokens = portable.plan_lists(pixels.unsqueeze(-1), one, num_pixels, dtype=dtype)
+        to_tokens = export.plan_lists(pixels.unsqueeze(-1), one, num_pixels, dtype=dtype)
     else:
-        to_tokens = portable.plan_regroup(pixels, cells, num_pixels, num_tokens, dtype=dtype)
+        to_tokens = export.plan_regroup(pixels, cells, num_pixels, num_tokens, dtype=dtype)
     return TokenMap(map_size, to_map, to_tokens)
 
 

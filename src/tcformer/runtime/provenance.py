@@ -20,7 +20,7 @@ import torch
 
 import tcformer
 from tcformer.ops import linear
-from tcformer.ops.choose import why_not
+from tcformer.ops.dispatch import unsupported_reason
 from tcformer.processor import processor, usable_cores
 
 SETTINGS = (
@@ -226,7 +226,7 @@ def _products(side: int, seconds: float, threads: int) -> tuple[tuple[str, float
     # Not drawn: a record must not change the random numbers of the run that it is about.
     a = torch.linspace(-1, 1, side * side).view(side, side)
     calls = {"mkl" if torch.backends.mkl.is_available() else "blas": lambda: torch.mm(a, a)}
-    if why_not("onednn", "cpu") is None:
+    if unsupported_reason("onednn", "cpu") is None:
         calls["onednn"] = lambda: linear(a, a, impl="onednn")
     with torch.inference_mode():
         return tuple((name, 2 * side**3 / _best(call, seconds)) for name, call in calls.items())

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tcformer.arguments import as_float
 from tcformer.ops.attend import eager
-from tcformer.ops.choose import check_impl
+from tcformer.ops.dispatch import resolve
 
 __all__ = ["attend"]
 
@@ -58,7 +58,7 @@ def attend(
             f"attend: bias must have shape {(k.shape[0], k.shape[2])}, not {tuple(bias.shape)}."
         )
     dropout = as_float("attend: dropout", dropout, 0.0, 1.0)
-    if check_impl("attend", impl, IMPLEMENTATIONS, q.device) == "reference":
+    if resolve("attend", impl, IMPLEMENTATIONS, q.device) == "reference":
         from tcformer.ops.attend import reference
 
         return reference.attend(q, k, v, bias, dropout)

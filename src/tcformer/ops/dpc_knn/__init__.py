@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.arguments import as_float, as_int
-from tcformer.ops.choose import check_impl, counted, is_exporting, is_transformed
-from tcformer.ops.dpc_knn import eager, native, reference
+from tcformer.ops.dispatch import counted, is_exporting, is_transformed, resolve
+from tcformer.ops.dpc_knn import cpp, eager, reference
 from tcformer.ops.dpc_knn.peaks import flop
 
 __all__ = ["Clusters", "dpc_knn"]
 
-IMPLEMENTATIONS = ("native", "triton", "eager", "reference")
+IMPLEMENTATIONS = ("cpp", "triton", "eager", "reference")
 
 TRITON_MAX_K = 29
 """The longest list of neighbours that the Triton kernels keep on the chip, less a reserve."""
@@ -76,7 +76,7 @@ def dpc_knn(
         tolerance: distances d up to this one, itself from 0, count as zero. Where features are
             results of arithmetic, a little more than its rounding makes equal inputs equal tokens
             again.
-        impl: "auto", "native" (C++, where it could be compiled), "triton" (on a GPU, k up to 29),
+        impl: "auto", "cpp" (C++, where it could be compiled), "triton" (on a GPU, k up to 29),
             "eager" or "reference".
 
     Returns:
@@ -108,7 +108,7 @@ def dpc_knn(
     num_clusters = min(as_int("dpc_knn: num_clusters", num_clusters), x.shape[1])
     k = min(as_int("dpc_knn: k", k), x.shape[1])
     tolerance = as_float("dpc_knn: tolerance", tolerance)
-    impl = check_impl("dpc_knn", impl, IMPLEMENTATIONS, x.device, unfit=_unfit(x, k))
+    impl = resolve("dpc_knn", impl, IMPLEMENTATIONS, x.device, unsupported=_unsupported(x, k))
     x, density_noise = _with_distances(x, mask, density_noise)
     run = torch.ops.tcformer.dpc_knn if counted() else _run
     with torch.autocast(x.device.type, enabled=False):
@@ -146,8 +146,8 @@ def _run(
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     arguments = (x, num_clusters, k, mask, density_noise, tolerance)
-    if impl == "native":
-        return native.dpc_knn(*arguments)
+    if impl == "cpp":
+        return cpp.dpc_knn(*arguments)
     if impl == "triton":
         from tcformer.ops.dpc_knn import triton
 
@@ -173,11 +173,11 @@ torch.library.register_fake("tcformer::dpc_knn", _shapes, lib=_OPS)
 register_flop_formula(torch.ops.tcformer.dpc_knn)(flop)
 
 
-def _unfit(x: Tensor, k: int) -> dict[str, str | None]:
+def _unsupported(x: Tensor, k: int) -> dict[str, str | None]:
     """Why an implementation cannot take these arguments."""
     if x.dtype == torch.float64:
         reason = "it computes in float32, these features are float64"
-        return dict.fromkeys(("native", "triton"), reason)
+        return dict.fromkeys(("cpp", "triton"), reason)
     if k > TRITON_MAX_K:
         return {"triton": f"its lists hold {TRITON_MAX_K} neighbours, not k={k}"}
     return {}

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tcformer.ops.choose import is_exporting
+from tcformer.ops.dispatch import is_exporting
 from tcformer.ops.dpc_knn.peaks import choose_centres, rank_of, sparsity_of, stable_order
 from tcformer.ops.linear import linear
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tcformer.ops.choose import check_impl, is_exporting, is_transformed
+from tcformer.ops.dispatch import is_exporting, is_transformed, resolve
 from tcformer.ops.linear import onednn
 
 __all__ = ["linear"]
@@ -35,8 +35,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
     Raises:
         ValueError: an unknown ``impl``, or an explicit one that cannot run on these tensors.
     """
-    unfit = {"onednn": _unfit(x, weight, bias)}
-    impl = check_impl("linear", impl, IMPLEMENTATIONS, x.device, unfit=unfit)
+    unsupported = {"onednn": _unsupported(x, weight, bias)}
+    impl = resolve("linear", impl, IMPLEMENTATIONS, x.device, unsupported=unsupported)
     if impl == "onednn":
         dtype = _dtype(x, weight)  # autocast does not know this product: do its work
         added = None if bias is None else bias.to(dtype)
@@ -57,7 +57,7 @@ def _dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
     return x.dtype if x.dtype == weight.dtype else None
 
 
-def _unfit(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+def _unsupported(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     """Why oneDNN cannot take these tensors, as a clause; None when it can."""
     if x.device.type != "cpu" or x.ndim < 2 or x.shape[-2] < MIN_ROWS:
         return f"it takes {MIN_ROWS} rows or more on the CPU"
@@ -69,4 +69,4 @@ def _unfit(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
         return "exported graphs hold PyTorch's own linear layers"
     if not torch.compiler.is_compiling() and is_transformed():
         return "it has no rule for vmap and for derivatives in forward mode"
-    return onednn.reason() or onednn.unfit(_dtype(x, weight))
+    return onednn.unsupported_reason() or onednn.unsupported(_dtype(x, weight))

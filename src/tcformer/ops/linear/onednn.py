@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from tcformer.ops.dispatch import Backend, register
 
-def reason() -> str | None:
+
+def unsupported_reason() -> str | None:
     """Why oneDNN cannot serve linear layers on this machine, as a clause; None when it can."""
     why: str | None = _reason()
     return why
@@ -24,8 +26,11 @@ def _reason() -> str | None:
     return _probe()
 
 
+register(Backend("onednn", lambda device: _reason()))
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def unfit(dtype: torch.dtype | None) -> str | None:
+def unsupported(dtype: torch.dtype | None) -> str | None:
     """Why products in a dtype do not pay here, as a clause; None when they do."""
     if dtype == torch.float32 or (dtype == torch.bfloat16 and _has_bfloat16()):
         return None

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from tcformer.arguments import as_float, as_int
-from tcformer.ops.choose import check_impl
+from tcformer.ops.dispatch import resolve
 from tcformer.ops.regroup.plan import EPS
 from tcformer.tokens import Layout, Tokens
 
 __all__ = ["merge_tokens"]
 
-IMPLEMENTATIONS = ("triton", "eager", "portable", "reference")
+IMPLEMENTATIONS = ("triton", "eager", "export", "reference")
 
 
 def merge_tokens(
@@ -36,7 +36,7 @@ def merge_tokens(
         num_clusters: M, from 1.
         log_weight: (B, N) float, the importance score s; zeros (a plain mean) when left out.
         eps: from 0, added to every sum of weights.
-        impl: "auto", "triton" (on a GPU), "eager", "portable" (for exported graphs) or
+        impl: "auto", "triton" (on a GPU), "eager", "export" (for exported graphs) or
             "reference".
 
     Returns:
@@ -64,16 +64,16 @@ def merge_tokens(
             f"not {tuple(log_weight.shape)}."
         )
     wide = x if x.dtype == torch.float64 else x.float()
-    impl = check_impl("merge_tokens", impl, IMPLEMENTATIONS, x.device)
+    impl = resolve("merge_tokens", impl, IMPLEMENTATIONS, x.device)
     if impl == "reference":
         from tcformer.ops.merge import reference
 
         merged, share = reference.merge(wide, assignment, num_clusters, log_weight, eps)
-    elif impl == "portable":
-        from tcformer.ops.merge import portable
+    elif impl == "export":
+        from tcformer.ops.merge import export
 
         with torch.autocast(x.device.type, enabled=False):
-            merged, share = portable.merge(wide, assignment, num_clusters, log_weight, eps)
+            merged, share = export.merge(wide, assignment, num_clusters, log_weight, eps)
     elif impl == "triton":
         from tcformer.ops.merge import triton
 

@@ -12,20 +12,25 @@ index is the source and which the destination. A destination without entries get
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from tcformer.arguments import as_float, as_int
-from tcformer.ops.choose import check_impl
-from tcformer.ops.regroup import native, plan, portable
+from tcformer.ops.dispatch import Backend, in_interpreter, register, resolve
+from tcformer.ops.regroup import cpp, export, plan
+from tcformer.ops.regroup.export import ExportPlan
 from tcformer.ops.regroup.plan import EPS, GatherSum, RegroupPlan, part_of_plan
-from tcformer.ops.regroup.portable import PortablePlan
 
 __all__ = [
     "EPS",
+    "ExportPlan",
     "GatherSum",
     "Plan",
-    "PortablePlan",
     "RegroupPlan",
     "apply_plan",
     "choose_plan",
@@ -35,11 +40,11 @@ __all__ = [
     "regroup",
 ]
 
-IMPLEMENTATIONS = ("native", "triton", "eager", "portable", "reference")
+IMPLEMENTATIONS = ("cpp", "triton", "eager", "export", "reference")
 
 INTEGERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 
-Plan = RegroupPlan | PortablePlan
+Plan = RegroupPlan | ExportPlan
 """What :func:`apply_plan` applies: the second kind is for exported graphs."""
 
 
@@ -65,7 +70,7 @@ def regroup(
         num_dst: D, number of destinations, from 1.
         weight: (B, E) float, not negative; ones when left out.
         eps: from 0, added to each destination's sum of weights.
-        impl: "auto", "native" (C++, CPU), "triton", "eager", "portable" (for exported graphs) or
+        impl: "auto", "cpp" (C++, CPU), "triton", "eager", "export" (for exported graphs) or
             "reference".
 
     Returns:
@@ -83,8 +88,8 @@ def regroup(
     eps = as_float("regroup: eps", eps)
     _check(x, src, dst, num_dst, weight)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    unfit = {"native": native.unfit_plan(dtype)}
-    impl = check_impl("regroup", impl, IMPLEMENTATIONS, x.device, unfit=unfit)
+    unsupported = {"cpp": cpp.unsupported_plan(dtype)}
+    impl = resolve("regroup", impl, IMPLEMENTATIONS, x.device, unsupported=unsupported)
     if impl == "reference":
         from tcformer.ops.regroup import reference
 
@@ -116,8 +121,8 @@ def plan_regroup(
         weight: (B, E) float, treated as a constant; ones when left out.
         eps: added to every destination's sum of weights.
         dtype: of the normalised weights, float32 or float64.
-        impl: which implementation will apply the plan: "auto", "native", "triton", "eager" or
-            "portable".
+        impl: which implementation will apply the plan: "auto", "cpp", "triton", "eager" or
+            "export".
 
     Raises:
         ValueError: a number is out of range, or an implementation cannot run here.
@@ -127,12 +132,10 @@ def plan_regroup(
     num_dst = as_int("regroup: num_dst", num_dst)
     eps = as_float("regroup: eps", eps)
     impl = choose_plan(impl, src.device, dtype)
-    if impl == "native":
-        return native.plan_regroup(src, dst, num_src, num_dst, weight=weight, eps=eps)
-    if impl == "portable":
-        return portable.plan_regroup(
-            src, dst, num_src, num_dst, weight=weight, eps=eps, dtype=dtype
-        )
+    if impl == "cpp":
+        return cpp.plan_regroup(src, dst, num_src, num_dst, weight=weight, eps=eps)
+    if impl == "export":
+        return export.plan_regroup(src, dst, num_src, num_dst, weight=weight, eps=eps, dtype=dtype)
     padded = True if impl == "triton" else None
     return plan.plan_regroup(
         src, dst, num_src, num_dst, weight=weight, eps=eps, dtype=dtype, padded=padded
@@ -153,10 +156,10 @@ def plan_both_ways(
     num_a, num_b = as_int("regroup: num_a", num_a), as_int("regroup: num_b", num_b)
     eps = as_float("regroup: eps", eps)
     impl = choose_plan(impl, a.device, dtype)
-    if impl == "native":
-        return native.plan_both_ways(a, b, num_a, num_b, eps=eps)
-    if impl == "portable":
-        return portable.plan_both_ways(a, b, num_a, num_b, eps=eps, dtype=dtype)
+    if impl == "cpp":
+        return cpp.plan_both_ways(a, b, num_a, num_b, eps=eps)
+    if impl == "export":
+        return export.plan_both_ways(a, b, num_a, num_b, eps=eps, dtype=dtype)
     if impl == "triton" and dtype == torch.float32:
         from tcformer.ops.regroup import triton_plan
 
@@ -167,8 +170,8 @@ def plan_both_ways(
 
 def choose_plan(impl: str, device: torch.device, dtype: torch.dtype) -> str:
     """Resolve "auto" to the implementation whose plans are made for tensors like these."""
-    unfit = {"native": native.unfit_plan(dtype)}
-    return check_impl("regroup", impl, IMPLEMENTATIONS[:-1], device, unfit=unfit)
+    unsupported = {"cpp": cpp.unsupported_plan(dtype)}
+    return resolve("regroup", impl, IMPLEMENTATIONS[:-1], device, unsupported=unsupported)
 
 
 def apply_plan(x: Tensor, plan: Plan, *, impl: str = "auto") -> Tensor:
@@ -182,13 +185,13 @@ def apply_plan(x: Tensor, plan: Plan, *, impl: str = "auto") -> Tensor:
         raise ValueError(
             f"regroup: this plan is for a batch of {_batch_of(plan)}, but x has {x.shape[0]}."
         )
-    if isinstance(plan, PortablePlan):
-        check_impl("regroup", impl, ("portable",), x.device)
-        return portable.regroup(x, plan)
-    unfit = {"native": native.unfit(x, plan)}
-    impl = check_impl("regroup", impl, IMPLEMENTATIONS[:-2], x.device, unfit=unfit)
-    if impl == "native":
-        return native.regroup(x, plan)
+    if isinstance(plan, ExportPlan):
+        resolve("regroup", impl, ("export",), x.device)
+        return export.regroup(x, plan)
+    unsupported = {"cpp": cpp.unsupported(x, plan)}
+    impl = resolve("regroup", impl, IMPLEMENTATIONS[:-2], x.device, unsupported=unsupported)
+    if impl == "cpp":
+        return cpp.regroup(x, plan)
     if impl == "triton":
         from tcformer.ops.regroup import triton
 
@@ -226,3 +229,42 @@ def _check(x: Tensor, src: Tensor, dst: Tensor, num_dst: int, weight: Tensor | N
         low, high = (int(bound) for bound in index.aminmax())
         if low < 0 or high >= size:
             raise ValueError(f"regroup: {name} must lie in 0..{size - 1}, not {low}..{high}.")
+
+
+def _triton_unsupported_reason(device: torch.device) -> str | None:
+    """Why Triton's kernels cannot run on tensors of a device, as a clause; None when they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "the triton package is not installed"
+    if device.type != "cuda" and not in_interpreter(device):
+        return "Triton kernels need a GPU; TRITON_INTERPRET=1 runs them slowly without one"
+    if device.type == "cuda" and torch.cuda.is_available():
+        return _gpu_unsupported_reason(
+            torch.cuda.current_device() if device.index is None else device.index
+        )
+    return None
+
+
+@functools.cache
+def _gpu_unsupported_reason(index: int) -> str | None:
+    """Why Triton cannot run on a GPU, as a clause: one small launch per process and GPU tells.
+
+    Triton compiles a launcher with the system's C compiler, so that is found out only by trying.
+    """
+    if torch.version.hip is not None:
+        return "the Triton kernels were written and proved for NVIDIA's GPUs, this torch is ROCm's"
+    major, minor = torch.cuda.get_device_capability(index)
+    if major < 8:
+        return f"Triton needs compute capability 8.0, this GPU has {major}.{minor}"
+    try:
+        kernels = importlib.import_module("tcformer.ops.regroup.triton")
+        # Real tensors, whatever mode (one of stand-ins, say) is on where somebody asks first.
+        with _disable_current_modes():
+            why: str | None = kernels.try_out(torch.device("cuda", index))
+            return why
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        first = f": {lines[0][:200].rstrip('.')}" if lines else ""
+        return f"Triton cannot start a kernel here ({type(error).__name__}{first})"
+
+
+register(Backend("triton", _triton_unsupported_reason, device=None))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tcformer.ops.choose import check_impl
+from tcformer.ops.dispatch import resolve
 
 EPS = 1e-6
 """What the published model adds to every denominator (numerics ledger, N1)."""
@@ -97,7 +97,7 @@ def plan_both_ways(
 
 
 def _suits_padding(device: torch.device) -> bool:
-    return check_impl("regroup", "auto", ("triton", "eager"), device) == "triton"
+    return resolve("regroup", "auto", ("triton", "eager"), device) == "triton"
 
 
 def part_of_plan(plan: RegroupPlan, first: int, count: int) -> RegroupPlan:

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from tcformer.arguments import as_int
-from tcformer.ops.choose import check_impl
+from tcformer.ops.dispatch import resolve
 from tcformer.ops.regroup import RegroupPlan
-from tcformer.ops.token_conv import eager, native
+from tcformer.ops.token_conv import cpp, eager
 from tcformer.ops.token_map import TokenMap, part_of_token_map
 
 __all__ = ["token_conv"]
 
-IMPLEMENTATIONS = ("native", "eager", "reference")
+IMPLEMENTATIONS = ("cpp", "eager", "reference")
 
 
 def token_conv(
@@ -43,7 +43,7 @@ def token_conv(
         overwrite_from: x holds b images of the plan's batch, from this one on, and its memory may
             be taken for the result: to go through a batch in pieces that fit a cache, without a
             gradient.
-        impl: "auto", "native" (C++, CPU; float32 arithmetic for float32 and bfloat16), "eager" or
+        impl: "auto", "cpp" (C++, CPU; float32 arithmetic for float32 and bfloat16), "eager" or
             "reference".
 
     Returns:
@@ -59,10 +59,10 @@ def token_conv(
     if overwrite_from is not None:
         overwrite_from = as_int("token_conv: overwrite_from", overwrite_from, None)
     _check(x, plan, weight, bias, skip, overwrite_from)
-    unfit = {"native": native.unfit(x, plan)}
-    impl = check_impl("token_conv", impl, IMPLEMENTATIONS, x.device, unfit=unfit)
-    if impl == "native":
-        return native.token_conv(x, plan, weight, bias, skip, gelu, overwrite_from)
+    unsupported = {"cpp": cpp.unsupported(x, plan)}
+    impl = resolve("token_conv", impl, IMPLEMENTATIONS, x.device, unsupported=unsupported)
+    if impl == "cpp":
+        return cpp.token_conv(x, plan, weight, bias, skip, gelu, overwrite_from)
     if overwrite_from is not None:
         plan = part_of_token_map(plan, overwrite_from, x.shape[0])
     if impl == "reference":

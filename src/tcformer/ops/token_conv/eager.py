@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from tcformer.ops.choose import counted
+from tcformer.ops.dispatch import counted
 from tcformer.ops.regroup import apply_plan
 from tcformer.ops.token_map import TokenMap
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcformer.ops import cluster_parts, dpc_knn
-from tcformer.ops.parts import Parts, cut, grid_parts, nest_of, run_parts, usable_nest
+from tcformer.ops.local import Parts, cut, grid_parts, nest_of, run_parts, usable_nest
 from tcformer.tokens import grid_layout
 
 NESTS = [((4, 4), (2, 2), (1, 1)), ((8, 8), (4, 4), (2, 2)), ((2, 4), (1, 2)), ((3, 1),), ((6, 2),)]

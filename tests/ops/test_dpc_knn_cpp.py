@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcformer.ops import _native, dpc_knn
+from tcformer.ops import csrc, dpc_knn
 
 pytestmark = pytest.mark.skipif(
-    _native.library() is None, reason=f"no native kernels: {_native.reason()}"
+    csrc.library() is None, reason=f"no C++ kernels: {csrc.unsupported_reason()}"
 )
 
 BLOCK = 224
@@ -30,7 +30,7 @@ def agrees(x, clusters, k=5, **options):
     """The kernel on float32 features against the definition in float64."""
     wide = {n: v.double() if n == "density_noise" else v for n, v in options.items()}
     expected = dpc_knn(x.double(), clusters, k, impl="reference", **wide)
-    return same(dpc_knn(x, clusters, k, impl="native", **options), expected)
+    return same(dpc_knn(x, clusters, k, impl="cpp", **options), expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -66,19 +66,19 @@ def test_masks_noise_and_tolerance_mean_what_they_say(seed, tokens, clusters):
 def test_blocks_leave_no_seam(tokens):
     x = features(tokens, batch=1, tokens=tokens, channels=6)
     wide = dpc_knn(x.double(), tokens // 4, impl="eager")
-    assert same(dpc_knn(x, tokens // 4, impl="native"), wide)
+    assert same(dpc_knn(x, tokens // 4, impl="cpp"), wide)
 
 
 def test_the_number_of_threads_and_the_batch_change_nothing():
     x = features(0, batch=5, tokens=3 * BLOCK + 9, channels=12)
     x[2] = x[2].round()  # an image full of ties
-    expected = dpc_knn(x, 170, impl="native")
+    expected = dpc_knn(x, 170, impl="cpp")
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
-            assert same(dpc_knn(x, 170, impl="native"), expected)
-            alone = dpc_knn(x[2:3], 170, impl="native")
+            assert same(dpc_knn(x, 170, impl="cpp"), expected)
+            alone = dpc_knn(x[2:3], 170, impl="cpp")
             assert torch.equal(alone.assignment[0], expected.assignment[2])
     finally:
         torch.set_num_threads(before)
@@ -91,13 +91,13 @@ def test_what_products_cannot_tell_apart_is_searched_exactly():
     near = torch.randint(-8, 9, (300, 4), generator=g) / 1024  # exact next to 4096
     near += torch.randint(-8, 9, (300, 4), generator=g) / 64
     x = (side[:, None] + near)[None]
-    found = dpc_knn(x, 60, impl="native")
+    found = dpc_knn(x, 60, impl="cpp")
     assert same(found, dpc_knn(x.double(), 60, impl="eager"))
     assert found.centres.unique().numel() == 60
 
 
 def test_flat_images_are_shared_out_by_index():
-    clusters = dpc_knn(torch.ones(1, 300, 8), 50, impl="native")
+    clusters = dpc_knn(torch.ones(1, 300, 8), 50, impl="cpp")
     assert torch.equal(clusters.centres[0], torch.arange(50))
     assert torch.equal(clusters.assignment[0], torch.arange(300).where(torch.arange(300) < 50, 0))
 
@@ -108,7 +108,7 @@ def test_what_is_not_finite_never_leaves_the_range(bad, tokens):
     x = features(4, batch=2, tokens=tokens)
     x[0, tokens // 2, 3] = bad
     x[1] = bad
-    clusters = dpc_knn(x, 12, impl="native")
+    clusters = dpc_knn(x, 12, impl="cpp")
     count = min(12, tokens)
     assert ((clusters.assignment >= 0) & (clusters.assignment < count)).all()
     assert torch.equal(clusters.centres, clusters.centres.sort(dim=1).values)
@@ -117,13 +117,13 @@ def test_what_is_not_finite_never_leaves_the_range(bad, tokens):
 
 def test_strided_and_half_precision_features():
     x = features(5, batch=2, tokens=90, channels=16)
-    expected = dpc_knn(x, 20, impl="native")
+    expected = dpc_knn(x, 20, impl="cpp")
     strided = x.transpose(0, 1).contiguous().transpose(0, 1)
-    assert same(dpc_knn(strided, 20, impl="native"), expected)
+    assert same(dpc_knn(strided, 20, impl="cpp"), expected)
     half = x.bfloat16()
-    assert same(dpc_knn(half, 20, impl="native"), dpc_knn(half.float(), 20, impl="eager"))
-    with pytest.raises(ValueError, match="'native' cannot run here"):
-        dpc_knn(x.double(), 20, impl="native")
+    assert same(dpc_knn(half, 20, impl="cpp"), dpc_knn(half.float(), 20, impl="eager"))
+    with pytest.raises(ValueError, match="'cpp' cannot run here"):
+        dpc_knn(x.double(), 20, impl="cpp")
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_compiles_into_one_graph():
     x = features(6, batch=2, tokens=60, channels=8)
     step = torch.compile(lambda x: dpc_knn(x * 2, 15).assignment + 1, fullgraph=True)
     assert torch.equal(step(x), dpc_knn(x * 2, 15).assignment + 1)
-    op = torch.ops.tcformer.dpc_knn_native.default
+    op = torch.ops.tcformer.dpc_knn_cpp.default
     torch.library.opcheck(op, (x, 15, 5, None, None, 0.0))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tcformer.ops import _native
+from tcformer.ops import csrc
 from tcformer.ops.regroup.plan import EPS, GatherSum, RegroupPlan
 
 _OPS = torch.library.Library("tcformer", "FRAGMENT")
@@ -18,7 +18,7 @@ _OPS.define(
 )
 
 
-def unfit(x: Tensor, plan: RegroupPlan) -> str | None:
+def unsupported(x: Tensor, plan: RegroupPlan) -> str | None:
     """Why the gather cannot take these features, as a clause; None when it can."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"its arithmetic is float32, and the features are {x.dtype}"
@@ -27,7 +27,7 @@ def unfit(x: Tensor, plan: RegroupPlan) -> str | None:
     return None
 
 
-def unfit_plan(dtype: torch.dtype) -> str | None:
+def unsupported_plan(dtype: torch.dtype) -> str | None:
     """Why plans with weights of this dtype are not built here, as a clause; None if they are."""
     return None if dtype == torch.float32 else f"its weights are float32, not {dtype}"
 
@@ -125,7 +125,7 @@ def _gather_sum(x: Tensor, row_start: Tensor, column: Tensor, weight: Tensor) ->
     rows, channels = row_start.shape[0] - 1, x.shape[1]
     out = x.new_empty(rows, channels)
     name = "tcf_regroup_gather_" + ("bf16" if x.dtype == torch.bfloat16 else "f32")
-    _native.run(name, x, row_start, column, weight, out, rows, channels)
+    csrc.run(name, x, row_start, column, weight, out, rows, channels)
     return out
 
 
@@ -147,7 +147,7 @@ def _regroup_plan(
     b_start, a_start, b_column, a_column, into_b, from_b, *other = parts
     into_a, from_a = other if both_ways else (None, None)
     status = a.new_empty(1)
-    _native.run(
+    csrc.run(
         "tcf_regroup_plan",
         *(a, b, weight, b_start, b_column, into_b, a_start, a_column, from_b, into_a, from_a),
         *(status, *a.shape, num_a, num_b, float(eps)),

@@ -1,4 +1,4 @@
-// What the kernels in ops/*/native.cpp share: vectors of the widest kind that the processor has,
+// What the kernels in ops/*/kernels.cpp share: vectors of the widest kind that the processor has,
 // conversions, a few exact functions, and a loop over tasks on the threads that torch runs on.
 //
 // GCC's and Clang's vector extensions, no intrinsics: AVX-512, AVX2 and NEON come from one source.
@@ -147,7 +147,7 @@ static inline vf gelu_slope(vf x) {
 // ---- threads --------------------------------------------------------------------------------
 
 // GOMP_parallel of the OpenMP runtime that torch has loaded, or null: then one thread does all.
-// Set from Python (ops/_native/build.py) so that there is one pool of threads in the process, and
+// Set from Python (ops/csrc/build.py) so that there is one pool of threads in the process, and
 // so that compiling needs no OpenMP. `#pragma omp` has no effect in these sources.
 extern "C" {
 typedef void (*tcf_fork_t)(void (*)(void*), void*, unsigned, unsigned);

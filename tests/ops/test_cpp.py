@@ -1,5 +1,6 @@
 """The optional C++ library: exact functions, and a build that fails in words or not at all."""
 
+import importlib.util
 import os
 import shutil
 import stat
@@ -12,11 +13,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tcformer.ops import _native, choose
-from tcformer.ops._native import build
+from tcformer.ops import csrc, dispatch
+from tcformer.ops.csrc import build
 
 needs_library = pytest.mark.skipif(
-    _native.library() is None, reason=f"no native kernels: {_native.reason()}"
+    csrc.library() is None, reason=f"no C++ kernels: {csrc.unsupported_reason()}"
 )
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler"
@@ -26,8 +27,8 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A cache of its own and, to compile fast, the common source alone."""
-    shutil.copytree(build.HERE, tmp_path / "ops" / "_native")
-    monkeypatch.setattr(build, "HERE", tmp_path / "ops" / "_native")
+    shutil.copytree(build.HERE, tmp_path / "ops" / "csrc")
+    monkeypatch.setattr(build, "HERE", tmp_path / "ops" / "csrc")
     monkeypatch.setenv("TCFORMER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     for name in ("CXX", "TCFORMER_NATIVE"):
@@ -37,12 +38,12 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def without_library(monkeypatch):
-    monkeypatch.setattr(_native, "_load", lambda: (None, None, "the test says so"))
+    monkeypatch.setattr(csrc, "_load", lambda: (None, None, "the test says so"))
 
 
 def mapped(x, function):
     out = torch.empty_like(x)
-    _native.run("tcf_map", x, out, x.numel(), function)
+    csrc.run("tcf_map", x, out, x.numel(), function)
     return out
 
 
@@ -109,7 +110,7 @@ def test_it_is_compiled_once_and_a_damaged_file_anew(place):
     again = build.prepare()
     assert again.read_bytes() == content or again != path
     assert again.name == build._name(again.name[:24], again.read_bytes())
-    source = build.HERE / "native.cpp"
+    source = build.HERE / "kernels.cpp"
     source.write_text(source.read_text() + "\n// changed\n")
     assert build.prepare() != again
 
@@ -118,7 +119,7 @@ def test_it_is_compiled_once_and_a_damaged_file_anew(place):
 @needs_compiler
 def test_processes_may_compile_at_once(place):
     code = (
-        "import pathlib, sys; from tcformer.ops._native import build;"
+        "import pathlib, sys; from tcformer.ops.csrc import build;"
         "build.HERE = pathlib.Path(sys.argv[1]); print(build.load()[1])"
     )
     command = [sys.executable, "-c", code, str(build.HERE)]
@@ -187,34 +188,34 @@ def test_a_folder_of_somebody_else_is_refused(place, monkeypatch):
 
 
 def test_choosing_without_it(without_library):
-    names, cpu = ("native", "eager", "reference"), torch.device("cpu")
-    assert choose.check_impl("op", "auto", names, cpu) == "eager"
-    assert choose.check_impl("op", "eager", names, cpu) == "eager"
-    with pytest.raises(ValueError, match=r"op: .*'native' cannot run here: the test says so\."):
-        choose.check_impl("op", "native", names, cpu)
+    names, cpu = ("cpp", "eager", "reference"), torch.device("cpu")
+    assert dispatch.resolve("op", "auto", names, cpu) == "eager"
+    assert dispatch.resolve("op", "eager", names, cpu) == "eager"
+    with pytest.raises(ValueError, match=r"op: .*'cpp' cannot run here: the test says so\."):
+        dispatch.resolve("op", "cpp", names, cpu)
 
 
 @needs_library
 def test_choosing_with_it():
-    names, cpu = ("native", "eager", "reference"), torch.device("cpu")
-    assert choose.check_impl("op", "auto", names, cpu) == "native"
-    assert choose.check_impl("op", "auto", names, torch.device("meta")) == "eager"
-    assert choose.check_impl("op", "auto", names, cpu, unfit={"native": "no"}) == "eager"
+    names, cpu = ("cpp", "eager", "reference"), torch.device("cpu")
+    assert dispatch.resolve("op", "auto", names, cpu) == "cpp"
+    assert dispatch.resolve("op", "auto", names, torch.device("meta")) == "eager"
+    assert dispatch.resolve("op", "auto", names, cpu, unsupported={"cpp": "no"}) == "eager"
     with pytest.raises(ValueError, match="cannot run here: x is odd"):
-        choose.check_impl("op", "native", names, cpu, unfit={"native": "x is odd"})
+        dispatch.resolve("op", "cpp", names, cpu, unsupported={"cpp": "x is odd"})
     with pytest.raises(ValueError, match="these are on meta"):
-        choose.check_impl("op", "native", names, torch.device("meta"))
+        dispatch.resolve("op", "cpp", names, torch.device("meta"))
 
 
 def test_the_interpreter_of_triton_is_never_chosen(monkeypatch, without_library):
-    names, cpu = ("triton", "native", "eager"), torch.device("cpu")
-    monkeypatch.setattr(choose.importlib.util, "find_spec", lambda name: object())
+    names, cpu = ("triton", "cpp", "eager"), torch.device("cpu")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert choose.check_impl("op", "auto", names, cpu) == "eager"
-    assert choose.check_impl("op", "triton", names, cpu) == "triton"
+    assert dispatch.resolve("op", "auto", names, cpu) == "eager"
+    assert dispatch.resolve("op", "triton", names, cpu) == "triton"
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ValueError, match="need a GPU"):
-        choose.check_impl("op", "triton", names, cpu)
+        dispatch.resolve("op", "triton", names, cpu)
 
 
 def test_a_machine_without_a_compiler(tmp_path):
@@ -230,5 +231,5 @@ def test_a_machine_without_a_compiler(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if "native kernels" in line]
+    (line,) = [line for line in done.stdout.splitlines() if "C++ kernels" in line]
     assert "neither g++ nor clang++ is on the path" in line

@@ -1,6 +1,6 @@
 """Optional C++ kernels for the CPU: compiled where a compiler is present, required nowhere.
 
-The sources are the files ``native.cpp`` of the ops. The first use on a machine compiles them into
+The sources are the files ``kernels.cpp`` of the ops. The first use on a machine compiles them into
 a private cache folder (some seconds, once a user); later processes load what is there. Whatever
 goes wrong becomes a reason, which `tcformer doctor` prints, and the ops run as plain PyTorch.
 The environment variable TCFORMER_NATIVE=0 switches them off.
@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tcformer.ops._native.build import Unavailable, load
+from tcformer.ops.csrc.build import Unavailable, load
+from tcformer.ops.dispatch import Backend, register
 
-__all__ = ["KERNELS", "library", "location", "one_thread", "reason", "run"]
+__all__ = ["KERNELS", "library", "location", "one_thread", "run", "unsupported_reason"]
 
 
 @functools.cache
@@ -31,11 +32,15 @@ def _load() -> tuple[ctypes.CDLL | None, Path | None, str | None]:
         return None, None, str(why)
     except Exception as error:  # an optional part never takes the program down
         return None, None, f"{type(error).__name__} while preparing it: {error}"
+    for name, declared in KERNELS.items():
+        function = getattr(loaded, name)
+        function.restype = None
+        function.argtypes = [*map(_TYPES.__getitem__, declared), ctypes.c_int64]
     return loaded, path, None
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where there are none, and then :func:`reason` says why."""
+    """The compiled kernels; None where there are none: :func:`unsupported_reason` says why."""
     return _load()[0]
 
 
@@ -44,9 +49,14 @@ def location() -> Path | None:
     return _load()[1]
 
 
-def reason() -> str | None:
-    """Why there are no native kernels, as a clause for a message; None where there are."""
+def unsupported_reason(device: torch.device | None = None) -> str | None:
+    """Why there are no C++ kernels for tensors of a device, as a clause; None where there are."""
+    if device is not None and device.type != "cpu":
+        return f"C++ kernels are for tensors on the CPU, these are on {device.type}"
     return _load()[2]
+
+
+register(Backend("cpp", unsupported_reason))
 
 
 def one_thread() -> str | None:
@@ -57,25 +67,7 @@ def one_thread() -> str | None:
     return "one thread, as torch brings no OpenMP runtime that they could share"
 
 
-class _Pointer:
-    """How a kernel takes tensors: a dense one on the CPU, a list of them, or None for null."""
-
-    @classmethod
-    def from_param(cls, value: Tensor | Sequence[Tensor] | None) -> Any:
-        if value is None:
-            return ctypes.c_void_p(None)
-        if isinstance(value, Tensor):
-            return ctypes.c_void_p(_address(value))
-        return (ctypes.c_void_p * len(value))(*map(_address, value))
-
-
-def _address(tensor: Tensor) -> int:
-    if tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise TypeError(f"kernels take dense tensors on the CPU, not one on {tensor.device}")
-    return tensor.data_ptr()
-
-
-_TYPES: dict[str, Any] = {"p": _Pointer, "i": ctypes.c_int64, "d": ctypes.c_double}
+_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "d": ctypes.c_double}
 
 KERNELS = {
     "tcf_map": "ppii",
@@ -99,21 +91,34 @@ def run(function: str, *arguments: Tensor | Sequence[Tensor] | int | float | Non
 
     Args:
         function: one of :data:`KERNELS`.
-        arguments: as the kernel declares them. The caller vouches for dtypes and sizes.
+        arguments: as the kernel declares them: a dense tensor on the CPU, a list of them, or None
+            for a pointer. The caller vouches for dtypes and sizes.
 
     Raises:
         TypeError: another number of arguments, or one of another type: an array where an
             ``int64_t`` is declared, say, or a tensor that is not dense or not on the CPU.
     """
-    loaded = library()
+    loaded = _load()[0]
     assert loaded is not None, "check library() before calling a kernel"
     declared = KERNELS[function]
     if len(arguments) != len(declared):
         raise TypeError(f"{function} takes {len(declared)} arguments, not {len(arguments)}")
-    call = getattr(loaded, function)
-    call.restype = None
-    call.argtypes = [*map(_TYPES.__getitem__, declared), ctypes.c_int64]
+    values: list[Any] = []
+    # One loop and no functions: this runs some hundred times in a forward pass.
+    for kind, value in zip(declared, arguments, strict=True):
+        if kind != "p" or value is None:
+            values.append(value)
+            continue
+        addresses = []
+        for tensor in (value,) if isinstance(value, Tensor) else value:  # type: ignore[union-attr]
+            if tensor.device.type != "cpu" or not tensor.is_contiguous():
+                raise TypeError(
+                    f"kernels take dense tensors on the CPU, not one on {tensor.device}"
+                )
+            addresses.append(tensor.data_ptr())
+        one = isinstance(value, Tensor)
+        values.append(addresses[0] if one else (ctypes.c_void_p * len(addresses))(*addresses))
     try:
-        call(*arguments, torch.get_num_threads())
+        getattr(loaded, function)(*values, torch.get_num_threads())
     except ctypes.ArgumentError as error:
         raise TypeError(f"{function} takes other arguments: {error}") from error

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tcformer.ops.merge.weights import relative_weights
-from tcformer.ops.regroup import portable
+from tcformer.ops.regroup import export
 
 
 def merge(
@@ -17,9 +17,9 @@ def merge(
     total = torch.zeros_like(floor).scatter_add(1, assignment, weight) + floor
     share = weight / total.gather(1, assignment)
     num_tokens = x.shape[1]
-    if portable.is_dense(num_tokens, num_clusters, num_tokens):
+    if export.is_dense(num_tokens, num_clusters, num_tokens):
         token = torch.arange(num_tokens, device=x.device).expand_as(assignment)
-        return portable.matrix_of(token, assignment, num_tokens, num_clusters, share) @ x, share
+        return export.matrix_of(token, assignment, num_tokens, num_clusters, share) @ x, share
     rows = x * share.unsqueeze(-1)
     merged = x.new_zeros(x.shape[0], num_clusters, x.shape[2])
     return merged.scatter_add(1, assignment.unsqueeze(-1).expand_as(rows), rows), share

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 from tcformer.ops.linear import linear
 from tcformer.ops.regroup import GatherSum, RegroupPlan
 from tcformer.ops.token_conv import token_conv
-from tcformer.ops.token_conv.native import plan_tensors
+from tcformer.ops.token_conv.cpp import plan_tensors
 from tcformer.ops.token_map import TokenMap
 
 __all__ = ["by_pieces", "token_mlp"]
@@ -94,7 +94,7 @@ def _token_mlp(
 
 
 def _token_map(lists: list[Tensor], tokens: int, map_size: tuple[int, int]) -> TokenMap:
-    """What :func:`~tcformer.ops.token_conv.native.plan_tensors` took apart."""
+    """What :func:`~tcformer.ops.token_conv.cpp.plan_tensors` took apart."""
     if not lists:
         return TokenMap(map_size, None, None)
     by_pixel, by_token = (lists[0], lists[1]), (lists[2], lists[3])

@@ -33,7 +33,7 @@ COMPILE_SECONDS = 180
 
 
 class Unavailable(Exception):
-    """There are no native kernels; the message says why."""
+    """There are no C++ kernels; the message says why."""
 
 
 def load() -> tuple[ctypes.CDLL, Path]:
@@ -59,7 +59,7 @@ def prepare() -> Path:
     if os.name != "posix":
         raise Unavailable("they are compiled on Linux and macOS only")
     compiler = find_compiler()
-    sources = sorted(HERE.parent.glob("*/native.cpp"))
+    sources = sorted(HERE.parent.glob("*/kernels.cpp"))
     key = _key(sources, compiler)
     folder = private_folder()
     path = _cached(folder, key)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from tcformer.ops import _native
-from tcformer.ops.choose import is_transformed
-from tcformer.ops.regroup import PortablePlan, RegroupPlan
+from tcformer.ops import csrc
+from tcformer.ops.dispatch import is_transformed
+from tcformer.ops.regroup import ExportPlan, RegroupPlan
 from tcformer.ops.token_map import TokenMap
 
 _OPS = torch.library.Library("tcformer", "FRAGMENT")
@@ -29,14 +29,14 @@ _OPS.define(
 )
 
 
-def unfit(x: Tensor, plan: TokenMap) -> str | None:
+def unsupported(x: Tensor, plan: TokenMap) -> str | None:
     """Why the kernel cannot take these tokens, as a clause; None when it can."""
     if x.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes tokens in float32 or bfloat16, not {x.dtype}"
     if not torch.compiler.is_compiling() and is_transformed():
         return "it has no rule for the transforms of torch.func"
     for part in (plan.to_map, plan.to_tokens):
-        if isinstance(part, PortablePlan):
+        if isinstance(part, ExportPlan):
             return "this plan is for exported graphs"
         if part is not None and part.forward.weight.dtype != torch.float32:
             return f"its weights are float32, and those of the plan {part.forward.weight.dtype}"
@@ -110,7 +110,7 @@ class _TokenConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "token_conv: the native kernel has no second derivative; choose impl='eager', or "
+                "token_conv: the C++ kernel has no second derivative; choose impl='eager', or "
                 "set TCFORMER_NATIVE=0 for a whole model."
             )
         x, weight, bias, skip, *plan = ctx.saved_tensors
@@ -141,7 +141,7 @@ def _token_conv(
 ) -> Tensor:
     out = torch.empty_like(x)
     sizes = (*x.shape, height, width, int(gelu), 0)
-    _native.run(_name("token_conv", x), x, weight, bias, skip, plan or None, out, *sizes)
+    csrc.run(_name("token_conv", x), x, weight, bias, skip, plan or None, out, *sizes)
     return out
 
 
@@ -158,7 +158,7 @@ def _token_conv_in_place(
     first: int,
 ) -> None:
     sizes = (*x.shape, height, width, int(gelu), first)
-    _native.run(_name("token_conv", x), x, weight, bias, skip, plan or None, x, *sizes)
+    csrc.run(_name("token_conv", x), x, weight, bias, skip, plan or None, x, *sizes)
 
 
 @torch.library.impl(_OPS, "token_conv_backward", "CPU")
@@ -176,7 +176,7 @@ def _token_conv_backward(
     grads = _shapes_backward(x, weight, bias, skip, plan, grad, height, width, gelu)
     *others, grad_skip = grads
     sizes = (*x.shape, height, width, int(gelu))
-    _native.run(
+    csrc.run(
         _name("token_conv_back", x),
         *(x, weight, bias, skip, plan or None, grad),
         *(*others, None if skip is None else grad_skip),

@@ -23,7 +23,7 @@ GATHER_LIMIT = 20
 """The same up to which multiplying costs less than lists of equal length."""
 
 
-class PortablePlan(NamedTuple):
+class ExportPlan(NamedTuple):
     """How to regroup (B, S, C) into (B, D, C), as one of three sets of tensors.
 
     Attributes:
@@ -52,14 +52,14 @@ def plan_regroup(
     weight: Tensor | None = None,
     eps: float = EPS,
     dtype: torch.dtype = torch.float32,
-) -> PortablePlan:
+) -> ExportPlan:
     """Build the plan; the arguments are those of :func:`tcformer.ops.regroup.plan_regroup`."""
     weight = _ones(src, dtype) if weight is None else weight.detach().to(dtype)
     if not is_dense(num_src, num_dst, src.shape[1]):
         total = weight.new_zeros(src.shape[0], num_dst).scatter_add(1, dst, weight) + eps
-        return PortablePlan(num_src, num_dst, total, entries=(src, dst, weight))
+        return ExportPlan(num_src, num_dst, total, entries=(src, dst, weight))
     matrix = matrix_of(src, dst, num_src, num_dst, weight)
-    return PortablePlan(num_src, num_dst, matrix.sum(dim=2) + eps, matrix=matrix)
+    return ExportPlan(num_src, num_dst, matrix.sum(dim=2) + eps, matrix=matrix)
 
 
 def plan_both_ways(
@@ -70,7 +70,7 @@ def plan_both_ways(
     *,
     eps: float = EPS,
     dtype: torch.dtype = torch.float32,
-) -> tuple[PortablePlan, PortablePlan]:
+) -> tuple[ExportPlan, ExportPlan]:
     """The unweighted plans a->b and b->a, from one matrix where it is small enough."""
     if not is_dense(num_a, num_b, a.shape[1]):
         return (
@@ -79,14 +79,14 @@ def plan_both_ways(
         )
     matrix = matrix_of(b, a, num_b, num_a, _ones(a, dtype))
     return (
-        PortablePlan(num_a, num_b, matrix.sum(dim=1) + eps, matrix=matrix.transpose(1, 2)),
-        PortablePlan(num_b, num_a, matrix.sum(dim=2) + eps, matrix=matrix),
+        ExportPlan(num_a, num_b, matrix.sum(dim=1) + eps, matrix=matrix.transpose(1, 2)),
+        ExportPlan(num_b, num_a, matrix.sum(dim=2) + eps, matrix=matrix),
     )
 
 
 def plan_lists(
     sources: Tensor, valid: Tensor, num_src: int, *, eps: float = EPS, dtype: torch.dtype
-) -> PortablePlan:
+) -> ExportPlan:
     """The unweighted plan of lists that are as long for every destination.
 
     Args:
@@ -98,7 +98,7 @@ def plan_lists(
     """
     weight = valid.to(dtype)
     total = weight.sum(dim=1)[None] + eps
-    return PortablePlan(num_src, valid.shape[0], total, lists=(sources, weight))
+    return ExportPlan(num_src, valid.shape[0], total, lists=(sources, weight))
 
 
 def is_dense(num_src: int, num_dst: int, entries: int) -> bool:
@@ -112,13 +112,13 @@ def matrix_of(src: Tensor, dst: Tensor, num_src: int, num_dst: int, weight: Tens
     return zeros.scatter_add(1, dst * num_src + src, weight).view(-1, num_dst, num_src)
 
 
-def regroup(x: Tensor, plan: PortablePlan) -> Tensor:
+def regroup(x: Tensor, plan: ExportPlan) -> Tensor:
     """Apply a plan to (B, S, C) features, in float32 or better; returns (B, D, C) in x's dtype."""
     with torch.autocast(x.device.type, enabled=False):
         return _regroup(x, plan)
 
 
-def _regroup(x: Tensor, plan: PortablePlan) -> Tensor:
+def _regroup(x: Tensor, plan: ExportPlan) -> Tensor:
     wide = x if x.dtype == torch.float64 else x.float()
     if plan.lists is not None:
         sources, weight = plan.lists

@@ -1,4 +1,4 @@
-"""DPC-KNN by the C++ kernel in ``native.cpp``: half the products, nothing of size N x N."""
+"""DPC-KNN by the C++ kernel in ``kernels.cpp``: half the products, nothing of size N x N."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from tcformer.ops import _native
-from tcformer.ops.choose import is_transformed
+from tcformer.ops import csrc
+from tcformer.ops.dispatch import is_transformed
 from tcformer.ops.dpc_knn.peaks import flop
 
 
@@ -43,7 +43,7 @@ def _run(
     assignment = torch.empty(batch, num_tokens, dtype=torch.int64)
     centres = torch.empty(batch, num_clusters, dtype=torch.int64)
     failed = torch.zeros(1, dtype=torch.int64)
-    _native.run(
+    csrc.run(
         "tcf_dpc_knn",
         x.contiguous(),
         batch,
@@ -65,7 +65,7 @@ def _run(
     return assignment, centres
 
 
-@torch.library.custom_op("tcformer::dpc_knn_native", mutates_args=())
+@torch.library.custom_op("tcformer::dpc_knn_cpp", mutates_args=())
 def _opaque(
     x: Tensor,
     num_clusters: int,
@@ -91,4 +91,4 @@ def _(
     return assignment, x.new_empty(batch, num_clusters, dtype=torch.int64)
 
 
-register_flop_formula(torch.ops.tcformer.dpc_knn_native)(flop)
+register_flop_formula(torch.ops.tcformer.dpc_knn_cpp)(flop)
