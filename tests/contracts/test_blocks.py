@@ -64,7 +64,7 @@ WAYS: dict[str, Run | Read | Left] = {
     ),
     r"make check\b": Left("what CI runs before this; it would run all linters once more"),
     r"make faults\b": Left("campaigns of minutes; their short forms are the tests of tests/faults"),
-    r"python examples/(\w+).py( --decoder| configs|$)": Left(
+    r"python examples/(\w+).py( --decoder|$)": Left(
         "a minute each: `examples/test_they_learn.py::test_it_learns`"
     ),
     r"python benchmarks/learning.py ": Left(
@@ -78,8 +78,12 @@ WAYS: dict[str, Run | Read | Left] = {
         "wants trained weights and CIFAR-10; small, by "
         "`contracts/test_clustering_benchmarks.py::test_the_tokens_of_networks_make_a_record`"
     ),
-    r"torchrun .* examples/detection.py .*_coco.py": Left(
-        "needs COCO and 8 GPUs; `examples/test_detection.py::test_every_recipe_builds_its_detector`"
+    r"tcformer (train|evaluate) configs/detection/\w+_shapes.py": Left(
+        "a minute each: `tasks/detection/test_run.py::test_it_learns`"
+    ),
+    r"dist_train.sh configs/detection/": Left(
+        "needs COCO and 8 GPUs; "
+        "`tasks/detection/test_run.py::test_every_recipe_builds_its_detector`"
     ),
     r"pip install ": Left("installs; contracts/test_wheel.py does so where nothing is downloaded"),
     r"python checks/gpu.py": Left(

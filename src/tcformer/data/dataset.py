@@ -47,6 +47,27 @@ class Item(NamedTuple):
     reason: str = ""
 
 
+def unreadable(dataset: Any, index: int, error: Exception) -> Item:
+    """What stands for an image that cannot be read: an `Item` without one, where those are skipped.
+
+    Args:
+        dataset: with `skip_corrupt` and `describe`.
+        index: of the image.
+        error: what was met, an OSError or an UnreadableImageError.
+
+    Raises:
+        UserError: the data set does not skip such images.
+    """
+    reason = getattr(error, "strerror", None) or str(error)
+    if dataset.skip_corrupt:
+        return Item(None, -1, index, reason)
+    name = cut(dataset.describe(index), 400)
+    raise UserError(
+        f"Cannot read the image {name}: {reason}; replace the file, or pass --skip-corrupt to "
+        "leave such images out and count them."
+    ) from None
+
+
 class ImageDataset(Dataset):
     """Decode, convert and transform the images of a source.
 
@@ -106,13 +127,7 @@ class ImageDataset(Dataset):
         try:
             image, target = self.load(index)
         except UnreadableImageError as error:
-            if self.skip_corrupt:
-                return Item(None, -1, index, str(error))
-            name = cut(self.describe(index), 400)
-            raise UserError(
-                f"Cannot read the image {name}: {error}; replace the file, or pass "
-                "--skip-corrupt to leave such images out and count them."
-            ) from None
+            return unreadable(self, index, error)
         return Item(image if self.transform is None else self.transform(image), target, index)
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tcformer.data.ade20k import IGNORE, Ade20kSource, MaskFolderSource
-from tcformer.data.dataset import Item
+from tcformer.data.dataset import Item, unreadable
 from tcformer.data.scenes import DigitScenesSource
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.data.transforms import ToNormalised
-from tcformer.errors import UserError, cut, nearest
+from tcformer.errors import UserError, nearest
 from tcformer.images import UnreadableImageError
 
 PIXELWISE_SETS = ("ADE20K", "folder", "digits")
@@ -102,14 +102,7 @@ class PixelDataset(Dataset):
         try:
             image, labels = self.source.read(index)
         except (UnreadableImageError, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            if self.skip_corrupt:
-                return Item(None, -1, index, reason)
-            name = cut(self.describe(index), 400)
-            raise UserError(
-                f"Cannot read the image {name}: {reason}; replace the file, or "
-                "pass --skip-corrupt to leave such images out and count them."
-            ) from None
+            return unreadable(self, index, error)
         pixels, targets = self.transform(image, labels)
         return Item(pixels, targets.masked_fill(targets == self.source.ignore, NOWHERE), index)
 

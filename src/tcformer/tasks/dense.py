@@ -30,10 +30,14 @@ class DenseTask(BaseTask[Batch]):
         head: where the keys of all that begins anew start, when the data has other outputs.
         kind: of network, in words.
         parts: of the network that have options, in words.
+        backbone: the submodule that is a TCFormer.
+        unseen: options that change what the network computes without changing a parameter's shape.
     """
 
     outputs: str
-    head: str
+    head: str | tuple[str, ...]
+    backbone = "backbone"
+    unseen: tuple[str, ...] = ("neck_heads", "neck_reduction")
     kind: str
     parts: str
 
@@ -55,7 +59,7 @@ class DenseTask(BaseTask[Batch]):
         """As every task, after refusing another neck with the same parameters."""
         with naming(where):
             alike = self.in_our_names(weights).keys() == self.model.state_dict().keys()
-        for name in ("neck_heads", "neck_reduction") if alike else ():
+        for name in self.unseen if alike else ():
             now = str(getattr(self.cfg, name))
             if str(said.get(name, now)) != now:
                 raise UserError(
@@ -75,12 +79,13 @@ class DenseTask(BaseTask[Batch]):
         with naming(path):
             weights = self.in_our_names(checkpoint.state_dict)
         if self.outputs not in weights:
-            backbone = self.model.get_submodule("backbone")
+            backbone = self.model.get_submodule(self.backbone)
             report = load_checkpoint(backbone, checkpoint.state_dict, where=path)
             return "; ".join([f"{report} (the backbone alone)", *said])
         own = self.model.state_dict()
         rows: list[int] | None = None
-        if weights[self.outputs].shape == own[self.outputs].shape:
+        heads = {key: value for key, value in own.items() if key.startswith(self.head)}
+        if all(key in weights and weights[key].shape == heads[key].shape for key in heads):
             rows, note = self.classifier_rows(about.classes, len(own[self.outputs]), path)
             said += [note] if note else []
         else:

@@ -21,6 +21,7 @@ from tcformer.runtime.failure import guard
 from tcformer.runtime.signals import requeue_if_slurm
 from tcformer.tasks.base import BaseTask
 from tcformer.tasks.classification.task import ClassificationTask
+from tcformer.tasks.detection.task import DetectionTask
 from tcformer.tasks.pose.task import PoseTask
 from tcformer.tasks.segmentation.task import SegmentationTask
 from tcformer.training import checkpoint as ckpt
@@ -37,6 +38,7 @@ _TASKS: dict[str, type[AnyTask]] = {
     "classification": ClassificationTask,
     "segmentation": SegmentationTask,
     "pose": PoseTask,
+    "detection": DetectionTask,
 }
 
 

@@ -25,7 +25,8 @@ class TrainConfig:
 
     # Task
     task: str = "classification"
-    """What is trained: classification, segmentation (a class for each pixel), pose (keypoints)."""
+    """What is trained: classification, segmentation (a class for each pixel), pose (keypoints),
+    detection (boxes, and masks or keypoints in them)."""
 
     # Model
     model: str = "tcformer"
@@ -61,7 +62,7 @@ class TrainConfig:
     data_set: str = "IMNET"
     """IMNET (an ImageFolder), CIFAR (100 classes), CIFAR10, INAT, INAT19, digits, fake, timm:X;
     for segmentation ADE20K, folder (images and masks) or digits; for pose COCO-WholeBody, WFLW or
-    sticks."""
+    sticks; for detection COCO (its layout of 2017) or shapes (drawn)."""
     inat_category: str = "name"
     """Label of INAT*: kingdom, phylum, class, order, supercategory, family, genus, name."""
     batch_size: int = 128
@@ -115,7 +116,7 @@ class TrainConfig:
     mixup_mode: Literal["batch", "pair", "elem"] = "batch"
     """Whether lambda is drawn per batch, per pair or per image."""
 
-    # Segmentation and pose
+    # Segmentation, pose and detection
     neck_channels: int = 256
     """Channels of the maps of the neck (MTA); a multiple of --neck-heads."""
     neck_heads: int = 4
@@ -154,6 +155,34 @@ class TrainConfig:
     """Standard deviation of the box's size factor in training; cut to 1 -+ this."""
     rotation: float = 40.0
     """Standard deviation of the rotation in training, degrees; cut to twice this."""
+
+    # Detection
+    detector: Literal["mask_rcnn", "retinanet", "keypoint_rcnn"] = "mask_rcnn"
+    """What is built over the neck: torchvision's Mask R-CNN, RetinaNet or Keypoint R-CNN."""
+    num_outs: int = 5
+    """Number of the neck's maps."""
+    start_level: int = 0
+    """First stage that the neck takes: 0 for stride 4, 1 for stride 8."""
+    extra: Literal["pool", "on_input", "on_output"] = "pool"
+    """How maps beyond the backbone's stages are made."""
+    anchor_scale: float = 8.0
+    """Side of a map's smallest anchor over its stride."""
+    proposals: int = 2000
+    """Regions that an R-CNN takes from its first stage for each image (half in evaluation)."""
+    rois: int = 512
+    """Regions of an image that train the heads of an R-CNN."""
+    head_layers: int = 0
+    """Convolutions of a mask or keypoint head; 0 for torchvision's own number, 4 or 8."""
+    head_norm: bool = False
+    """Group norms in the head of RetinaNet, as in torchvision's second version of it."""
+    detections: int = 100
+    """Objects that an R-CNN reports of an image at most."""
+    min_size: int = 800
+    """Shorter side that images are resized to, pixels."""
+    max_size: int = 1333
+    """Greatest longer side, pixels."""
+    num_shapes: int = 240
+    """Images of --data-set shapes to train on; a fifth as many are drawn to evaluate on."""
 
     # Optimisation
     epochs: int = 300
@@ -316,7 +345,9 @@ def _check_ranges(cfg: TrainConfig) -> None:
         "eval_every": 1, "save_every": 0, "save_steps": 0, "lr_noise_pct": 0, "lr_noise_std": 0,
         "decay_epochs": 0, "seed": 0, "neck_channels": 1, "neck_heads": 1, "head_channels": 1,
         "steps_per_epoch": 0, "skip_nonfinite": 0, "keep_last": 0, "neck_mlp_ratio": 0.01,
-        "warmup_steps": 0,
+        "warmup_steps": 0, "num_outs": 1, "start_level": 0, "anchor_scale": 0.01, "proposals": 2,
+        "rois": 1, "head_layers": 0, "detections": 1, "min_size": 1, "max_size": cfg.min_size,
+        "num_shapes": 1,
     }  # fmt: skip
     for name, least in at_least.items():
         if getattr(cfg, name) < least:
@@ -362,7 +393,7 @@ _ONLY: dict[tuple[str, ...], dict[str, tuple[object, ...]]] = {
     ("segmentation",): {
         "head_channels": (), "scale": (), "reduce_zero_label": (), "steps_per_epoch": (),
     },
-    ("segmentation", "pose"): {
+    ("segmentation", "pose", "detection"): {
         "neck_channels": (), "neck_heads": (), "neck_reduction": (), "neck_mlp_ratio": (),
     },
     ("classification", "segmentation"): {
@@ -374,7 +405,15 @@ _ONLY: dict[tuple[str, ...], dict[str, tuple[object, ...]]] = {
     },
 }  # fmt: skip
 
-TASKS = ("classification", "segmentation", "pose")
+_ONLY[("detection",)] = dict.fromkeys(
+    (
+        "detector", "num_outs", "start_level", "extra", "anchor_scale", "proposals", "rois",
+        "head_layers", "head_norm", "detections", "min_size", "max_size", "num_shapes",
+    ),
+    (),
+)  # fmt: skip
+
+TASKS = ("classification", "segmentation", "pose", "detection")
 
 
 def check_task(cfg: TrainConfig) -> None:

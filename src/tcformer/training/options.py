@@ -97,8 +97,6 @@ def for_help(default: T, argv: Sequence[str]) -> T:
 
 def build(values: Mapping[str, Any], *, where: str = "the configuration") -> TrainConfig:
     """A `TrainConfig` from plain values, each key and type checked; `where` names their origin."""
-    if "detector" in values:
-        raise UserError(f"{where} is a detection recipe; run it with examples/detection.py.")
     known = {}
     for key, value in values.items():
         name = _ALIASES.get(key, str(key)).replace("-", "_")

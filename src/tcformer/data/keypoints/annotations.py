@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real  # NumPy's count too: predictions need not come from a file
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,6 +194,43 @@ def read_truth(path: str | Path) -> Truth:
         {i: str(entry.get("name", i)) for i, entry in categories.items()},
         len(notes) - len(people),
     )
+
+
+def names_and_sizes(
+    entries: Iterable[Mapping[str, Any]], path: str | Path
+) -> tuple[dict[int, str], dict[int, tuple[int, int]]]:
+    """File names, and sizes (width, height) in pixels, of the images of an annotation file."""
+    names, sizes = {}, {}
+    for number, image in enumerate(entries):
+        where = f"image {number} of {path}"
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name or os.path.isabs(name) or ".." in Path(name).parts:
+            raise UserError(f"{where}: `file_name` is {name!r}, not a name below its folder.")
+        names[image["id"]] = name
+        width, height = (check_whole(image, side, where) for side in ("width", "height"))
+        sizes[image["id"]] = (width, height)
+    return names, sizes
+
+
+def pycocotools(extra: str) -> Any:
+    """COCO's own tools: a namespace of `COCO`, `COCOeval` and `mask`.
+
+    Args:
+        extra: the extra of this package that installs them, for the message.
+
+    Raises:
+        UserError: they are not installed.
+    """
+    try:
+        from pycocotools import mask
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise UserError(
+            "average precision is computed by pycocotools, which is not installed: "
+            f"pip install 'tcformer[{extra}]'."
+        ) from error
+    return SimpleNamespace(COCO=COCO, COCOeval=COCOeval, mask=mask)
 
 
 def _by_id(entries: Sequence[Any], what: str, path: str | Path) -> dict[int, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tcformer.data.dataset import Item
+from tcformer.data.dataset import Item, unreadable
 from tcformer.data.keypoints.augment import Pose, PoseAugmentation
 from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.data.keypoints.crop import Crop, after_mirroring, warp
@@ -82,13 +82,7 @@ class KeypointDataset(Dataset):
         try:
             image = self.source.read(index)
         except (UnreadableImageError, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            if self.skip_corrupt:
-                return Item(None, -1, index, reason)
-            raise UserError(
-                f"Cannot read the image {self.describe(index)}: {reason}; replace the file, or "
-                "pass --skip-corrupt to leave such images out and count them."
-            ) from None
+            return unreadable(self, index, error)
         crop = self.crop(subject)
         nothing = torch.zeros(0)
         if self.augmentation is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from tcformer.data.keypoints.annotations import (
     check_number,
     check_numbers,
     check_whole,
+    names_and_sizes,
     points_of,
     read_json,
     read_truth,
@@ -150,7 +150,7 @@ class WholeBodySource(_Files):
                 f"{notes} holds COCO's keypoints without feet, face and hands; give the file of "
                 "COCO-WholeBody."
             )
-        names, sizes = _images(notes, truth)
+        names, sizes = names_and_sizes(truth.image_entries, notes)
         folder = _first_folder(root / f"{split}2017", root / "images" / f"{split}2017")
         kind = layout("coco_wholebody")
         if split == "train" or boxes == "truth":
@@ -189,7 +189,7 @@ class WflwSource(_Files):
         )
         if converted.is_file() or not listed.is_file():
             truth = read_truth(converted)
-            names, _ = _images(converted, truth)
+            names, _ = names_and_sizes(truth.image_entries, converted)
             folder = _first_folder(root / "images")
             if split != "train":
                 truth = _with_subsets(truth, names, converted.parent)
@@ -264,7 +264,7 @@ def _with_subsets(truth: Truth, names: Mapping[int, str], folder: Path) -> Truth
         if not path.is_file():
             continue
         part = read_truth(path)
-        part_names, _ = _images(path, part)
+        part_names, _ = names_and_sizes(part.image_entries, path)
         for note in part.annotations:
             face = by_face.get((part_names[note["image_id"]], tuple(note["keypoints"])))
             if face is None:
@@ -377,22 +377,6 @@ def _face(note: Mapping[str, Any]) -> Subject:
     side = max(float((high - low).max()), 1.0)
     box = np.array([*((low + high) / 2 - side / 2), side, side])
     return Subject(note["image_id"], note["id"], box, points[:, :2], points[:, 2], 1.0)
-
-
-def _images(path: Path, truth: Truth) -> tuple[dict[int, str], dict[int, tuple[int, int]]]:
-    """File names and sizes of the images of an annotation file."""
-    names, sizes = {}, {}
-    for number, image in enumerate(truth.image_entries):
-        where = f"image {number} of {path}"
-        name = image.get("file_name")
-        if not isinstance(name, str) or not name or os.path.isabs(name) or ".." in Path(name).parts:
-            raise UserError(f"{where}: `file_name` is {name!r}, not a name below its folder.")
-        names[image["id"]] = name
-        sizes[image["id"]] = (
-            check_whole(image, "width", where),
-            check_whole(image, "height", where),
-        )
-    return names, sizes
 
 
 def _boxes_file(root: Path, boxes: str) -> Path:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from tcformer.data.keypoints import Layout
-from tcformer.data.keypoints.annotations import Truth, points_of, read_truth
+from tcformer.data.keypoints.annotations import Truth, points_of, pycocotools, read_truth
 from tcformer.errors import UserError
 from tcformer.images import LeftOut
 from tcformer.tasks.pose.results import (
@@ -94,7 +94,7 @@ def ignored(truth: Truth) -> LeftOut:
 
 
 def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> dict[str, float]:
-    coco, coco_eval = _pycocotools()
+    tools = pycocotools("pose")
     kind = truth.kind
     fields = [kind.fields[p] for p in (truth.parts if part == WHOLE else (part,))]
     body_alone = len(truth.parts) == 1
@@ -109,7 +109,7 @@ def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> di
         if body_alone or _has_score(entry, fields)
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on what it does
-        data = coco()
+        data = tools.COCO()
         data.dataset = {
             "info": {},  # pycocotools before 2.0.11 asks for it
             "images": [{"id": image} for image in truth.images],
@@ -122,7 +122,7 @@ def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> di
         guesses = data.loadRes(people)
         for person in guesses.dataset["annotations"]:
             person["area"] = person["size"]
-        run = coco_eval(data, guesses, "keypoints")
+        run = tools.COCOeval(data, guesses, "keypoints")
         run.params.kpt_oks_sigmas = _sigmas(kind, part, truth)
         run.evaluate()
         run.accumulate()
@@ -184,24 +184,3 @@ def _sigmas(kind: Layout, part: str, truth: Truth) -> np.ndarray:
     if part == WHOLE:
         return np.concatenate([kind.sigmas[kind.slice(p)] for p in truth.parts])
     return copy.copy(kind.sigmas[kind.slice(part)])
-
-
-def require_coco() -> None:
-    """Refuse to go on without pycocotools.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    _pycocotools()
-
-
-def _pycocotools() -> tuple[Any, Any]:
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise UserError(
-            "average precision is computed by pycocotools, which is not installed: "
-            "pip install 'tcformer[pose]'."
-        ) from error
-    return COCO, COCOeval

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from tcformer.data.keypoints import Layout
-from tcformer.data.keypoints.annotations import Truth
+from tcformer.data.keypoints.annotations import Truth, pycocotools
 from tcformer.data.keypoints.dataset import KeypointDataset, stacked
 from tcformer.errors import UserError
 from tcformer.files import atomic_write
 from tcformer.predict.pose import find_heatmaps, require_finite
 from tcformer.runtime.distributed import World, gather_objects
 from tcformer.tasks.evaluating import Evaluation
-from tcformer.tasks.pose.evaluation import STATISTICS, WHOLE, evaluate_keypoints, require_coco
+from tcformer.tasks.pose.evaluation import STATISTICS, WHOLE, evaluate_keypoints
 from tcformer.tasks.pose.nme import evaluate_faces
 from tcformer.tasks.pose.oks import oks_nms, person_score
 from tcformer.training.config import TrainConfig
@@ -53,7 +53,7 @@ class Evaluator(Evaluation):
         kind = dataset.source.layout
         self.metric = "ap" if kind.sigmas is not None else "nme" if kind.norm else "pck"
         if self.metric == "ap":
-            require_coco()  # now, not after an epoch
+            pycocotools("pose")  # now, not after an epoch
         self.results: list[dict[str, Any]] = []
         self.table: dict[str, dict[str, float]] = {}
 

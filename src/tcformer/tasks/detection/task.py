@@ -1,0 +1,266 @@
+"""Object detection as a task of the training loop: data, model, loss, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.retinanet import RetinaNetHead
+
+from tcformer.data import ResumableSampler
+from tcformer.data.detection import (
+    CocoSource,
+    DetectionBatch,
+    DetectionDataset,
+    Target,
+    build_detection_source,
+    listed,
+)
+from tcformer.errors import UserError, shown
+from tcformer.integrations import torchvision as detectors
+from tcformer.models import TCFormer
+from tcformer.models.layouts import strip_wrappers
+from tcformer.predict.about import names_of
+from tcformer.runtime.distributed import World
+from tcformer.tasks.dense import DenseTask, build_dense
+from tcformer.tasks.detection.evaluator import Evaluator
+from tcformer.training.config import TrainConfig, option
+
+KINDS = {
+    "mask_rcnn": ("bbox", "segm"),
+    "retinanet": ("bbox",),
+    "keypoint_rcnn": ("bbox", "keypoints"),
+}
+"""What is measured of each detector; the last one decides which weights are best."""
+
+_SCORES = "roi_heads.box_predictor."
+# What depends on the categories and begins anew with others; the first parameter tells detectors.
+_OUTPUTS = {
+    "mask_rcnn": (f"{_SCORES}cls_score.weight", (_SCORES, "roi_heads.mask_predictor.mask_fcn_log")),
+    "retinanet": (
+        "head.classification_head.cls_logits.weight",
+        ("head.classification_head.cls_logits.",),
+    ),
+    "keypoint_rcnn": (f"{_SCORES}cls_score.weight", (_SCORES, "roi_heads.keypoint_predictor.")),
+}
+_SHOWN = ("detector", "start_level", "num_outs", "extra", "anchor_scale", "min_size", "max_size")
+
+
+class DetectionTask(DenseTask[DetectionBatch]):
+    """See `tcformer.tasks.base.BaseTask`.
+
+    Attributes:
+        source: the validation set's images and annotations.
+        metric: the AP of masks or keypoints, or of boxes where there are only those.
+    """
+
+    backbone = "backbone.body"
+    kind = "detector"
+    parts = "detector and neck"
+    unseen = (*DenseTask.unseen, "anchor_scale")
+
+    def __init__(self, cfg: TrainConfig, world: World) -> None:
+        super().__init__(cfg, world)
+        self.outputs, self.head = _OUTPUTS[cfg.detector]
+        self.metric = f"{KINDS[cfg.detector][-1]} AP"
+        self.source = source = self._source("val")
+        if cfg.detector == "mask_rcnn" and not source.masks:
+            raise UserError("Mask R-CNN learns from masks, but not every object of val has one.")
+        self.classes, self.num_classes = source.classes, source.num_classes
+        val = DetectionDataset(source, skip_corrupt=cfg.skip_corrupt)
+        self.evaluator = Evaluator(val, KINDS[cfg.detector], cfg, world)
+        if not cfg.eval:
+            self._open_training()
+        self.use_model(build_model(cfg, source))
+
+    def _source(self, split: str) -> CocoSource:
+        cfg = self.cfg
+        return build_detection_source(
+            cfg.data_set,
+            cfg.data_path,
+            split,
+            keypoints=cfg.detector == "keypoint_rcnn",
+            num_shapes=cfg.num_shapes,
+            seed=cfg.seed,
+        )
+
+    def _open_training(self) -> None:
+        source = self._source("train")
+        if source.categories != self.source.categories or source.masks != self.source.masks:
+            raise UserError("train and val list other categories, or only one of them has masks.")
+        flip = 0.5 if self.cfg.hflip is None else self.cfg.hflip
+        train = DetectionDataset(source, flip=flip, skip_corrupt=True)
+        self.use_training_set(train, ResumableSampler(len(train), **self.share()), listed)
+
+    def learning_parts(self) -> Sequence[nn.Module]:
+        """All that is not the backbone: neck and detector."""
+        parts = [part for name, part in self.model.named_children() if name != "backbone"]
+        return [self.model.get_submodule("backbone.neck"), *parts]
+
+    def to_device(self, batch: DetectionBatch, epoch: int, number: int) -> DetectionBatch:
+        """Images and targets."""
+        device = self.world.device
+        return batch._replace(
+            images=[image.to(device, non_blocking=True) for image in batch.images],
+            targets=[
+                {name: value.to(device, non_blocking=True) for name, value in target.items()}
+                for target in batch.targets
+            ],
+        )
+
+    def batch_loss(self, model: nn.Module, batch: DetectionBatch) -> Tensor:
+        """The sum of the detector's losses."""
+        self.model.training = True  # --freeze rests it with its backbone, and it would detect
+        losses: dict[str, Tensor] = model(batch.images, batch.targets)
+        return torch.stack([loss.float() for loss in losses.values()]).sum()
+
+    def facts(self) -> dict[str, str]:
+        """What `--dry-run` shows of the data."""
+        cfg = self.cfg
+        return {
+            "data": f"{cfg.data_set} {cfg.data_path if cfg.data_set == 'COCO' else ''}".strip(),
+            "images": f"{self.train_size} to train on, {len(self.evaluator.dataset)} to evaluate "
+            "on",
+            "categories": str(len(self.classes)),
+            "detector": cfg.detector,
+            "input": f"short side {cfg.min_size}, long side at most {cfg.max_size}",
+        }
+
+    def facts_for_record(self) -> dict[str, Any]:
+        """As every task, with the detector's name."""
+        facts = super().facts_for_record()
+        return {**facts, "model": f"{self.cfg.detector} over {self.cfg.model}"}
+
+    def in_our_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights without what wrappers put before their names."""
+        return strip_wrappers(weights)[0]
+
+    def check_outputs(self, saved: Tensor, where: str) -> None:
+        """Refuse outputs for another number of categories."""
+        own = self.model.state_dict()[self.outputs]
+        if len(saved) != len(own):
+            raise UserError(
+                f"{where} has {len(saved)} outputs, but the {len(self.classes)} categories of the "
+                f"data ({self.data}) need {len(own)}; give data with the same categories, or train "
+                "new outputs with --finetune."
+            )
+
+    def classifier_rows(
+        self, recorded: Sequence[str] | None, outputs: int, where: str
+    ) -> tuple[list[int] | None, str]:
+        """All rows where the categories are the same ones in the same order, otherwise None."""
+        if recorded is None or list(recorded) == self.classes:
+            return list(range(outputs)), ""
+        return None, "its outputs begin anew: the data has other categories"
+
+    def follow(
+        self, said: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
+    ) -> list[str]:
+        """Refuse a file of other categories; tell of other sizes of the images."""
+        names, ids = names_of(said.get("classes")), names_of(said.get("category_ids"))
+        own = {str(number): name for number, name in self.source.categories.items()}
+        if names and ids:
+            known = dict(zip(ids, names, strict=False))
+            if known != own:
+                raise UserError(
+                    f"{where} knows the categories {shown(known)}, but the data ({self.data}) has "
+                    f"{shown(own)}; give data with the same categories, or train new outputs with "
+                    "--finetune."
+                )
+        notes = super().follow(said, weights, where)
+        for name in ("min_size", "max_size"):
+            trained, now = str(said.get(name)), str(getattr(self.cfg, name))
+            if name in said and trained != now:
+                notes.append(f"trained with {option(name)} {trained}, and now it is {now}")
+        return notes
+
+    def about(self) -> dict[str, Any]:
+        """What whoever uses the weights needs to know."""
+        return {
+            "task": "detection",
+            "model": self.cfg.model,
+            "classes": list(self.classes),
+            "category_ids": [str(number) for number in self.source.categories],
+            **{name: str(getattr(self.cfg, name)) for name in _SHOWN},
+            **self.neck(),
+        }
+
+    def fake_batch(self, size: int) -> DetectionBatch:
+        """Noise of the largest size, with one object in the middle."""
+        height, width = self.cfg.min_size, self.cfg.max_size
+        box = torch.tensor([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
+        target: Target = {"boxes": box, "labels": torch.tensor([1])}
+        if self.source.masks:
+            target["masks"] = torch.zeros((1, height, width), dtype=torch.uint8)
+            target["masks"][:, height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 1
+        if self.source.keypoints:
+            middle = torch.tensor([width / 2, height / 2, 1.0])
+            target["keypoints"] = middle.expand(1, self.source.num_keypoints, 3)
+        images = [torch.rand(3, height, width) for _ in range(size)]
+        return self.to_device(
+            DetectionBatch(images, [target] * size, torch.arange(size), 0), epoch=0, number=0
+        )
+
+
+def build_model(cfg: TrainConfig, source: CocoSource) -> nn.Module:
+    """The detector that the options name, for the categories of the data."""
+    if cfg.head_norm and cfg.detector != "retinanet":
+        raise UserError(f"--head-norm is about the head of retinanet, not of {cfg.detector}.")
+    if cfg.head_layers and cfg.detector == "retinanet":
+        raise UserError("--head-layers is about a mask or keypoint head; retinanet has neither.")
+    return build_dense(cfg, "detect objects by", partial(_detector, cfg, source))
+
+
+def _detector(
+    cfg: TrainConfig,
+    source: CocoSource,
+    backbone: TCFormer,
+    *,
+    neck_channels: int,
+    neck_heads: int,
+    neck_mlp_ratio: float,
+    reduction: str,
+) -> nn.Module:
+    features = detectors.pyramid(
+        backbone,
+        out_channels=neck_channels,
+        num_outs=cfg.num_outs,
+        start_level=cfg.start_level,
+        num_heads=neck_heads,
+        mlp_ratios=neck_mlp_ratio,
+        reduction=reduction,
+        add_extra_convs=False if cfg.extra == "pool" else cfg.extra,
+    )
+    options: dict[str, Any] = {"min_size": cfg.min_size, "max_size": cfg.max_size}
+    if cfg.detector != "retinanet":
+        options["rpn_post_nms_top_n_train"] = cfg.proposals
+        options["rpn_post_nms_top_n_test"] = cfg.proposals // 2
+        options["box_batch_size_per_image"] = cfg.rois
+        options["box_detections_per_img"] = cfg.detections
+    if cfg.head_layers and cfg.detector == "mask_rcnn":
+        options["mask_head"] = MaskRCNNHeads(neck_channels, (256,) * cfg.head_layers, 1)
+    if cfg.head_layers and cfg.detector == "keypoint_rcnn":
+        options["keypoint_head"] = KeypointRCNNHeads(neck_channels, (512,) * cfg.head_layers)
+    if cfg.head_norm:
+        generator = detectors.anchors(features, cfg.anchor_scale, 3)
+        options["anchor_generator"] = generator
+        options["head"] = RetinaNetHead(
+            neck_channels,
+            generator.num_anchors_per_location()[0],
+            source.num_classes,
+            norm_layer=partial(nn.GroupNorm, 16),
+        )
+    make: Any = {
+        "mask_rcnn": detectors.mask_rcnn,
+        "retinanet": detectors.retinanet,
+        "keypoint_rcnn": partial(detectors.keypoint_rcnn, num_keypoints=source.num_keypoints),
+    }[cfg.detector]
+    detector: nn.Module = make(
+        features, source.num_classes, anchor_scale=cfg.anchor_scale, **options
+    )
+    return detector

@@ -1,0 +1,346 @@
+"""Whole runs of the detection task: recipes, training, stopping, resuming, two processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from detection import SMALL, edit, write_coco
+from processes import Family
+from recorded import whole_record
+from safetensors import safe_open
+
+from tcformer import cli
+from tcformer.data.detection import ShapesSource
+from tcformer.errors import UserError
+from tcformer.files import safe_torch_load
+from tcformer.models import create_model
+from tcformer.models.checkpoints import save_weights
+from tcformer.runtime.distributed import World
+from tcformer.runtime.signals import interrupt
+from tcformer.tasks.detection.task import DetectionTask, build_model
+from tcformer.tasks.runner import run
+from tcformer.training.loop import Interrupted
+from tcformer.training.options import build, load_config, parse
+
+pytest.importorskip("pycocotools", reason="pycocotools is not installed")
+
+pytestmark = [
+    pytest.mark.xdist_group("detection runs"),
+    # pycocotools hands NumPy arrays in a way that NumPy 2 announces the end of.
+    pytest.mark.filterwarnings("ignore:.*copy keyword:DeprecationWarning"),
+]
+
+ROOT = Path(__file__).parents[3]
+RECIPES = sorted((ROOT / "configs" / "detection").glob("*.py"))
+
+
+def small(**changes):
+    return build({**SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run: (configuration, result, folder)."""
+    folder = tmp_path_factory.mktemp("detected")
+    cfg = small(output_dir=str(folder))
+    return cfg, run(cfg), folder
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_builds_its_detector(path):
+    cfg = build(load_config(path))
+    with torch.device("meta"):
+        model = build_model(cfg, ShapesSource(5, "val", keypoints=cfg.detector == "keypoint_rcnn"))
+    assert type(model).__name__.lower() == cfg.detector.replace("_", "")
+    features = model.backbone
+    assert features.neck.out_channels == cfg.neck_channels
+    assert features.neck.reduction == cfg.neck_reduction
+    assert features.strides[0] == 4 * 2**cfg.start_level
+    assert len(features.strides) == cfg.num_outs
+    assert hasattr(features.neck, "extra_convs") == (cfg.extra != "pool")
+
+
+def test_the_coco_recipes_are_the_known_ones():
+    recipe = {
+        name: build(load_config(ROOT / f"configs/detection/{name}_coco.py"))
+        for name in ("mask_rcnn", "retinanet")
+    }
+    for cfg in recipe.values():
+        assert (cfg.epochs, cfg.sched, cfg.decay_milestones) == (12, "multistep", (8, 11))
+        assert (cfg.decay_rate, cfg.warmup_steps, cfg.warmup_epochs) == (0.1, 500, 0)
+        assert (cfg.weight_decay, cfg.decay_all, cfg.batch_size, cfg.hflip) == (1e-4, True, 1, 0.5)
+        assert (cfg.min_size, cfg.max_size, cfg.clip_grad, cfg.ema) == (800, 1333, None, None)
+        assert (cfg.neck_channels, cfg.neck_heads, cfg.neck_mlp_ratio) == (256, 4, 4.0)
+        assert (cfg.extra, cfg.num_outs, cfg.amp) == ("on_input", 5, "off")
+    # The rate is for 512 images; theirs was for 8.
+    assert recipe["mask_rcnn"].lr * 8 / 512 == pytest.approx(1.43e-4, rel=1e-2)
+    assert recipe["retinanet"].lr * 8 / 512 == pytest.approx(1e-4)
+    assert recipe["mask_rcnn"].start_level == 0
+    assert recipe["retinanet"].start_level == 1
+
+
+def test_the_rate_and_the_optimizer(monkeypatch):
+    """Warm-up from a thousandth, a tenth from each milestone on, decay of all parameters."""
+    seen = []
+    real = torch.optim.AdamW.step
+
+    def step(self, *args, **kwargs):
+        seen.append([(group["lr"], group["weight_decay"]) for group in self.param_groups])
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    run(small(warmup_steps=3, sched="multistep", decay_milestones=(1,), decay_all=True,
+              weight_decay=1e-4, detector="retinanet", head_layers=0, eval_every=2))  # fmt: skip
+    full = 0.064 * 2 / 512
+    rates = [full * 1e-3, full * (1 - 0.999 * 2 / 3), full * 0.1 * (1 - 0.999 / 3), full * 0.1]
+    assert [groups[0][0] for groups in seen] == pytest.approx(rates)
+    assert all([decay for _, decay in groups] == [1e-4] for groups in seen)
+
+
+def test_result_and_files(trained, capsys, tmp_path):
+    _, result, folder = trained
+    assert re.fullmatch(r"(bbox|segm) AP .* %", result.eval_lines[0])
+    with safe_open(folder / "best.safetensors", "pt") as file:
+        about = file.metadata()
+    assert (about["task"], about["detector"]) == ("detection", "mask_rcnn")
+    assert about["classes"].split("\n") == ["disc", "square", "triangle"]
+    record = whole_record(folder / "record.json", "training")
+    assert record["model"] == "mask_rcnn over tcformer_nano"
+    assert record["metric"] == "segm AP"
+    assert {"train_loss", "train_lr", "test_bbox AP50"} <= record["epochs"][1].keys()
+    assert record["data"]["train"]["images"] == 4
+    words = [str(folder / "config.json"), "--record", str(tmp_path / "r.json")]
+    best = json.loads((folder / "log.txt").read_text().splitlines()[int(record["best"]["epoch"])])
+    for name in ("best.safetensors", "best.pth"):
+        capsys.readouterr()
+        assert cli.main(["evaluate", *words, "--resume", str(folder / name)]) == 0
+        assert result.eval_lines[0] in capsys.readouterr().out
+        measured = whole_record(tmp_path / "r.json", "evaluation")
+        assert measured["weights"] == name
+        assert measured["data"]["val"] == record["data"]["val"]
+        assert all(best[f"test_{key}"] == value for key, value in measured["result"].items())
+        (tmp_path / "r.json").unlink()
+    assert math.isfinite(result.best)
+
+
+def losses_of(monkeypatch, cfg, stop_at=None):
+    """The losses of a run; `stop_at` asks it to stop while it computes that loss."""
+    losses = []
+    real = DetectionTask.loss
+
+    def watched(self, model, batch):
+        loss = real(self, model, batch)
+        if len(losses) == stop_at:
+            interrupt.request("SIGTERM")
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(DetectionTask, "loss", watched)
+    interrupt.clear()
+    try:
+        run(cfg)
+    except Interrupted:
+        assert stop_at is not None
+    monkeypatch.undo()
+    interrupt.clear()
+    return losses
+
+
+@pytest.mark.parametrize("detector", ["mask_rcnn", "retinanet"])
+def test_resume_is_exact(tmp_path, monkeypatch, detector):
+    """Flips, sampled regions, drop path, warm-up, averaging; stopped in the middle of an epoch."""
+    on = {"detector": detector, "drop_path": 0.3, "ema": True, "ema_decay": 0.9, "eval_every": 2,
+          "head_layers": 0 if detector == "retinanet" else 1, "warmup_steps": 3}  # fmt: skip
+    whole = small(**on, output_dir=str(tmp_path / "whole"))
+    broken = small(**on, output_dir=str(tmp_path / "broken"))
+    losses = losses_of(monkeypatch, whole)
+    assert len(losses) == 4
+    first = losses_of(monkeypatch, broken, stop_at=0)
+    assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 1
+    second = losses_of(monkeypatch, dataclasses.replace(broken, resume="auto"))
+    assert first + second == losses
+    a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
+    for key in ("model", "model_ema"):
+        assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+
+
+def test_boxes_alone_and_what_is_left_out(tmp_path, capsys):
+    """What has no masks trains RetinaNet; what is left out is said."""
+    coco = write_coco(tmp_path / "coco", 5, 2)
+
+    def without_masks(content):
+        first = content["images"][0]["id"]
+        content["annotations"] = [
+            {k: v for k, v in note.items() if k != "segmentation"}
+            for note in content["annotations"]
+            if note["image_id"] != first
+        ]
+
+    for split in ("train", "val"):
+        edit(coco, without_masks, split=split)
+    on = {"data_set": "COCO", "data_path": str(coco), "epochs": 1}
+    with pytest.raises(UserError, match="masks"):
+        run(small(**on))
+    run(small(**on, detector="retinanet", head_layers=0))
+    assert "NOTICE: the train set left out 1 pictures without" in capsys.readouterr().out
+
+
+def test_an_unreadable_image_is_not_measured(tmp_path):
+    coco = write_coco(tmp_path / "coco", 2, 3)
+    cfg = small(data_set="COCO", data_path=str(coco), eval=True)
+    next((coco / "val2017").glob("*.png")).write_bytes(b"no image")
+    with pytest.raises(UserError, match="Cannot read the image"):
+        run(cfg)
+    lines = run(dataclasses.replace(cfg, skip_corrupt=True)).eval_lines
+    assert "on the 2 test images" in lines[1]
+    assert lines[2] == "1 unreadable images were left out."
+
+
+def test_other_categories_and_settings(trained, tmp_path, capsys):
+    _, _, folder = trained
+    weights = str(folder / "best.safetensors")
+    coco = write_coco(tmp_path / "coco", 2, 2)
+
+    def rename(content):
+        content["categories"][0]["name"] = "ring"
+
+    for split in ("train", "val"):
+        edit(coco, rename, split=split)
+    other = {"data_set": "COCO", "data_path": str(coco)}
+    for how in ({"eval": True}, {}):
+        with pytest.raises(UserError, match=r"knows the categories .*disc.*ring.*same categories"):
+            run(small(**other, **how, resume=str(folder / "checkpoint.pth")))
+    with pytest.raises(UserError, match=r"trained with --anchor-scale 4\.0, but it is 3\.0 now"):
+        run(small(eval=True, resume=weights, anchor_scale=3.0))
+    with pytest.raises(UserError, match=r"holds no detector"):
+        run(small(eval=True, resume=weights, detector="retinanet", head_layers=0))
+    run(small(eval=True, resume=weights, min_size=48))
+    assert "trained with --min-size 64, and now it is 48" in capsys.readouterr().out
+
+
+def test_finetune(trained, tmp_path):
+    """From a classifier the backbone; from a detector all but the outputs of other categories."""
+    _, _, folder = trained
+    classifier = create_model("tcformer_nano", num_classes=7)
+    save_weights(classifier, tmp_path / "classifier.safetensors")
+    task = DetectionTask(small(), World())
+    assert "the backbone alone" in task.finetune(str(tmp_path / "classifier.safetensors"))
+    own = task.model.backbone.body.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in classifier.state_dict().items() if k in own)
+    saved = safe_torch_load(folder / "best.pth")["model"]
+    task.finetune(str(folder / "best.pth"))
+    assert all(torch.equal(v, saved[k]) for k, v in task.model.state_dict().items())
+    coco = write_coco(tmp_path / "coco", 2, 2)
+    for split in ("train", "val"):
+        edit(coco, lambda c: c["categories"].append({"id": 9, "name": "star"}), split=split)
+    more = DetectionTask(small(data_set="COCO", data_path=str(coco)), World())
+    scores = more.model.roi_heads.box_predictor.cls_score.weight.clone()
+    assert "outputs begin anew" in more.finetune(str(folder / "best.pth"))
+    state = more.model.state_dict()
+    assert torch.equal(state["roi_heads.box_predictor.cls_score.weight"], scores)
+    for key in ("backbone.neck.lateral_convs.0.conv.weight", "rpn.head.cls_logits.weight"):
+        assert torch.equal(state[key], saved[key])
+
+
+def test_freeze(trained):
+    """The backbone stays as it is, and the detector learns."""
+    _, _, folder = trained
+    task = DetectionTask(small(freeze=True, finetune=str(folder / "best.pth")), World())
+    before = {key: value.clone() for key, value in task.model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in task.model.parameters() if p.requires_grad], 0.1)
+    for _, batch in zip(range(1), task.batches(0, 0), strict=False):
+        task.loss(task.model, batch).backward()
+    optimizer.step()
+    moved = {k for k, v in task.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert {"rpn.head.cls_logits.bias", "backbone.neck.lateral_convs.0.conv.weight"} <= moved
+    assert not [key for key in moved if key.startswith("backbone.body.")]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--data-set COCO --data-path /nowhere", "--data-path must be a folder in the layout"),
+        ("--detector retinanet --head-layers 2", "retinanet has neither"),
+        ("--head-norm", "is about the head of retinanet"),
+        ("--min-size 0", "--min-size is 0, but at least 1 is meant"),
+        ("--max-size 9", "--max-size is 9, but at least 64 is meant"),
+        ("--model tcformer_nan0", "did you mean tcformer_nano"),
+        ("--hflip 2", "--hflip"),
+        ("--num-shapes 2 --batch-size 4", "fewer than one batch"),
+        ("--detector yolo", "yolo"),
+        ("--task pose --data-set sticks", "is about detection"),
+        ("--input-size 64", "--input-size is about"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(tmp_path, words, message):
+    (tmp_path / "c.json").write_text(json.dumps(SMALL))
+    words = [str(tmp_path / "c.json"), "--head-layers", "0", *words.split()]
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        run(parse(words, prog="tcformer train", description=""))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("detector", ["mask_rcnn", "retinanet", "keypoint_rcnn"])
+def test_dry_run(tmp_path, capsys, detector):
+    cfg = small(detector=detector, head_layers=0, dry_run=True, output_dir=str(tmp_path / "out"))
+    run(cfg)
+    assert f"detector: {detector}" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+RUN = "import sys; from tcformer.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def two_processes(tmp_path):
+    """`two_processes(verb, words...)` runs a command on two processes that share the work."""
+    (tmp_path / "family").mkdir()
+    family = Family(tmp_path / "family", "tcformer.tasks.runner")
+
+    def start(*words):
+        ended = family.run(RUN, 2, *words)
+        assert [process.status for process in ended] == [0, 0], ended[0].err
+
+    yield start
+    family.close()
+
+
+def test_two_processes(trained, two_processes, tmp_path):
+    """They train together, and measure what one does."""
+    _, result, folder = trained
+    config = str(folder / "config.json")
+    two_processes("train", config, "--epochs", "1", "--output_dir", str(tmp_path / "two"))
+    assert len(whole_record(tmp_path / "two/record.json", "training", 2)["epochs"]) == 1
+    weights = str(folder / "best.safetensors")
+    two_processes("evaluate", config, "--resume", weights, "--output_dir", str(tmp_path / "again"))
+    again = whole_record(tmp_path / "again/evaluation.json", "evaluation", 2)["result"]
+    assert again["segm AP"] == result.best
+
+
+@pytest.mark.slow(seconds=60)
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("mask_rcnn", {"bbox AP50": 35, "segm AP50": 35}),
+        ("retinanet", {"bbox AP50": 40}),
+        ("keypoint_rcnn", {"bbox AP50": 40, "keypoints AP50": 20}),
+    ],
+)
+def test_it_learns(two_processes, tmp_path, name, least):
+    """Untrained it is at 1 % of AP50 or below. Two processes measure what one does."""
+    config = str(ROOT / f"configs/detection/{name}_shapes.py")
+    cfg = build({**load_config(config), "output_dir": str(tmp_path), "threads": 1})
+    run(cfg)
+    last = whole_record(tmp_path / "record.json", "training")["epochs"][-1]
+    for key, bound in least.items():
+        assert last[f"test_{key}"] >= bound
+    weights, folder = str(tmp_path / "checkpoint.pth"), tmp_path / "again"
+    two_processes("evaluate", config, "--resume", weights, "--output_dir", str(folder))
+    again = whole_record(folder / "evaluation.json", "evaluation", 2)["result"]
+    assert again == {key: last[f"test_{key}"] for key in again}
