@@ -23,6 +23,7 @@ from tcformer.models.semantic_fpn import SemanticFPNHead
 from tcformer.ops import (
     attend,
     cluster_parts,
+    csrc,
     dpc_knn,
     map_to_tokens,
     merge_tokens,

@@ -122,9 +122,8 @@ def resolve(
     for name in backends:
         # What Triton's interpreter would run is for tests: it is taken where they ask for it.
         tested = name == "triton" and not _interpret and in_interpreter(device)
-        if not tested and unsupported.get(name) is None:
-            if unsupported_reason(name, device) is None:
-                return name
+        if not (tested or unsupported_reason(name, device) or unsupported.get(name)):
+            return name
     return "eager"
 
 
