@@ -82,13 +82,8 @@ bench: $(READY)
 	@$(WITH) -m tcformer bench $(ARGS)
 
 docs: $(READY)
-	@$(WITH) docs/make_clustering_buys.py
-	@$(WITH) docs/make_reliability.py
-	@$(WITH) docs/make_performance.py
-	@$(WITH) docs/make_finetuning.py
-	@$(WITH) docs/make_results.py
-	@$(WITH) docs/make_trajectory.py
-	@$(WITH) docs/make_readme.py
+	@$(WITH) docs/tables.py
+	@$(WITH) docs/plots.py
 	@$(WITH) -m pytest -q tests/contracts/test_docs.py $(ARGS)
 	@NO_MKDOCS_2_WARNING=1 $(WITH) -m mkdocs build --quiet --strict
 	@echo 'The site is written: open site/index.html'

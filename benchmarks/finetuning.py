@@ -1,4 +1,4 @@
-"""Run the commands of docs/finetuning.md, several seeds each, and keep accuracies and times.
+"""Run the commands of docs/results.md, several seeds each, and keep accuracies and times.
 
     python benchmarks/finetuning.py [--seeds 0 1] [--start FILE] [--output PLACE] [--images FOLDER]
 
@@ -33,9 +33,9 @@ from tcformer.bench import record
 ROOT = Path(__file__).parents[1]
 
 
-def commands(beginning: str = "", end: str = "<!-- finetuning -->") -> list[str]:
+def commands(beginning: str = "## Fine-tuning", end: str = "<!-- letters -->") -> list[str]:
     """The page's commands between two texts; up to the comparison drawing and training."""
-    page = (ROOT / "docs" / "finetuning.md").read_text()
+    page = (ROOT / "docs" / "results.md").read_text()
     part = page[page.index(beginning) : page.index(end)]
     blocks = re.findall(r"^```sh\n(.*?)^```$", part, re.M | re.S)
     return [line for block in blocks for line in block.splitlines()]
@@ -43,7 +43,7 @@ def commands(beginning: str = "", end: str = "<!-- finetuning -->") -> list[str]
 
 def examination(folder: str) -> str:
     """The page's command that says where the network of this data is wrong."""
-    page = (ROOT / "docs" / "finetuning.md").read_text()
+    page = (ROOT / "docs" / "results.md").read_text()
     return re.findall(rf"^tcformer confusion {folder} .*$", page, re.M)[0]
 
 

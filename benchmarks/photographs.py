@@ -1,4 +1,4 @@
-"""Fine-tune on a few hundred photographs: the commands of docs/finetuning.md, timed.
+"""Fine-tune on a few hundred photographs: the commands of docs/results.md, timed.
 
     python benchmarks/photographs.py IMAGENET/val --start WEIGHTS --about "..." [--seeds 0 1]
 

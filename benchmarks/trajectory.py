@@ -9,7 +9,7 @@ Beside the losses the partitions of all images are compared: a cluster that roun
 the discrete event at which trainings can part. "imposed" trains in float32 with the clusters of
 the float64 run, so that what remains is rounding alone. With --work FOLDER a run that was broken
 off goes on: variants that are complete there are not trained again. Writes one record into
-benchmarks/results; `make docs` puts it into docs/trajectory.md.
+benchmarks/results; `make docs` puts it into docs/results.md.
 A trial: --steps 3 --held-out 1 --variants shipped imposed --output /tmp
 """
 

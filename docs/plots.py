@@ -1,398 +1,213 @@
-"""Small plots as SVG, for the pages with measured figures: `chart` draws what docs/make_*.py hold.
+"""Draw the plots of docs/performance.md and docs/results.md from the records: `make docs`.
 
-    chart(
-        Line("TCFormer", [(1, 60.2), (2, 71.0)], band=[(59.0, 61.5), (70.1, 72.3)]),
-        Points("PVTv2", [(1, 58.0), (2, 69.5)], spread=[(57.1, 58.8), (69.0, 70.2)]),
-        across="epoch",
-        up="top-1, %",
-    )
-
-Nothing is drawn from a clock or a random number: the same figures give the same file, so that a
-test can compare the two. The ground is white and every colour is said, hence a page in dark mode
-shows the same picture.
+`python docs/plots.py FOLDER` writes them elsewhere, as PNG.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from itertools import pairwise
+import sys
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from statistics import mean
+from typing import Any
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8589a", "#7a5c00", "#4a4a4a", "#1f9ed1")
-"""Told apart by colour-blind readers (after Okabe and Ito; darker, for thin lines on white)."""
+import matplotlib as mpl
+import numpy as np
+import tables
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, ScalarFormatter
 
-INK, GRID, FRAME = "#222", "#e2e2e2", "#444"
-SIZE = 12
-"""Of the letters, in pixels."""
+from tcformer.viz import matrix_svg
 
-PAD = 10
-"""Between anything and the border of the picture, in pixels."""
+IMAGES = tables.ROOT / "docs" / "images"
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#b8589a", "#7a5c00", "#4a4a4a", "#1f9ed1")
+"""Told apart by color-blind readers (after Okabe and Ito; darker, for thin lines on white)."""
 
-Pairs = Sequence[tuple[float, float]]
+STYLE = {
+    "axes.prop_cycle": mpl.cycler(color=COLORS),
+    "axes.grid": True, "grid.color": "#e2e2e2", "font.size": 9, "legend.fontsize": 8,
+    "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "tcformer",
+    "font.family": "sans-serif",
+}  # fmt: skip
+FLOOR = 1e-9
+"""Smaller differences, such as none at all, have no place on a logarithmic axis."""
 
 
-@dataclass(frozen=True)
-class Line:
+def axes_of(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4) -> Any:
+    """A figure of equal panels, and the panels in reading order."""
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def curve(axes: Any, x: Sequence[float], y: Sequence[float], band: Any = None, **how: Any) -> None:
     """A line through points, with a band from a lower to an upper value at each of them."""
-
-    name: str
-    points: Pairs
-    """(x, y), in the order in which they are joined."""
-    band: Pairs | None = None
-    """(lowest, highest) of each point."""
-    marks: bool = False
-    """A sign at each point."""
-    dashed: bool = False
-    colour: str | None = None
+    (line,) = axes.plot(x, y, **{"marker": "o", "markersize": 3, "linewidth": 1.4, **how})
+    if band is not None:
+        axes.fill_between(x, *zip(*band, strict=True), color=line.get_color(), alpha=0.18, lw=0)
 
 
-@dataclass(frozen=True)
-class Points:
-    """Signs, with a vertical bar from a lower to an upper value at each of them."""
-
-    name: str
-    points: Pairs
-    spread: Pairs | None = None
-    """(lowest, highest) of each point."""
-    labels: Sequence[str] | None = None
-    """Words beside each point."""
-    colour: str | None = None
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Bars from zero: a histogram, or a bar for each of several things."""
-
-    name: str
-    edges: Sequence[float]
-    """Where the bars begin and end: one more than there are heights."""
-    heights: Sequence[float]
-    colour: str | None = None
+def resolution() -> Figure:
+    """Time of a forward pass against the side of the image."""
+    rows = tables.newest("resolution")["rows"]
+    figure, (axes,) = axes_of(1, width=6.4)
+    sizes = [row["size"] for row in rows]
+    for name in rows[0]["models"]:
+        found = [row["models"][name]["seconds"] for row in rows]
+        band = [(1e3 * one["low"], 1e3 * one["high"]) for one in found]
+        curve(axes, sizes, [1e3 * one["median"] for one in found], band, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="side of the image, pixels", ylabel="ms, batch 1")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.legend()
+    return figure
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A dashed level across the whole plot, such as a figure of a paper."""
-
-    name: str
-    value: float
-    colour: str | None = None
-
-
-Series = Line | Points | Bars | Rule
-
-
-def chart(
-    *series: Series,
-    across: str,
-    up: str,
-    x_range: tuple[float, float] | None = None,
-    y_range: tuple[float, float] | None = None,
-    x_log: bool = False,
-    y_log: bool = False,
-    x_ticks: Mapping[float, str] | None = None,
-    y_ticks: Mapping[float, str] | None = None,
-    width: int = 640,
-    height: int = 400,
-) -> str:
-    """Draw series over one pair of axes.
-
-    Args:
-        series: what to draw, the first below the others. Those with a name stand in a legend above
-            the plot; an empty name leaves one out. Each takes the next colour unless it has one.
-        across: what the horizontal axis shows, with its unit.
-        up: what the vertical axis shows, with its unit.
-        x_range: ends of the horizontal axis; those of the data, widened to ticks, where left out.
-        y_range: ends of the vertical axis. What lies outside of given ends is not drawn.
-        x_log: logarithmic steps across.
-        y_log: logarithmic steps upwards.
-        x_ticks: place -> words, instead of round numbers.
-        y_ticks: the same for the vertical axis.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels; a legend of several lines takes its room from the plot.
-
-    Returns:
-        the SVG document.
-
-    Raises:
-        ValueError: nothing to draw, a value that is not finite, not positive on a logarithmic axis,
-            or a band that has not as many values as there are points.
-    """
-    xs, ys = _values(series)
-    horizontal = _Axis(xs, x_range, x_log, x_ticks, "x")
-    vertical = _Axis(ys, y_range, y_log, y_ticks, "y")
-    legend = _legend(series, width)
-    left = PAD + 8 + max(text_width(words) for words in vertical.ticks.values())
-    # The label above the axis, half of the highest tick's letters, the legend.
-    top = PAD + 1.3 * SIZE * (len(legend.lines) + 1) + 1.2 * SIZE
-    right = width - PAD - 8
-    words = _wrapped(across, width - 2 * PAD)
-    bottom = height - PAD - 1.3 * SIZE * len(words) - 1.9 * SIZE
-    horizontal.span(left, right)
-    tick, name = list(horizontal.ticks.items())[-1]
-    right -= max(0, horizontal(tick) + text_width(name) / 2 - (width - PAD))
-    horizontal.span(left, right)
-    vertical.span(bottom, top)
-    parts = [f'<rect width="{width}" height="{height}" rx="4" fill="white"/>', *legend.drawn]
-    line = PAD + 1.3 * SIZE * len(legend.lines) + 1.2 * SIZE
-    parts.append(_text(up, PAD, line, "start"))
-    parts += _frame(horizontal, vertical, (left, top, right, bottom))
-    for number, text in enumerate(words):
-        y = height - PAD - 0.3 * SIZE - 1.3 * SIZE * (len(words) - 1 - number)
-        parts.append(_text(text, width / 2, y, "middle"))
-    parts.append(
-        f'<clipPath id="inside"><path d="M{left - 7:.1f} {top - 7:.1f}H{right + 7:.1f}'
-        f'V{bottom + 7:.1f}H{left - 7:.1f}Z"/></clipPath>'
-    )
-    for number, one in enumerate(series):
-        body = "\n".join(_drawn(one, number, horizontal, vertical, (left, right)))
-        parts.append(f'<g clip-path="url(#inside)">\n{body}\n</g>')
-    for one in series:
-        if isinstance(one, Points) and one.labels:
-            parts += _labels(one, horizontal, vertical, right)
-    start = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-    start += f'width="{width}" height="{height}" font-size="{SIZE}" font-family="sans-serif">\n'
-    return start + "\n".join(parts) + "\n</svg>\n"
+def learning() -> Figure:
+    """Top-1 after each epoch: means over the seeds, in a band from the worst to the best."""
+    runs = tables.trainings()
+    shown = {"digits": (85, 100), "cifar10": (None, None)}
+    figure, panels = axes_of(len(shown))
+    for axes, (name, limits) in zip(panels, shown.items(), strict=True):
+        for model in tables.SETS[name]:
+            curves = [[epoch["test_acc1"] for epoch in run["epochs"]] for run in runs[name][model]]
+            values = np.array(curves)
+            band = list(zip(values.min(0), values.max(0), strict=True))
+            epochs = np.arange(1, values.shape[1] + 1)
+            curve(axes, epochs, values.mean(0), band, label=f"{model}, seeds: {len(values)}")
+        axes.set(xlabel="epoch", ylabel="top-1, %", title=name, ylim=limits)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    return figure
 
 
-def text_width(words: str) -> float:
-    """Pixels that words take at most, about: browsers have other fonts than we."""
-    return (
-        sum(0.32 if c in "iljtf.,:;|'()[] " else 0.9 if c in "mwMW@%" else 0.62 for c in words)
-        * SIZE
-    )
+def settings() -> Figure:
+    """Time and accuracy against the keep ratio and against k."""
+    (timed,) = tables.clustering("time")
+    figure, panels = axes_of(2, 2)
+    for axis, name in enumerate(("keep ratio", "k")):
+
+        def along(values: dict[tables.Setting, Any], axis: int = axis) -> tuple[Any, Any]:
+            """(x, value) of the settings whose other number is the baseline's, in order."""
+            fixed = {s: v for s, v in values.items() if s[1 - axis] == tables.BASE[1 - axis]}
+            return zip(*((s[axis], fixed[s]) for s in sorted(fixed)), strict=True)
+
+        time, accuracy = panels[axis], panels[2 + axis]
+        for one in timed["sizes"]:
+            x, found = along({tables.setting(r): r["ratio_to_usual"] for r in one["rows"]})
+            band = [(f["low"], f["high"]) for f in found]
+            size = one["size"].split("x")[0]
+            curve(time, x, [f["median"] for f in found], band, label=f"{size} px")
+        time.set(ylabel="time of a forward pass, relative", ylim=(0, None))
+        x, found = along(tables.swept())
+        tops = [mean(seeds.values()) for seeds in found]
+        accuracy.plot(x, tops, "k^", markersize=5, label="digits, trained with the setting")
+        for label, records in tables.evaluated().items():
+            rows = [{tables.setting(r): r["top1"] for r in one["rows"]} for one in records]
+            x, found = along({s: [row[s] for row in rows] for s in rows[0]})
+            band = [(min(v), max(v)) for v in found]
+            curve(accuracy, x, [mean(v) for v in found], band, label=label.replace("`", ""))
+        accuracy.set(xlabel=name, ylabel="top-1, %")
+        accuracy.legend()
+        time.legend()
+    return figure
 
 
-def round_ticks(low: float, high: float, *, most: int = 7) -> list[float]:
-    """Round numbers, 1, 2 or 5 times a power of ten apart, that hold `low` and `high`."""
-    if high <= low:
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
-    for step in (power, 2 * power, 5 * power, 10 * power, 20 * power):
-        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        if last - first < most:
-            break
-    # Whole multiples, not sums: 0.1 + 0.2 would be written 0.30000000000000004.
-    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
-
-
-def log_ticks(low: float, high: float, *, most: int = 9) -> list[float]:
-    """1, 2, 5 times powers of ten from at most `low` to at least `high`; fewer if they are many."""
-    first, last = math.floor(math.log10(low) - 1e-9), math.ceil(math.log10(high) + 1e-9)
-    for factors in ((1, 2, 5), (1, 3), (1,)):
-        every = [
-            float(f"{factor * 10.0**power:.12g}")
-            for power in range(first, last + 1)
-            for factor in factors
-        ]
-        begin = max(i for i, tick in enumerate(every) if tick <= low * (1 + 1e-9))
-        end = min(i for i, tick in enumerate(every) if tick >= high * (1 - 1e-9))
-        ticks = every[begin : max(end, begin + 1) + 1]
-        if len(ticks) <= most:
-            return ticks
-    return ticks[:: math.ceil(len(ticks) / most)]
-
-
-class _Axis:
-    """From values to pixels."""
-
-    def __init__(
-        self,
-        values: Sequence[float],
-        ends: tuple[float, float] | None,
-        log: bool,
-        named: Mapping[float, str] | None,
-        name: str,
-    ) -> None:
-        if ends is not None and not ends[0] < ends[1]:
-            raise ValueError(f"the {name} axis cannot go from {ends[0]:g} to {ends[1]:g}")
-        low, high = ends or (min(values), max(values))
-        if log and (low <= 0 or min(values) <= 0):
-            raise ValueError(f"a logarithmic {name} axis has no place for {min(low, *values):g}")
-        ticks = log_ticks(low, high) if log else round_ticks(low, high)
-        if ends is None and named is None:
-            low, high = ticks[0], ticks[-1]
-        elif ends is None:
-            low, high = min(low, *named), max(high, *named)
-            if low == high:
-                low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
-        shown = named if named is not None else {tick: f"{tick:.10g}" for tick in ticks}
-        slack = 1e-9 * (high - low)
-        self.low, self.high, self.log = low, high, log
-        self.ticks = {tick: w for tick, w in shown.items() if low - slack <= tick <= high + slack}
-        if not self.ticks:  # the ends lie between two round numbers
-            self.ticks = {low: f"{low:.4g}", high: f"{high:.4g}"}
-
-    def span(self, begin: float, end: float) -> None:
-        """Where the two ends lie, in pixels."""
-        self.begin, self.end = begin, end
-
-    def __call__(self, value: float) -> float:
-        if self.log:
-            part = math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low)
-        else:
-            part = (value - self.low) / (self.high - self.low)
-        # Far outside, browsers lose precision; the clip hides what is outside anyway.
-        return self.begin + (self.end - self.begin) * min(max(part, -9), 10)
-
-
-def _values(series: Sequence[Series]) -> tuple[list[float], list[float]]:
-    """All x and y of the series, looked over."""
-    xs: list[float] = []
-    ys: list[float] = []
-    for one in series:
-        if isinstance(one, Rule):
-            ys.append(one.value)
-        elif isinstance(one, Bars):
-            if len(one.edges) != len(one.heights) + 1:
-                raise ValueError(f"{one.name!r}: n bars have n + 1 edges")
-            xs += one.edges
-            ys += [0, *one.heights]
-        else:
-            spread = one.band if isinstance(one, Line) else one.spread
-            if spread is not None and len(spread) != len(one.points):
-                raise ValueError(f"{one.name!r}: a lowest and highest value for each point")
-            if isinstance(one, Points) and one.labels and len(one.labels) != len(one.points):
-                raise ValueError(f"{one.name!r}: a label for each point")
-            xs += [x for x, _ in one.points]
-            ys += [y for _, y in one.points] + [y for ends in spread or () for y in ends]
-    if not xs or not ys:
-        raise ValueError("there is nothing to draw")
-    if not all(map(math.isfinite, xs + ys)):
-        raise ValueError("a value that is not finite cannot be drawn")
-    return xs, ys
-
-
-@dataclass
-class _Legend:
-    lines: list[list[int]]
-    drawn: list[str]
-
-
-def _legend(series: Sequence[Series], width: int) -> _Legend:
-    """A sign and a name for each series that has one, in as many lines as they need."""
-    lines: list[list[int]] = []
-    drawn: list[str] = []
-    x: float = width
-    for number, one in enumerate(series):
-        if not one.name:
-            continue
-        if x + 30 + text_width(one.name) > width - PAD:
-            lines.append([])
-            x = PAD
-        lines[-1].append(number)
-        y = PAD + 1.3 * SIZE * (len(lines) - 1) + 0.6 * SIZE
-        colour = _colour(one, number)
-        if isinstance(one, Bars):
-            drawn.append(f'<path d="M{x:.1f} {y - 5:.1f}h20v10h-20z" fill="{colour}"/>')
-        elif isinstance(one, Points):
-            drawn.append(_sign(number, x + 10, y, colour))
-        else:
-            dash = ' stroke-dasharray="6 4"' if isinstance(one, Rule) or one.dashed else ""
-            drawn.append(
-                f'<path d="M{x:.1f} {y:.1f}h20" stroke="{colour}" stroke-width="2"{dash}/>'
+def token_sizes() -> Figure:
+    """A row of panels for each set: correlation, size against detail, how many of each size."""
+    records = tables.clustering("tokens-*")
+    figure, panels = axes_of(3, len(records), width=4.4)
+    for row, record in enumerate(records):
+        correlation, tenths, sizes = panels[3 * row : 3 * row + 3]
+        for number, (label, networks) in enumerate(tables.kinds(record).items()):
+            name = label.replace("`", "")
+            how = {"color": COLORS[number], "linestyle": "--" if "random" in name else "-"}
+            own = ("correlation", "tokens", "own")
+            found = [
+                [tables.average(networks, *own, what, stage=stage) for what in ("mean", "sd")]
+                for stage in (2, 3, 4)
+            ]
+            there = [(i + 0.9 + 0.06 * number, *f) for i, f in enumerate(found) if None not in f]
+            x, y, sd = zip(*there, strict=True)
+            correlation.errorbar(x, y, sd, fmt="o", markersize=3, color=COLORS[number], label=name)
+            by_tenth = [network["stages"][0]["log2_area_by_tenth"] for network in networks]
+            y, sd = (
+                np.mean([[tenth[what] for tenth in one] for one in by_tenth], 0)
+                for what in ("mean", "sd")
             )
-            if isinstance(one, Line) and one.marks:
-                drawn.append(_sign(number, x + 10, y, colour))
-        drawn.append(_text(one.name, x + 26, y + 0.36 * SIZE, "start"))
-        x += 26 + text_width(one.name) + 18
-    return _Legend(lines, drawn)
+            band = list(zip(2 ** (y - sd), 2 ** (y + sd), strict=True))
+            curve(tenths, range(1, 11), 2**y, band, label=name, **how)
+            shares = [network["stages"][0]["area"]["doublings"] for network in networks]
+            padded = np.mean([s + [0] * (max(map(len, shares)) - len(s)) for s in shares], 0)
+            curve(sizes, 16.0 * 2 ** np.arange(len(padded)), padded, label=name, **how)
+        title = tables.DATA[record["data"]["name"]]
+        correlation.set(title=title, xlim=(0.6, 3.4), ylim=(-1.2, 1.2))
+        correlation.set(ylabel="rank correlation of size and gradient")
+        correlation.set_xticks([1, 2, 3], ["merge 1", "merge 2", "merge 3"])
+        tenths.set(yscale="log", ylabel="size of a token, pixels", title=f"{title}, merge 1")
+        tenths.set(xlabel="tenth of the cells, from the flattest to the most detailed")
+        sizes.set(xscale="log", ylabel="share of the tokens", title=f"{title}, merge 1")
+        sizes.set(xlabel="size of a token, pixels: from this to twice as much")
+        for axis in (tenths.yaxis, sizes.xaxis):
+            axis.set_major_locator(LogLocator(base=2, numticks=7))
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_locator(NullLocator())
+        sizes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        correlation.legend(fontsize=7, loc="upper right")
+    return figure
 
 
-def _frame(horizontal: _Axis, vertical: _Axis, box: tuple[float, float, float, float]) -> list[str]:
-    """Grid, axes and the words of the ticks."""
-    left, top, right, bottom = box
-    parts = []
-    for tick, words in vertical.ticks.items():
-        y = vertical(tick)
-        parts.append(f'<path d="M{left:.1f} {y:.1f}H{right:.1f}" stroke="{GRID}"/>')
-        parts.append(_text(words, left - 8, y + 0.36 * SIZE, "end"))
-    beyond = -math.inf
-    for tick, words in horizontal.ticks.items():
-        x = horizontal(tick)
-        parts.append(f'<path d="M{x:.1f} {top:.1f}V{bottom:.1f}" stroke="{GRID}"/>')
-        wide = text_width(words)
-        begin = max(x - wide / 2, PAD)
-        if begin > beyond:  # words that would touch their neighbour's are left out
-            parts.append(_text(words, begin + wide / 2, bottom + 1.5 * SIZE, "middle"))
-            beyond = begin + wide + 4
-    path = f"M{left:.1f} {top:.1f}V{bottom:.1f}H{right:.1f}"
-    return [*parts, f'<path d="{path}" fill="none" stroke="{FRAME}"/>']
+def trajectory() -> Figure:
+    """The forty losses, their differences, and how far rounding carries runs from float64."""
+    record = tables.newest("trajectory")
+    runs, published = record["variants"], record["published"]["float32"]
+    figure, (losses, differences, long) = axes_of(3)
+    losses.plot(runs["shipped"]["losses"][: len(published)], label="ours, float32")
+    losses.plot(published, "k.", label="published, float32")
+    losses.set(xlabel="step", ylabel="loss")
+    own = [abs(a - b) for a, b in zip(published, record["published"]["float64"], strict=True)]
+    for label, far in (
+        ("ours from theirs, float32", runs["shipped"]["from_published"]),
+        ("ours from theirs, float64", runs["float64"]["from_published"]),
+        ("theirs, float32 from float64", own),
+    ):
+        differences.plot([max(value, FLOOR) for value in far], label=label)
+    differences.axhline(1e-3, color="#777", linestyle="--", label="asked for: 1e-3")
+    differences.set(xlabel="step", ylabel="difference of the loss", yscale="log")
+    for name in runs:
+        if name == "float64":
+            continue
+        so_far = [max(value, FLOOR) for value in accumulate(tables.gap(record, name), max)]
+        (line,) = long.plot(so_far, label=runs[name]["words"])
+        if (step := tables.flip(record, name)) is not None:
+            long.plot(step, so_far[step], "o", color=line.get_color())
+    long.set(xlabel="step", ylabel="largest difference from float64 so far", yscale="log")
+    for axes in (losses, differences, long):
+        axes.legend(fontsize=7)
+    return figure
 
 
-def _drawn(one: Series, number: int, x: _Axis, y: _Axis, ends: tuple[float, float]) -> list[str]:
-    """The shapes of one series."""
-    colour = _colour(one, number)
-    left, right = ends
-    if isinstance(one, Rule):
-        path = f"M{left:.1f} {y(one.value):.1f}H{right:.1f}"
-        return [f'<path d="{path}" stroke="{colour}" stroke-width="1.5" stroke-dasharray="6 4"/>']
-    if isinstance(one, Bars):
-        parts = []
-        for (begin, end), tall in zip(pairwise(one.edges), one.heights, strict=True):
-            path = f"M{x(begin) + 1:.1f} {y(0):.1f}V{y(tall):.1f}H{x(end) - 1:.1f}V{y(0):.1f}Z"
-            parts.append(f'<path d="{path}" fill="{colour}" fill-opacity="0.75"/>')
-        return parts
-    places = [(x(a), y(b)) for a, b in one.points]
-    parts = []
-    if isinstance(one, Line):
-        if one.band is not None:
-            upper = [(a, y(high)) for (a, _), (_, high) in zip(places, one.band, strict=True)]
-            lower = [(a, y(low)) for (a, _), (low, _) in zip(places, one.band, strict=True)]
-            path = _path([*upper, *reversed(lower)])
-            parts.append(f'<path d="{path}Z" fill="{colour}" fill-opacity="0.18"/>')
-        dash = ' stroke-dasharray="6 4"' if one.dashed else ""
-        shape = f'fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"{dash}'
-        parts.append(f'<path d="{_path(places)}" {shape}/>')
-        if not one.marks:
-            return parts
-    elif one.spread is not None:
-        for (a, _), (low, high) in zip(places, one.spread, strict=True):
-            path = f"M{a - 4:.1f} {y(high):.1f}h8m-4 0V{y(low):.1f}m-4 0h8"
-            parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-    return parts + [_sign(number, a, b, colour) for a, b in places]
+FIGURES = {
+    "resolution": resolution,
+    "learning": learning,
+    "clustering_settings": settings,
+    "clustering_tokens": token_sizes,
+    "trajectory": trajectory,
+}
 
 
-def _labels(one: Points, x: _Axis, y: _Axis, right: float) -> list[str]:
-    """Words to the right of their points, to the left where there is no room."""
-    parts = []
-    for (a, b), words in zip(one.points, one.labels or (), strict=True):
-        inside = x(a) + 8 + text_width(words) <= right
-        place = (x(a) + 8, "start") if inside else (x(a) - 8, "end")
-        parts.append(_text(words, place[0], y(b) - 0.4 * SIZE, place[1]))
-    return parts
+def draw(folder: Path = IMAGES, form: str = "svg") -> None:
+    """Write every plot, and the confusion matrices of fine-tuning."""
+    with mpl.rc_context(STYLE):
+        for name, figure in FIGURES.items():
+            metadata = {"Date": None} if form == "svg" else None
+            figure().savefig(folder / f"{name}.{form}", metadata=metadata, dpi=90)
+    for kind, name in (("finetuning", "letters"), ("photographs", "pictures")):
+        kept = tables.newest(kind)["confusion"]
+        svg = matrix_svg(np.array(kept["counts"]), kept["classes"])
+        (folder / f"{name}-confusion.svg").write_text(svg)
 
 
-def _sign(number: int, x: float, y: float, colour: str) -> str:
-    """A circle, square, diamond or triangle, so that series differ without colours too."""
-    if number % 4 == 0:
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
-    shape = {1: "m-3.5 -3.5h7v7h-7z", 2: "m0 -5l5 5l-5 5l-5 -5z", 3: "m0 -5l4.6 8.4h-9.2z"}
-    return f'<path d="M{x:.1f} {y:.1f}{shape[number % 4]}" fill="{colour}"/>'
-
-
-def _path(places: Pairs) -> str:
-    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
-
-
-def _colour(one: Series, number: int) -> str:
-    return one.colour or COLOURS[number % len(COLOURS)]
-
-
-def _text(words: str, x: float, y: float, anchor: str) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text {place} fill="{INK}">{escape(words)}</text>'
-
-
-def _wrapped(words: str, wide: float) -> list[str]:
-    """Lines that are not wider than `wide`, cut between words."""
-    lines: list[str] = []
-    for word in words.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer) <= wide:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines or [""]
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]), "png") if len(sys.argv) > 1 else draw()

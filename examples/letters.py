@@ -4,7 +4,7 @@
 
 writes letters/train/A/0.png and so on: ten classes, 32 x 32 pixels, chalk on a blackboard, each
 letter with a colour, a place, a size and an angle of its own. Nothing is downloaded, and the same
-seed gives the same files. docs/finetuning.md trains on them.
+seed gives the same files. docs/results.md trains on them.
 """
 
 from __future__ import annotations

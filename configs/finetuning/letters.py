@@ -1,4 +1,4 @@
-"""tcformer_nano on a small folder of 32-pixel pictures, on a CPU: docs/finetuning.md.
+"""tcformer_nano on a small folder of 32-pixel pictures, on a CPU: docs/results.md.
 
     tcformer train configs/finetuning/letters.py --data-path letters --finetune WEIGHTS
 

@@ -1,4 +1,4 @@
-"""tcformer_nano on a few hundred photographs at 64 px, on a CPU: docs/finetuning.md.
+"""tcformer_nano on a few hundred photographs at 64 px, on a CPU: docs/results.md.
 
     tcformer train configs/finetuning/photographs.py --data-path pictures --finetune WEIGHTS
 

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 from pages import ROOT
 
-sys.path.append(str(ROOT / "docs"))
-import make_readme
-
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "benchmarks" / "results"
-
-
-def test_the_tables_are_those_of_the_records_and_of_the_code():
-    assert make_readme.page(README, make_readme.tables()) == README, "run `make docs`"
 
 
 def test_pictures_are_made_by_our_own_scripts():

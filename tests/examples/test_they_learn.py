@@ -64,7 +64,7 @@ def test_a_missing_library_is_named(script, tmp_path):
 
 def test_every_example_is_run_or_imported_by_one_that_is():
     scripts = {p.name for p in (ROOT / "examples").glob("*.py") if "__main__" in p.read_text()}
-    # That one draws the data of docs/finetuning.md; contracts/test_blocks.py runs it.
+    # That one draws the data of docs/results.md; contracts/test_blocks.py runs it.
     assert {command.split()[0] for command, _ in CASES} == scripts - {"letters.py"}
 
 

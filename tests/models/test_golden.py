@@ -79,7 +79,7 @@ def test_state_dict_is_the_published_one(name, parameters):
 
 
 FOLLOWS = 1e-3
-"""What the origin of the numbers asks for; docs/trajectory.md says how much less it is."""
+"""What the origin of the numbers asks for; docs/results.md says how much less it is."""
 
 SAME_ARITHMETIC = 1e-5
 """Of float64, where next to nothing is rounded. Rounding the pictures to float32 moves as much."""

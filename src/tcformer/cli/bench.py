@@ -96,7 +96,7 @@ def _parser() -> Parser:
         "(replayed from a CUDA graph), cast (weights in half precision beforehand, not at every "
         "call), tf32 or published (TCFormer as the published code computes it). "
         "All of them take turns in one process. Times are compared within a round; the figures "
-        "are median and quartiles of these ratios. docs/benchmarks.md says more.",
+        "are median and quartiles of these ratios. docs/performance.md says more.",
     )
     _add_what(parser.add_argument_group("what to measure (models, if nothing else is named)"))
     _add_how(parser.add_argument_group("how"))

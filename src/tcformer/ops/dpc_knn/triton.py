@@ -25,7 +25,7 @@ NUM_EXTRA = 3
 """Candidates beyond those asked for: the more, the farther away is what was not kept."""
 
 NUM_EXTRA_NEIGHBOURS = 11
-"""The same where all tokens ask. Three leave four times as many rows to scan (docs/gpu.md)."""
+"""The same where all tokens ask. Three leave four times as many rows to scan."""
 
 LONGEST = 32
 """The longest list that a row keeps in registers."""
