@@ -23,7 +23,7 @@ VERSIONS     := 2.11 floor
 WITH_2.11    := 'torch==2.11.*' 'numpy<2.4' --constraint .venv-2.11/constraints.txt
 WITH_floor   := --resolution lowest-direct
 OF_VERSIONS  := tests/ops tests/test_tokens.py tests/test_images.py tests/export/test_making.py tests/predict/test_predict.py \
-    $(patsubst %,tests/models/test_%.py,backbone compile_export golden mlp timm_contract zoo)
+    $(patsubst %,tests/models/test_%.py,backbone compile_export golden mlp timm_contract) tests/weights/test_released.py
 
 .PHONY: help demo test test-slow test-versions faults check format bench docs lock clean
 .PHONY: $(VERSIONS:%=test-%)

@@ -40,13 +40,14 @@ from tcformer.bench import record, timing
 from tcformer.data import build_dataset, build_loader, eval_transform
 from tcformer.data.fingerprint import fingerprint
 from tcformer.errors import UserError
-from tcformer.models import TCFormer, create_model
+from tcformer.models import TCFormer
 from tcformer.models.flops import geometry, published_flops
-from tcformer.models.merging import merge_options, merging_of
-from tcformer.models.reading import read_checkpoint
 from tcformer.predict import load
 from tcformer.tasks.classification.task import data_spec, transform_spec
 from tcformer.training.options import build, load_config
+from tcformer.weights.metadata import merge_options, merging_of
+from tcformer.weights.safe_torch import read_checkpoint
+from tcformer.zoo import create_model
 
 RATIOS, NEIGHBOURS = (0.1, 0.5), (2, 3, 8, 12)
 """Besides the usual values, to train with."""

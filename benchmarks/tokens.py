@@ -35,8 +35,7 @@ from tcformer.data import build_dataset, build_loader, eval_transform
 from tcformer.data.fingerprint import fingerprint
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.errors import UserError
-from tcformer.models import TCFormer, create_model
-from tcformer.models.merging import merging_of
+from tcformer.models import TCFormer
 from tcformer.predict import load
 from tcformer.serve.examples import house
 from tcformer.tasks.classification.task import data_spec, transform_spec
@@ -48,6 +47,8 @@ from tcformer.viz import (
     token_areas,
     unnormalise,
 )
+from tcformer.weights.metadata import merging_of
+from tcformer.zoo import create_model
 
 BATCH = 50
 CELL = 16

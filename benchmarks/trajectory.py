@@ -38,7 +38,7 @@ import torch.nn.functional as F
 import tcformer
 from tcformer.bench import record
 from tcformer.files import atomic_write
-from tcformer.models import ctm
+from tcformer.models import tcformer as ctm
 from tcformer.ops import Clusters
 from tcformer.ops.dispatch import unsupported_reason
 from tcformer.runtime import provenance

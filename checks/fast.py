@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from tcformer.bench import contenders, inputs, timing
-from tcformer.models.ctm import SAME
+from tcformer.models.tcformer import SAME
 from tcformer.ops import dpc_knn
 from tcformer.ops.dpc_knn import triton as kernels
 from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import tcformer
 from tcformer.bench import inputs
-from tcformer.models import ctm
-from tcformer.models.ctm import SAME
+from tcformer.models import tcformer as ctm
+from tcformer.models.tcformer import SAME
 from tcformer.ops import dpc_knn
 from tcformer.ops.dpc_knn import Clusters, eager
 from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of

@@ -467,9 +467,10 @@ def zoo() -> str:
     """A row for each variant: counted by `tcformer flops`, the paper's figure, ours."""
     import torch
 
-    from tcformer.models import VARIANTS, create_model
     from tcformer.models.flops import geometry, published_flops
-    from tcformer.models.zoo import ZOO
+    from tcformer.models.sizes import VARIANTS
+    from tcformer.weights.released import ZOO
+    from tcformer.zoo import create_model
 
     reported = {e.architecture: e.paper for e in ZOO.values() if "ImageNet" in e.task}
     rows = []

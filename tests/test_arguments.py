@@ -15,11 +15,10 @@ from torch import nn
 
 from tcformer import Tokens, create_model
 from tcformer.arguments import as_float, as_int, as_list, as_size
-from tcformer.models.backbone import TCFormer
-from tcformer.models.ctm import CTM, MergeRule
+from tcformer.models.heads import HeatmapHead, SemanticFPNHead, TopDownPose
 from tcformer.models.mta import MTA
-from tcformer.models.pose import HeatmapHead, TopDownPose
-from tcformer.models.semantic_fpn import SemanticFPNHead
+from tcformer.models.sizes import MergeRule
+from tcformer.models.tcformer import CTM, TCFormer
 from tcformer.ops import (
     attend,
     cluster_parts,

@@ -26,10 +26,10 @@ from tcformer.files import (
     parse_json,
     read_text,
     replacing,
-    safe_torch_load,
     set_aside,
     staging,
 )
+from tcformer.weights.safe_torch import safe_torch_load
 
 
 def one_sentence(error: pytest.ExceptionInfo) -> str:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tcformer.models import create_model
 from tcformer.sketch import sketch_html
 from tcformer.tokens import Tokens, grid_layout
+from tcformer.zoo import create_model
 
 SVG = "{http://www.w3.org/2000/svg}"
 

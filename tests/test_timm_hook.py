@@ -46,7 +46,7 @@ class Refuse:
 sys.modules["timm"] = None
 importlib.reload(tcformer)
 del sys.modules["timm"]
-for REFUSED in ("timm", "timm.layers", "timm.models._registry", "tcformer.models.ctm"):
+for REFUSED in ("timm", "timm.layers", "timm.models._registry", "tcformer.models.tcformer"):
     sys.meta_path.insert(0, Refuse())
     try:
         import timm
@@ -115,7 +115,7 @@ class Finder:
             spec.loader.create_module = lambda spec: other.start() or time.sleep(0.5)
             return spec
 sys.meta_path.insert(0, Finder())
-for part in ("tcformer.models", "tcformer.tokens", "tcformer.models.backbone"):
+for part in ("tcformer.models", "tcformer.tokens", "tcformer.models.tcformer"):
     if os.fork() == 0:
         status = 1
         try:

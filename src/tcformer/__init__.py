@@ -16,10 +16,12 @@ from tcformer.errors import UserError
 
 if TYPE_CHECKING:
     from tcformer import models, ops
-    from tcformer.models import TCFormer, create_model
-    from tcformer.models.checkpoints import load_checkpoint, save_weights
+    from tcformer.models import TCFormer
     from tcformer.predict import load, push_to_hub, save_pretrained
     from tcformer.tokens import Layout, Tokens
+    from tcformer.weights.load import load_checkpoint
+    from tcformer.weights.metadata import save_weights
+    from tcformer.zoo import create_model
 
 __version__ = "0.1.0.dev0"
 
@@ -27,14 +29,14 @@ _LAZY = {
     "Layout": "tcformer.tokens",
     "TCFormer": "tcformer.models",
     "Tokens": "tcformer.tokens",
-    "create_model": "tcformer.models",
+    "create_model": "tcformer.zoo",
     "load": "tcformer.predict",
-    "load_checkpoint": "tcformer.models.checkpoints",
+    "load_checkpoint": "tcformer.weights.load",
     "models": "",
     "ops": "",
     "push_to_hub": "tcformer.predict",
     "save_pretrained": "tcformer.predict",
-    "save_weights": "tcformer.models.checkpoints",
+    "save_weights": "tcformer.weights.metadata",
 }
 
 __all__ = [

@@ -31,7 +31,7 @@ def _register() -> None:
     # The statement, not `import_module`: Python resolves two threads that wait for each other's
     # module if it is begun, and does so for statements alone.
     try:
-        __import__("tcformer.models")
+        __import__("tcformer.zoo")
     except RuntimeError as error:
         if type(error).__name__ != "_DeadlockError":
             raise
@@ -40,7 +40,7 @@ def _register() -> None:
         # without a lock.
         threading.Thread(target=_register, name="tcformer registers with timm").start()
         return
-    variants = sys.modules.get("tcformer.models.variants")
+    variants = sys.modules.get("tcformer.zoo")
     # Complete, and yet not there: timm was removed from `sys.modules` and imported afresh.
     if hasattr(variants, "create_model") and not sys.modules["timm"].is_model("tcformer"):
         importlib.reload(cast("ModuleType", variants))

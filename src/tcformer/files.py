@@ -598,27 +598,3 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def safe_torch_load(path: str | os.PathLike[str], map_location: Any = "cpu") -> Any:
-    """Read a file that torch.save wrote, without ever running code from it.
-
-    Every record's checksum is verified first, which torch itself leaves out: a flipped byte is a
-    refusal, not another number. (The older of torch's two formats has no checksums.) Allowed are
-    what torch's own weights-only reader allows (tensors, numbers, strings, plain containers) and
-    `argparse.Namespace`, which the authors' training checkpoints hold; nothing else, not even what
-    other libraries have registered with torch as safe. The zip format and the older one are read.
-
-    Args:
-        path: the file.
-        map_location: as in torch.load; where tensors go.
-
-    Returns:
-        What was saved, usually a dict.
-
-    Raises:
-        UserError: missing, truncated, not a file of torch, or it wants Python code to run.
-    """
-    from tcformer.unpickle import load
-
-    return load(check_readable(path), map_location)

@@ -72,7 +72,7 @@ def test_the_baseline(names, against, expected, base):
 def test_every_model_of_ours_has_a_pvt_of_its_widths_and_depths():
     import timm
 
-    from tcformer.models import VARIANTS
+    from tcformer.models.sizes import VARIANTS
 
     assert set(contenders.PARTNERS) == set(VARIANTS)
     for ours, theirs in contenders.PARTNERS.items():

@@ -7,7 +7,7 @@ import pytest
 
 from tcformer.bench import plot, record
 from tcformer.errors import UserError
-from tcformer.models.zoo import ZOO
+from tcformer.weights.released import ZOO
 
 
 def row(size, models, **changes):

@@ -14,9 +14,9 @@ from torch import nn
 
 import tcformer.predict
 from tcformer import cli, create_model
-from tcformer.models.checkpoints import save_weights
 from tcformer.predict import Loaded, Preprocessing, load
 from tcformer.training.record import read_record
+from tcformer.weights.metadata import save_weights
 
 NAMES = ("lilac, grün", "red", '"<b>"')
 TABLES = ["classes.csv", "confusion.csv", "wrong.csv"]

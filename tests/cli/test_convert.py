@@ -12,13 +12,13 @@ import torch
 
 import tcformer
 from tcformer.cli import main
-from tcformer.models.checkpoints import load_checkpoint, read_checkpoint, save_weights
-from tcformer.models.merging import merging_of
-from tcformer.predict.about import about_checkpoint
 from tcformer.predict.pose import load_pose
 from tcformer.runtime.distributed import World
 from tcformer.tasks.pose import PoseTask
 from tcformer.training.config import TrainConfig
+from tcformer.weights.load import load_checkpoint
+from tcformer.weights.metadata import about_checkpoint, merging_of, save_weights
+from tcformer.weights.safe_torch import read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_a_copy_that_reads_back_differently_is_reported(tmp_path, capsys, monkey
     def faulty(state, path, metadata):
         real({**state, "norm1.bias": state["norm1.bias"] + 1}, path, metadata)
 
-    monkeypatch.setattr("tcformer.models.checkpoints.save_weights", faulty)
+    monkeypatch.setattr("tcformer.weights.metadata.save_weights", faulty)
     kept = tmp_path / "a.safetensors"
     assert "norm1.bias" in refused(capsys, published, kept)
     assert not kept.exists()

@@ -10,8 +10,8 @@ import torch
 
 import tcformer
 from tcformer.cli import main
-from tcformer.models import zoo
-from tcformer.models.zoo import ZOO, Entry, Source
+from tcformer.weights import released as zoo
+from tcformer.weights.released import ZOO, Entry, Source
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from PIL import Image
 from tcformer import cli, create_model
 from tcformer.bench import record
 from tcformer.export import making
-from tcformer.models.checkpoints import save_weights
 from tcformer.runtime.distributed import World
 from tcformer.tasks.pose import PoseTask
 from tcformer.training.options import build
+from tcformer.weights.metadata import save_weights
 
 SILENT = {"doctor", "flops", "serve"}
 """Verbs that write no file."""

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tcformer import cli, create_model
-from tcformer.models.checkpoints import save_weights
 from tcformer.predict import load
+from tcformer.weights.metadata import save_weights
 
 
 @pytest.fixture(scope="module")

@@ -162,8 +162,8 @@ def test_a_photograph_is_painted_at_its_own_resolution_and_turned(tmp_path, monk
 @pytest.mark.parametrize("colors", ["1", "3"])
 def test_networks_of_any_kind_are_shown(tmp_path, monkeypatch, colors):
     """Grey or colour, few tokens or many, V1 or V2, the backbone of a segmentation model."""
-    from tcformer.models import create_model
-    from tcformer.models.semantic_fpn import SemanticFPN
+    from tcformer.models.heads import SemanticFPN
+    from tcformer.zoo import create_model
 
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "a.png", 40, 50)

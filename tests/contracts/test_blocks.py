@@ -297,9 +297,9 @@ def weights(path: Path, model: str = "tcformer_nano", num_classes: int = 2) -> N
 def pose_weights(path: Path) -> None:
     import torch
 
-    from tcformer.models import create_model
-    from tcformer.models.checkpoints import save_weights
-    from tcformer.models.pose import TopDownPose
+    from tcformer.models.heads import TopDownPose
+    from tcformer.weights.metadata import save_weights
+    from tcformer.zoo import create_model
 
     torch.manual_seed(0)
     backbone = create_model("tcformer_nano", num_classes=0)

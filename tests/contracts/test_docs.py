@@ -52,7 +52,7 @@ def test_fences_say_what_they_hold(page):
 
 @pages
 def test_files_that_are_named_exist(page):
-    # `models/blocks.py` may leave out src/tcformer/ in front.
+    # `models/mta.py` may leave out src/tcformer/ in front.
     for name in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|sh|md|toml|json|lock))`", page.read_text()):
         places = [ROOT, ROOT / "src" / "tcformer"]
         assert any((place / name).exists() for place in places), f"{page.name}: {name}"

@@ -41,6 +41,7 @@ def test_the_contracts_hold():
         ("models/flops.py", "import tcformer.training"),
         ("training/__init__.py", "import tcformer.tasks"),
         ("data/__init__.py", "import tcformer.cli"),
+        ("weights/remap.py", "import tcformer.zoo"),
         ("ops/regroup/eager.py", "import tcformer.ops.regroup.reference"),
     ],
 )
@@ -53,6 +54,38 @@ def test_a_planted_violation_is_found(tmp_path, module, line):
     found = re.sub(r"\s+", " ", result.stdout)
     importer = f"tcformer.{module.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
     assert f"- {importer} -> {line.removeprefix('import ')} (" in found
+
+
+def circle(source: Path) -> list[str]:
+    """The files of a circle of imports among those of a package, if there is one.
+
+    An import counts wherever it stands, in a function too. One under TYPE_CHECKING only names
+    types, and that a file is run after the `__init__` above it says nothing.
+    """
+    code = (
+        "import grimp, graphlib, json\n"
+        "options = {'exclude_type_checking_imports': True, 'cache_dir': None}\n"
+        "graph = grimp.build_graph('tcformer', **options)\n"
+        "try: graphlib.TopologicalSorter(\n"
+        "    {m: graph.find_modules_directly_imported_by(m) for m in graph.modules}).prepare()\n"
+        "except graphlib.CycleError as error: print(*error.args[1])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return done.stdout.split()
+
+
+def test_no_imports_go_in_a_circle():
+    assert circle(ROOT / "src") == []
+
+
+@pytest.mark.parametrize("indent", ["", "def late():\n    "])
+def test_a_planted_circle_is_found(tmp_path, indent):
+    shutil.copytree(SOURCE, tmp_path / "tcformer", ignore=shutil.ignore_patterns("__pycache__"))
+    path = tmp_path / "tcformer" / "weights" / "remap.py"
+    path.write_text(f"{path.read_text()}\n{indent}from tcformer.weights.load import LoadReport\n")
+    assert {"tcformer.weights.remap", "tcformer.weights.load"} <= set(circle(tmp_path))
 
 
 def test_every_module_has_a_layer():

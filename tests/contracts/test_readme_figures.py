@@ -18,7 +18,7 @@ def test_pictures_are_made_by_our_own_scripts():
 
 
 def test_the_papers_figures_are_those_that_its_authors_report():
-    from tcformer.models.zoo import ZOO
+    from tcformer.weights.released import ZOO
 
     rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| ([\d.]+) % \|", README, re.M))
     reported = {

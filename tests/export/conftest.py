@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tcformer.export import Contract
-from tcformer.models import create_model
 from tcformer.predict import Loaded, Preprocessing
+from tcformer.zoo import create_model
 
 SIZE = (32, 48)
 

@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_refused_at_once(loaded, tmp_path, monkeypatch, arg
 def test_networks_that_cannot_be_exported(loaded, backbone, tmp_path):
     from dataclasses import replace
 
-    from tcformer.models import create_model
+    from tcformer.zoo import create_model
 
     out = tmp_path / "a.pt2"
     with pytest.raises(UserError, match="no classifier"):

@@ -154,7 +154,7 @@ def test_autocast(model, dtype, monkeypatch):
 
 def with_clusters(monkeypatch, found, run):
     """Run a network: with the clusters that ``found`` holds, or else note those it finds there."""
-    import tcformer.models.ctm as ctm
+    import tcformer.models.tcformer as ctm
 
     real, given = ctm.cluster_parts, iter(found)
     note = not found
@@ -174,7 +174,7 @@ def with_clusters(monkeypatch, found, run):
 @torch.no_grad()
 def test_clusters_are_computed_in_float32_under_autocast(model, dtype, monkeypatch):
     seen = []
-    import tcformer.models.ctm as ctm
+    import tcformer.models.tcformer as ctm
 
     real = ctm.cluster_parts
 

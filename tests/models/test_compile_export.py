@@ -5,7 +5,7 @@ from compiled import Graphs
 import tcformer
 from tcformer.export import pictures
 from tcformer.models import SemanticFPN
-from tcformer.models.pose import TopDownPose
+from tcformer.models.heads import TopDownPose
 from tcformer.ops import csrc, regroup
 from tcformer.ops.linear import onednn
 

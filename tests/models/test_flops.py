@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tcformer.models import create_model
 from tcformer.models.flops import executed_flops, geometry, published_flops
 from tcformer.ops import attend, dpc_knn
 from tcformer.ops.dispatch import plain_pytorch
+from tcformer.zoo import create_model
 
 SIZES = [(224, 224), (256, 192), (384, 288)]
 

@@ -9,8 +9,9 @@ from torch.nn.utils import parametrize, prune
 
 import tcformer
 from tcformer.models import SemanticFPN
-from tcformer.models.layers import Attention, LayerNorm
-from tcformer.models.pose import TopDownPose
+from tcformer.models.heads import TopDownPose
+from tcformer.models.layers import LayerNorm
+from tcformer.models.tcformer import Attention
 
 
 def semantic(reduction):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tcformer import create_model
-from tcformer.models.layers import Attention
+from tcformer.models.tcformer import Attention
 
 
 @pytest.mark.parametrize("name", ["tcformer_nano", "tcformer_light"])

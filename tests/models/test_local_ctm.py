@@ -9,7 +9,7 @@ import torch
 
 import tcformer
 from tcformer.models import TCFormer
-from tcformer.models.variants import V1, V2
+from tcformer.models.sizes import V1, V2
 
 
 def images(batch=1, height=96, width=96):

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from tcformer.models import layers
-from tcformer.models.mlp import GridMlp, TokenMlp
+from tcformer.models.tcformer import GridMlp, TokenMlp
 from tcformer.ops import csrc, linear, plan_token_map
-from tcformer.ops.token_conv import pieces
+from tcformer.ops.token_conv import chunked
 from tcformer.tokens import Layout, Tokens
 
 
 def calls(monkeypatch, which, piece=1):
     """The MLP, a function that runs it on three images, and how many each call of fc1 saw."""
-    monkeypatch.setattr(pieces, "PIECE", piece)
+    monkeypatch.setattr(chunked, "PIECE", piece)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
     g = torch.Generator().manual_seed(0)
     torch.manual_seed(0)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcformer.models import create_model
-from tcformer.models.pose import HeatmapHead, TopDownPose
+from tcformer.models.heads import HeatmapHead, TopDownPose
+from tcformer.zoo import create_model
 
 KEYS = Path(__file__).parents[1] / "golden" / "model" / "key_shapes.json"
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from one_step import train_one_step
 
-from tcformer.models import SemanticFPN, SemanticFPNHead, create_model
+from tcformer.models import SemanticFPN, SemanticFPNHead
+from tcformer.zoo import create_model
 
 
 def small(name="tcformer_nano", **options):

@@ -9,7 +9,7 @@ import torch
 from timm.models import group_parameters
 
 import tcformer
-from tcformer.models import VARIANTS
+from tcformer.models.sizes import VARIANTS
 
 
 @pytest.fixture(params=["tcformer_nano", "tcformerv2_nano"])

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tcformer.errors import UserError
-from tcformer.models import create_model
 from tcformer.models.trace import trace
 from tcformer.viz import contributions, parents
+from tcformer.zoo import create_model
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tcformer.models.mlp import TokenMlp
+from tcformer.models.tcformer import TokenMlp
 from tcformer.ops import csrc, dpc_knn, plan_token_map, token_conv
 from tcformer.ops.token_conv import cpp
 from tcformer.ops.token_map import TokenMap

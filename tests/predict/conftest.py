@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tcformer import create_model
-from tcformer.models.checkpoints import save_weights
+from tcformer.weights.metadata import save_weights
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,11 @@ import tcformer
 from tcformer import cli
 from tcformer.errors import UserError
 from tcformer.models import SemanticFPN
-from tcformer.models.checkpoints import save_weights
-from tcformer.models.merging import merging_of
 from tcformer.predict import load
 from tcformer.runtime.distributed import World
 from tcformer.training.config import TrainConfig
 from tcformer.training.record import RunRecord
+from tcformer.weights.metadata import merging_of, save_weights
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (60, 40, 3), dtype=np.uint8)
 

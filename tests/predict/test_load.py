@@ -15,9 +15,8 @@ from tcformer import create_model
 from tcformer.data import TransformSpec, eval_transform
 from tcformer.errors import UserError
 from tcformer.models import SemanticFPN
-from tcformer.models.checkpoints import save_weights
-from tcformer.models.merging import merging_of
 from tcformer.predict import Preprocessing, load
+from tcformer.weights.metadata import merging_of, save_weights
 
 NAMES = ["blue", "green", "red"]
 PICTURE = Image.fromarray(

@@ -15,8 +15,8 @@ from torch import nn
 import tcformer
 from tcformer.errors import UserError
 from tcformer.models import SemanticFPN
-from tcformer.models.checkpoints import save_weights
 from tcformer.predict import Loaded, Preprocessing, load, predict_each
+from tcformer.weights.metadata import save_weights
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (4, 60, 40, 3), dtype=np.uint8)
 

@@ -12,9 +12,9 @@ from PIL import Image
 from serving import Served
 
 from tcformer import viz
-from tcformer.models import create_model
-from tcformer.models.checkpoints import save_weights
 from tcformer.serve.examples import house
+from tcformer.weights.metadata import save_weights
+from tcformer.zoo import create_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 

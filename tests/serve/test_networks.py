@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tcformer.errors import UserError
-from tcformer.models import create_model
-from tcformer.models.checkpoints import save_weights
 from tcformer.serve import networks
 from tcformer.serve.networks import Networks, entries
+from tcformer.weights.metadata import save_weights
+from tcformer.zoo import create_model
 
 
 @pytest.fixture

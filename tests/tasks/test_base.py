@@ -8,13 +8,13 @@ from PIL import Image
 import tcformer
 from tcformer.data import scenes
 from tcformer.errors import UserError
-from tcformer.models import create_model
-from tcformer.models.checkpoints import save_weights
 from tcformer.predict import examine, labelled_folder, load, match_classes
 from tcformer.runtime.distributed import World
 from tcformer.tasks.classification import ClassificationTask, run
 from tcformer.tasks.segmentation import SegmentationTask
 from tcformer.training.options import build, parse
+from tcformer.weights.metadata import save_weights
+from tcformer.zoo import create_model
 
 NATURAL = ["0", "2", "10"]  # timm's order; that of ImageFolder is 0, 10, 2
 COLOURS = {"0": (220, 30, 30), "2": (30, 220, 30), "10": (30, 30, 220)}

@@ -10,12 +10,12 @@ import pytest
 import torch
 from toy_task import ToyTask, config, train
 
-from tcformer.files import safe_torch_load
 from tcformer.runtime.distributed import World
 from tcformer.training import checkpoint as ckpt
 from tcformer.training import loop
 from tcformer.training.loop import NotFinite, build_state, fit
 from tcformer.training.optim import set_learning_rate
+from tcformer.weights.safe_torch import safe_torch_load
 
 LINE = re.compile(
     r"Epoch: \[\d\]  \[ ?\d+/12\]  eta: \d:\d\d:\d\d  lr: \d\.\d{6}  "

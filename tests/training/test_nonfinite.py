@@ -13,12 +13,12 @@ from torch import nn
 from toy_task import ToyTask, config
 
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
 from tcformer.training import nonfinite
 from tcformer.training.loop import Interrupted, NotFinite, fit
+from tcformer.weights.safe_torch import safe_torch_load
 
 
 class Poisoned(ToyTask):

@@ -13,9 +13,9 @@ import pytest
 import torch
 from toy_task import ToyTask, config
 
-from tcformer.files import safe_torch_load
 from tcformer.runtime.distributed import World
 from tcformer.training.loop import fit
+from tcformer.weights.safe_torch import safe_torch_load
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import torch
 from toy_task import ToyTask, config, train
 
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.loop import Interrupted, build_state, fit
 from tcformer.training.record import RunRecord
 from tcformer.training.resume import was_restarted
+from tcformer.weights.safe_torch import safe_torch_load
 
 
 @pytest.fixture(autouse=True)

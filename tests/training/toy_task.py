@@ -7,12 +7,12 @@ import dataclasses
 import torch
 from torch import nn
 
-from tcformer.models.checkpoints import save_weights
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.config import TrainConfig
 from tcformer.training.loop import fit
+from tcformer.weights.metadata import save_weights
 
 BASE = TrainConfig(
     epochs=3, batch_size=4, warmup_epochs=1, lr=0.05, save_every=0, device="cpu", num_workers=0

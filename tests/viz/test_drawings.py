@@ -325,7 +325,7 @@ def test_formats_refuse_what_they_cannot_hold():
 
 def test_a_notebook_shows_the_tokens_of_each_image_of_a_batch(tmp_path):
     torch.manual_seed(0)
-    from tcformer.models import create_model
+    from tcformer.zoo import create_model
 
     model = create_model("tcformer_nano").eval()
     with torch.inference_mode():

@@ -9,9 +9,9 @@ import torch
 from tcformer.data.keypoints import layout
 from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.errors import UserError
-from tcformer.models import create_model
 from tcformer.viz import skeleton
 from tcformer.viz.skeleton import PART_COLORS, detail, draw_skeleton, frame, people_sheet
+from tcformer.zoo import create_model
 
 STICKS = layout("sticks")
 WHOLE = layout("coco_wholebody")

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcformer.errors import UserError
-from tcformer.models import create_model
 from tcformer.viz import (
     children,
     contributions,
@@ -19,6 +18,7 @@ from tcformer.viz import (
     parents,
     relatives,
 )
+from tcformer.zoo import create_model
 
 
 def nested(seed, cells=40, counts=(40, 17, 6, 2)):

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from tcformer.bench.timing import synchronise
 from tcformer.errors import UserError, nearest
-from tcformer.models import VARIANTS
-from tcformer.models.variants import V1
+from tcformer.models.sizes import V1, VARIANTS
 from tcformer.runtime.provenance import has_compiler
 
 RIVALS = ("pvt_v2_b2", "pvt_v2_b1", "swin_tiny_patch4_window7_224", "resnet50")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tcformer.bench import inputs, memory, published, timing
-from tcformer.models.ctm import SAME
+from tcformer.models.tcformer import SAME
 from tcformer.ops.dispatch import unsupported_reason
 from tcformer.ops.token_map import TokenMap, plan_token_map
 from tcformer.tokens import Layout, Tokens

@@ -10,13 +10,7 @@ from typing import Any
 import torch
 
 from tcformer.errors import UserError
-from tcformer.files import (
-    atomic_write,
-    check_readable,
-    check_writable,
-    parse_json,
-    read_whole,
-)
+from tcformer.files import atomic_write, check_readable, check_writable, parse_json, read_whole
 from tcformer.runtime import provenance
 
 FORM = 1

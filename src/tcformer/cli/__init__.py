@@ -49,6 +49,21 @@ _REQUIRED = (
     "rich",
 )  # fmt: skip
 
+# Package -> its module, the extra that brings it, what it is for.
+EXTRAS = {
+    "scikit-learn": ("sklearn", "demo", "the digits data set, so `tcformer demo`"),
+    "tensorboard": ("tensorboard", "train", "TensorBoard event files"),
+    "matplotlib": ("matplotlib", "bench", "`tcformer bench --plot`"),
+    "gradio": ("gradio", "serve", "`tcformer serve`"),
+    "gdown": ("gdown", "weights", "`tcformer download` from the authors' Google Drive"),
+    "pycocotools": ("pycocotools", "pose", "the average precision of keypoints"),
+    "av": ("av", "pose", "videos in `tcformer pose`"),
+    "onnx": ("onnx", "export", "`tcformer export`"),
+    "onnxscript": ("onnxscript", "export", "`tcformer export`"),
+    "onnxruntime": ("onnxruntime", "export", "`tcformer export`"),
+    "openvino": ("openvino", "openvino", "`tcformer export --format openvino`"),
+}
+
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_SIGINT = 130
@@ -104,8 +119,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "one that has it."
             )
         else:
-            from tcformer.cli.doctor import EXTRAS
-
             extras = [extra for module, extra, _ in EXTRAS.values() if module == package]
             if not extras:
                 raise

@@ -74,9 +74,9 @@ def convert(
     if os.path.lexists(target) and not force:
         raise UserError(f"{target} exists already; add --force to replace it")
     check_writable(target)
-    from tcformer.models.layouts import identify, to_our_layout
-    from tcformer.models.merging import name_with, recorded_merging
-    from tcformer.predict.about import average_note, header_of, open_weights
+    from tcformer.weights.load import open_weights
+    from tcformer.weights.metadata import average_note, header_of, name_with, recorded_merging
+    from tcformer.weights.remap import identify, to_our_layout
 
     checkpoint, about = open_weights(source, ema)
     try:
@@ -133,7 +133,7 @@ def _format(wanted: str | None, target: Path) -> str:
 
 def _write(state: dict[str, Tensor], target: Path, to: str, metadata: dict[str, object]) -> None:
     if to == "safetensors":
-        from tcformer.models.checkpoints import save_weights
+        from tcformer.weights.metadata import save_weights
 
         save_weights(state, target, metadata)
         return
@@ -156,8 +156,8 @@ def _compare(
 ) -> None:
     import torch
 
-    from tcformer.models.reading import read_checkpoint
-    from tcformer.predict.about import about_checkpoint, header_of
+    from tcformer.weights.metadata import about_checkpoint, header_of
+    from tcformer.weights.safe_torch import read_checkpoint
 
     def same(a: Tensor, b: Tensor) -> bool:
         if a.dtype != b.dtype or a.shape != b.shape:

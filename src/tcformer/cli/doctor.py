@@ -19,7 +19,7 @@ from typing import Any
 
 from tcformer import __version__
 from tcformer import processor as cpu
-from tcformer.cli import VERBS
+from tcformer.cli import EXTRAS, VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import is_installed
 from tcformer.processor import INSTRUCTIONS, label, usable_cores
@@ -36,20 +36,6 @@ REQUIRED: dict[str, tuple[str, str | None]] = {
 """Package -> first version that works, first version that does not. A test compares pyproject."""
 
 TOO_NEW = {"pillow": "RandAugment of the recipe asks for posterize(bits=0), which it refuses"}
-
-EXTRAS = {
-    "scikit-learn": ("sklearn", "demo", "the digits data set, so `tcformer demo`"),
-    "tensorboard": ("tensorboard", "train", "TensorBoard event files"),
-    "matplotlib": ("matplotlib", "bench", "`tcformer bench --plot`"),
-    "gradio": ("gradio", "serve", "`tcformer serve`"),
-    "gdown": ("gdown", "weights", "`tcformer download` from the authors' Google Drive"),
-    "pycocotools": ("pycocotools", "pose", "the average precision of keypoints"),
-    "av": ("av", "pose", "videos in `tcformer pose`"),
-    "onnx": ("onnx", "export", "`tcformer export`"),
-    "onnxscript": ("onnxscript", "export", "`tcformer export`"),
-    "onnxruntime": ("onnxruntime", "export", "`tcformer export`"),
-    "openvino": ("openvino", "openvino", "`tcformer export --format openvino`"),
-}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     if not args.name:
         raise UserError("say which weights to download; `tcformer download --list` shows them")
 
-    from tcformer.models import zoo
+    from tcformer.weights import released as zoo
 
     entries = [zoo.find_entry(name) for name in args.name]  # before the first download
     for entry in entries:
@@ -67,7 +67,7 @@ def _folder(chosen: str | None) -> Path:
 
 
 def _show_list(cache_dir: str | None) -> None:
-    from tcformer.models import zoo
+    from tcformer.weights import released as zoo
 
     folder = _folder(cache_dir)
     print("Figures are the paper's; this project has not measured them.")

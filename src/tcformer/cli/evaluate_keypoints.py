@@ -99,9 +99,9 @@ class _Evaluation:
 
 def _recorded(args: Namespace, argv: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
     """The same with a record: what was compared, by its hashes, where, and what it came to."""
-    from tcformer.models.fetch import file_sha256
     from tcformer.runtime.distributed import World
     from tcformer.training.record import RunRecord, closing
+    from tcformer.weights.released import file_sha256
 
     files = {"truth": args.truth, "results": args.results}
     settings = _Evaluation(record=args.record, **files)

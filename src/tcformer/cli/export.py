@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
 
     from tcformer import export, predict
     from tcformer.export.formats import choose
-    from tcformer.predict.about import size_note
+    from tcformer.weights.metadata import size_note
 
     chosen = choose(args.format, args.out)
     loaded = predict.load(args.model, args.checkpoint, ema=False if args.no_ema else None)

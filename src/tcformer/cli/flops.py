@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     height, width = _height_and_width(options.shape)
 
-    from tcformer.models import create_model
     from tcformer.models.flops import executed_flops, geometry, published_flops
+    from tcformer.zoo import create_model
 
     model = create_model(options.model)
     parts = published_flops(geometry(model), height, width)

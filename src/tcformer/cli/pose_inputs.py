@@ -36,7 +36,7 @@ class Detector:
         import torch
         from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 
-        from tcformer.files import safe_torch_load
+        from tcformer.weights.safe_torch import safe_torch_load
 
         kept = Path(torch.hub.get_dir()) / "checkpoints" / DETECTOR
         file = Path(weights) if weights else kept

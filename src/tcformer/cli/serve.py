@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 
 def _models(args: Namespace) -> list[str]:
-    from tcformer.models import VARIANTS
+    from tcformer.models.sizes import VARIANTS
 
     if args.model or args.checkpoint:
         for name in args.model:

@@ -22,7 +22,7 @@ from tcformer.export.program import trace
 from tcformer.export.runner import Runner
 from tcformer.files import check_writable, staging
 from tcformer.models import TCFormer
-from tcformer.models.ctm import CTM
+from tcformer.models.tcformer import CTM
 from tcformer.predict import Loaded
 
 __all__ = ["LEAST_SIDE", "MOST_PIXELS", "Report", "export"]

@@ -20,7 +20,8 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
 from tcformer.errors import nearest
-from tcformer.models import MTA, TCFormer, create_model
+from tcformer.models import MTA, TCFormer
+from tcformer.zoo import create_model
 
 __all__ = ["TokenPyramid", "anchors", "keypoint_rcnn", "mask_rcnn", "pyramid", "retinanet"]
 

@@ -1,10 +1,23 @@
-"""The networks: stem, blocks, token merging, backbone, neck, head, named variants, checkpoints."""
+"""The networks: TCFormer, the neck (MTA), heads, their sizes as data, cost, and a look inside.
+
+``create_model`` is here for code that was written when it was: :mod:`tcformer.zoo` has it.
+"""
+
+from typing import Any
 
 import timm  # noqa: F401 - whole, so that no other thread is in the middle of importing it
 
-from tcformer.models.backbone import TCFormer
+from tcformer.models.heads import SemanticFPN, SemanticFPNHead
 from tcformer.models.mta import MTA
-from tcformer.models.semantic_fpn import SemanticFPN, SemanticFPNHead
-from tcformer.models.variants import VARIANTS, create_model
+from tcformer.models.sizes import VARIANTS
+from tcformer.models.tcformer import TCFormer
 
-__all__ = ["MTA", "VARIANTS", "SemanticFPN", "SemanticFPNHead", "TCFormer", "create_model"]
+__all__ = ["MTA", "VARIANTS", "SemanticFPN", "SemanticFPNHead", "TCFormer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "create_model":
+        import importlib
+
+        return importlib.import_module("tcformer.zoo").create_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tcformer.arguments import as_int
-from tcformer.models.ctm import CTM, MergeRule
+from tcformer.models.sizes import MergeRule
+from tcformer.models.tcformer import CTM
 from tcformer.tokens import grid_layout
 
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from tcformer.arguments import as_float, as_int, as_list
 from tcformer.errors import shown
-from tcformer.models.blocks import Block
-from tcformer.models.layers import LayerNorm, init_weights, is_plain
-from tcformer.models.mlp import TokenMlp
+from tcformer.models.layers import LayerNorm, is_plain
+from tcformer.models.tcformer import Block, TokenMlp, init_weights
 from tcformer.ops import TokenMap, plan_token_map, tokens_to_map, tokens_to_tokens
 from tcformer.ops.regroup import plan_regroup
 from tcformer.tokens import Layout, Tokens, pixel_of_cell

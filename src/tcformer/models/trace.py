@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tcformer.errors import UserError
-from tcformer.models.backbone import NUM_STAGES, TCFormer
-from tcformer.models.blocks import Source
-from tcformer.models.layers import Attention
+from tcformer.models.sizes import NUM_STAGES
+from tcformer.models.tcformer import Attention, Source, TCFormer
 from tcformer.tokens import Layout, Tokens, pixel_of_cell
 
 __all__ = ["Attended", "Trace", "trace"]

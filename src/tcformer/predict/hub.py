@@ -7,11 +7,10 @@ The format is two files, `config.json` and `model.safetensors`, and a model card
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +20,16 @@ from torch import nn
 
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, check_writable, staging
-from tcformer.models.checkpoints import save_weights
-from tcformer.models.merging import merging_of
-from tcformer.predict.about import CONFIG, WEIGHTS, as_text
 from tcformer.predict.card import model_card
 from tcformer.predict.preprocess import Preprocessing
 from tcformer.training.record import TRAINING, read_record
+from tcformer.weights.metadata import CONFIG, WEIGHTS, as_text, merging_of, save_weights
+from tcformer.weights.released import plain_hub_errors
 
 if TYPE_CHECKING:
     from tcformer.predict.loaded import Loaded
 
-__all__ = ["CARD", "fetch_folder", "push_to_hub", "record_beside", "save_pretrained"]
+__all__ = ["CARD", "push_to_hub", "record_beside", "save_pretrained"]
 
 CARD = "README.md"
 
@@ -128,7 +126,7 @@ def push_to_hub(
     with tempfile.TemporaryDirectory(prefix="tcformer-hub-") as temporary:
         options = {"name": repo.rpartition("/")[2], **options, "repo": repo}
         folder = save_pretrained(model, Path(temporary) / "model", **options)
-        with _plain_errors(repo):
+        with plain_hub_errors(repo):
             api = HfApi(token=token, library_name="tcformer")
             made = api.create_repo(repo, private=private, exist_ok=True)
             if api.file_exists(made.repo_id, CARD, revision=revision):
@@ -140,20 +138,6 @@ def push_to_hub(
                 commit_message=message,
             )
     return str(made)
-
-
-def fetch_folder(repo: str) -> Path:
-    """The configuration and the weights of a repository ("user/name", "user/name@revision").
-
-    Raises:
-        UserError: no network, no such repository, or it is private.
-    """
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = repo.partition("@")
-    with _plain_errors(name):
-        patterns = [CONFIG, WEIGHTS]
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
 
 
 def record_beside(source: str | os.PathLike[str] | None) -> Path | None:
@@ -284,37 +268,3 @@ def _compare(network: nn.Module, folder: Path) -> None:
     for key, value in network.state_dict().items():
         if not torch.equal(value.cpu().to(again[key].dtype), again[key]):
             raise UserError(f"{folder} does not read back as it was written ({key} differs)")
-
-
-@contextlib.contextmanager
-def _plain_errors(repo: str) -> Iterator[None]:
-    """Everything huggingface_hub raises, as one sentence."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except UserError:
-        raise
-    except errors.HFValidationError as error:
-        raise UserError(f"{repo!r} cannot name a repository; give user/name") from error
-    except Exception as error:  # its own kinds, and those of the HTTP library of its version
-        raise UserError(_why(repo, error)) from error
-
-
-def _why(repo: str, error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status == 401:
-        return (
-            f"the Hub refuses {repo}: there is no valid token, or no such repository; log in with "
-            "`hf auth login`, or set HF_TOKEN to a token that may do this"
-        )
-    if status == 403:
-        return f"the Hub refuses {repo}: this token may not do that; use one that may write to it"
-    if status == 404:
-        return f"the Hub has no {repo}, or it is private and there is no token for it"
-    said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-    if status is not None:
-        return f"the Hub answers {status} for {repo}: {said}"
-    if isinstance(error, OSError) or "onnect" in type(error).__name__ or "offline" in said.lower():
-        return f"the Hub cannot be reached for {repo} ({said}); save into a folder instead"
-    return f"the Hub cannot take or give {repo}: {said}"

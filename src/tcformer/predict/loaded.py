@@ -15,18 +15,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tcformer.errors import UserError, nearest
-from tcformer.models import VARIANTS, TCFormer, create_model
-from tcformer.models.checkpoints import load_checkpoint
-from tcformer.models.layouts import Architecture, identify, to_our_layout
-from tcformer.models.merging import recorded_merging
-from tcformer.models.variants import V1, V2
-from tcformer.predict.about import About, average_note, open_weights, size_note
+from tcformer.models import TCFormer
+from tcformer.models.sizes import V1, V2, VARIANTS
 from tcformer.predict.classes import class_names
 from tcformer.predict.predict import Prediction, predict_each
 from tcformer.predict.preprocess import Preprocessing
 from tcformer.predict.sources import Picture, is_one
 from tcformer.runtime.devices import choose_device
 from tcformer.runtime.launcher import LaunchEnvironment
+from tcformer.weights.load import load_checkpoint, open_weights
+from tcformer.weights.metadata import About, average_note, recorded_merging, size_note
+from tcformer.weights.remap import Architecture, identify, to_our_layout
+from tcformer.zoo import create_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -268,7 +268,7 @@ def _set_threads(threads: int) -> None:
 
 
 def _published(model: str | None, checkpoint: str | os.PathLike[str] | None) -> Path:
-    from tcformer.models.zoo import pretrained_path
+    from tcformer.weights.released import pretrained_path
 
     if checkpoint is not None:
         raise UserError(

@@ -21,15 +21,16 @@ from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.data.keypoints.crop import Crop
 from tcformer.data.keypoints.dataset import cut
 from tcformer.errors import UserError
-from tcformer.models import TCFormer, create_model
-from tcformer.models.layouts import identify, to_our_layout
-from tcformer.models.merging import recorded_merging
-from tcformer.models.pose import STRIDE, TopDownPose
-from tcformer.models.reading import Checkpoint
-from tcformer.predict.about import average_note, open_weights, size_note
+from tcformer.models import TCFormer
+from tcformer.models.heads import STRIDE, TopDownPose
 from tcformer.runtime.devices import choose_device
 from tcformer.runtime.launcher import LaunchEnvironment
 from tcformer.tokens import Tokens
+from tcformer.weights.load import open_weights
+from tcformer.weights.metadata import average_note, recorded_merging, size_note
+from tcformer.weights.remap import identify, to_our_layout
+from tcformer.weights.safe_torch import Checkpoint
+from tcformer.zoo import create_model
 
 __all__ = ["Person", "PoseEstimator", "find_heatmaps", "load_pose"]
 

@@ -15,15 +15,12 @@ from tcformer.data import ResumableSampler, build_loader
 from tcformer.data.fingerprint import fingerprint
 from tcformer.data.loader import Collate
 from tcformer.errors import UserError, shown
-from tcformer.models.checkpoints import save_weights
-from tcformer.models.freezing import freeze_all_but, rest_all_but
-from tcformer.models.merging import merging_note
-from tcformer.predict.about import names_of
 from tcformer.predict.classes import Matching, match_names
 from tcformer.runtime.distributed import World, all_reduce_sums
 from tcformer.tasks.evaluating import Evaluation, renumbered, say_left_out
 from tcformer.training.config import TrainConfig, check_task
 from tcformer.training.metrics import MetricLogger
+from tcformer.weights.metadata import merging_note, names_of, save_weights
 
 Batch = TypeVar("Batch", bound=Any)
 
@@ -337,6 +334,28 @@ class BaseTask(ABC, Generic[Batch]):
             for key, value in self.about().items()
         }
         save_weights(state_dict, path, {**merging_note(self.model), **about})
+
+
+def freeze_all_but(model: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """Let no parameter of ``model`` learn except those of ``parts``, which are modules inside it.
+
+    A frozen parameter has no gradient, so no activations are kept for it: a step takes about the
+    time and memory of inference.
+    """
+    model.requires_grad_(False)
+    for part in parts:
+        part.requires_grad_(True)
+
+
+def rest_all_but(model: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """Put ``model`` into evaluation mode and ``parts`` into training mode.
+
+    Frozen weights under dropout or stochastic depth would give other features in training than in
+    use, and batch norms would go on counting.
+    """
+    model.eval()
+    for part in parts:
+        part.train()
 
 
 @contextmanager

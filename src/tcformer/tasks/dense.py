@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from tcformer.errors import UserError, nearest
-from tcformer.models import VARIANTS, create_model
-from tcformer.models.checkpoints import load_checkpoint
-from tcformer.models.layouts import to_our_layout
-from tcformer.models.merging import merge_options
 from tcformer.models.mta import REDUCTIONS
-from tcformer.predict.about import NECK, average_note, open_weights
+from tcformer.models.sizes import VARIANTS
 from tcformer.tasks.base import BaseTask, Batch, naming, options_named
 from tcformer.training.config import TrainConfig, option
+from tcformer.weights.load import load_checkpoint, open_weights
+from tcformer.weights.metadata import NECK, average_note, merge_options
+from tcformer.weights.remap import to_our_layout
+from tcformer.zoo import create_model
 
 Network = TypeVar("Network", bound=nn.Module)
 

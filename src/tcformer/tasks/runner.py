@@ -12,9 +12,6 @@ import torch
 
 from tcformer.data import check_workers
 from tcformer.errors import UserError
-from tcformer.models.fetch import fetch_cached, file_sha256
-from tcformer.models.merging import merging_of, recorded_merging
-from tcformer.predict.about import WEIGHTS, average_note, open_weights, place_of, size_note
 from tcformer.runtime.devices import out_of_memory
 from tcformer.runtime.distributed import World, init_world, shutdown
 from tcformer.runtime.failure import guard
@@ -32,6 +29,9 @@ from tcformer.training.loop import Interrupted, NotFinite, count_parameters, fit
 from tcformer.training.metrics import MetricLogger, OnProgress
 from tcformer.training.optim import build_precision
 from tcformer.training.record import RunRecord, closing
+from tcformer.weights.load import open_weights, place_of
+from tcformer.weights.metadata import WEIGHTS, average_note, merging_of, recorded_merging, size_note
+from tcformer.weights.released import fetch_cached, file_sha256
 
 AnyTask = BaseTask[Any]
 _TASKS: dict[str, type[AnyTask]] = {

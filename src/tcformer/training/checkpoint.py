@@ -1,7 +1,7 @@
 """Training checkpoints: what is in them, how they are written, found and restored.
 
 A checkpoint is a plain dictionary of tensors and JSON-able values, so that a reader which never
-runs code (`tcformer.files.safe_torch_load`) can load it:
+runs code (`tcformer.weights.safe_torch.safe_torch_load`) can load it:
 
 ==============  ==================================================================================
 key             content
@@ -42,12 +42,13 @@ import torch
 from torch import nn
 
 from tcformer.errors import UserError, shown
-from tcformer.files import atomic_write, safe_torch_load
+from tcformer.files import atomic_write
 from tcformer.runtime.distributed import World, gather_objects
 from tcformer.training.config import TrainConfig
 from tcformer.training.metrics import Skips, SmoothedValue
 from tcformer.training.optim import Ema, Precision
 from tcformer.training.options import to_json
+from tcformer.weights.safe_torch import safe_torch_load
 
 FORMAT = 1
 _NO_TRAINING_STATE = (

@@ -12,9 +12,9 @@ from torch import nn
 
 from tcformer.errors import UserError
 from tcformer.files import leftovers, set_aside
-from tcformer.models.checkpoints import read_checkpoint
 from tcformer.training.checkpoint import BEST, BEST_WEIGHTS, LAST, TrainState, read
 from tcformer.training.config import TrainConfig
+from tcformer.weights.safe_torch import read_checkpoint
 
 _NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
 _OWN = re.compile(

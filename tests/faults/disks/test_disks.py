@@ -19,13 +19,14 @@ from toy_task import ToyTask, config
 from toy_task import train as train_toy
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, safe_torch_load
+from tcformer.files import atomic_write
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
 from tcformer.training import retention
 from tcformer.training.log import RunLog
 from tcformer.training.loop import Interrupted, fit
+from tcformer.weights.safe_torch import safe_torch_load
 
 
 @pytest.fixture(scope="module")

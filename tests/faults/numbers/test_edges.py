@@ -13,8 +13,6 @@ from processes import Family
 from toy_task import ToyTask, config, train
 
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
-from tcformer.models import create_model
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.tasks.classification.evaluation import batch_sums
@@ -24,6 +22,8 @@ from tcformer.tasks.segmentation.evaluation import best_class, confusion
 from tcformer.training.config import check
 from tcformer.training.loop import NotFinite, fit
 from tcformer.training.options import build
+from tcformer.weights.safe_torch import safe_torch_load
+from tcformer.zoo import create_model
 
 SMALL = {
     "model": "tcformer_nano", "input_size": 32, "batch_size": 2, "num_workers": 0, "epochs": 1,
@@ -278,7 +278,7 @@ def test_pixels_without_a_finite_score_are_never_right():
 
 def test_an_evaluation_of_unfit_weights_says_so(tmp_path, capsys):
     path = folder_of(tmp_path)
-    from tcformer.models.checkpoints import save_weights
+    from tcformer.weights.metadata import save_weights
 
     model = create_model("tcformer_nano", num_classes=2)
     with torch.no_grad():

@@ -9,10 +9,10 @@ import torch
 from toy_task import ToyTask, config, train
 
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
 from tcformer.runtime.distributed import World
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.loop import build_state, fit
+from tcformer.weights.safe_torch import safe_torch_load
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,6 @@ from recorded import whole_record
 from safetensors import safe_open
 
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
-from tcformer.models.fetch import file_sha256
 from tcformer.predict import Preprocessing, load
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
@@ -31,6 +29,8 @@ from tcformer.training.loop import Interrupted, NotFinite
 from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build, load_config
 from tcformer.training.record import read_record
+from tcformer.weights.released import file_sha256
+from tcformer.weights.safe_torch import safe_torch_load
 
 PUBLISHED = [
     r"\* Acc@1 \d+\.\d{3} Acc@5 100\.000 loss \d+\.\d{3}",

@@ -18,15 +18,15 @@ from safetensors import safe_open
 from tcformer import cli
 from tcformer.data.detection import ShapesSource
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
-from tcformer.models import create_model
-from tcformer.models.checkpoints import save_weights
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.tasks.detection.task import DetectionTask, build_model
 from tcformer.tasks.runner import run
 from tcformer.training.loop import Interrupted
 from tcformer.training.options import build, load_config, parse
+from tcformer.weights.metadata import save_weights
+from tcformer.weights.safe_torch import safe_torch_load
+from tcformer.zoo import create_model
 
 pytest.importorskip("pycocotools", reason="pycocotools is not installed")
 

@@ -17,9 +17,6 @@ from safetensors import safe_open
 
 from tcformer import cli
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
-from tcformer.models import create_model
-from tcformer.models.checkpoints import save_weights
 from tcformer.predict.pose import load_pose
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
@@ -28,6 +25,9 @@ from tcformer.tasks.runner import run
 from tcformer.training.loop import Interrupted
 from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build
+from tcformer.weights.metadata import save_weights
+from tcformer.weights.safe_torch import safe_torch_load
+from tcformer.zoo import create_model
 
 pytest.importorskip("pycocotools", reason="average precision needs pycocotools")
 pytestmark = pytest.mark.xdist_group("pose runs")

@@ -17,15 +17,15 @@ from recorded import whole_record
 from safetensors import safe_open
 
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
-from tcformer.models import create_model
-from tcformer.models.checkpoints import save_weights
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.tasks.runner import run
 from tcformer.tasks.segmentation import SegmentationTask
 from tcformer.training.loop import Interrupted
 from tcformer.training.options import build, load_config
+from tcformer.weights.metadata import save_weights
+from tcformer.weights.safe_torch import safe_torch_load
+from tcformer.zoo import create_model
 
 
 def test_result_and_files(trained, ade):

@@ -11,7 +11,7 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-import tcformer.models  # noqa: F401 - registers our variants with timm
+import tcformer.zoo  # noqa: F401 - registers our variants with timm
 from tcformer.data import (
     Batch,
     DataSpec,
@@ -25,13 +25,12 @@ from tcformer.data import (
 )
 from tcformer.data.dataset import ImageDataset, require_same_classes
 from tcformer.errors import UserError
-from tcformer.models.checkpoints import classifier_of, load_checkpoint, named_for
-from tcformer.models.merging import merge_options
-from tcformer.predict.about import average_note, open_weights
 from tcformer.runtime.distributed import World
 from tcformer.tasks.base import BaseTask, naming, options_named
 from tcformer.tasks.classification.evaluation import Evaluator
 from tcformer.training.config import TrainConfig
+from tcformer.weights.load import classifier_of, load_checkpoint, named_for, open_weights
+from tcformer.weights.metadata import average_note, merge_options
 
 REPEATS = 3  # versions of an image under --repeated-aug, as in DeiT
 

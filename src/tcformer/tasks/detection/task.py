@@ -24,12 +24,12 @@ from tcformer.data.detection import (
 from tcformer.errors import UserError, shown
 from tcformer.integrations import torchvision as detectors
 from tcformer.models import TCFormer
-from tcformer.models.layouts import strip_wrappers
-from tcformer.predict.about import names_of
 from tcformer.runtime.distributed import World
 from tcformer.tasks.dense import DenseTask, build_dense
 from tcformer.tasks.detection.evaluator import Evaluator
 from tcformer.training.config import TrainConfig, option
+from tcformer.weights.metadata import names_of
+from tcformer.weights.remap import strip_wrappers
 
 KINDS = {
     "mask_rcnn": ("bbox", "segm"),

@@ -19,7 +19,7 @@ from tcformer.data.keypoints.dataset import (
     stacked,
 )
 from tcformer.errors import UserError
-from tcformer.models.pose import STRIDE, TopDownPose
+from tcformer.models.heads import STRIDE, TopDownPose
 from tcformer.runtime.distributed import World
 from tcformer.tasks.dense import DenseTask, build_dense
 from tcformer.tasks.pose.loss import keypoint_mse

@@ -24,11 +24,12 @@ from torch import nn
 import tcformer
 from hostile.kinds import TRACE, Kind, mutated, silent
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
-from tcformer.models.checkpoints import load_checkpoint, read_checkpoint, save_weights
 from tcformer.predict import load
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.options import to_json
+from tcformer.weights.load import load_checkpoint
+from tcformer.weights.metadata import save_weights
+from tcformer.weights.safe_torch import read_checkpoint, safe_torch_load
 
 FILE = "weights.file"
 

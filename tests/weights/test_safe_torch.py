@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tcformer.errors import UserError
-from tcformer.files import safe_torch_load
+from tcformer.weights.safe_torch import safe_torch_load
 
 CONTENT = {
     "model": OrderedDict((f"layer{i}.weight", torch.arange(12.0).view(3, 4) + i) for i in range(3)),

@@ -11,8 +11,10 @@ from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cf
 from torch import Tensor, nn
 
 from tcformer.errors import UserError, nearest
-from tcformer.models.backbone import TCFormer
-from tcformer.models.zoo import ZOO, pretrained_path
+from tcformer.models.sizes import SIZES, V1, V2, VARIANTS
+from tcformer.models.tcformer import TCFormer
+from tcformer.weights.released import ZOO, pretrained_path
+from tcformer.weights.remap import published_layout
 
 __all__ = [
     "VARIANTS",
@@ -71,9 +73,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(
-    variant: str, pretrained: bool, arch: dict[str, Any], kwargs: dict[str, Any]
-) -> nn.Module:
+def _create(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     if pretrained and not _names_a_source(kwargs):
         if variant in V2:
             v1 = V1[V2.index(variant)]
@@ -91,7 +91,7 @@ def _create(
         pretrained,
         pretrained_filter_fn=_filter,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **{**arch, **kwargs},
+        **{**SIZES[variant], **kwargs},
     )
 
 
@@ -108,8 +108,6 @@ def _names_a_source(kwargs: dict[str, Any]) -> bool:
 
 
 def _filter(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    from tcformer.models.checkpoints import published_layout
-
     weights = published_layout(state_dict)
     missing = [n for n in model.state_dict() if n not in weights and not n.startswith("head.")]
     if missing:  # timm says so in its log alone where the head differs
@@ -120,66 +118,52 @@ def _filter(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor
     return weights
 
 
-_NANO = {"embed_dims": (32, 64, 160, 256), "depths": (2, 2, 2, 2)}
-_LIGHT = {"depths": (2, 2, 2, 2)}
-_BASE = {"depths": (3, 4, 6, 3)}
-_LARGE = {"depths": (3, 8, 27, 3)}
-_LOCAL = {"part_grids": ((4, 4), (2, 2), (1, 1))}
-
-
 @register_model
 def tcformer_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Our smallest variant (the widths of PVTv2-B0), for demonstrations and small images."""
-    return _create("tcformer_nano", pretrained, _NANO, kwargs)
+    return _create("tcformer_nano", pretrained, kwargs)
 
 
 @register_model
 def tcformer_light(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TCFormer-Light: 14.2 M parameters, 3.8 GFLOPs at 224 px (published accounting)."""
-    return _create("tcformer_light", pretrained, _LIGHT, kwargs)
+    return _create("tcformer_light", pretrained, kwargs)
 
 
 @register_model
 def tcformer(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TCFormer: 25.6 M parameters, 5.8 GFLOPs at 224 px (published accounting)."""
-    return _create("tcformer", pretrained, _BASE, kwargs)
+    return _create("tcformer", pretrained, kwargs)
 
 
 @register_model
 def tcformer_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TCFormer-Large: 62.8 M parameters, 12.1 GFLOPs at 224 px (published accounting)."""
-    return _create("tcformer_large", pretrained, _LARGE, kwargs)
+    return _create("tcformer_large", pretrained, kwargs)
 
 
 @register_model
 def tcformerv2_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Our smallest variant with Local CTM."""
-    return _create("tcformerv2_nano", pretrained, {**_NANO, **_LOCAL}, kwargs)
+    return _create("tcformerv2_nano", pretrained, kwargs)
 
 
 @register_model
 def tcformerv2_light(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TCFormerV2-Light (Local CTM): 14.2 M parameters, 2.5 GFLOPs at 224 px."""
-    return _create("tcformerv2_light", pretrained, {**_LIGHT, **_LOCAL}, kwargs)
+    return _create("tcformerv2_light", pretrained, kwargs)
 
 
 @register_model
 def tcformerv2_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TCFormerV2 (Local CTM): 25.6 M parameters, 4.5 GFLOPs at 224 px."""
-    return _create("tcformerv2_base", pretrained, {**_BASE, **_LOCAL}, kwargs)
+    return _create("tcformerv2_base", pretrained, kwargs)
 
 
 @register_model
 def tcformerv2_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TCFormerV2-Large (Local CTM): 62.8 M parameters, 10.8 GFLOPs at 224 px."""
-    return _create("tcformerv2_large", pretrained, {**_LARGE, **_LOCAL}, kwargs)
-
-
-V1 = ("tcformer_nano", "tcformer_light", "tcformer", "tcformer_large")
-V2 = ("tcformerv2_nano", "tcformerv2_light", "tcformerv2_base", "tcformerv2_large")
-
-VARIANTS = (*V1, *V2)
-"""Every named model, smallest first, those of V2 after those of V1."""
+    return _create("tcformerv2_large", pretrained, kwargs)
 
 
 def create_model(name: str = "tcformer", **kwargs: Any) -> nn.Module:
@@ -188,7 +172,7 @@ def create_model(name: str = "tcformer", **kwargs: Any) -> nn.Module:
     Args:
         name: one of :data:`VARIANTS`.
         **kwargs: ``pretrained``, ``num_classes``, ``in_chans``, ``features_only``,
-            ``drop_path_rate`` and whatever :class:`~tcformer.models.backbone.TCFormer` takes.
+            ``drop_path_rate`` and whatever :class:`~tcformer.models.TCFormer` takes.
 
     Raises:
         UserError: no model has this name.

@@ -1,40 +1,28 @@
-"""Load weights into a model, and save them: every published wrapping in, safetensors out."""
+"""Load weights into a model, from wherever and in whatever published wrapping they are."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tcformer.errors import UserError, cut
-from tcformer.files import atomic_write, safe_torch_load
-from tcformer.models.checksums import ENTRY, checksum
-from tcformer.models.layouts import (
+from tcformer.weights.metadata import WEIGHTS, About, about_checkpoint, about_folder
+from tcformer.weights.released import fetch_cached, fetch_folder
+from tcformer.weights.remap import (
     Architecture,
-    StateDict,
     identify,
     strip_wrappers,
     to_neck_layout,
     to_our_layout,
 )
-from tcformer.models.reading import Checkpoint, choose_weights, find_weights, read_checkpoint
+from tcformer.weights.safe_torch import Checkpoint, StateDict, choose_weights, read_checkpoint
 
-__all__ = [
-    "Checkpoint",
-    "LoadReport",
-    "classifier_of",
-    "load_checkpoint",
-    "named_for",
-    "published_layout",
-    "read_checkpoint",
-    "safe_torch_load",
-    "save_weights",
-]
+__all__ = ["LoadReport", "classifier_of", "load_checkpoint", "named_for", "open_weights"]
 
 _WRAPPER_ATTRIBUTES = ("module", "_orig_mod", "model")
 
@@ -180,83 +168,45 @@ def classifier_of(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}." for name in names)
 
 
-def published_layout(state: Mapping[str, Any]) -> StateDict:
-    """Translate weights in any published wrapping to the key layout of the models here.
-
-    Parts that are not the backbone or its classifier (a neck, a pose head) are left out.
+def place_of(source: str | os.PathLike[str]) -> Path:
+    """The file of weights, or the folder in timm's hub format, fetched first if it is elsewhere.
 
     Raises:
-        UserError: there are no weights in it.
+        UserError: it cannot be had.
     """
-    return to_our_layout(find_weights(state, "the state dict"))[0]
+    if isinstance(source, str) and source.startswith("hf-hub:"):
+        return fetch_folder(source.removeprefix("hf-hub:"))
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return fetch_cached(source)
+    return Path(source.removeprefix("local-dir:") if isinstance(source, str) else source)
 
 
-def save_weights(
-    model: nn.Module | Mapping[str, Tensor],
-    path: str | os.PathLike[str],
-    metadata: Mapping[str, object] | None = None,
-) -> None:
-    """Write the weights of `model` as safetensors, atomically.
-
-    The file says which variant, how many classes and image channels it is for, how the network
-    merges tokens and which version wrote it; `metadata` adds to that (values become strings). A
-    checksum of all of it is among the metadata, and `read_checkpoint` verifies it.
+def open_weights(
+    source: str | os.PathLike[str], ema: bool | None = None
+) -> tuple[Checkpoint, About]:
+    """Read weights from wherever they are, with what is said of them: the one door of every verb.
 
     Args:
-        model: a network, or tensors by key. Wrappers and their prefixes are taken off.
-        path: the file to write, usually `*.safetensors`.
-        metadata: further entries for the header.
+        source: a file, an http(s) address of one, a folder in timm's hub format, or "hf-hub:" and a
+            repository.
+        ema: None takes the averaged weights wherever there are some, False the last ones; True
+            refuses a file without averaged ones.
 
     Raises:
-        UserError: the file cannot be written, or there is nothing to write.
+        UserError: it cannot be had or read.
     """
-    from safetensors.torch import save
-
-    from tcformer import __version__
-    from tcformer.models.merging import merging_note, name_with
-
-    found = model.state_dict() if isinstance(model, nn.Module) else find_weights(model, "the dict")
-    state, _ = strip_wrappers(found)
-    header = {"format": "pt", "writer": f"tcformer {__version__}"}
-    if architecture := identify(state):
-        if architecture.name:
-            header["model"] = architecture.name
-        if architecture.num_classes is not None:
-            header["num_classes"] = str(architecture.num_classes)
-        header["in_chans"] = str(architecture.in_chans)
-    if isinstance(model, nn.Module):
-        header |= merging_note(model)
-    header |= {str(key): str(value) for key, value in (metadata or {}).items()}
-    if "model" in header and "merging" in header:
-        header["model"] = name_with(header["model"], header["merging"])
-    # safetensors refuses tensors that share memory or have holes; copies do neither.
-    tensors = {
-        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for key, value in state.items()
-    }
-    header[ENTRY] = checksum(tensors, header)
-    content = save(tensors, header)
-    start, rest = _in_stable_order(content)
-
-    def write(stream: BinaryIO) -> None:
-        stream.write(start)
-        stream.write(rest)
-
-    atomic_write(path, write)
-
-
-def _in_stable_order(content: bytes) -> tuple[bytes, memoryview]:
-    """Sort the entries of a safetensors header, so that the same weights give the same file.
-
-    The library writes the metadata in the random order of a hash map. Offsets count from the end
-    of the header, so the rest of the file stays as it is.
-    """
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the tensors stay aligned
-    return len(text).to_bytes(8, "little") + text, memoryview(content)[end:]
+    path = place_of(source)
+    if path.is_dir():
+        about = about_folder(path)
+        return read_checkpoint(path / WEIGHTS, ema=bool(ema)), about
+    try:
+        checkpoint = read_checkpoint(path, ema=ema)
+    except UserError as error:
+        if not str(source).startswith(("http://", "https://")):
+            raise
+        path.unlink(missing_ok=True)  # the next attempt fetches it anew
+        raise UserError(f"{source} cannot be used: {error}") from error
+    return checkpoint, about_checkpoint(checkpoint)
 
 
 def _inside_wrappers(model: nn.Module) -> nn.Module:
@@ -279,8 +229,6 @@ def _open(
         state, averaged = choose_weights(source, "the state dict", ema)
         return "the state dict", state, None, averaged
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        from tcformer.models.fetch import fetch_cached
-
         copy = fetch_cached(source)
         try:
             checkpoint = read_checkpoint(copy, ema=ema)

@@ -1,20 +1,28 @@
-"""The authors' released weights: where they are, how they are checked, where they are kept.
+"""The authors' released weights: where they are, how they are fetched, checked and kept.
 
-Importing this module does not import torch.
+Downloads are whole or not at all, with the cause of a failure in words. Importing this module does
+not import torch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import http.client
 import os
+import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from tcformer.errors import UserError
-from tcformer.files import cache_folder, make_folder
-from tcformer.models.fetch import FetchError, fetch, file_sha256, is_web_page
+from tcformer.files import atomic_write, cache_folder, make_folder
 
 _DRIVE = "https://drive.google.com/file/d/{}/view"
 _MMPOSE = "https://download.openmmlab.com/mmpose"
@@ -279,8 +287,9 @@ def _verify(file: Path, source: Source) -> None:
 
 def _keep(entry: Entry, source: Source, file: Path, kept: Path) -> None:
     """Convert the published `file` to safetensors."""
-    from tcformer.models.checkpoints import read_checkpoint, save_weights
-    from tcformer.models.layouts import identify, to_our_layout
+    from tcformer.weights.metadata import save_weights
+    from tcformer.weights.remap import identify, to_our_layout
+    from tcformer.weights.safe_torch import read_checkpoint
 
     try:
         found = read_checkpoint(file).state_dict
@@ -317,3 +326,187 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
             stream = stack.enter_context(open(lock, "a"))
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+_TIMEOUT_SECONDS = 30
+_CHUNK = 1 << 20
+
+
+class FetchError(UserError):
+    """A download failed. `cause` is the reason without the address."""
+
+    def __init__(self, message: str, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+def fetch(url: str, target: Path, *, progress: bool = False) -> None:
+    """Download `url` into the file `target`, atomically.
+
+    Args:
+        url: an http or https address. Proxies are taken from the environment.
+        target: the file to write; its folder exists.
+        progress: show a bar on stderr, when that is a terminal.
+
+    Raises:
+        FetchError: no connection, an error status, a broken connection, or a web page instead.
+        UserError: the address is of another kind, or the file cannot be written.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"cannot download {url}: the address must begin with http:// or https://")
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "tcformer"})
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+            total = _announced(response)
+            with progress_bar(target.name, total, shown=progress) as advance:
+                atomic_write(target, lambda stream: _copy(response, stream, total, advance))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, UserError) and not isinstance(error, FetchError):
+            raise
+        cause = error.cause if isinstance(error, FetchError) else _cause(url, error)
+        raise FetchError(f"cannot download {url}: {cause}", cause) from error
+
+
+def fetch_cached(url: str) -> Path:
+    """Return the downloaded file of `url`, fetching it the first time only.
+
+    As with torch.hub, the copy is used from then on; delete it from the cache to fetch anew.
+
+    Raises:
+        UserError: the download fails.
+    """
+    address = urllib.parse.urlsplit(url)
+    name = os.path.basename(urllib.parse.unquote(address.path)) or "weights"
+    # Two servers may both call their file checkpoint.pth.
+    mark = hashlib.sha256(url.encode()).hexdigest()[:12]
+    target = cache_folder() / "urls" / mark / name[-100:]
+    if not target.is_file():
+        make_folder(target.parent)
+        fetch(url, target, progress=True)
+    return target
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file in lower-case hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def progress_bar(name: str, total: int | None, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar for a download of `total` bytes on stderr; yields what advances it."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def _announced(response: Any) -> int | None:
+    length = response.headers.get("Content-Length")
+    return int(length) if length and length.isdecimal() else None
+
+
+def _copy(
+    response: Any, stream: BinaryIO, total: int | None, advance: Callable[[int], None]
+) -> None:
+    received = 0
+    while True:
+        try:
+            data = response.read(_CHUNK)
+        except (OSError, http.client.HTTPException) as error:
+            # Named here: inside atomic_write an OSError would be taken for one of the disk's.
+            raise _broken(received, total) from error
+        if not data:
+            break
+        if received == 0 and is_web_page(data):
+            cause = "the server sent a web page instead of the file"
+            raise FetchError(cause, cause)
+        received += len(data)
+        stream.write(data)
+        advance(len(data))
+    if total is not None and received != total:
+        raise _broken(received, total)
+    if received == 0:
+        raise FetchError("nothing came", "the server sent an empty file")
+
+
+def is_web_page(data: bytes) -> bool:
+    """Whether a file that begins with `data` is HTML."""
+    text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return text.startswith((b"<!doctype html", b"<html", b"<head"))
+
+
+def _broken(received: int, total: int | None) -> FetchError:
+    cause = f"the connection broke off after {received} of {total or 'an unknown number of'} bytes"
+    return FetchError(cause, cause)
+
+
+def _cause(url: str, error: Exception) -> str:
+    host = url.split("/")[2]
+    reason = getattr(error, "reason", error)
+    if isinstance(error, urllib.error.HTTPError):
+        said = " ".join(f"{error.reason}".split())  # urllib's own remarks have several lines
+        return f"{host} answered {error.code} {said}".rstrip()
+    if isinstance(reason, socket.gaierror):
+        return f"{host} cannot be found (is this machine offline?)"
+    if isinstance(reason, TimeoutError):
+        return f"{host} did not answer within {_TIMEOUT_SECONDS} seconds"
+    if isinstance(reason, OSError):
+        return f"no connection to {host} ({reason.strerror or reason})"
+    return " ".join(f"{reason}".split()) or type(error).__name__
+
+
+def fetch_folder(repo: str) -> Path:
+    """The configuration and the weights of a repository ("user/name", "user/name@revision").
+
+    Raises:
+        UserError: no network, no such repository, or it is private.
+    """
+    from huggingface_hub import snapshot_download
+
+    from tcformer.weights.metadata import CONFIG, WEIGHTS
+
+    name, _, revision = repo.partition("@")
+    with plain_hub_errors(name):
+        patterns = [CONFIG, WEIGHTS]
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+
+
+@contextlib.contextmanager
+def plain_hub_errors(repo: str) -> Iterator[None]:
+    """Everything huggingface_hub raises, as one sentence."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except UserError:
+        raise
+    except errors.HFValidationError as error:
+        raise UserError(f"{repo!r} cannot name a repository; give user/name") from error
+    except Exception as error:  # its own kinds, and those of the HTTP library of its version
+        raise UserError(_why_no_hub(repo, error)) from error
+
+
+def _why_no_hub(repo: str, error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401:
+        return (
+            f"the Hub refuses {repo}: there is no valid token, or no such repository; log in with "
+            "`hf auth login`, or set HF_TOKEN to a token that may do this"
+        )
+    if status == 403:
+        return f"the Hub refuses {repo}: this token may not do that; use one that may write to it"
+    if status == 404:
+        return f"the Hub has no {repo}, or it is private and there is no token for it"
+    said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    if status is not None:
+        return f"the Hub answers {status} for {repo}: {said}"
+    if isinstance(error, OSError) or "onnect" in type(error).__name__ or "offline" in said.lower():
+        return f"the Hub cannot be reached for {repo} ({said}); save into a folder instead"
+    return f"the Hub cannot take or give {repo}: {said}"

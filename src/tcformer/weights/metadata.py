@@ -1,38 +1,32 @@
-"""What a file of weights says about itself, whoever wrote it: model, classes, input."""
+"""What a file of weights says about itself, whoever wrote it: model, merging, classes, input.
+
+Keep ratio, k, number of clusters and part grids have no parameters, so the same weights fit V1,
+V2, and a model that keeps half of its tokens. Whoever saves weights therefore notes how they were
+trained to merge, and whoever builds a network for a file reads the note.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
+from torch import Tensor, nn
+
+from tcformer import __version__
 from tcformer.errors import UserError
-from tcformer.files import parse_json, read_whole
-from tcformer.models.checksums import ENTRY
-from tcformer.models.fetch import fetch_cached
-from tcformer.models.merging import GIVEN
-from tcformer.models.reading import Checkpoint, read_checkpoint
-
-__all__ = [
-    "CONFIG",
-    "NECK",
-    "WEIGHTS",
-    "About",
-    "about_checkpoint",
-    "about_folder",
-    "as_text",
-    "average_note",
-    "header_of",
-    "names_of",
-    "open_weights",
-    "place_of",
-    "size_note",
-]
+from tcformer.files import atomic_write, parse_json, read_whole
+from tcformer.models.sizes import SIZES, V1, V2, VARIANTS, merge_arguments, merge_rules
+from tcformer.models.tcformer import CTM
+from tcformer.weights.remap import identify, strip_wrappers
+from tcformer.weights.safe_torch import ENTRY, Checkpoint, checksum, find_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """The two files of a folder in timm's hub format."""
@@ -87,49 +81,6 @@ class About:
         if match:
             return int(match[1]), int(match[2])
         return (self.input_size, self.input_size) if self.input_size else None
-
-
-def place_of(source: str | os.PathLike[str]) -> Path:
-    """The file of weights, or the folder in timm's hub format, fetched first if it is elsewhere.
-
-    Raises:
-        UserError: it cannot be had.
-    """
-    if isinstance(source, str) and source.startswith("hf-hub:"):
-        from tcformer.predict.hub import fetch_folder
-
-        return fetch_folder(source.removeprefix("hf-hub:"))
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return fetch_cached(source)
-    return Path(source.removeprefix("local-dir:") if isinstance(source, str) else source)
-
-
-def open_weights(
-    source: str | os.PathLike[str], ema: bool | None = None
-) -> tuple[Checkpoint, About]:
-    """Read weights from wherever they are, with what is said of them: the one door of every verb.
-
-    Args:
-        source: a file, an http(s) address of one, a folder in timm's hub format, or "hf-hub:" and a
-            repository.
-        ema: None takes the averaged weights wherever there are some, False the last ones; True
-            refuses a file without averaged ones.
-
-    Raises:
-        UserError: it cannot be had or read.
-    """
-    path = place_of(source)
-    if path.is_dir():
-        about = about_folder(path)
-        return read_checkpoint(path / WEIGHTS, ema=bool(ema)), about
-    try:
-        checkpoint = read_checkpoint(path, ema=ema)
-    except UserError as error:
-        if not str(source).startswith(("http://", "https://")):
-            raise
-        path.unlink(missing_ok=True)  # the next attempt fetches it anew
-        raise UserError(f"{source} cannot be used: {error}") from error
-    return checkpoint, about_checkpoint(checkpoint)
 
 
 def average_note(checkpoint: Checkpoint) -> list[str]:
@@ -295,3 +246,187 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
         return None
     numbers = tuple(float(number) for number in value)
     return numbers if all(map(math.isfinite, numbers)) else None
+
+
+NOTE = "merging"
+GIVEN = ("keep_ratio", "k", "num_clusters", "part_grids")
+
+
+def merge_options(
+    model: str,
+    keep_ratio: Sequence[float] | None = None,
+    k: int | None = None,
+    num_clusters: Sequence[int] | None = None,
+    part_grids: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Options as people give them, as keyword arguments of the network; {} if none is given.
+
+    Args:
+        model: the name of the network.
+        keep_ratio: one share or three.
+        k: neighbours in the density estimate.
+        num_clusters: one number or three.
+        part_grids: one grid or three, such as "4x4", or "4" for the same.
+
+    Raises:
+        UserError: the network merges no tokens, or the values cannot be read.
+    """
+    several: dict[str, Sequence[Any] | None] = {
+        "keep_ratio": keep_ratio,
+        "num_clusters": num_clusters,
+        "part_grids": part_grids,
+    }
+    options: dict[str, Any] = {} if k is None else {"k": k}
+    for name, values in several.items():
+        if values is None:
+            continue
+        if len(values) not in (1, 3):
+            raise UserError(
+                f"{_option(name)} takes one value, or one for each of the three merges, "
+                f"not {len(values)}."
+            )
+        read = [_grid(value) for value in values] if name == "part_grids" else list(values)
+        options[name] = read * 3 if len(read) == 1 else read
+    if options and model not in VARIANTS:
+        raise UserError(
+            f"{_option(next(iter(options)))} is about the merging of tokens, and {model} merges "
+            "none; leave it out."
+        )
+    return options
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _grid(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)
+    if match is None:
+        raise UserError(
+            f"--part-grids is given {text!r}, but rows x columns are meant, such as 4x4 or 2x4."
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
+def merging_of(model: nn.Module) -> dict[str, Any]:
+    """How a network merges, as keyword arguments that make one which does the same.
+
+    Only what differs from V1 is listed: {} for V1, and for networks that merge nothing.
+    """
+    rules = [module.rule for module in model.modules() if isinstance(module, CTM)]
+    return merge_arguments(rules) if len(rules) == 3 else {}
+
+
+def merging_note(model: nn.Module) -> dict[str, str]:
+    """The entry of a file's header that :func:`recorded_merging` reads; {} for V1."""
+    merging = merging_of(model)
+    return {NOTE: json.dumps(merging)} if merging else {}
+
+
+def name_with(name: str, note: str) -> str:
+    """The variant of these sizes that merges like this: V2's name instead of V1's, where it is."""
+    if name not in V1:
+        return name
+    twin = V2[V1.index(name)]
+    grids = [list(grid) for grid in SIZES[twin]["part_grids"]]
+    return twin if json.loads(note).get("part_grids") == grids else name
+
+
+def recorded_merging(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a file of weights says of how its network merges, as :func:`merging_of` does.
+
+    Our files say it in the header (safetensors) or by the options of their run; the authors' files
+    say nothing and are of V1.
+
+    Raises:
+        UserError: the note cannot be read.
+    """
+    raw = checkpoint.raw if isinstance(checkpoint.raw, Mapping) else {}
+    about = raw.get("about")
+    note = checkpoint.meta.get(NOTE, about.get(NOTE) if isinstance(about, Mapping) else None)
+    args: Any = raw.get("args")
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    try:
+        if note is not None:
+            options = json.loads(note)
+            if not set(options) <= set(GIVEN):
+                raise ValueError(f"unknown entries in {note}")
+            return merge_arguments(merge_rules(**options))
+        options = args if isinstance(args, Mapping) else {}
+        said = {**checkpoint.meta, **(about if isinstance(about, Mapping) else {})}
+        name = options.get("model") or said.get("model")
+        if not isinstance(name, str) or name not in VARIANTS:
+            return {}
+        given = merge_options(name, **{key: options.get(key) for key in GIVEN})
+        sizes = {key: value for key, value in SIZES[name].items() if key in GIVEN}
+        return merge_arguments(merge_rules(**{**sizes, **given}))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint.path} is damaged: it says of the merging of tokens what cannot be "
+            f"({str(error)[:120].rstrip('.')})."
+        ) from error
+
+
+def save_weights(
+    model: nn.Module | Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, object] | None = None,
+) -> None:
+    """Write the weights of `model` as safetensors, atomically.
+
+    The file says which variant, how many classes and image channels it is for, how the network
+    merges tokens and which version wrote it; `metadata` adds to that (values become strings). A
+    checksum of all of it is among the metadata, and `read_checkpoint` verifies it.
+
+    Args:
+        model: a network, or tensors by key. Wrappers and their prefixes are taken off.
+        path: the file to write, usually `*.safetensors`.
+        metadata: further entries for the header.
+
+    Raises:
+        UserError: the file cannot be written, or there is nothing to write.
+    """
+    from safetensors.torch import save
+
+    found = model.state_dict() if isinstance(model, nn.Module) else find_weights(model, "the dict")
+    state, _ = strip_wrappers(found)
+    header = {"format": "pt", "writer": f"tcformer {__version__}"}
+    if architecture := identify(state):
+        if architecture.name:
+            header["model"] = architecture.name
+        if architecture.num_classes is not None:
+            header["num_classes"] = str(architecture.num_classes)
+        header["in_chans"] = str(architecture.in_chans)
+    if isinstance(model, nn.Module):
+        header |= merging_note(model)
+    header |= {str(key): str(value) for key, value in (metadata or {}).items()}
+    if "model" in header and "merging" in header:
+        header["model"] = name_with(header["model"], header["merging"])
+    # safetensors refuses tensors that share memory or have holes; copies do neither.
+    tensors = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in state.items()
+    }
+    header[ENTRY] = checksum(tensors, header)
+    content = save(tensors, header)
+    start, rest = _in_stable_order(content)
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(start)
+        stream.write(rest)
+
+    atomic_write(path, write)
+
+
+def _in_stable_order(content: bytes) -> tuple[bytes, memoryview]:
+    """Sort the entries of a safetensors header, so that the same weights give the same file.
+
+    The library writes the metadata in the random order of a hash map. Offsets count from the end
+    of the header, so the rest of the file stays as it is.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text, memoryview(content)[end:]

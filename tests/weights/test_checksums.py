@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import tcformer
 from tcformer.errors import UserError
-from tcformer.models.checkpoints import read_checkpoint, save_weights
-from tcformer.models.checksums import ENTRY, checksum
+from tcformer.weights.metadata import save_weights
+from tcformer.weights.safe_torch import ENTRY, checksum, read_checkpoint
 
 STATE = {
     "a.weight": torch.arange(6.0).reshape(2, 3),

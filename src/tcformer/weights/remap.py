@@ -9,24 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from tcformer.errors import UserError
-
-StateDict = dict[str, Tensor]
+from tcformer.models.sizes import SIZES, V1, WIDTHS
+from tcformer.weights.safe_torch import StateDict, find_weights
 
 _OURS = re.compile(r"(patch_embed1|block[1-4]|norm[1-4]|ctm[1-3]|head)\.")
 _WRAPPERS = ("module.", "_orig_mod.")
 _HOLDERS = (*_WRAPPERS, "model.", "net.", "network.")  # what training code calls its network
 _STEM = re.compile(r"(.*?)patch_embed1\.(?:proj|projection)\.weight")
-_WIDTHS_OF_RELEASE = (64, 128, 320, 512)
-_VARIANTS: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
-    ((32, 64, 160, 256), (2, 2, 2, 2)): "tcformer_nano",
-    (_WIDTHS_OF_RELEASE, (2, 2, 2, 2)): "tcformer_light",
-    (_WIDTHS_OF_RELEASE, (3, 4, 6, 3)): "tcformer",
-    (_WIDTHS_OF_RELEASE, (3, 8, 27, 3)): "tcformer_large",
-}
+_VARIANTS = {(SIZES[name].get("embed_dims", WIDTHS), SIZES[name]["depths"]): name for name in V1}
 
 
 @dataclass(frozen=True)
@@ -176,6 +171,17 @@ def to_our_layout(
         parts = sorted({key.split(".")[0] for key in others})
         notes.append(f"left out {', '.join(parts)} ({len(others)} tensors), no backbone weights")
     return ours, notes, list(others)
+
+
+def published_layout(state: Mapping[str, Any]) -> StateDict:
+    """Translate weights in any published wrapping to the key layout of the models here.
+
+    Parts that are not the backbone or its classifier (a neck, a pose head) are left out.
+
+    Raises:
+        UserError: there are no weights in it.
+    """
+    return to_our_layout(find_weights(state, "the state dict"))[0]
 
 
 def to_neck_layout(state: Mapping[str, Tensor]) -> tuple[StateDict, list[str], list[str]]:

@@ -17,10 +17,11 @@ import torch
 
 import tcformer
 from tcformer.errors import UserError
-from tcformer.models import fetch as fetching
-from tcformer.models import zoo
-from tcformer.models.checkpoints import load_checkpoint, read_checkpoint
-from tcformer.models.zoo import ZOO, Entry, Source, pretrained_path
+from tcformer.weights import released as fetching
+from tcformer.weights import released as zoo
+from tcformer.weights.load import load_checkpoint
+from tcformer.weights.released import ZOO, Entry, Source, pretrained_path
+from tcformer.weights.safe_torch import read_checkpoint
 
 PAGE = b"<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>"
 

@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 import tcformer
 from tcformer.errors import UserError
-from tcformer.models.checkpoints import read_checkpoint, save_weights
-from tcformer.models.merging import merge_options, merging_of, recorded_merging
+from tcformer.weights.metadata import merge_options, merging_of, recorded_merging, save_weights
+from tcformer.weights.safe_torch import read_checkpoint
 
 LOCAL = {"part_grids": [[4, 4], [2, 2], [1, 1]]}
 

@@ -16,8 +16,10 @@ from torch import nn
 
 import tcformer
 from tcformer.errors import UserError
-from tcformer.models.checkpoints import load_checkpoint, read_checkpoint, save_weights
-from tcformer.models.layouts import identify, to_our_layout
+from tcformer.weights.load import load_checkpoint
+from tcformer.weights.metadata import save_weights
+from tcformer.weights.remap import identify, to_our_layout
+from tcformer.weights.safe_torch import read_checkpoint
 
 
 def build(name: str = "tcformer_nano", **options) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Files of weights: read, translate, describe, fetch, and load into any network."""
