@@ -30,7 +30,7 @@ OF_VERSIONS  := tests/ops tests/test_tokens.py tests/test_images.py tests/export
 
 help:
 	@echo 'make demo       train, evaluate and draw tokens on handwritten digits; no data, no GPU'
-	@echo 'make test       the test suite (6 minutes or less on 2 cores)'
+	@echo 'make test       the fast tests (about 8 minutes on 2 cores)'
 	@echo 'make test-slow  the tests that `make test` leaves out'
 	@echo 'make test-versions  the part of them that torch 2.11 and the least versions allowed must pass'
 	@echo 'make faults     campaigns of injected faults; ARGS="kill --trials 100 --seed 7" for one of them'
