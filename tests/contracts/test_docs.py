@@ -116,6 +116,13 @@ def test_no_figure_is_ours_without_a_record():
     assert rows == ["not run"] * 8
 
 
+def test_the_design_names_every_module_and_no_other():
+    tree = PAGES_BY_NAME["design.md"].partition("src/tcformer/\n")[2].partition("```")[0]
+    named = re.findall(r"^    (\w+)(?:/|\.py)", tree, re.M)
+    there = [path for path in (ROOT / "src" / "tcformer").glob("[!_]*") if path.name != "py.typed"]
+    assert sorted(named) == sorted(path.stem for path in there)
+
+
 def test_every_page_is_in_the_sites_navigation():
     text = (ROOT / "mkdocs.yml").read_text()
     navigation = text.partition("\nnav:\n")[2]
