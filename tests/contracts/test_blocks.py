@@ -81,7 +81,7 @@ WAYS: dict[str, Run | Read | Left] = {
     r"tcformer (train|evaluate) configs/detection/\w+_shapes.py": Left(
         "a minute each: `tasks/detection/test_run.py::test_it_learns`"
     ),
-    r"dist_train.sh configs/detection/": Left(
+    r"sh dist_train.sh configs/detection/": Left(
         "needs COCO and 8 GPUs; "
         "`tasks/detection/test_run.py::test_every_recipe_builds_its_detector`"
     ),
