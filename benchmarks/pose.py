@@ -23,8 +23,8 @@ from tcformer.data.keypoints.codec import METHODS, HeatmapCodec
 from tcformer.data.keypoints.dataset import KeypointDataset
 from tcformer.data.keypoints.people import WholeBodySource
 from tcformer.data.seeding import SeededDataset
-from tcformer.tasks.pose.evaluation import evaluate_keypoints
-from tcformer.tasks.pose.measure import results_of_image
+from tcformer.tasks.pose.average_precision import evaluate_keypoints
+from tcformer.tasks.pose.results import results_of_image
 
 SIZES = ((192, 256), (288, 384))
 

@@ -61,7 +61,7 @@ def _evaluated(args: Namespace) -> tuple[Mapping[str, Any], list[str]]:
         measured, left_out = measurable_faces(truth)
         return errors, lines + _on(len(measured.annotations), "faces", left_out, others)
 
-    from tcformer.tasks.pose.evaluation import STATISTICS, evaluate_keypoints, ignored
+    from tcformer.tasks.pose.average_precision import STATISTICS, evaluate_keypoints, ignored
 
     table = evaluate_keypoints(truth, found)
     lines = [" ".join([f"{'':<9}", *(f"{name:>6}" for name in STATISTICS)])]

@@ -224,7 +224,7 @@ class _Results:
         """Note the people of a picture; returns those who are not another one over again."""
         import numpy as np
 
-        from tcformer.tasks.pose.oks import oks_nms, person_score
+        from tcformer.tasks.pose.results import oks_nms, person_score
 
         image_id = len(self.images) + 1
         height, width = picture.shape[:2]

@@ -17,7 +17,7 @@ from tcformer.data.loader import Collate
 from tcformer.errors import UserError, shown
 from tcformer.predict.classes import Matching, match_names
 from tcformer.runtime.distributed import World, all_reduce_sums
-from tcformer.tasks.evaluating import Evaluation, renumbered, say_left_out
+from tcformer.tasks.evaluator import BaseEvaluator, renumbered, say_left_out
 from tcformer.training.config import TrainConfig, check_task
 from tcformer.training.metrics import MetricLogger
 from tcformer.weights.metadata import merging_note, names_of, save_weights
@@ -52,7 +52,7 @@ class BaseTask(ABC, Generic[Batch]):
     metric: str
     lower_is_better = False
     model: nn.Module
-    evaluator: Evaluation
+    evaluator: BaseEvaluator
     num_classes = 0
 
     def __init__(self, cfg: TrainConfig, world: World) -> None:

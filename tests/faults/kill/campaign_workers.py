@@ -50,7 +50,7 @@ PLACES: dict[str, tuple[str, str, str, int]] = {
     "training": ("tcformer.tasks.classification.task", "module.ClassificationTask", "loss", 3),
     "saving": ("torch", "module", "save", 1),
     "saving the best": ("tcformer.tasks.base", "module", "save_weights", 1),
-    "evaluation": ("tcformer.tasks.evaluating", "module.Evaluation", "over_processes", 1),
+    "evaluation": ("tcformer.tasks.evaluator", "module.BaseEvaluator", "over_processes", 1),
     "the log": ("tcformer.training.log", "module.RunLog", "write", 1),
     "the record": ("tcformer.training.record", "module.RunRecord", "epoch", 1),
     "between epochs": ("tcformer.training.loop", "module", "set_learning_rate", 2),

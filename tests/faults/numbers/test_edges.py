@@ -15,10 +15,10 @@ from toy_task import ToyTask, config, train
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
-from tcformer.tasks.classification.evaluation import batch_sums
+from tcformer.tasks.classification.evaluator import batch_sums
 from tcformer.tasks.runner import run
 from tcformer.tasks.segmentation import MeanIoU
-from tcformer.tasks.segmentation.evaluation import best_class, confusion
+from tcformer.tasks.segmentation.evaluator import best_class, confusion
 from tcformer.training.config import check
 from tcformer.training.loop import NotFinite, fit
 from tcformer.training.options import build

@@ -10,9 +10,9 @@ import torch
 
 from tcformer.data.keypoints import layout
 from tcformer.errors import UserError
-from tcformer.tasks.pose.loss import keypoint_mse
 from tcformer.tasks.pose.nme import evaluate_faces, normalised_mean_error
-from tcformer.tasks.pose.oks import object_keypoint_similarity, oks_nms, person_score
+from tcformer.tasks.pose.results import object_keypoint_similarity, oks_nms, person_score
+from tcformer.tasks.pose.task import keypoint_mse
 
 
 def noise(n):

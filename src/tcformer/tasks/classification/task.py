@@ -27,7 +27,7 @@ from tcformer.data.dataset import ImageDataset, require_same_classes
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
 from tcformer.tasks.base import BaseTask, naming, options_named
-from tcformer.tasks.classification.evaluation import Evaluator
+from tcformer.tasks.classification.evaluator import Evaluator
 from tcformer.training.config import TrainConfig
 from tcformer.weights.load import classifier_of, load_checkpoint, named_for, open_weights
 from tcformer.weights.metadata import average_note, merge_options

@@ -16,7 +16,7 @@ from tcformer.data.detection import CocoSource, DetectionDataset, listed
 from tcformer.data.keypoints.annotations import pycocotools
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World, gather_objects
-from tcformer.tasks.evaluating import Evaluation
+from tcformer.tasks.evaluator import BaseEvaluator
 from tcformer.training.config import TrainConfig
 from tcformer.training.metrics import MetricLogger
 
@@ -24,7 +24,7 @@ PERSON = 17  # keypoints of a person, for whose sizes pycocotools has its own co
 SIGMA = 0.05  # of any other keypoint
 
 
-class Evaluator(Evaluation):
+class Evaluator(BaseEvaluator):
     """Detect the objects of a data set and measure them by COCO's protocol.
 
     Every process gathers all detections and computes the same numbers.
@@ -32,7 +32,7 @@ class Evaluator(Evaluation):
     Args:
         dataset: the validation set.
         kinds: what is measured: "bbox", "segm", "keypoints".
-        cfg: see `Evaluation`.
+        cfg: see `BaseEvaluator`.
         world: this process among all.
     """
 

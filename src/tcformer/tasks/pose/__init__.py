@@ -7,14 +7,14 @@ from typing import Any
 
 _HOME = {
     "PoseTask": "task",
-    "Evaluator": "measure",
+    "Evaluator": "evaluator",
     "evaluate_faces": "nme",
-    "evaluate_keypoints": "evaluation",
+    "evaluate_keypoints": "average_precision",
     "normalised_mean_error": "nme",
-    "object_keypoint_similarity": "oks",
-    "oks_nms": "oks",
-    "person_score": "oks",
-    "keypoint_mse": "loss",
+    "object_keypoint_similarity": "results",
+    "oks_nms": "results",
+    "person_score": "results",
+    "keypoint_mse": "task",
 }
 
 __all__ = sorted(_HOME)

@@ -1,4 +1,4 @@
-"""Files of predicted keypoints, checked against the annotations that they are about."""
+"""Lists of people in COCO's results format: made of what a network found, and read from files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tcformer.data.keypoints import Layout
 from tcformer.data.keypoints.annotations import (
     Truth,
     categories_of,
@@ -123,3 +126,102 @@ def check_predictions(
     if not checked:
         raise UserError(f"{path} holds no predictions of people, which are category {category}.")
     return checked, len(predictions) - len(checked)
+
+
+def results_of_image(
+    image_id: int,
+    points: np.ndarray,
+    scores: np.ndarray,
+    areas: np.ndarray,
+    box_scores: Sequence[float],
+    layout: Layout,
+) -> list[dict[str, Any]]:
+    """The entries of a results file for the people of one image, after OKS-NMS.
+
+    Args:
+        image_id: of the image.
+        points: (N, K, 2) in pixels.
+        scores: (N, K) of the keypoints.
+        areas: (N,) of the padded boxes.
+        box_scores: N of the detector.
+        layout: of the keypoints; without sigmas nobody is dropped.
+    """
+    people = np.array([person_score(b, s) for b, s in zip(box_scores, scores, strict=True)])
+    kept = list(range(len(points)))
+    if layout.sigmas is not None:
+        kept = oks_nms(points, people, areas, layout.sigmas)
+    entries = []
+    for i in kept:
+        flat = np.concatenate([points[i], scores[i][:, None]], axis=1)
+        entry: dict[str, Any] = {"image_id": image_id, "category_id": 1}
+        for part, field in layout.fields.items():
+            entry[field] = flat[layout.slice(part)].ravel().astype(float).tolist()
+        entries.append({**entry, "score": float(people[i])})
+    return entries
+
+
+def person_score(box_score: float, scores: np.ndarray, threshold: float = 0.2) -> float:
+    """The score of a person: that of the box, times the mean of the confident keypoints'.
+
+    Args:
+        box_score: of the detector.
+        scores: (K,) of the keypoints.
+        threshold: keypoints above it are confident.
+
+    Returns:
+        0 if no keypoint is confident: a network with low peaks loses all its people by this rule.
+    """
+    confident = scores[scores > threshold]
+    return float(box_score * confident.mean()) if len(confident) else 0.0
+
+
+def object_keypoint_similarity(
+    one: np.ndarray, others: np.ndarray, area: float, areas: np.ndarray, sigmas: np.ndarray
+) -> np.ndarray:
+    """How alike one set of keypoints is to each of some others, 0 to 1; all keypoints count.
+
+    Args:
+        one: (K, 2).
+        others: (N, K, 2).
+        area: of the first one's padded box, in square pixels.
+        areas: (N,) of the others'.
+        sigmas: (K,).
+
+    Returns:
+        (N,) float64: the mean over keypoints of exp(-d^2 / (2 (2 sigma)^2 a)), a the mean area.
+    """
+    squared = ((others - one) ** 2).sum(-1)
+    mean_area = ((area + areas) / 2)[:, None]
+    exponent = squared / (2 * sigmas) ** 2 / (mean_area + np.spacing(1)) / 2
+    return np.exp(-exponent).mean(-1)
+
+
+def oks_nms(
+    keypoints: np.ndarray,
+    scores: np.ndarray,
+    areas: np.ndarray,
+    sigmas: np.ndarray,
+    threshold: float = 0.9,
+) -> list[int]:
+    """Non-maximum suppression of the people of an image by OKS.
+
+    Args:
+        keypoints: (N, K, 2) of one image.
+        scores: (N,) person scores; of equal ones the last counts as better, as published.
+        areas: (N,) of the padded boxes, in square pixels.
+        sigmas: (K,).
+        threshold: people whose similarity to a better one is above it are dropped.
+
+    Returns:
+        The positions that are kept, best first.
+    """
+    left = np.argsort(scores, kind="stable")[::-1]
+    kept = []
+    while len(left):
+        best, rest = left[0], left[1:]
+        kept.append(int(best))
+        alike = object_keypoint_similarity(
+            keypoints[best], keypoints[rest], float(areas[best]), areas[rest], sigmas
+        )
+        left = rest[alike <= threshold]
+    return kept

@@ -22,8 +22,7 @@ from tcformer.errors import UserError
 from tcformer.models.heads import STRIDE, TopDownPose
 from tcformer.runtime.distributed import World
 from tcformer.tasks.dense import DenseTask, build_dense
-from tcformer.tasks.pose.loss import keypoint_mse
-from tcformer.tasks.pose.measure import Evaluator
+from tcformer.tasks.pose.evaluator import Evaluator
 from tcformer.training.config import TrainConfig, option
 
 
@@ -171,3 +170,18 @@ def build_codec(cfg: TrainConfig) -> HeatmapCodec:
 def build_model(cfg: TrainConfig, num_keypoints: int) -> TopDownPose:
     """The network that the options name."""
     return build_dense(cfg, "find keypoints by", TopDownPose, num_keypoints=num_keypoints)
+
+
+def keypoint_mse(heatmaps: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean squared error over all cells, keypoints and people; a scalar.
+
+    A keypoint of weight zero adds nothing, but is counted in the mean, as published: with few
+    labelled keypoints the loss is small.
+
+    Args:
+        heatmaps: (B, K, H, W), any float dtype; the sum is in float32 at least.
+        target: (B, K, H, W).
+        weight: (B, K).
+    """
+    difference = heatmaps.float() - target if heatmaps.element_size() < 4 else heatmaps - target
+    return (difference.square() * weight[:, :, None, None]).mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_HOME = {"SegmentationTask": "task", "Evaluator": "evaluation", "MeanIoU": "evaluation"}
+_HOME = {"SegmentationTask": "task", "Evaluator": "evaluator", "MeanIoU": "evaluator"}
 
 __all__ = sorted(_HOME)
 

@@ -25,7 +25,7 @@ from tcformer.errors import UserError
 from tcformer.models import SemanticFPN
 from tcformer.runtime.distributed import World
 from tcformer.tasks.dense import DenseTask, build_dense
-from tcformer.tasks.segmentation.evaluation import Evaluator
+from tcformer.tasks.segmentation.evaluator import Evaluator
 from tcformer.training.config import TrainConfig
 
 

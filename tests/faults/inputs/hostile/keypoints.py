@@ -16,7 +16,7 @@ from hostile.labels import _text
 from tcformer.cli.pose_boxes import read_boxes
 from tcformer.data.keypoints.annotations import read_truth
 from tcformer.data.keypoints.people import WholeBodySource
-from tcformer.tasks.pose.evaluation import evaluate_keypoints
+from tcformer.tasks.pose.average_precision import evaluate_keypoints
 
 
 @functools.cache

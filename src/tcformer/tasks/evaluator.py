@@ -20,7 +20,7 @@ from tcformer.training.loop import Interrupted
 from tcformer.training.metrics import MetricLogger
 
 
-class Evaluation(ABC):
+class BaseEvaluator(ABC):
     """Each item counts once and meets the same batch-mates whatever the number of processes.
 
     (`exact_eval_indices`.) A subclass goes through `batches`, then calls `over_processes` once.

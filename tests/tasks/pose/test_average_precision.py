@@ -13,8 +13,8 @@ from people import WHOLE, as_prediction, make_annotations
 from tcformer.data.keypoints.annotations import read_truth
 from tcformer.data.keypoints.people import all_points
 from tcformer.errors import UserError
-from tcformer.tasks.pose.evaluation import STATISTICS, evaluate_keypoints
-from tcformer.tasks.pose.evaluation import WHOLE as WHOLE_PART
+from tcformer.tasks.pose.average_precision import STATISTICS, evaluate_keypoints
+from tcformer.tasks.pose.average_precision import WHOLE as WHOLE_PART
 
 pytest.importorskip("pycocotools", reason="average precision needs pycocotools")
 PARTS = [*WHOLE.parts, WHOLE_PART]

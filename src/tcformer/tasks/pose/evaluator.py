@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +14,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from tcformer.data.keypoints import Layout
 from tcformer.data.keypoints.annotations import Truth, pycocotools
 from tcformer.data.keypoints.dataset import KeypointDataset, stacked
 from tcformer.errors import UserError
 from tcformer.files import atomic_write
 from tcformer.predict.pose import find_heatmaps, require_finite
 from tcformer.runtime.distributed import World, gather_objects
-from tcformer.tasks.evaluating import Evaluation
-from tcformer.tasks.pose.evaluation import STATISTICS, WHOLE, evaluate_keypoints
+from tcformer.tasks.evaluator import BaseEvaluator
+from tcformer.tasks.pose.average_precision import STATISTICS, WHOLE, evaluate_keypoints
 from tcformer.tasks.pose.nme import evaluate_faces
-from tcformer.tasks.pose.oks import oks_nms, person_score
+from tcformer.tasks.pose.results import results_of_image
 from tcformer.training.config import TrainConfig
 from tcformer.training.metrics import MetricLogger
 
@@ -35,7 +34,7 @@ PCK = 0.05
 """A stick figure's keypoint is right within this share of its box's longer side."""
 
 
-class Evaluator(Evaluation):
+class Evaluator(BaseEvaluator):
     """Predict the people of a data set and measure.
 
     Every process gathers all predictions and computes the same numbers.
@@ -207,35 +206,3 @@ class Evaluator(Evaluation):
                 for part, values in self.table.items()
             ]
         return lines + self.left_out_lines()
-
-
-def results_of_image(
-    image_id: int,
-    points: np.ndarray,
-    scores: np.ndarray,
-    areas: np.ndarray,
-    box_scores: Sequence[float],
-    layout: Layout,
-) -> list[dict[str, Any]]:
-    """The entries of a results file for the people of one image, after OKS-NMS.
-
-    Args:
-        image_id: of the image.
-        points: (N, K, 2) in pixels.
-        scores: (N, K) of the keypoints.
-        areas: (N,) of the padded boxes.
-        box_scores: N of the detector.
-        layout: of the keypoints; without sigmas nobody is dropped.
-    """
-    people = np.array([person_score(b, s) for b, s in zip(box_scores, scores, strict=True)])
-    kept = list(range(len(points)))
-    if layout.sigmas is not None:
-        kept = oks_nms(points, people, areas, layout.sigmas)
-    entries = []
-    for i in kept:
-        flat = np.concatenate([points[i], scores[i][:, None]], axis=1)
-        entry: dict[str, Any] = {"image_id": image_id, "category_id": 1}
-        for part, field in layout.fields.items():
-            entry[field] = flat[layout.slice(part)].ravel().astype(float).tolist()
-        entries.append({**entry, "score": float(people[i])})
-    return entries

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tcformer.errors import UserError
 from tcformer.tasks.classification import run
-from tcformer.tasks.classification.evaluation import batch_sums
+from tcformer.tasks.classification.evaluator import batch_sums
 
 
 def test_sums_by_hand():

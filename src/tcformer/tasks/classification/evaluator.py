@@ -12,12 +12,12 @@ from torch.nn.functional import cross_entropy
 
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
-from tcformer.tasks.evaluating import Evaluation, renumbered
+from tcformer.tasks.evaluator import BaseEvaluator, renumbered
 from tcformer.training.config import TrainConfig
 from tcformer.training.metrics import MetricLogger
 
 
-class Evaluator(Evaluation):
+class Evaluator(BaseEvaluator):
     """Cross entropy, top-1 and top-5 of a model on a data set.
 
     Sums are float64 and counts whole, added up over the processes once and divided last.

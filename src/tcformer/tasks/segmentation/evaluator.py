@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from tcformer.data.pixelwise import listed
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
-from tcformer.tasks.evaluating import Evaluation, renumbered
+from tcformer.tasks.evaluator import BaseEvaluator, renumbered
 from tcformer.training.config import TrainConfig
 from tcformer.training.metrics import MetricLogger
 
 _CLASSES_AT_ONCE = 16  # scores of a photograph of 150 classes in full size would be gigabytes
 
 
-class Evaluator(Evaluation):
+class Evaluator(BaseEvaluator):
     """Pixels of each class taken for each class, at the size that the labels have.
 
     The counts are whole numbers, added up over the processes once.
