@@ -175,9 +175,6 @@ def test_every_order_of_the_libraries(tmp_path):
     assert done.stdout == "all\n", done.stderr
 
 
-@pytest.mark.slow(seconds=60)
-@pytest.mark.parametrize("place", [0, 2, 4])
-def test_wherever_torch_comes(place):
-    order = ["tcformer", "transformers", "timm", "segmentation_models_pytorch"]
-    order.insert(place, "torch")
-    run(f"import {', '.join(order)}" + CHECK)
+@pytest.mark.slow(seconds=20)
+def test_torch_may_come_later():
+    run(f"import tcformer, torch, {', '.join(OTHERS)}" + CHECK)

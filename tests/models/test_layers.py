@@ -21,7 +21,6 @@ def semantic(reduction):
 
 MAKERS = {
     "tcformer_nano": lambda: tcformer.create_model("tcformer_nano", num_classes=5),
-    "tcformer_light": lambda: tcformer.create_model("tcformer_light", num_classes=5),
     "tcformerv2_nano": lambda: tcformer.create_model("tcformerv2_nano", num_classes=5),
     "semantic_conv": lambda: semantic("conv"),
     "semantic_linear": lambda: semantic("cluster_linear"),
@@ -29,11 +28,10 @@ MAKERS = {
         tcformer.create_model("tcformer_nano", num_classes=0), 5, neck_channels=32
     ),
 }
-SLOW = pytest.mark.slow(seconds=20)
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(params=[pytest.param(n, marks=SLOW if n.endswith("light") else ()) for n in MAKERS])
+@pytest.fixture(params=MAKERS)
 def net(request):
     torch.manual_seed(0)
     return MAKERS[request.param]().eval()

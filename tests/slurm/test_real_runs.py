@@ -45,48 +45,32 @@ def wait_for(condition, timeout: float) -> None:
         time.sleep(0.05)
 
 
-def time_limit(slurm, job: str) -> None:
-    """What Slurm sends before a time limit, without waiting for one (a minute at least)."""
-    slurm.run("scancel", "--signal=USR1", job)
-
-
-def preemption(slurm, job: str) -> None:
-    urgent = ("sbatch", "--partition=high", "--exclusive", "--nodes=2", "--output=/dev/null")
-    slurm.run(*urgent, "--wrap=sleep 1")
-
-
-def node_failure(slurm, job: str) -> None:
-    slurm.fail("tcfnode1")
-    try:
-        wait_for(lambda: slurm.job(job).get("Restarts") == "1", 60)
-    finally:
-        slurm.restore("tcfnode1")
-
-
-@pytest.fixture(scope="module")
-def whole(running_slurm, tmp_path_factory):
-    """The log of the run that nothing happens to."""
-    folder = tmp_path_factory.mktemp("whole")
-    done = train(running_slurm, folder)
+def test_a_job_queued_again_twice_ends_like_an_uninterrupted_one(slurm, tmp_path):
+    """By a preemption, which asks it to stop, and by a node that fails, which does not."""
+    whole = tmp_path / "whole"
+    done = train(slurm, whole)
     assert done.returncode == 0, done.stderr
     assert "| distributed init (rank 1): env://" in done.stdout
     assert done.stdout.count("* Acc@1 ") == 2, "one line an epoch: only rank 0 prints"
-    return log_of(folder)
 
-
-@pytest.mark.parametrize("event", [time_limit, preemption, node_failure])
-def test_a_requeued_job_ends_like_an_uninterrupted_one(slurm, whole, tmp_path, event):
-    submitted = train(slurm, tmp_path, "--save-steps", "1", SBATCH="1")
+    folder = tmp_path / "queued again"
+    submitted = train(slurm, folder, "--save-steps", "1", SBATCH="1")
     assert submitted.returncode == 0, submitted.stderr
     job = submitted.stdout.split()[-1]
-    out = tmp_path / f"slurm-{job}.out"
+    out = folder / f"slurm-{job}.out"
     wait_for(lambda: out.exists() and "Epoch: [0]  [0/5]" in out.read_text(), 200)
-    wait_for((tmp_path / "checkpoint.pth").exists, 60)
-    event(slurm, job)
-    wait_for(lambda: slurm.job(job).get("Restarts") == "1", 60)
+    wait_for((folder / "checkpoint.pth").exists, 60)
+    urgent = ("sbatch", "--partition=high", "--exclusive", "--nodes=2", "--output=/dev/null")
+    slurm.run(*urgent, "--wrap=sleep 1")
+    wait_for(lambda: out.read_text().count(f"resume from{folder}") == 1, 200)
+    slurm.fail("tcfnode1")
+    try:
+        wait_for(lambda: slurm.job(job).get("Restarts") == "2", 60)
+    finally:
+        slurm.restore("tcfnode1")
     fields = slurm.wait_for(job, "COMPLETED", "FAILED", timeout=300)
     said = out.read_text()
     assert fields["JobState"] == "COMPLETED", said
     assert "Traceback" not in said
-    assert f"resume from{tmp_path}" in said
-    assert log_of(tmp_path) == whole
+    assert said.count(f"resume from{folder}") == 2
+    assert log_of(folder) == log_of(whole)
