@@ -54,7 +54,7 @@ PLACES: dict[str, tuple[str, str, str, int]] = {
     "the log": ("tcformer.training.log", "module.RunLog", "write", 1),
     "the record": ("tcformer.training.record", "module.RunRecord", "epoch", 1),
     "between epochs": ("tcformer.training.loop", "module", "set_learning_rate", 2),
-    "the last save": ("tcformer.training.checkpoint", "module", "save", 4),
+    "the last save": ("tcformer.training.checkpoint", "module", "save", 5),
     "the end": ("tcformer.training.log", "module.RunLog", "close", 1),
 }
 ANYWHERE = "anywhere"

@@ -13,28 +13,18 @@ import torch
 from PIL import Image
 
 CONFIG = "configs/digits/tcformer_nano.py"
-EPOCHS = 3
+EPOCHS = 2
 BATCH = 4
-TRAIN, VAL = 32, 12
+TRAIN, VAL = 16, 9
 
 # Everything that draws random numbers, averages, accumulates or rounds.
 OPTIONS = (
     *("--data-set", "IMNET", "--batch-size", str(BATCH), "--epochs", str(EPOCHS), "--threads", "1"),
     *("--ema", "--ema-decay", "0.9", "--amp", "bf16", "--accum", "2", "--clip-grad", "1.0"),
     *("--mixup", "0.8", "--cutmix", "1.0", "--drop-path", "0.3", "--drop", "0.1"),
-    *(
-        "--aa",
-        "rand-m9-mstd0.5-inc1",
-        "--reprob",
-        "0.25",
-        "--warmup-epochs",
-        "0",
-        "--lr",
-        "0.02",
-        "--lr-noise",
-        "0.3",
-    ),
-    *("--save-steps", "4", "--save-every", "1", "--no-pin-mem"),
+    *("--aa", "rand-m9-mstd0.5-inc1", "--reprob", "0.25"),
+    *("--warmup-epochs", "0", "--lr", "0.02", "--lr-noise", "0.3"),
+    *("--save-steps", "2", "--save-every", "1", "--no-pin-mem"),
 )
 
 HERE = Path(__file__).parent

@@ -9,14 +9,9 @@ import campaign_kill
 import campaign_signals
 import campaign_workers
 import pytest
-from reference import WHOLE, References
+from reference import WHOLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
-
-
-@pytest.fixture(scope="module")
-def references(zygote, images, tmp_path_factory):
-    return References(tmp_path_factory.mktemp("references"), zygote, images)
 
 
 @pytest.mark.parametrize("kind", campaign_kill.KINDS)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from killed_runs import command, difference, read
 from processes import ROOT, clean_env, free_port
-from reference import References
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,8 +32,7 @@ def process_of_rank(rank: int, agent: int) -> int:
 
 # Where torchrun keeps one store for both attempts: a stale key there made the second one hang.
 @pytest.mark.parametrize("how", ["static", "c10d"])
-def test_torchrun_restarts_a_run_whose_worker_was_killed(zygote, images, tmp_path, how):
-    references = References(tmp_path, zygote, images)
+def test_torchrun_restarts_a_run_whose_worker_was_killed(references, images, tmp_path, how):
     references.prepare(2)
     output = tmp_path / "run"
     port = str(free_port())
