@@ -1,10 +1,6 @@
-"""Evaluation is exact: each image once, in the same batches, for any number of processes."""
+"""Evaluation is exact; in several processes: tests/training/test_processes_end_to_end.py."""
 
 from __future__ import annotations
-
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -26,53 +22,6 @@ def test_sums_by_hand():
 def test_top5_needs_the_label_among_five():
     logits = torch.arange(7.0).repeat(7, 1)
     assert batch_sums(logits, torch.arange(7)).tolist()[1:] == [1, 5, 7, 0]
-
-
-# Imports once, then forks: the processes are real, but cost no further seconds of importing.
-FORKS = """
-import os, sys
-from tcformer.tasks import runner
-from tcformer.cli import main
-
-folder, ports, words = sys.argv[1], sys.argv[2:4], sys.argv[4:]
-for size, port in zip((2, 3), ports):
-    for rank in range(size):
-        if os.fork() == 0:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
-                              MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-            file = os.open(f"{folder}/{size}.{rank}", os.O_WRONLY | os.O_CREAT)
-            os.dup2(file, 1)
-            status = main(words)
-            sys.stdout.flush()
-            os._exit(status)
-    for rank in range(size):
-        assert os.wait()[1] == 0
-"""
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def test_any_number_of_processes_prints_the_same_lines(trained, small, tmp_path):
-    """11 images in batches of 2: six batches, the last of one image, for 1, 2 and 3 processes."""
-    _, _, folder = trained
-    cfg = small(resume=str(folder / "best.safetensors"), eval=True, batch_size=2)
-    expected = run(cfg).eval_lines
-    words = ["evaluate"]
-    for name in ("model", "data_path", "input_size", "batch_size", "num_workers", "device",
-                 "resume", "threads"):  # fmt: skip
-        words += [f"--{name}", str(getattr(cfg, name))]
-    command = [sys.executable, "-c", FORKS, str(tmp_path), free_port(), free_port(), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
-    assert done.returncode == 0, done.stderr
-    for size in (2, 3):
-        lines = (tmp_path / f"{size}.0").read_text().splitlines()
-        assert [x for x in lines if x.startswith(("* Acc", "Accuracy"))] == expected
-        for rank in range(1, size):
-            assert "Acc@1" not in (tmp_path / f"{size}.{rank}").read_text()
 
 
 def with_a_broken_image(tmp_path, images):
