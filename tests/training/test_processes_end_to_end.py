@@ -17,7 +17,7 @@ from processes import ROOT, Family, clean_env
 pytestmark = pytest.mark.xdist_group("whole runs")
 
 CONFIG = "configs/tcformer/tcformer_light.py"
-# With two processes: 16 images = 2 steps an epoch. 9 images to evaluate: the last batch is of one image.
+# With two processes: 16 images = 2 steps an epoch. 9 to evaluate: the last batch is of one image.
 OPTIONS = (
     *("--model", "tcformer_nano", "--input-size", "32", "--batch-size", "4", "--device", "cpu"),
     *("--num_workers", "0", "--warmup-epochs", "0", "--lr", "0.01", "--no-pin-mem"),
