@@ -296,13 +296,7 @@ def one_image(layout):
     )
 
 
-QUICK = ("conv",)
-
-
-@pytest.mark.parametrize(
-    "reduction",
-    [r if r in QUICK else pytest.param(r, marks=pytest.mark.slow) for r in REDUCTIONS],
-)
+@pytest.mark.parametrize("reduction", ["conv", pytest.param("cluster", marks=pytest.mark.slow)])
 def test_one_graph(reduction):
     torch._dynamo.reset()
     neck = MTA(**SMALL, num_outs=5, reduction=reduction, add_extra_convs="on_output")

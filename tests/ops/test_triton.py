@@ -116,12 +116,10 @@ def test_clustering_waits_for_nothing_and_compiles(launches, tmp_path):
 @pytest.mark.parametrize(
     ("batch", "tokens", "channels", "clusters", "k", "masked"),
     [
-        (256, 3136, 128, 784, 5, False),
         (256, 784, 320, 196, 5, False),
         (256, 196, 512, 49, 5, True),
         (1, 65536, 128, 16384, 5, False),
         (3, 101, 1, 7, 29, False),
-        (2, 50, 24, 9, 12, True),
     ],
 )
 def test_every_variant_compiles(launches, tmp_path, batch, tokens, channels, clusters, k, masked):
@@ -134,11 +132,9 @@ def test_every_variant_compiles(launches, tmp_path, batch, tokens, channels, clu
     ("channels", "dtype"),
     [
         (128, torch.bfloat16),
-        *(
-            pytest.param(channels, dtype, marks=pytest.mark.slow)
-            for channels in (1, 30, 320, 1024)
-            for dtype in (torch.bfloat16, torch.float16, torch.float32)
-        ),
+        pytest.param(1, torch.float16, marks=pytest.mark.slow),
+        pytest.param(30, torch.float32, marks=pytest.mark.slow),
+        pytest.param(1024, torch.bfloat16, marks=pytest.mark.slow),
     ],
 )
 def test_regrouping_waits_for_nothing_and_compiles(launches, tmp_path, channels, dtype):
