@@ -279,7 +279,8 @@ def pose(root, kind):
 
 
 def predict(root, kind):
-    from tcformer.predict.sources import each_picture, read_picture
+    from tcformer.images import read_picture
+    from tcformer.predict.sources import each_picture
 
     one_class(root, kind)
     (found,) = each_picture(root, pytest.fail)
@@ -289,8 +290,8 @@ def predict(root, kind):
 
 
 def confusion(root, kind):
+    from tcformer.images import read_picture
     from tcformer.predict import labelled_folder
-    from tcformer.predict.sources import read_picture
 
     one_class(root, kind)
     return read_picture(labelled_folder(root).describe(0))

@@ -140,10 +140,13 @@ def test_an_unreadable_picture(folder, weights, capsys):
     [
         (["in"], "give the weights to ask"),
         (["missing", "--model", "tcformer_nano"], "there is no folder missing"),
-        (["in", "--checkpoint", "W", "--pictures", "-1"], "0 to 100 is meant"),
+        (["in", "--checkpoint", "W", "--pictures", "-1"], "from 0 to 100"),
         (["in", "--checkpoint", "W", "--out", "in/val/report"], "lies among the pictures"),
         (["in", "--checkpoint", "W", "--out", "in/val"], "lies among the pictures"),
-        (["in", "--checkpoint", "W", "--out", "in/val/red/a.png"], "is a file"),
+        (
+            ["in", "--checkpoint", "W", "--out", "in/val/red/a.png"],
+            "lies among the pictures",
+        ),
         (["in", "--checkpoint", "W", "--out", "/dev/null/report"], "not a folder"),
         (["in", "--checkpoint", "W", "--batch-size", "0"], "at least 1"),
         (["in/val/red", "--checkpoint", "W"], "no class folders"),

@@ -16,11 +16,12 @@ from processes import clean_env
 from safetensors.torch import load_file
 
 from tcformer import cli
-from tcformer.cli.pose_inputs import DETECTOR, Detector, Video, VideoWriter
 from tcformer.data.keypoints import layout
 from tcformer.data.keypoints.sticks import SticksSource
 from tcformer.errors import UserError
+from tcformer.predict.boxes import DETECTOR, Detector
 from tcformer.predict.pose import load_pose, usual_size
+from tcformer.predict.video import Video, VideoWriter
 from tcformer.runtime.distributed import World
 from tcformer.tasks.pose import PoseTask
 from tcformer.training.options import build
@@ -243,14 +244,14 @@ def test_a_real_command_line_refuses_in_one_sentence(weights, figures):
     [
         (["none.png"], "none.png does not exist"),
         (["."], "is a folder"),
-        (["figure0.png", "--threshold", "2"], "--threshold is 2.0"),
+        (["figure0.png", "--threshold", "2"], "'2' is not a number from 0 to 1"),
         (["figure0.png", "--detector-weights", "x"], "does nothing without --detect"),
         (["figure0.png", "--detector-threshold", "0.5"], "does nothing without --detect"),
         (["figure0.png", "--crop-size", "100000", "100000"], "from 32 to 2048 pixels"),
         (["figure0.png", "--boxes", "none.json"], "none.json does not exist"),
         (["figure0.png", "figure0.png"], "would both be written to"),
         (["figure0.png", "--crop-size", "30", "30"], "multiples of 4"),
-        (["boxes.json"], "boxes.json is not an image"),
+        (["boxes.json"], "cannot read boxes.json: it is not an image"),
     ],
 )
 def test_mistakes(weights, figures, monkeypatch, capsys, words, part):

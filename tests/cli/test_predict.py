@@ -190,7 +190,7 @@ def test_a_bar_is_drawn_where_asked_for(folder, weights, capsys):
     _, _, errors = run(capsys, *args)
     assert errors == ""
     _, _, errors = run(capsys, *args, "--progress")
-    assert "2 of 2 images" in errors
+    assert "2/2" in errors
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_file_that_disagrees_is_not_kept(loaded, broken, tmp_path, outputs):
         ({"format": "onx"}, "did you mean onnx"),
         ({"format": "pt2", "out": "a.onnx"}, "must end in .pt2"),
         ({"out": "a.bin"}, "let it end in .onnx, .pt2, .xml"),
-        ({"size": (8, 64)}, "16 px a side or more"),
+        ({"size": (8, 64)}, "at least 16 px a side"),
         ({"size": (2048, 1024)}, "at most 1 million pixels"),
         ({"input": "bytes"}, "normalised or pixels"),
         ({"outputs": ("scores",)}, "there is no output 'scores'"),

@@ -58,7 +58,7 @@ def test_a_photograph_is_turned_as_its_exif_data_says():
     ],
 )
 def test_what_is_no_picture_is_refused(data):
-    with pytest.raises(UserError, match=r"^it\.png (cannot be shown|is damaged)"):
+    with pytest.raises(UserError, match=r"^it\.png cannot be shown"):
         decode(Picture("it.png", data))
 
 
@@ -67,18 +67,15 @@ def test_a_damaged_picture_is_refused(kind):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).save(file, format=kind)
-    with pytest.raises(UserError, match=r"^it is damaged \(.+\): choose another picture$"):
+    with pytest.raises(UserError, match=r"^it cannot be shown, for .+: choose another picture$"):
         decode(Picture("it", file.getvalue()[: len(file.getvalue()) // 2]))
 
 
 @pytest.mark.parametrize(
     ("side", "sentence"),
     [
-        (
-            8000,
-            "bomb.png has 8000 x 8000 pixels, and at most 50 million are taken: make it smaller",
-        ),
-        (20000, "bomb.png is too large, for it has more pixels, and .* make it smaller"),
+        (8000, "bomb.png has 8000 x 8000 pixels; .* at most 50 million are taken"),
+        (20000, "bomb.png cannot be shown, for it has more pixels"),
     ],
 )
 def test_a_bomb_is_refused_before_it_is_decoded(side, sentence, monkeypatch):
@@ -88,7 +85,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(side, sentence, monkeypatch):
 
 
 def test_a_tiny_picture_is_refused():
-    with pytest.raises(UserError, match="8 x 30 pixels, and the network needs at least 16"):
+    with pytest.raises(UserError, match="8 x 30 pixels; at least 16 on each side"):
         decode(Picture("a", encoded((8, 30))))
 
 
@@ -117,7 +114,7 @@ def test_what_does_not_arrive_is_refused(data, sentence):
     ("name", "clean"),
     [
         ("../../etc/passwd", "passwd"),
-        ("a\nb\x00c\u202e.png", "abc.png"),
+        ("a\nb\x00c\u202e.png", "a\\nb\\x00c\\u202e.png"),
         ("", "the picture"),
         (None, "the picture"),
         ("x" * 300, "x" * 30 + "..." + "x" * 15),

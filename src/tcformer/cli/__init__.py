@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from tcformer._early import obey_ctrl_c
-from tcformer.errors import UserError, nearest
+from tcformer.errors import UserError, cut, nearest, printable
 from tcformer.files import FULL, is_full
 
 VERBS = {
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from tcformer.runtime.launcher import speak_after_main
 
         speak_after_main()  # one sentence, even from eight processes
-        print(f"error: {in_one_line(problem)}", file=sys.stderr)
+        print(f"error: {printable(problem)}", file=sys.stderr)
         return EXIT_USAGE
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
@@ -138,9 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     raise
                 # A name that is too long, a folder that may not be entered: no defect of ours.
                 name = os.fsdecode(error.filename)
-                where = name if len(name) < 250 else f"{name[:250]}..."
-                told = UserError(f"{where}: {error.strerror}; give another name or permission.")
-                print(f"error: {in_one_line(told)}", file=sys.stderr)
+                told = f"{cut(name)}: {error.strerror}; give another name or permission."
+                print(f"error: {printable(told)}", file=sys.stderr)
                 return EXIT_USAGE
             _mute(sys.stdout)
             print(f"error: the output cannot be written: {FULL}.", file=sys.stderr)
@@ -149,13 +148,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # a pipe of our own broke, such as one to a data worker: that is a real error
         return EXIT_SIGPIPE
     return status
-
-
-def in_one_line(problem: Exception) -> str:
-    """The message, with what would break the line or act on a terminal written out: `\\n`."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(problem)
-    )
 
 
 def _dispatch(args: list[str]) -> int:

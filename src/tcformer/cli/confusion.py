@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
 import sys
 import tempfile
 import time
-from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Callable, Iterable, Iterator
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import IO, TYPE_CHECKING, Any
 
 from tcformer.cli import VERBS
-from tcformer.cli.parser import Parser
-from tcformer.errors import UserError
-from tcformer.files import check_writable
+from tcformer.cli.parser import SHARED, Parser, load_network, print_notes, whole
+from tcformer.errors import UserError, printable
+from tcformer.files import atomic_write, check_writable, staging
+from tcformer.progress import progress_bar
 
 if TYPE_CHECKING:
-    from tcformer.predict.answers import Answer
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tcformer.data.folder import FolderSource
+    from tcformer.predict import LabeledPrediction, Loaded, Report
+    from tcformer.predict.classes import Matching
+    from tcformer.viz import Row
 
 HELP = VERBS["confusion"]
 
 MOST_PICTURES = 100
+
+RECORD = "confusion.json"
+FILES = (
+    RECORD, "confusion.csv", "classes.csv", "wrong.csv", "confusion.svg", "confusion.png",
+    "right.png", "wrong.png",
+)  # fmt: skip
+"""What is written; of an earlier run nothing is left. The record comes last, and has another name
+than that of a training run, into whose folder these files may go."""
+
+WRONG_COLUMNS = ("image", "truth", "answer", "probability", "probability_of_truth")
+
+MOST_ROWS, WORST = 30, 20
+"""Of the table that is printed: all classes if there are no more, else the worst."""
+
+MOST_MISTAKES = 10
+
+PANEL = 192
+"""Wished side of a panel in pixels."""
+
+WIDE = 1000
+"""Cards whose panels take more pixels stand below each other."""
 
 _EPILOG = (
     "FOLDER holds a folder of pictures for each class, or a folder val/ that does. Classes are "
@@ -37,35 +71,29 @@ def main(argv: list[str]) -> int:
     args = _parse(argv)
     started = time.monotonic()
 
-    from tcformer.cli import confusion_report as report  # torch is imported only now
-    from tcformer.predict import examine, labelled_folder, load, match_classes
+    from tcformer.predict import evaluate, labelled_folder, match_classes  # imports torch
+    from tcformer.predict.confusion import csv_line
     from tcformer.predict.predict import check_topk
 
     source = labelled_folder(args.folder)
-    out = None if args.out is None else _checked_out(args.out, source.root, report.FILES)
-    loaded = load(
-        args.model,
-        args.checkpoint,
-        pretrained=args.pretrained,
-        ema=args.ema,
-        input_size=args.input_size,
-        device=args.device,
-        threads=args.threads,
-    )
+    out = None if args.out is None else _checked_out(args.out, source.root)
+    loaded = load_network(args)
     check_topk(loaded, None)
     matching = match_classes(loaded, source.classes, str(source.root))
     by_order = not loaded.named and matching.words == tuple(source.classes)
     own = [note for note in loaded.notes if not (by_order and "class names are recorded" in note)]
-    for note in (*own, *matching.notes, str(source.left_out)):
-        if note:
-            print(f"note: {note}.", file=sys.stderr)
-    with tempfile.TemporaryFile() as wrong, _progress(args, len(source)) as tick:
-        wrong.write(report.wrong_head())
+    print_notes((*own, *matching.notes, source.left_out))
+    bar = progress_bar(len(source), wanted=args.progress)
+    with tempfile.TemporaryFile() as wrong, bar as update:
+        wrong.write(csv_line(WRONG_COLUMNS).encode())
 
-        def each(answer: Answer) -> None:
-            if not answer.right:
-                wrong.write(report.wrong_line(answer, matching.names))
-            tick()
+        def each(found: LabeledPrediction) -> None:
+            if not found.right:
+                names = matching.names[found.truth], matching.names[found.answer]
+                shares = f"{found.probability:.4f}", f"{found.truth_probability:.4f}"
+                line = csv_line((found.image, *names, *shares))
+                wrong.write(line.encode("utf-8", "backslashreplace"))
+            update(advance=1)
 
         def left_out(name: str, reason: str) -> None:
             if not args.skip_corrupt:
@@ -74,9 +102,9 @@ def main(argv: list[str]) -> int:
                     "leave such pictures out and count them"
                 )
             print(f"left out {name}: {reason}", file=sys.stderr)
-            tick()
+            update(advance=1)
 
-        examined = examine(
+        report = evaluate(
             loaded,
             source,
             matching,
@@ -87,15 +115,19 @@ def main(argv: list[str]) -> int:
             unreadable=left_out,
             each=each,
         )
-        if not examined.confusion.pictures:
+        if not report.confusion.pictures:
             raise UserError(f"not one picture of {source.root} could be read")
-        words = matching.words
-        for line in report.summary(examined, words, str(source.root)):
-            print(line)
+        print(*_summary(report, matching.words, str(source.root)), sep="\n")
         if out is not None:
-            run = report.Run(loaded, source, matching, examined, argv, args.batch_size, args.amp)
-            for line in report.write(out, run, wrong, started):
-                print(line)
+            settings = {"input_size": loaded.preprocessing.input_size}
+            settings |= {"batch_size": args.batch_size, "amp": args.amp}
+            record = _record(loaded, source, matching, report, settings)
+            with staging(out, last=RECORD, stale=FILES) as folder:
+                written = _write(folder, loaded, source.root, matching, report, wrong)
+                record |= _circumstances(loaded.device, argv, started)
+                text = _in_lines(json.dumps(record, indent=1, allow_nan=False)) + "\n"
+                atomic_write(folder / RECORD, lambda stream: stream.write(text.encode()))
+            print(f"wrote {', '.join([*written, RECORD])} in {out}")
     return 0
 
 
@@ -104,61 +136,287 @@ def _parse(argv: list[str]) -> Namespace:
     add = parser.add_argument
     add("folder", metavar="FOLDER", help="pictures in a folder for each class, or the folder "
         "above, with val/ in it")  # fmt: skip
-    add("--checkpoint", metavar="FILE", help="trained weights, or a folder in timm's hub format")
-    add("--model", metavar="NAME", help="model to run (default: the checkpoint's own)")
-    add("--pretrained", action="store_true", help="the weights the authors published for --model")
-    add("--ema", action=BooleanOptionalAction, help="averaged weights of a training checkpoint "
-        "(default: where it has them)")  # fmt: skip
     add("--out", metavar="FOLDER", help="where to write tables and pictures; without it, results "
         "are only printed")  # fmt: skip
-    add("--pictures", type=int, default=8, metavar="N", help="so many right answers and so many "
-        "wrong ones are drawn; 0 draws none")  # fmt: skip
+    add("--pictures", type=whole(0, MOST_PICTURES), default=8, metavar="N", help="so many right "
+        "answers and so many wrong ones are drawn; 0 draws none")  # fmt: skip
     add("--skip-corrupt", action="store_true", help="leave out pictures that cannot be read, and "
         "count them, instead of ending with an error")  # fmt: skip
-    add("--batch-size", type=int, default=16, metavar="N", help="pictures that pass together")
-    add("--workers", type=int, metavar="N", help="threads that read pictures ahead (default: one "
-        "a core; 0: none)")  # fmt: skip
-    add("--input-size", type=int, metavar="N", help="side of the network's square input, pixels "
-        "(default: as it was trained)")  # fmt: skip
-    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:N or mps")
-    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
-    add("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 leaves torch's choice")
-    add("--progress", action=BooleanOptionalAction, help="a bar on stderr (default: on a terminal)")
+    parser.share(*SHARED)
     args = parser.parse_args(argv)
     if args.checkpoint is None and args.model is None and not args.pretrained:
         raise UserError("tcformer confusion: give the weights to ask, --checkpoint FILE")
-    if not 0 <= args.pictures <= MOST_PICTURES:
-        raise UserError(f"--pictures is {args.pictures}, but 0 to {MOST_PICTURES} is meant")
     return args
 
 
-def _checked_out(name: str, pictures: Path, files: Iterable[str]) -> Path:
+def _checked_out(name: str, pictures: Path) -> Path:
     """Refuse a bad place before any work is done, above all one among the pictures."""
     out = Path(name)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder, which is made if it is missing")
     inside = out.resolve()
     if pictures.resolve() in (inside, *inside.parents):
         raise UserError(
             f"--out {out} lies among the pictures, where it would be taken for a class: name a "
             f"folder outside of {pictures}"
         )
-    for file in files:  # that they may be written there, before hours of work
+    for file in FILES:  # that they may be written there, before hours of work
         check_writable(out / file)
     return out
 
 
-@contextlib.contextmanager
-def _progress(args: Namespace, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr where somebody watches."""
-    if not (sys.stderr.isatty() if args.progress is None else args.progress):
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+# ---- for people -----------------------------------------------------------------------------
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(file=sys.stderr, force_terminal=args.progress)
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
-        line = bar.add_task("", total=total)
-        yield lambda: bar.advance(line)
+
+def _summary(report: Report, words: Sequence[str], where: str) -> Iterator[str]:
+    """What is printed: how many are right, class by class, and what is confused most."""
+    from tcformer.predict.confusion import wilson
+
+    confusion = report.confusion
+    rows = [row for row in confusion.per_class() if row.pictures]
+    classes = f"{len(rows)} class" + "es" * (len(rows) != 1)
+    share, mean = confusion.accuracy, confusion.mean_recall
+    assert share is not None  # there are pictures
+    assert mean is not None
+    yield (
+        f"{printable(where)}: {_counted(confusion.pictures, 'picture')} of {classes}, "
+        f"{confusion.right} right: {_percent(share)} ({_between(confusion.interval)}), "
+        f"mean over the classes {_percent(mean)}"
+    )
+    if report.unread:
+        yield f"{_counted(report.unread, 'picture')} that cannot be read left out"
+    yield ""
+    if len(rows) > MOST_ROWS:
+        yield f"The {WORST} of {len(rows)} classes with the lowest recall:"
+        rows = sorted(rows, key=lambda row: (row.recall, row.number))[:WORST]
+    head = ("class", "pictures", "right", "recall", "95 % interval", "precision")
+    table = [head]
+    for row in rows:
+        precision = "-" if row.precision is None else _percent(row.precision)
+        assert row.recall is not None
+        interval = _between(wilson(row.right, row.pictures))
+        numbers = (str(row.pictures), str(row.right), _percent(row.recall), interval, precision)
+        table.append((_short(words[row.number]), *numbers))
+    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+    for line in table:
+        first, *others = (
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        yield "  ".join((first, *others))
+    yield ""
+    mistakes = confusion.mistakes()
+    if not mistakes:
+        yield "There is no wrong answer."
+        return
+    yield "Confused most often:"
+    pictures = confusion.counts.sum(axis=1)
+    for truth, answer, count in mistakes[:MOST_MISTAKES]:
+        names = f"{_short(words[truth])} -> {_short(words[answer])}"
+        yield f"  {names}: {count} of {pictures[truth]}"
+    if len(mistakes) > MOST_MISTAKES:
+        yield f"  and {_counted(len(mistakes) - MOST_MISTAKES, 'other pair')}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+
+
+def _counted(count: int, words: str) -> str:
+    return f"{count} {words}{'s' * (count != 1)}"
+
+
+def _short(name: str, most: int = 40) -> str:
+    name = printable(name)
+    return name if len(name) <= most else f"{name[: most - 3]}..."
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+def _write(
+    out: Path, loaded: Loaded, root: Path, matching: Matching, report: Report, wrong: IO[bytes]
+) -> list[str]:
+    """Write tables and pictures into a folder, and say what is there; prints what is not."""
+    from tcformer.images import png_bytes
+    from tcformer.viz import MOST_CLASSES, matrix_picture, matrix_svg
+    from tcformer.viz.sheet import write_bytes
+
+    confusion, written = report.confusion, []
+
+    def text(name: str, lines: Iterable[str]) -> None:
+        data = (line.encode("utf-8", "backslashreplace") for line in lines)
+        atomic_write(out / name, lambda stream: stream.writelines(data))
+        written.append(name)
+
+    text("confusion.csv", confusion.matrix_csv())
+    text("classes.csv", confusion.classes_csv())
+    wrong.seek(0)
+    atomic_write(out / "wrong.csv", lambda stream: shutil.copyfileobj(wrong, stream))
+    written.append("wrong.csv")
+    drawn = confusion.occurring()
+    if len(drawn) <= MOST_CLASSES:
+        counts = confusion.counts[drawn][:, drawn]
+        words, numbers = [matching.words[i] for i in drawn], drawn.tolist()
+        text("confusion.svg", [matrix_svg(counts, words, numbers=numbers)])
+        picture = matrix_picture(counts, words, numbers=numbers)
+        write_bytes(out / "confusion.png", png_bytes(picture))
+        written.append("confusion.png")
+    else:
+        print(f"no picture of the matrix: {len(drawn)} classes are more than can be drawn")
+    for name, found in (("right.png", report.right), ("wrong.png", report.wrong)):
+        if found:
+            write_bytes(out / name, png_bytes(draw_answers(loaded, found, matching.words, root)))
+            written.append(name)
+    if not loaded.merges and (report.right or report.wrong):
+        print(f"{loaded.name} merges no tokens, so the answers are drawn without them")
+    return written
+
+
+def draw_answers(
+    loaded: Loaded, answers: Sequence[LabeledPrediction], words: Sequence[str], root: Path
+) -> NDArray[np.uint8]:
+    """A card for each answer: "truth -> answer 93 %" over the picture and its tokens.
+
+    What is drawn is what the network saw: the middle of the picture, in the photograph's own
+    resolution where that is finer.
+
+    Args:
+        loaded: the network that gave the answers.
+        answers: one or more.
+        words: the names of the network's classes.
+        root: the folder of the class folders, which names of pictures leave out.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    from tcformer.viz import card_sheet
+
+    rows = [_row(loaded, answer, words, root) for answer in answers]
+    panel = rows[0].panels[0].size[1]
+    across = 4 if not loaded.merges else 2 if 4 * panel <= WIDE else 1
+    return card_sheet(rows, across=across, font_size=max(16, panel // 18), least_column=PANEL)
+
+
+def _row(loaded: Loaded, answer: LabeledPrediction, words: Sequence[str], root: Path) -> Row:
+    import torch
+
+    from tcformer.images import read_picture, unnormalise
+    from tcformer.viz import Figure, Panel, Row, enlarge, layout_maps, panel_scale
+    from tcformer.viz.sheet import written
+
+    picture = read_picture(answer.image)
+    prepare = loaded.preprocessing
+    side = prepare.input_size
+    scale = panel_scale((side, side), PANEL)
+    ready = prepare(picture)
+    scales = {"mean": prepare.spec.norm_mean, "std": prepare.spec.norm_std}
+    seen = unnormalise(ready, **scales)
+    if min(picture.size) >= 1.5 * side / prepare.kept:
+        finer = replace(prepare, input_size=scale * side, crop_pct=prepare.kept)
+        shown = unnormalise(finer(picture), **scales)
+    else:
+        shown = enlarge(seen, scale)
+    # The name of a class as far as the font has its letters, else its number.
+    truth, said = (
+        written(_plain(words[number]), f"class {number}")
+        for number in (answer.truth, answer.answer)
+    )
+    heading = f"{truth} -> {said} {_rounded(answer.probability)}"
+    if not answer.right:
+        heading += f" ({truth} {_rounded(answer.truth_probability)})"
+    name = _plain(os.path.relpath(answer.image, root))
+    panels = [Panel(shown, written(name, "..."))]
+    if loaded.merges:
+        with torch.inference_mode():
+            stages = loaded.backbone.forward_tokens(ready[None].to(loaded.device))
+        figure = Figure(shown, layout_maps(stages), seen=(side, side))
+        # Before the first merge tokens are squares, and one alone is no picture.
+        several = [stage.layout.num_tokens > 1 for stage in stages]
+        drawn = zip(figure.draw("mean").panels, several, strict=True)
+        panels += [panel for panel, seen_apart in drawn if seen_apart][1:]
+    return Row(tuple(panels), heading)
+
+
+def _plain(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+def _rounded(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.005 or not share else "< 1 %"
+
+
+def _record(
+    loaded: Loaded,
+    source: FolderSource,
+    matching: Matching,
+    report: Report,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """In the form of a run's record: everything that the figures depend on."""
+    from tcformer.data.fingerprint import fingerprint
+    from tcformer.runtime import provenance
+    from tcformer.training.record import FORM
+
+    confusion, weights = report.confusion, loaded.source
+    truths, answers = confusion.counts.nonzero()
+    return {
+        "form": FORM,
+        "kind": "confusion",
+        "status": "finished",
+        "model": loaded.name,
+        "parameters": sum(p.numel() for p in loaded.network.parameters()),
+        "weights": None if weights is None else provenance.without_place(weights),
+        "weights_sha256": _digest(weights),
+        "data": fingerprint(SimpleNamespace(source=source), source.root.parent),
+        "config": settings,
+        "result": {
+            "pictures": confusion.pictures,
+            "right": confusion.right,
+            "left_out": report.unread,
+            "acc1": round(100 * (confusion.accuracy or 0), 4),
+            "acc1_95": [round(100 * end, 4) for end in confusion.interval or ()],
+            "mean_recall": round(100 * (confusion.mean_recall or 0), 4),
+        },
+        "classes": list(matching.names),
+        "counts": [
+            [int(truth), int(answer), int(confusion.counts[truth, answer])]
+            for truth, answer in zip(truths, answers, strict=True)
+        ],
+    }
+
+
+def _circumstances(device: Any, argv: list[str], started: float) -> dict[str, Any]:
+    """What it cost, and where it ran."""
+    import torch
+
+    from tcformer.runtime import provenance
+
+    on_gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    cost = {
+        "wall_seconds": round(time.monotonic() - started, 3),
+        "peak_memory": {"host_bytes": provenance.resident("VmHWM"), "gpu_bytes": on_gpu},
+    }
+    session = {
+        "status": "finished",
+        "command": provenance.command_line(["confusion", *argv]),
+        **provenance.circumstances(device),
+        "processor_seconds": round(time.process_time(), 3),
+        **cost,
+    }
+    return {**cost, "epochs": [], "sessions": [session]}
+
+
+def _in_lines(text: str) -> str:
+    """JSON whose lists of numbers stand on one line each."""
+    return re.sub(r"\[\s+([-\d.,\s]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+
+
+def _digest(source: str | None) -> str | None:
+    """The first 16 digits of the SHA-256 of a file of weights."""
+    if source is None or not Path(source).is_file():
+        return None
+    with open(source, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import shutil
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
@@ -20,10 +22,12 @@ from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
 from tcformer.files import check_writable, making_way
+from tcformer.progress import progress_bar
 
 if TYPE_CHECKING:
     from tcformer.tasks.runner import RunResult
     from tcformer.training.config import TrainConfig
+    from tcformer.training.metrics import Progress
 
 HELP = VERBS["demo"]
 
@@ -155,7 +159,6 @@ def _check(folder: Path) -> None:
 
 def _train(cfg: TrainConfig, folder: Path, argv: list[str]) -> RunResult:
     """Train with a progress bar on the screen and everything else in the log."""
-    from tcformer.cli.demo_progress import show_progress
     from tcformer.tasks.runner import run
 
     with (
@@ -164,6 +167,63 @@ def _train(cfg: TrainConfig, folder: Path, argv: list[str]) -> RunResult:
         contextlib.redirect_stdout(log),
     ):
         return run(cfg, on_progress=on_progress, command=["demo", *argv])
+
+
+@contextlib.contextmanager
+def show_progress(
+    log: Path, *, stream: TextIO | None = None, live: bool | None = None
+) -> Iterator[Callable[[Progress], None]]:
+    """Yield a callback for the training loop: a live bar on a terminal, else a line an epoch.
+
+    Args:
+        log: the run's log.txt, where the accuracy of finished epochs is read.
+        stream: where to draw; the standard output as it is now, so that it may be redirected
+            while the training prints its own lines.
+        live: whether to draw a bar; by default, if the stream is a terminal.
+    """
+    stream = stream or sys.stdout
+    live = stream.isatty() if live is None else live
+    began, finished, epochs, loss, accuracy = time.monotonic(), 0, 0, "", ""
+
+    def read_accuracy() -> None:  # that of an epoch is known when the next one begins
+        nonlocal accuracy
+        with contextlib.suppress(OSError, IndexError, ValueError, KeyError):
+            last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+            accuracy = f"  accuracy {last['test_acc1']:.1f}%"
+
+    def line() -> None:
+        nonlocal finished
+        finished += 1
+        left = int((time.monotonic() - began) / finished * (epochs - finished))
+        clock = f"eta {left // 60}:{left % 60:02d}"
+        print(f"epoch {finished}/{epochs}  {loss}{accuracy}  {clock}", file=stream, flush=True)
+
+    bar = progress_bar(label="preparing", stream=stream, wanted=live, transient=False)
+    with bar as update:
+
+        def draw(now: Progress) -> None:
+            nonlocal epochs, loss
+            epochs = now.epochs
+            if now.phase != "train":
+                return
+            if now.step == 1:
+                read_accuracy()
+            if now.epoch > finished and not live:
+                line()
+            loss = f"loss {now.values['loss']:.3f}" if "loss" in now.values else ""
+            update(
+                description=f"epoch {now.epoch + 1}/{now.epochs}",
+                total=now.epochs * now.steps,
+                completed=now.epoch * now.steps + now.step,
+                numbers=loss + accuracy,
+            )
+
+        yield draw
+        read_accuracy()
+        if live:
+            update(numbers=loss + accuracy)
+        elif epochs:
+            line()
 
 
 def _draw(result: RunResult, folder: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from tcformer.cli import VERBS
-from tcformer.cli.parser import Parser
+from tcformer.cli.parser import Parser, load_network
 from tcformer.errors import UserError
 
 HELP = VERBS["hub"]
@@ -20,12 +20,9 @@ def main(argv: list[str]) -> int:
     """Run the verb; see `tcformer hub --help`."""
     args = _parse(argv)
 
-    from tcformer.predict import load
+    loaded = load_network(args)
     from tcformer.predict.hub import push_to_hub, record_beside, save_pretrained
 
-    loaded = load(
-        args.model, args.checkpoint, ema=False if args.no_ema else None, input_size=args.input_size
-    )
     record = args.record or record_beside(loaded.source)
     given = {"record": record, "name": args.name, "licence": args.license}
     for note in loaded.notes:
@@ -51,17 +48,10 @@ def _parse(argv: list[str]) -> Namespace:
     add("folder", metavar="FOLDER", nargs="?", help="folder to write")
     add("--push", metavar="USER/NAME", help="upload to this repository, which is created if needed")
     add("--private", action="store_true", help="with --push: a new repository is private")
-    add("--model", metavar="NAME", help="model (default: the checkpoint's own)")
-    add(
-        "--input-size",
-        type=int,
-        metavar="N",
-        help="side of the input, pixels (default: as trained)",
-    )
+    parser.share("model", "input-size", "ema")
     add("--record", metavar="FILE", help="record of the training (default: the one beside it)")
     add("--name", help="of the model in its card (default: that of folder or repository)")
     add("--license", metavar="NAME", help="of the weights, such as mit (default: not said)")
-    add("--no-ema", action="store_true", help="the last weights, although there are averaged ones")
     add("--force", action="store_true", help="replace the files in FOLDER")
     args = parser.parse_args(argv)
     if (args.folder is None) == (args.push is None):

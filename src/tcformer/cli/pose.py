@@ -10,16 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tcformer.cli import VERBS
-from tcformer.cli.parser import Parser
+from tcformer.cli.parser import Parser, print_notes, real
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, check_writable, staging
+from tcformer.files import atomic_write, check_writable, read_whole, staging
+from tcformer.images import UnreadableImageError, decode_strictly, read_image
+from tcformer.progress import progress_bar
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from tcformer.cli.pose_boxes import Boxes
+if TYPE_CHECKING:  # they import torch: a mistake is answered before that
+    from tcformer.predict.boxes import Boxes
     from tcformer.predict.pose import Person, PoseEstimator
 
 HELP = VERBS["pose"]
@@ -31,7 +33,7 @@ EXIT_SOME_UNREADABLE, EXIT_NONE_READ = 1, 2
 
 RESULTS = "keypoints.json"
 
-Where = Callable[[Path, "int | None", "NDArray[np.uint8]"], "Boxes | None"]
+Where = Callable[[Path, int | None, NDArray[np.uint8]], "Boxes | None"]
 """The people of a file, or of a frame of it; None is one person who fills the picture."""
 
 
@@ -46,50 +48,49 @@ class _NoneReadError(Exception):
 def main(argv: list[str]) -> int:
     """Run the verb; see `tcformer pose --help`."""
     args = _parse(argv)
+
+    from tcformer.predict.pose import load_pose
+    from tcformer.predict.video import require_av
+
     files = [Path(name) for name in args.files]
     folder = Path(args.out)
     for file in files:
         if not file.is_file():
             what = "is a folder: name the files in it" if file.is_dir() else "does not exist"
             raise UserError(f"{file} {what}.")
-    outputs = [_output(folder, file) for file in files]
+    videos = {file: _is_video(file) for file in files}
+    outputs = [folder / f"{f.stem}.pose{'.mp4' if videos[f] else '.png'}" for f in files]
     twice = sorted({str(out) for out in outputs if outputs.count(out) > 1})
     if twice:
         raise UserError(f"two of the files would both be written to {twice[0]}; rename one.")
-
     for output in (*outputs, folder / RESULTS):
         check_writable(output, made_from=[*files, args.boxes, args.checkpoint])
-    if any(map(_is_video, files)):
-        from tcformer.cli.pose_inputs import require_av
-
+    if any(videos.values()):
         require_av()
-
-    from tcformer.predict.pose import load_pose
 
     where = _where(args)
     estimator = load_pose(
         args.checkpoint,
         crop_size=tuple(args.crop_size) if args.crop_size else None,
         codec=args.codec,
-        ema=False if args.no_ema else None,
+        ema=args.ema,
         device=args.device,
     )
-    for note in estimator.notes:
-        print(f"note: {note}.", file=sys.stderr)
-    results = _Results(estimator)
+    print_notes(estimator.notes)
+    run = _Run(args, estimator, where)
     written = []
     try:
         with staging(folder, last=RESULTS) as scratch:
             for file, output in zip(files, outputs, strict=True):
-                run = _video if _is_video(file) else _picture
+                look = run.video if videos[file] else run.picture
                 try:
-                    print(run(file, scratch / output.name, estimator, where, results, args))
+                    print(look(file, scratch / output.name))
                     written.append(output.name)
                 except _UnreadableError as error:
                     print(f"error: {error}", file=sys.stderr)
             if not written:
                 raise _NoneReadError
-            text = json.dumps(results.content(), allow_nan=False).encode()
+            text = json.dumps(run.results.content(), allow_nan=False).encode()
             atomic_write(scratch / RESULTS, lambda opened: opened.write(text))
     except _NoneReadError:
         return EXIT_NONE_READ
@@ -105,82 +106,46 @@ def _parse(argv: list[str]) -> Namespace:
         "A file that cannot be read is named on stderr and left out; the status is then 1, or 2 if "
         "not one could be read.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="pictures or videos")
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="weights of a pose network"
-    )
-    parser.add_argument("--out", metavar="FOLDER", default="pose", help="folder to write to")
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help="pictures or videos")
+    parser.share("checkpoint", "ema", "device", device={"default": "cpu"}, checkpoint={
+        "required": True, "help": "weights of a pose network"})  # fmt: skip
+    add("--out", metavar="FOLDER", default="pose", help="folder to write to")
     people = parser.add_mutually_exclusive_group()
-    people.add_argument(
-        "--boxes",
-        metavar="FILE.json",
-        help="where people are: a list with file_name (or COCO's "
-        "image_id), bbox, score; or annotations in COCO's format",
-    )
-    people.add_argument(
-        "--detect", action="store_true", help="find people with torchvision's detector"
-    )
-    parser.add_argument(
-        "--detector-weights", metavar="FILE", help="the detector's weights, where it has none yet"
-    )
-    parser.add_argument(
-        "--detector-threshold", type=float, help="least score of a detected person (default: 0.5)"
-    )
-    parser.add_argument(
-        "--threshold", type=float, default=0.2, help="draw keypoints with a score above this"
-    )
-    parser.add_argument(
-        "--tokens",
-        action=BooleanOptionalAction,
-        default=True,
-        help="draw the tokens of each person beside the picture",
-    )
-    parser.add_argument(
-        "--flip-test",
-        action=BooleanOptionalAction,
-        default=True,
-        help="average with the mirrored person: slower, a little better",
-    )
-    parser.add_argument(
-        "--crop-size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="input of the network in pixels (default: what the checkpoint says)",
-    )
-    parser.add_argument(
-        "--codec",
-        choices=("classic", "dark", "udp"),
-        help="how heat maps are read (default: what the checkpoint says)",
-    )
-    parser.add_argument(
-        "--no-ema",
-        action="store_true",
-        help="the last weights, although there are averaged ones",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, mps or auto")
+    people.add_argument("--boxes", metavar="FILE.json", help="where people are: a list with "
+        "file_name (or COCO's image_id), bbox, score; or annotations in COCO's "
+        "format")  # fmt: skip
+    people.add_argument("--detect", action="store_true", help="find people with torchvision's "
+        "detector")  # fmt: skip
+    add("--detector-weights", metavar="FILE", help="the detector's weights, where it has none yet")
+    add("--detector-threshold", type=real(0, 1), help="least score of a detected person (default: "
+        "0.5)")  # fmt: skip
+    add("--threshold", type=real(0, 1), default=0.2, help="draw keypoints with a score above this")
+    add("--tokens", action=BooleanOptionalAction, default=True, help="draw the tokens of each "
+        "person beside the picture")  # fmt: skip
+    add("--flip-test", action=BooleanOptionalAction, default=True, help="average with the mirrored "
+        "person: slower, a little better")  # fmt: skip
+    add("--crop-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input of the network "
+        "in pixels (default: what the checkpoint says)")  # fmt: skip
+    add("--codec", choices=("classic", "dark", "udp"), help="how heat maps are read (default: what "
+        "the checkpoint says)")  # fmt: skip
     args = parser.parse_args(argv)
     for name in ("weights", "threshold"):
         if getattr(args, f"detector_{name}") is not None and not args.detect:
             raise UserError(f"--detector-{name} does nothing without --detect; add it.")
     if args.detector_threshold is None:
         args.detector_threshold = 0.5
-    for name in ("threshold", "detector_threshold"):
-        if not 0 <= getattr(args, name) <= 1:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is {getattr(args, name)}, but 0 to 1 is meant.")
     return args
 
 
 def _where(args: Namespace) -> Where:
     """What tells the people's boxes: a file, a detector, or nobody."""
-    from tcformer.cli.pose_boxes import read_boxes
-    from tcformer.cli.pose_inputs import Detector
+    from tcformer.predict.boxes import Detector, read_boxes
 
     if args.boxes:
         known = read_boxes(args.boxes)
         if str(known.left_out):
-            print(f"note: {args.boxes}: {known.left_out}.", file=sys.stderr)
+            print_notes([f"{args.boxes}: {known.left_out}"])
         missing = [name for name in args.files if not known.knows(Path(name))]
         if missing:
             raise UserError(
@@ -196,9 +161,7 @@ def _where(args: Namespace) -> Where:
 
 def _is_video(file: Path) -> bool:
     """By its ending; a GIF is one if it moves."""
-    from tcformer.cli.pose_inputs import VIDEOS
-    from tcformer.files import read_whole
-    from tcformer.images import UnreadableImageError, decode_strictly
+    from tcformer.predict.video import VIDEOS
 
     if file.suffix.lower() != ".gif":
         return file.suffix.lower() in VIDEOS
@@ -206,10 +169,6 @@ def _is_video(file: Path) -> bool:
         return decode_strictly(read_whole(file), lambda image: getattr(image, "n_frames", 1) > 1)
     except (OSError, UnreadableImageError):  # the reader of pictures says what is wrong
         return False
-
-
-def _output(folder: Path, file: Path) -> Path:
-    return folder / f"{file.stem}.pose{'.mp4' if _is_video(file) else '.png'}"
 
 
 class _Results:
@@ -221,9 +180,7 @@ class _Results:
         self.people: list[dict[str, Any]] = []
 
     def add(self, name: str, picture: NDArray[np.uint8], people: list[Person]) -> list[Person]:
-        """Note the people of a picture; returns those who are not another one over again."""
-        import numpy as np
-
+        """Note the people of a picture; returns those that non-maximum suppression by OKS keeps."""
         from tcformer.tasks.pose.results import oks_nms, person_score
 
         image_id = len(self.images) + 1
@@ -263,100 +220,82 @@ class _Results:
         return {"images": self.images, "annotations": self.people, "categories": [category]}
 
 
-def _picture(
-    file: Path,
-    output: Path,
-    estimator: PoseEstimator,
-    where: Where,
-    results: _Results,
-    args: Namespace,
-) -> str:
-    from tcformer.viz import read_image, write_png
+class _Run:
+    """The people of file after file."""
 
-    try:
-        picture = read_image(file)
-    except UserError as error:
-        raise _UnreadableError(str(error)) from None
-    found = _find(picture, where(file, None, picture), estimator, args)
-    people = results.add(file.name, picture, found)
-    drawn = _skeletons(picture, people, estimator, args.threshold)
-    if args.tokens and people:
+    def __init__(self, args: Namespace, estimator: PoseEstimator, where: Where) -> None:
+        self.args, self.estimator, self.where = args, estimator, where
+        self.results = _Results(estimator)
+
+    def picture(self, file: Path, output: Path) -> str:
+        """Draw the people of a picture; returns what to print."""
+        from tcformer.viz import write_png
         from tcformer.viz.skeleton import people_sheet
 
-        chosen = people[:MOST_PEOPLE_DRAWN]
-        crops = [(p.crop, p.points, p.scores, estimator.tokens(picture, p)) for p in chosen]
-        drawn = people_sheet(
-            picture, drawn, crops, estimator.layout, estimator.codec, threshold=args.threshold
-        )
-    write_png(output, drawn)
-    return f"{file}: {_people(len(people))}"
-
-
-def _video(
-    file: Path,
-    output: Path,
-    estimator: PoseEstimator,
-    where: Where,
-    results: _Results,
-    args: Namespace,
-) -> str:
-    from rich.console import Console
-    from rich.progress import track
-
-    from tcformer.cli.pose_inputs import DamagedVideoError, Video, VideoWriter
-
-    before = len(results.images)
-    try:
-        video = Video(file)
-    except UserError as error:
-        raise _UnreadableError(str(error)) from None
-    with contextlib.closing(video):
-        writer = VideoWriter(output, video.rate)
         try:
-            console = Console(stderr=True)
-            hidden = not console.is_terminal
-            frames = track(video, file.name, total=video.frames, console=console, disable=hidden)
-            for number, picture in enumerate(frames):
-                found = _find(picture, where(file, number, picture), estimator, args)
-                people = results.add(f"{file.name}#{number}", picture, found)
-                writer.write(_skeletons(picture, people, estimator, args.threshold))
-            writer.finish()
-        except BaseException as error:
-            writer.abandon()
-            results.forget(before)
-            if isinstance(error, DamagedVideoError):
-                raise _UnreadableError(str(error)) from None
-            raise
-    return f"{file}: {len(results.images) - before} frames"
+            picture = read_image(file)
+        except UserError as error:
+            raise _UnreadableError(str(error)) from None
+        people = self._look(file, None, picture, file.name)
+        drawn = self._skeletons(picture, people)
+        if self.args.tokens and people:
+            estimator = self.estimator
+            chosen = people[:MOST_PEOPLE_DRAWN]
+            crops = [(p.crop, p.points, p.scores, estimator.tokens(picture, p)) for p in chosen]
+            threshold = self.args.threshold
+            drawn = people_sheet(
+                picture, drawn, crops, estimator.layout, estimator.codec, threshold=threshold
+            )
+        write_png(output, drawn)
+        number = len(people)
+        words = f"{number} {'person' if number == 1 else 'people'}" if number else "nobody found"
+        return f"{file}: {words}"
 
+    def video(self, file: Path, output: Path) -> str:
+        """Draw the people of every frame of a video; returns what to print."""
+        from tcformer.predict.video import DamagedVideoError, Video, VideoWriter
 
-def _find(
-    picture: NDArray[np.uint8], where: Boxes | None, estimator: PoseEstimator, args: Namespace
-) -> list[Person]:
-    if where is None:
-        return estimator(picture, flip_test=args.flip_test)
-    return estimator(picture, where.boxes, box_scores=where.scores, flip_test=args.flip_test)
+        before = len(self.results.images)
+        try:
+            video = Video(file)
+        except UserError as error:
+            raise _UnreadableError(str(error)) from None
+        with contextlib.closing(video), progress_bar(video.frames, label=file.name) as update:
+            writer = VideoWriter(output, video.rate)
+            try:
+                for number, picture in enumerate(video):
+                    people = self._look(file, number, picture, f"{file.name}#{number}")
+                    writer.write(self._skeletons(picture, people))
+                    update(advance=1)
+                writer.finish()
+            except BaseException as error:
+                writer.abandon()
+                self.results.forget(before)
+                if isinstance(error, DamagedVideoError):
+                    raise _UnreadableError(str(error)) from None
+                raise
+        return f"{file}: {len(self.results.images) - before} frames"
 
+    def _look(
+        self, file: Path, frame: int | None, picture: NDArray[np.uint8], name: str
+    ) -> list[Person]:
+        found = self.where(file, frame, picture)
+        boxes, scores = (None, None) if found is None else found
+        flip = self.args.flip_test
+        people = self.estimator(picture, boxes, box_scores=scores, flip_test=flip)
+        return self.results.add(name, picture, people)
 
-def _skeletons(
-    picture: NDArray[np.uint8], people: list[Person], estimator: PoseEstimator, threshold: float
-) -> NDArray[np.uint8]:
-    import numpy as np
+    def _skeletons(self, picture: NDArray[np.uint8], people: list[Person]) -> NDArray[np.uint8]:
+        from tcformer.viz.skeleton import draw_skeleton
 
-    from tcformer.viz.skeleton import draw_skeleton
-
-    if not people:
-        return picture
-    kind = estimator.layout
-    return draw_skeleton(
-        picture,
-        np.stack([person.points for person in people]),
-        np.stack([person.scores for person in people]),
-        kind.links,
-        parts=kind.parts,
-        threshold=threshold,
-    )
-
-
-def _people(number: int) -> str:
-    return "nobody found" if not number else f"{number} {'person' if number == 1 else 'people'}"
+        if not people:
+            return picture
+        kind = self.estimator.layout
+        return draw_skeleton(
+            picture,
+            np.stack([person.points for person in people]),
+            np.stack([person.scores for person in people]),
+            kind.links,
+            parts=kind.parts,
+            threshold=self.args.threshold,
+        )

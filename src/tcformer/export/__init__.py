@@ -10,15 +10,13 @@ A file is kept only if it clusters real pictures as PyTorch does and gives the s
 
 from tcformer.export.contract import INPUTS, OUTPUTS, Contract
 from tcformer.export.formats import FORMATS
-from tcformer.export.making import LEAST_SIDE, MOST_PIXELS, Report, export
+from tcformer.export.making import Report, export
 from tcformer.export.parity import TOLERANCE, Parity
 from tcformer.export.timing import Times
 
 __all__ = [
     "FORMATS",
     "INPUTS",
-    "LEAST_SIDE",
-    "MOST_PIXELS",
     "OUTPUTS",
     "TOLERANCE",
     "Contract",

@@ -21,17 +21,12 @@ from tcformer.export.formats import Format, choose
 from tcformer.export.program import trace
 from tcformer.export.runner import Runner
 from tcformer.files import check_writable, staging
+from tcformer.images import check_seen
 from tcformer.models import TCFormer
 from tcformer.models.tcformer import CTM
 from tcformer.predict import Loaded
 
-__all__ = ["LEAST_SIDE", "MOST_PIXELS", "Report", "export"]
-
-LEAST_SIDE = 16
-"""The network takes images from this side on, in pixels."""
-
-MOST_PIXELS = 1024 * 1024
-"""Clustering compares every token with every other: time grows with the square of the pixels."""
+__all__ = ["Report", "export"]
 
 
 @dataclass(frozen=True)
@@ -171,11 +166,7 @@ def _contract(
 ) -> Contract:
     side = loaded.preprocessing.input_size
     height, width = (side, side) if size is None else size
-    if min(height, width) < LEAST_SIDE or height * width > MOST_PIXELS:
-        raise UserError(
-            f"images of {height} x {width} px are not exported: {LEAST_SIDE} px a side or more "
-            f"are meant, and at most {MOST_PIXELS // 2**20} million pixels"
-        )
+    check_seen((height, width), what="an image")
     if input not in INPUTS:
         raise UserError(f"the input is {' or '.join(INPUTS)}, not {input!r}")
     for name in outputs:

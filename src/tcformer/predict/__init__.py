@@ -3,26 +3,33 @@
 `show`, `predict`, `serve` and `export` all get their network from :func:`load`.
 """
 
-from tcformer.predict.answers import Answer, Examined, examine, labelled_folder, match_classes
+from tcformer.images import read_picture
 from tcformer.predict.confusion import Confusion, confusion_matrix, wilson
+from tcformer.predict.evaluate import (
+    LabeledPrediction,
+    Report,
+    evaluate,
+    labelled_folder,
+    match_classes,
+)
 from tcformer.predict.hub import push_to_hub, save_pretrained
 from tcformer.predict.loaded import DEFAULT_MODEL, Loaded, load
 from tcformer.predict.predict import Guess, Prediction, predict_each
 from tcformer.predict.preprocess import Preprocessing
-from tcformer.predict.sources import Picture, read_picture
+from tcformer.predict.sources import Picture
 
 __all__ = [
     "DEFAULT_MODEL",
-    "Answer",
     "Confusion",
-    "Examined",
     "Guess",
+    "LabeledPrediction",
     "Loaded",
     "Picture",
     "Prediction",
     "Preprocessing",
+    "Report",
     "confusion_matrix",
-    "examine",
+    "evaluate",
     "labelled_folder",
     "load",
     "match_classes",
@@ -32,3 +39,6 @@ __all__ = [
     "save_pretrained",
     "wilson",
 ]
+
+examine, Examined, Answer = evaluate, Report, LabeledPrediction
+"""Former names of these."""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tcformer.errors import UserError
-from tcformer.images import UnreadableImageError
+from tcformer.errors import UserError, printable
+from tcformer.images import UnreadableImageError, read_picture
 from tcformer.models import TCFormer
-from tcformer.predict.sources import Report, each_picture, read_picture
+from tcformer.predict.sources import Report, each_picture
 
 if TYPE_CHECKING:
     from tcformer.predict.loaded import Loaded
@@ -28,7 +28,6 @@ __all__ = [
     "Prediction",
     "check_topk",
     "predict_each",
-    "printable",
     "probabilities_each",
 ]
 
@@ -84,11 +83,6 @@ class Prediction:
             percent = 100 * round(guess.probability, DECIMALS)
             lines.append(f"  {percent:6.2f} %  {printable(guess.name)} ({guess.index})")
         return "\n".join(lines)
-
-
-def printable(text: str) -> str:
-    """One line, whatever characters a file name or a class name is made of."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_topk(loaded: Loaded, topk: int | None) -> int:

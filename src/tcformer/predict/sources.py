@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from tcformer.errors import UserError
-from tcformer.images import IMAGE_EXTENSIONS, LeftOut, read_picture
+from tcformer.images import IMAGE_EXTENSIONS, LeftOut
 
-__all__ = ["Picture", "each_picture", "is_one", "read_picture", "walk"]
+__all__ = ["Picture", "each_picture", "is_one", "walk"]
 
 
 class Picture(NamedTuple):

@@ -7,7 +7,6 @@ cell, so that the browser can follow the mouse without asking back; `static/map.
 from __future__ import annotations
 
 import base64
-import io
 import itertools
 import json
 from collections.abc import Sequence
@@ -18,9 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tcformer import viz
-from tcformer.errors import UserError
-from tcformer.serve.pictures import LEAST_SIDE
-from tcformer.viz.sheet import panel_scale
+from tcformer.images import png_bytes, resize_image, seen_size, unnormalise
 
 if TYPE_CHECKING:
     from tcformer.predict import Loaded
@@ -32,9 +29,6 @@ PAINTS: tuple[Paint, ...] = get_args(Paint)
 View = Literal["whole picture", "centre crop, as in evaluation"]
 VIEWS: tuple[View, ...] = get_args(View)
 """What the network sees. Evaluation (and `tcformer predict`) crops the centre."""
-
-MOST_PIXELS = 1024 * 1024
-"""Of what the network sees: clustering compares every token with every other."""
 
 TOP = 5
 PANEL = 640
@@ -81,7 +75,7 @@ def view_data(label: str, loaded: Loaded, image: NDArray[np.uint8], look: Look) 
         tokens = loaded.backbone.forward_tokens(batch.to(loaded.device))
         logits = loaded.backbone.forward_head(tokens[-1].x)[0] if loaded.num_classes else None
     maps = viz.layout_maps(tokens)
-    scale = panel_scale(picture.shape[:2], PANEL)
+    scale = viz.panel_scale(picture.shape[:2], PANEL)
     return {
         "label": label,
         "size": list(picture.shape[:2]),
@@ -99,39 +93,14 @@ def seen(loaded: Loaded, image: NDArray[np.uint8], look: Look) -> tuple[NDArray[
     """What the network sees: the picture for people, (h, w, 3) uint8, and its normalised batch."""
     prepare = loaded.preprocessing
     if look.view == "whole picture":
-        picture = viz.resize_image(image, seen_size(image.shape[:2], look.size, prepare.input_size))
+        hint = "choose another picture"
+        size = seen_size(image.shape[:2], look.size, prepare.input_size, hint=hint)
+        picture = resize_image(image, size)
         return picture, prepare.normalise(picture)
     batch = prepare(Image.fromarray(np.ascontiguousarray(image)))[None]
     spec = prepare.spec
-    picture = viz.unnormalise(batch[0], mean=spec.norm_mean, std=spec.norm_std)
+    picture = unnormalise(batch[0], mean=spec.norm_mean, std=spec.norm_std)
     return picture, batch
-
-
-def seen_size(
-    original: tuple[int, int], size: int | Literal["full"] | None, usual: int
-) -> tuple[int, int]:
-    """Height and width for the network: the aspect is kept, the short side is as asked.
-
-    Raises:
-        UserError: too many pixels, or the picture is so narrow that a side would vanish.
-    """
-    short = min(original)
-    if size == "full" or (size is None and short <= usual):
-        height, width = original
-    else:
-        target = usual if size is None else size
-        height, width = (max(1, round(side * target / short)) for side in original)
-    if height * width > MOST_PIXELS:
-        raise UserError(
-            f"the picture would be seen as {width} x {height} pixels, which takes too long (the "
-            f"limit is {MOST_PIXELS // 2**20} million): choose one that is smaller or less narrow"
-        )
-    if min(height, width) < LEAST_SIDE:
-        raise UserError(
-            f"the picture would be seen as {width} x {height} pixels, and the network needs at "
-            f"least {LEAST_SIDE} on each side: choose a larger one"
-        )
-    return height, width
 
 
 def stage_data(
@@ -172,10 +141,8 @@ def top(shares: NDArray[np.floating], loaded: Loaded) -> list[tuple[str, float]]
 
 def data_uri(picture: NDArray[np.uint8]) -> str:
     """An (H, W, 3) uint8 picture as a PNG inside an address."""
-    file = io.BytesIO()
-    # Fast rather than small: it travels a metre.
-    Image.fromarray(np.ascontiguousarray(picture)).save(file, format="PNG", compress_level=3)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    # Fast rather than small: it travels a meter.
+    return "data:image/png;base64," + base64.b64encode(png_bytes(picture, fast=True)).decode()
 
 
 def _packed(numbers: NDArray[Any], kind: str) -> str:

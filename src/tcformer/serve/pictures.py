@@ -12,20 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tcformer.errors import UserError
-from tcformer.images import (
-    TooManyPixelsError,
-    UnknownImageError,
-    UnreadableImageError,
-    decode_rgb,
-    decode_strictly,
-)
+from tcformer.errors import UserError, printable
+from tcformer.images import LEAST_SIDE, UnreadableImageError, decode_rgb, decode_strictly
 
 MOST_PIXELS = 50 * 10**6
 """Pixels of a picture as it is sent, told by its header before they are decoded to 150 MB."""
-
-LEAST_SIDE = 16
-"""The network takes pictures from this side on, in pixels."""
 
 MOST_NAME = 60
 """Letters of a file's name that are shown."""
@@ -71,8 +62,7 @@ def megabytes(count: int) -> str:
 def clean_name(name: object) -> str:
     """A file's name fit for a sentence: no folders, no control characters, not long."""
     text = name if isinstance(name, str) else ""
-    text = text.replace("\\", "/").rsplit("/", 1)[-1]
-    text = "".join(letter for letter in text if letter.isprintable()).strip()
+    text = printable(text.replace("\\", "/").rsplit("/", 1)[-1]).strip()
     if len(text) > MOST_NAME:
         text = f"{text[: MOST_NAME // 2]}...{text[-MOST_NAME // 4 :]}"
     return text or "the picture"
@@ -87,23 +77,14 @@ def decode(picture: Picture) -> NDArray[np.uint8]:
     name, data = picture
     try:
         width, height = decode_strictly(data, lambda header: header.size)
-        if width * height > MOST_PIXELS:
+        if width * height > MOST_PIXELS or min(width, height) < LEAST_SIDE:
             raise UserError(
-                f"{name} has {width} x {height} pixels, and at most {MOST_PIXELS // 10**6} million "
-                "are taken: make it smaller and try again"
-            )
-        if min(width, height) < LEAST_SIDE:
-            raise UserError(
-                f"{name} has {width} x {height} pixels, and the network needs at least "
-                f"{LEAST_SIDE} on each side: choose a larger one"
+                f"{name} has {width} x {height} pixels; at least {LEAST_SIDE} on each side and at "
+                f"most {MOST_PIXELS // 10**6} million are taken: choose another picture"
             )
         return np.asarray(decode_rgb(data))
-    except UnknownImageError as error:
-        raise UserError(f"{name} cannot be shown, for {error}: choose another file") from None
-    except TooManyPixelsError as error:
-        raise UserError(f"{name} is too large, for {error}: make it smaller first") from None
     except UnreadableImageError as error:
-        raise UserError(f"{name} is damaged ({error}): choose another picture") from None
+        raise UserError(f"{name} cannot be shown, for {error}: choose another picture") from None
 
 
 class Kept:

@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import os
 import socket
-import sys
 import tempfile
 import urllib.error
 import urllib.parse
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO
 
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, cache_folder, make_folder
+from tcformer.progress import progress_bar
 
 _DRIVE = "https://drive.google.com/file/d/{}/view"
 _MMPOSE = "https://download.openmmlab.com/mmpose"
@@ -358,8 +358,10 @@ def fetch(url: str, target: Path, *, progress: bool = False) -> None:
         request = urllib.request.Request(url, headers={"User-Agent": "tcformer"})
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
             total = _announced(response)
-            with progress_bar(target.name, total, shown=progress) as advance:
-                atomic_write(target, lambda stream: _copy(response, stream, total, advance))
+            with progress_bar(
+                total, label=target.name, wanted=None if progress else False, in_bytes=True
+            ) as update:
+                atomic_write(target, lambda stream: _copy(response, stream, total, update))
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, UserError) and not isinstance(error, FetchError):
             raise
@@ -392,29 +394,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@contextlib.contextmanager
-def progress_bar(name: str, total: int | None, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar for a download of `total` bytes on stderr; yields what advances it."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
 def _announced(response: Any) -> int | None:
     length = response.headers.get("Content-Length")
     return int(length) if length and length.isdecimal() else None
 
 
-def _copy(
-    response: Any, stream: BinaryIO, total: int | None, advance: Callable[[int], None]
-) -> None:
+def _copy(response: Any, stream: BinaryIO, total: int | None, update: Callable[..., None]) -> None:
     received = 0
     while True:
         try:
@@ -429,7 +414,7 @@ def _copy(
             raise FetchError(cause, cause)
         received += len(data)
         stream.write(data)
-        advance(len(data))
+        update(advance=len(data))
     if total is not None and received != total:
         raise _broken(received, total)
     if received == 0:

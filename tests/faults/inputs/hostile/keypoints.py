@@ -13,9 +13,9 @@ from people import make_annotations, perfect
 
 from hostile.kinds import Kind
 from hostile.labels import _text
-from tcformer.cli.pose_boxes import read_boxes
 from tcformer.data.keypoints.annotations import read_truth
 from tcformer.data.keypoints.people import WholeBodySource
+from tcformer.predict.boxes import read_boxes
 from tcformer.tasks.pose.average_precision import evaluate_keypoints
 
 

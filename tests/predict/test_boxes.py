@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from people import make_annotations
 
-from tcformer.cli.pose_boxes import read_boxes
 from tcformer.errors import UserError
+from tcformer.predict.boxes import read_boxes
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,17 @@ from tcformer.predict.sources import Picture
 if TYPE_CHECKING:
     from tcformer.predict.loaded import Loaded
 
-__all__ = ["Answer", "Examined", "Matching", "examine", "labelled_folder", "match_classes"]
+__all__ = [
+    "LabeledPrediction",
+    "Matching",
+    "Report",
+    "evaluate",
+    "labelled_folder",
+    "match_classes",
+]
 
 
-class Answer(NamedTuple):
+class LabeledPrediction(NamedTuple):
     """What a network said of one picture, and what it is."""
 
     image: str
@@ -46,8 +53,8 @@ class Answer(NamedTuple):
 
 
 @dataclass
-class Examined:
-    """The outcome of `examine`.
+class Report:
+    """The outcome of `evaluate`.
 
     Attributes:
         confusion: truth against answer, over all classes of the network.
@@ -58,8 +65,8 @@ class Examined:
     """
 
     confusion: Confusion
-    right: list[Answer] = field(default_factory=list)
-    wrong: list[Answer] = field(default_factory=list)
+    right: list[LabeledPrediction] = field(default_factory=list)
+    wrong: list[LabeledPrediction] = field(default_factory=list)
     unread: int = 0
 
 
@@ -117,7 +124,7 @@ def match_classes(loaded: Loaded, folders: Sequence[str], where: str) -> Matchin
     )  # fmt: skip
 
 
-def examine(
+def evaluate(
     loaded: Loaded,
     source: FolderSource,
     matching: Matching,
@@ -127,8 +134,8 @@ def examine(
     workers: int | None = None,
     amp: str = "off",
     unreadable: Callable[[str, str], None] | None = None,
-    each: Callable[[Answer], None] | None = None,
-) -> Examined:
+    each: Callable[[LabeledPrediction], None] | None = None,
+) -> Report:
     """Ask about every picture of a folder; memory does not grow with their number.
 
     Args:
@@ -147,7 +154,7 @@ def examine(
     """
     count = loaded.num_classes
     counts = np.zeros((count, count), np.int64)
-    outcome = Examined(Confusion(counts, matching.names))
+    outcome = Report(Confusion(counts, matching.names))
     wrong = _Best(keep)
     right: dict[int, _Best] = {}
 
@@ -172,7 +179,7 @@ def examine(
     return outcome
 
 
-_Ranked = tuple[float, int, Answer]
+_Ranked = tuple[float, int, LabeledPrediction]
 """Confidence, minus the place in the order of the files (so that ties go to the first), answer."""
 
 
@@ -183,7 +190,7 @@ class _Best:
         self._most = most
         self._heap: list[_Ranked] = []
 
-    def add(self, answer: Answer, order: int) -> None:
+    def add(self, answer: LabeledPrediction, order: int) -> None:
         entry = (answer.probability, -order, answer)
         if len(self._heap) < self._most:
             heapq.heappush(self._heap, entry)
@@ -194,9 +201,9 @@ class _Best:
         return sorted(self._heap, reverse=True)
 
 
-def _in_turn(classes: list[list[_Ranked]]) -> list[Answer]:
+def _in_turn(classes: list[list[_Ranked]]) -> list[LabeledPrediction]:
     """The best of each class, the more confident first; then the second of each, and so on."""
-    chosen: list[Answer] = []
+    chosen: list[LabeledPrediction] = []
     for rank in range(max(map(len, classes), default=0)):
         turn = sorted((best[rank] for best in classes if rank < len(best)), reverse=True)
         chosen += [answer for _, _, answer in turn]
@@ -205,7 +212,7 @@ def _in_turn(classes: list[list[_Ranked]]) -> list[Answer]:
 
 def _answers(
     loaded: Loaded, source: FolderSource, matching: Matching, **options: Any
-) -> Iterator[Answer]:
+) -> Iterator[LabeledPrediction]:
     waiting: deque[tuple[str, int]] = deque()
 
     def pictures() -> Iterator[Picture]:
@@ -220,4 +227,4 @@ def _answers(
             path, truth = waiting.popleft()
         answer = int(row.argsort(descending=True, stable=True)[0])
         shares = [round(float(row[place]), DECIMALS) for place in (answer, truth)]
-        yield Answer(name, truth, answer, shares[0], shares[1])
+        yield LabeledPrediction(name, truth, answer, shares[0], shares[1])

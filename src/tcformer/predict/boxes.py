@@ -1,4 +1,4 @@
-"""Where people are, as files say it: by the name of a picture, or by COCO's number of it."""
+"""Where people are: as files say it, by the name or COCO's number of a picture, or a detector."""
 
 from __future__ import annotations
 
@@ -164,3 +164,57 @@ def _people(content: Mapping[str, Any], path: str) -> int:
     with_points = [n for n in content["annotations"] if isinstance(n, dict) and n.get("keypoints")]
     pointed = [i for i in categories if i in [note.get("category_id") for note in with_points]]
     return people_category(categories, path, pointed)
+
+
+DETECTOR = "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
+"""torchvision's weights of its detector, by the name under which it keeps them."""
+
+
+class Detector:
+    """torchvision's Faster R-CNN, asked for people.
+
+    Args:
+        weights: file of its weights; None looks where torchvision keeps what it has fetched.
+        threshold: people below this score are left out.
+
+    Raises:
+        UserError: the weights are not there, or not those of this detector.
+    """
+
+    def __init__(self, weights: str | None, threshold: float) -> None:
+        import torch
+        from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
+
+        from tcformer.weights.safe_torch import safe_torch_load
+
+        kept = Path(torch.hub.get_dir()) / "checkpoints" / DETECTOR
+        file = Path(weights) if weights else kept
+        if not file.is_file():
+            raise UserError(
+                f"the detector needs torchvision's weights, but {file} does not exist: fetch "
+                f"https://download.pytorch.org/models/{DETECTOR} and give it as "
+                "--detector-weights, or give boxes with --boxes FILE, or leave --detect out to "
+                "take each picture as one person."
+            )
+        self.network = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).eval()
+        try:
+            self.network.load_state_dict(safe_torch_load(file))
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{file} does not hold the weights of torchvision's fasterrcnn_resnet50_fpn_v2."
+            ) from error
+        self.threshold = threshold
+
+    def __call__(self, picture: NDArray[np.uint8]) -> Boxes:
+        """The people of a picture (H, W, 3) uint8, best first."""
+        import torch
+
+        with torch.inference_mode():
+            pixels = torch.tensor(picture).permute(2, 0, 1).float() / 255
+            found = self.network([pixels])[0]
+        good = (found["labels"] == 1) & (found["scores"] >= self.threshold)
+        corners = found["boxes"][good].double().numpy()
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        sides = (boxes[:, 2:] > 0).all(axis=1)
+        scores = found["scores"][good].numpy()[sides]
+        return Boxes(boxes[sides], tuple(float(s) for s in scores))
