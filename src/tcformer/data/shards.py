@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
 
 import numpy as np
 from timm.utils.misc import natural_key
 
 from tcformer.data.folder import PathList, read_names, require_folder
-from tcformer.data.tars import Member, members
 from tcformer.errors import UserError, shown
 from tcformer.files import parse_json, read_whole
 from tcformer.images import IMAGE_EXTENSIONS, LeftOut, is_hidden, is_hidden_path
@@ -17,6 +18,90 @@ from tcformer.images import IMAGE_EXTENSIONS, LeftOut, is_hidden, is_hidden_path
 _LONGEST_LABEL = 1 << 22  # bytes of a label file; the metadata of a sample may be in it
 _MOST_CLASSES = 10_000_000
 _SPLIT_NAMES = {"train": ("train", "training"), "val": ("validation", "valid", "val")}
+
+_LONGEST_HEADER = 1 << 16  # of names that do not fit; a path has 4096 bytes at most
+_EMPTY = 10240  # bytes that tar writes for an archive of nothing
+_DEEPEST = 3  # archives in archives
+
+
+class Member(NamedTuple):
+    """A file in an archive."""
+
+    name: str
+    offset: int  # bytes from the start of the archive
+    size: int  # bytes
+
+
+class _Header(tarfile.TarInfo):
+    """A header that cannot keep Python's reader busy for ever.
+
+    Pythons in use go in circles over negative sizes (CVE-2025-8194, up to 3.13.5) and take hours
+    over long extended headers (CVE-2024-6232, up to 3.12.5).
+    """
+
+    def _block(self, count: int) -> int:
+        if count < 0:
+            raise tarfile.HeaderError("a header in it has no size")
+        return super()._block(count)  # type: ignore[misc]
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in b"LKxXg" and self.size > _LONGEST_HEADER:
+            raise tarfile.HeaderError(f"the header of a file in it has {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+def members(path: Path, *, nested: bool = False) -> Iterator[Member]:
+    """The ordinary files of an uncompressed archive, in order; only headers are read.
+
+    Args:
+        path: the archive.
+        nested: take the files of a .tar file in it, named NAME.tar/FILE, instead of that one.
+
+    Raises:
+        UserError: it cannot be read, is truncated, damaged, or no .tar file.
+    """
+    try:
+        with open(path, "rb") as stream:
+            yield from _members(stream, path.stat().st_size, _DEEPEST if nested else 0)
+    except (OSError, tarfile.TarError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"The archive {path} cannot be read: {why}; copy it again.") from None
+
+
+def _members(stream: IO[bytes], size: int, depth: int) -> Iterator[Member]:
+    """The files of an archive of `size` bytes, and of those in it down to `depth`."""
+    try:
+        archive = tarfile.TarFile(fileobj=stream, tarinfo=_Header)
+    except tarfile.ReadError as error:
+        raise tarfile.TarError(f"it is no .tar file ({error})") from None
+    with archive:
+        for member in archive:
+            archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
+            if member.sparse is not None:
+                raise tarfile.TarError("it holds files with holes (GNU sparse), which are not read")
+            if not member.isreg():
+                continue
+            if member.offset_data + member.size > size:
+                raise tarfile.TarError("it ends in the middle of a file, so it is truncated")
+            inside = member.name.lower().endswith(".tar") and not is_hidden_path(member.name)
+            if not depth or not inside:
+                yield Member(member.name, member.offset_data, member.size)
+                continue
+            if depth == 1:
+                raise tarfile.TarError(f"archives are nested more than {_DEEPEST} deep in it")
+            content = archive.extractfile(member)
+            assert content is not None
+            for name, offset, length in _members(content, member.size, depth - 1):
+                yield Member(f"{member.name}/{name}", member.offset_data + offset, length)
+        # Python takes any header that is wrong for the end.
+        stream.seek(archive.offset)
+        mark = stream.read(tarfile.BLOCKSIZE)
+        if len(mark) < tarfile.BLOCKSIZE:
+            raise tarfile.TarError("it has no end mark, so it is truncated")
+        if mark.strip(b"\0"):
+            raise tarfile.TarError(f"it is damaged (no header at byte {archive.offset})")
+        if archive.offset == 0 and size > _EMPTY:
+            raise tarfile.TarError("it begins with zeros instead of a file")
 
 
 class ArchiveSource:
