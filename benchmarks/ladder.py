@@ -21,7 +21,8 @@ import timm
 import torch
 
 import tcformer
-from tcformer.bench import inputs, record, timing
+from tcformer.bench import inputs, record
+from tcformer.runtime import timing
 
 STEPS = {
     "plain PyTorch": (),

@@ -36,13 +36,14 @@ import torch
 from learning import ROOT, finished, train_once
 from torch import Tensor, nn
 
-from tcformer.bench import record, timing
+from tcformer.bench import record
 from tcformer.data import build_dataset, build_loader, eval_transform
 from tcformer.data.fingerprint import fingerprint
 from tcformer.errors import UserError
 from tcformer.models import TCFormer
 from tcformer.models.flops import geometry, published_flops
 from tcformer.predict import load
+from tcformer.runtime import timing
 from tcformer.tasks.classification.task import data_spec, transform_spec
 from tcformer.training.options import build, load_config
 from tcformer.weights.metadata import merge_options, merging_of

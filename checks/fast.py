@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
-from tcformer.bench import contenders, inputs, timing
+from tcformer.bench import inputs, models
 from tcformer.models.tcformer import SAME
 from tcformer.ops import dpc_knn
 from tcformer.ops.dpc_knn import triton as kernels
 from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
 from tcformer.ops.regroup import apply_plan, plan_both_ways
+from tcformer.runtime import timing
 from tcformer.tokens import pixel_of_cell
 
 
@@ -221,14 +222,14 @@ def _in_turns(
     """Images a second of models that take turns; one that fails does not stop the others."""
     dtype = "bf16" if run.dtype is torch.bfloat16 else "float32"
     backend = "eager" if run.quick else "inductor"
-    setting = contenders.Setting(
+    setting = models.Setting(
         run.device, mode=mode, batch=batch, size=side, dtype=dtype, backend=backend
     )
     images = inputs.batches(batch, side, device=run.device, count=run.size(4, 1))
     ready = {}
     for name in names:
         try:
-            ready[name] = contenders.prepare(contenders.parse(name), setting, images)
+            ready[name] = models.prepare(models.parse(name), setting, images)
         except RuntimeError as error:
             run.require(False, f"{name}: {type(error).__name__}: {str(error)[:300]}")
     steps = {name: one.step for name, one in ready.items()}

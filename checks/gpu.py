@@ -35,8 +35,8 @@ import right
 import torch
 from run import Run, synchronize
 
-from tcformer.bench.suites import OutOfTime, time_limit
 from tcformer.ops import dispatch
+from tcformer.runtime.timing import OutOfTime, time_limit
 
 
 class Part(NamedTuple):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
-from tcformer.bench.ceilings import ceilings
+from tcformer.bench.ops import ceilings
 from tcformer.ops import attend, dispatch, dpc_knn, merge_tokens, selfcheck
 from tcformer.ops.dpc_knn import Clusters
 from tcformer.ops.dpc_knn import triton as kernels

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tcformer.bench import timing
+from tcformer.runtime import timing
 
 
 class Run:
@@ -46,4 +46,4 @@ class Run:
 
 def synchronize(run: Run) -> None:
     """Wait for the device, so that an illegal access shows in the part that made it."""
-    timing.synchronise(run.device)
+    timing.synchronize(run.device)

@@ -6,9 +6,10 @@ Absolute times say more about the machine than about the code, and so would a na
 import pytest
 import torch
 
-from tcformer.bench import contenders, inputs, ops, timing
-from tcformer.bench.contenders import Setting
+from tcformer.bench import inputs, models, ops
+from tcformer.bench.models import Setting
 from tcformer.ops import selfcheck
+from tcformer.runtime import timing
 
 CPU = torch.device("cpu")
 
@@ -54,9 +55,7 @@ def test_the_model_beside_a_pvt_of_its_size():
     setting = Setting(CPU, size=128)
     images = inputs.batches(1, 128, device=CPU)
     names = ("tcformer_light", "pvt_v2_b1")
-    found = quickest(
-        {n: contenders.prepare(contenders.parse(n), setting, images).step for n in names}
-    )
+    found = quickest({n: models.prepare(models.parse(n), setting, images).step for n in names})
     assert found["tcformer_light"] <= SLOWER_THAN_PVT * found["pvt_v2_b1"]
 
 
@@ -65,7 +64,7 @@ def test_the_model_beside_the_published_style():
     images = inputs.batches(1, 224, device=CPU)
     names = ("tcformer_nano", "tcformer_nano+published")
     found = quickest(
-        {n: contenders.prepare(contenders.parse(n), setting, images).step for n in names}, rounds=4
+        {n: models.prepare(models.parse(n), setting, images).step for n in names}, rounds=4
     )
     # Measured: 0.15 with the C++ kernels, 0.2 without.
     assert found["tcformer_nano"] <= 0.9 * found["tcformer_nano+published"]

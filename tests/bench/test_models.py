@@ -1,11 +1,17 @@
-"""Networks side by side: rows, ratios, memory, phases, and what is left out."""
+"""Networks side by side: names, baselines, steps, rows, memory, phases; the GPU's paths as well."""
+
+import contextlib
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from tcformer.bench import memory, models, phases, tables
-from tcformer.bench.contenders import Contender, Setting, create, parse
+from tcformer.bench import models, tables
+from tcformer.bench.models import Model, Setting, check_possible, groups, parse, prepare
+from tcformer.errors import UserError
+from tcformer.runtime import provenance, timing
 
 CPU = torch.device("cpu")
 SMALL = Setting(CPU, size=32, batch=2)
@@ -16,39 +22,147 @@ def compare(*names, baseline="pvt_v2_b0", setting=SMALL, **options):
     return models.compare(chosen, baseline, setting, rounds=3, warmup=1, turn=0.0, **options)
 
 
+def test_traits():
+    assert parse("tcformer+compile") == Model("tcformer", ("compile",))
+    assert parse("tcformer_nano+published+compile").label == "tcformer_nano+published+compile"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tcformer_lihgt", "tcformer_light"),
+        ("pvt_v2_b9", "did you mean pvt_v2_b"),
+        ("swin_tny_patch4_window7_224", "did you mean swin_tiny_patch4_window7_224"),
+        ("tcformer+compiel", r"\+compile"),
+        ("resnet50+published", "tcformer_light"),
+        ("tcformerv2_base+published", r"exists for tcformer_nano, .*tcformer_large only"),
+        ("xyzzy", "neither here nor in timm"),
+    ],
+)
+def test_what_does_not_exist_is_a_sentence(text, says):
+    with pytest.raises(UserError, match=says):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("names", "against", "expected", "base"),
+    [
+        (["tcformer_light"], None, ["tcformer_light", "pvt_v2_b1"], "pvt_v2_b1"),
+        (["resnet50", "tcformer"], None, ["resnet50", "tcformer", "pvt_v2_b2"], "pvt_v2_b2"),
+        (["resnet50", "pvt_v2_b1"], None, ["resnet50", "pvt_v2_b1"], "pvt_v2_b1"),
+        (["tcformer", "pvt_v2_b2"], "tcformer", ["tcformer", "pvt_v2_b2"], "tcformer"),
+        ([], "resnet50", ["tcformer", "resnet50"], "resnet50"),
+        (["tcformer+compile", "tcformer"], None, ["tcformer+compile", "tcformer"], "tcformer"),
+        (["tcformer+graph"], None, ["tcformer+graph", "pvt_v2_b2+graph"], "pvt_v2_b2+graph"),
+        (["tcformer+published"], None, ["tcformer+published", "pvt_v2_b2"], "pvt_v2_b2"),
+    ],
+)
+def test_the_baseline(names, against, expected, base):
+    ((chosen, found),) = groups(names, against)
+    assert ([model.label for model in chosen], found) == (expected, base)
+
+
+def test_default_pairs_and_what_cannot_be_compared():
+    pairs = groups([], None, ["compile"])
+    assert [base for _, base in pairs] == ["pvt_v2_b2+compile", "pvt_v2_b1+compile"]
+    assert [chosen[0].name for chosen, _ in pairs] == ["tcformer", "tcformer_light"]
+    with pytest.raises(UserError, match="second model"):
+        groups(["resnet50"], None)
+
+
+def test_every_model_of_ours_has_a_pvt_of_its_widths_and_depths():
+    import timm
+
+    from tcformer.models.sizes import VARIANTS
+
+    assert set(models.BASELINES) == set(VARIANTS)
+    for ours, theirs in models.BASELINES.items():
+        with torch.device("meta"):
+            one, other = timm.create_model(ours), timm.create_model(theirs)
+        widths = [info["num_chs"] for info in one.feature_info]
+        assert widths == [info["num_chs"] for info in other.feature_info]
+        assert list(one.depths) == list(other.depths)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "says"),
+    [
+        ("tcformer_nano+graph", Setting(CPU), "--device cuda"),
+        ("tcformer_nano+graph", Setting(torch.device("cuda"), "training"), "inference"),
+        ("tcformer_nano+tf32+graph", Setting(torch.device("cuda")), "its own precision"),
+        ("tcformer_nano+cast", Setting(CPU), "inference in bf16 or fp16"),
+        ("tcformer_nano+cast", Setting(CPU, "training", dtype="bf16"), "inference in bf16"),
+    ],
+)
+def test_what_cannot_run_is_refused(name, setting, says):
+    with pytest.raises(UserError, match=says):
+        check_possible(parse(name), setting)
+    check_possible(parse("tcformer+graph"), Setting(torch.device("cuda")))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+def test_a_training_step_moves_the_weights(dtype):
+    setting = Setting(CPU, "training", 2, 32, dtype, channels_last=True)
+    ready = prepare(parse("tcformer_nano"), setting, [torch.randn(2, 3, 32, 32)] * 2)
+    before = [p.detach().clone() for p in ready.model.parameters()]
+    ready.step(0)
+    after = list(ready.model.parameters())
+    moved = [not torch.equal(b, a) for b, a in zip(before, after, strict=True)]
+    assert sum(moved) > 0.9 * len(moved)
+
+
+def test_an_inference_step_takes_its_inputs_in_turn_at_the_precision_asked_for():
+    images = [torch.randn(1, 3, 32, 32) for _ in range(2)]
+    ready = prepare(parse("pvt_v2_b0"), Setting(CPU, "inference", 1, 32, "bf16"), images)
+    out = ready.step(0)
+    assert out.dtype == torch.bfloat16
+    assert not torch.equal(out, ready.step(1))
+    # The seed is the same for all.
+    again = prepare(parse("pvt_v2_b0"), Setting(CPU, "inference", 1, 32, "bf16"), images)
+    assert torch.equal(out, again.step(2))
+
+
+@pytest.mark.parametrize("name", ["tcformer_nano", "pvt_v2_b0"])
+def test_weights_that_were_cast_before_give_the_same_numbers(name):
+    images = [torch.randn(2, 3, 64, 64)]
+    setting = Setting(CPU, "inference", 2, 64, "bf16")
+    plain, cast = (prepare(parse(label), setting, images) for label in (name, f"{name}+cast"))
+    assert next(cast.model.parameters()).dtype == torch.bfloat16
+    assert torch.equal(plain.step(0), cast.step(0))
+
+
+def test_tf32_lasts_for_the_step_only():
+    seen = []
+    step = models._with_tf32(lambda call: seen.append(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    step(0)
+    assert (seen, torch.get_float32_matmul_precision()) == (["high"], before)
+
+
 def test_a_row():
     row = compare("tcformer_nano", "pvt_v2_b0", with_phases=True)
     ours, theirs = row["models"]["tcformer_nano"], row["models"]["pvt_v2_b0"]
     assert theirs["ratio"] is None
-    expected = ours["seconds"]["min"] / theirs["seconds"]["high"]
-    assert expected * 0.5 < ours["ratio"]["median"]
+    assert 0.5 * ours["seconds"]["min"] / theirs["seconds"]["high"] < ours["ratio"]["median"]
+    assert models.ratio(row, "tcformer_nano", "pvt_v2_b0") == ours["ratio"]["median"]
     assert ours["images_per_second"] == pytest.approx(2 / ours["seconds"]["median"])
-    assert row["rounds"] == 3
-    assert row["skipped"] == {}
-    assert list(ours["phases"]) == list(phases.PHASES)
+    assert (row["rounds"], row["skipped"]) == (3, {})
+    assert list(ours["phases"]) == list(models.PHASES)
 
 
 def test_what_does_not_fit_is_left_out_with_the_reason(monkeypatch):
-    huge = Setting(CPU, size=64, batch=1)
-    need = models.expected_memory(parse("tcformer_nano+published"), huge)
-    assert need > models.expected_memory(parse("tcformer_nano"), huge)
-    monkeypatch.setattr(memory, "free", lambda device: int(1.2 * need))
-    row = compare("tcformer_nano+published", "pvt_v2_b0", setting=huge)
+    one = Setting(CPU, size=64, batch=1)
+    need = models.expected_memory(parse("tcformer_nano+published"), one)
+    monkeypatch.setattr(models, "free_memory", lambda device: int(1.2 * need))
+    row = compare("tcformer_nano+published", "pvt_v2_b0", setting=one)
     assert list(row["models"]) == ["pvt_v2_b0"]
     assert "would need about" in row["skipped"]["tcformer_nano+published"]
-    monkeypatch.setattr(memory, "free", lambda device: 1)
-    row = compare("tcformer_nano", "pvt_v2_b0", setting=huge)
+    monkeypatch.setattr(models, "free_memory", lambda device: 1)
+    row = compare("tcformer_nano", "pvt_v2_b0", setting=one)
     assert set(row["skipped"]) == {"tcformer_nano", "pvt_v2_b0"}
     assert len(tables.models(row)) == 3
-
-
-def test_the_published_style_needs_the_square_of_the_tokens():
-    small, large = (
-        models.expected_memory(parse("tcformer+published"), Setting(CPU, size=size))
-        for size in (512, 1024)
-    )
-    assert large > 10 * small
-    assert large > 80e9  # five matrices of 65,536 x 65,536 numbers
+    # Five matrices of 65,536 x 65,536 numbers.
+    assert models.expected_memory(parse("tcformer+published"), Setting(CPU, size=1024)) > 80e9
 
 
 @pytest.mark.parametrize(
@@ -57,84 +171,148 @@ def test_the_published_style_needs_the_square_of_the_tokens():
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         torch.OutOfMemoryError("CUDA out of memory."),
         MemoryError(),
+        RuntimeError("a defect"),
     ],
 )
-def test_running_out_of_memory_is_no_end(monkeypatch, error):
-    def fail(contender, setting, pictures):
-        if contender.name == "tcformer_nano":
+@pytest.mark.parametrize("fails", ["tcformer_nano", "pvt_v2_b0"])
+def test_running_out_of_memory_is_no_end_and_a_defect_is(monkeypatch, error, fails):
+    real = models.prepare
+
+    def fail(model, setting, images):
+        if model.name == fails:
             raise error
-        return real(contender, setting, pictures)
-
-    real = models.prepare
-    monkeypatch.setattr(models, "prepare", fail)
-    row = compare("tcformer_nano", "pvt_v2_b0")
-    assert "ran out of memory" in row["skipped"]["tcformer_nano"]
-    assert list(row["models"]) == ["pvt_v2_b0"]
-
-
-def test_without_the_baseline_there_are_no_ratios(monkeypatch):
-    def fail(contender, setting, pictures):
-        if contender.name == "pvt_v2_b0":
-            raise MemoryError
-        return real(contender, setting, pictures)
-
-    real = models.prepare
-    monkeypatch.setattr(models, "prepare", fail)
-    row = compare("tcformer_nano", "pvt_v2_b0")
-    assert row["models"]["tcformer_nano"]["ratio"] is None
-
-
-def test_any_other_error_is_an_error(monkeypatch):
-    def fail(contender, setting, pictures):
-        raise RuntimeError("a defect")
+        return real(model, setting, images)
 
     monkeypatch.setattr(models, "prepare", fail)
-    with pytest.raises(RuntimeError, match="a defect"):
-        compare("tcformer_nano", "pvt_v2_b0")
+    if "defect" in str(error):
+        with pytest.raises(RuntimeError, match="a defect"):
+            compare("tcformer_nano", "pvt_v2_b0")
+        row = compare("tcformer_nano", "pvt_v2_b0", keep_going=True)
+        assert row["skipped"] == {fails: "failed, RuntimeError: a defect"}
+    else:
+        row = compare("tcformer_nano", "pvt_v2_b0")
+        assert "ran out of memory" in row["skipped"][fails]
+    assert all(one["ratio"] is None for one in row["models"].values())
 
 
 def test_peak_memory_sees_what_is_allocated_and_freed():
     size = 64 * 2**20
 
     def step():
-        block = torch.empty(size, dtype=torch.uint8)
-        block.fill_(1)
+        torch.empty(size, dtype=torch.uint8).fill_(1)
 
     step()
-    found = memory.peak(CPU, step)
+    found = models.peak(CPU, step)
     if found is None:
         pytest.skip("this system does not tell the peak memory of a process")
-    assert 0.8 * size < found.extra < 2 * size
-    assert found.total > size
+    assert 0.8 * size < found.extra < 2 * size < 3 * found.total
 
 
-@pytest.mark.parametrize(
-    "name", ["tcformer_nano", "pvt_v2_b0", "swin_tiny_patch4_window7_224", "resnet18"]
-)
+@pytest.mark.parametrize("name", ["pvt_v2_b0", "swin_tiny_patch4_window7_224", "resnet18"])
 def test_phases_of_other_networks(name):
-    with torch.device("meta"):
-        found = phases.starts(create_on_meta(name))
+    setting = Setting(CPU, size=64)
+    network = models.create(parse(name), setting).eval()
+    images = torch.randn(1, 3, 64, 64)
+    found = models.phase_times(network, lambda _: network(images), device=CPU, rounds=1)
     expected = {"stem", "stage 1", "stage 2", "stage 3", "stage 4", "head"}
     if not name.startswith("resnet"):
         expected |= {"CTM 1", "CTM 2", "CTM 3"}
     assert set(found) == expected
+    assert not any(module._forward_pre_hooks for module in network.modules())
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    assert models.phase_times(flat, lambda _: None, device=CPU) == {}
 
 
-def create_on_meta(name):
-    import timm
+# With torch.cuda replaced by stand-ins: that the paths for GPUs call what is there, rightly. No GPU
+# is needed, and nothing here says how fast one is.
 
-    return timm.create_model(name)
+GPU = SimpleNamespace(type="cuda")
 
 
-def test_phases_add_up_and_leave_no_hook_behind():
-    model = create(Contender("tcformer_nano"), SMALL)
-    images = torch.randn(2, 3, 32, 32)
-    times = phases.phase_times(model, lambda call: model(images), device=CPU, rounds=3)
-    assert list(times) == list(phases.PHASES)
+class Event:
+    """Takes the time of the host when it is recorded."""
+
+    def __init__(self, enable_timing=False):
+        assert enable_timing
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        assert self.at
+
+    def elapsed_time(self, other):
+        return (other.at - self.at) * 1e3
+
+
+class Graph:
+    replays = 0
+
+    def replay(self):
+        Graph.replays += 1
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Stand-ins; each must exist in torch.cuda under this name."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    card = SimpleNamespace(name="a card", major=9, minor=0, total_memory=2**37)
+    stand_ins = {
+        "Event": Event,
+        "Stream": lambda device=None: stream,
+        "CUDAGraph": Graph,
+        "synchronize": lambda device=None: None,
+        "current_stream": lambda device=None: stream,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "graph": lambda graph: contextlib.nullcontext(),
+        "reset_peak_memory_stats": lambda device=None: None,
+        "memory_allocated": lambda device=None: 100,
+        "memory_reserved": lambda device=None: 130,
+        "max_memory_allocated": lambda device=None: 150,
+        "mem_get_info": lambda device=None: (1000, 2000),
+        "get_device_properties": lambda device: card,
+    }
+    for name, stand_in in stand_ins.items():
+        assert hasattr(torch.cuda, name), name
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_events_take_the_time_of_many_calls_unless_a_round_would_be_long(monkeypatch):
+    assert 0.01 <= timing.elapsed(lambda call: time.sleep(0.002), 0, 5, GPU) < 1
+    calls = []
+    timing.interleaved({"a": calls.append}, device=GPU, rounds=1, warmup=0, turn=1e-9)
+    assert len(calls) == timing.GPU_CALLS + 1  # one tells how many
+    calls.clear()
+    monkeypatch.setattr(timing, "LONG_ROUND", 0.0)
+    timing.interleaved({"a": calls.append}, device=GPU, rounds=1, warmup=0, turn=1e-9)
+    assert len(calls) == 2
+
+
+@pytest.mark.usefixtures("cuda")
+def test_memory_machine_and_phases_of_a_gpu():
+    assert models.peak(GPU, lambda: None) == models.Peak(50, 150)
+    assert models.free_memory(GPU) == 1030  # what torch keeps for itself can be had as well
+    found = provenance.machine(GPU)
+    assert (found["gpu"], found["gpu_memory_gib"], found["gpu_capability"]) == (
+        "a card",
+        128,
+        "9.0",
+    )
+    network, images = models.create(parse("tcformer_nano"), SMALL), torch.randn(1, 3, 32, 32)
+    times = models.phase_times(network, lambda call: network(images), device=GPU, rounds=2)
+    assert list(times) == list(models.PHASES)
     assert all(seconds > 0 for seconds in times.values())
-    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_a_network_without_phases_has_no_table():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    assert phases.phase_times(model, lambda call: None, device=CPU) == {}
+@pytest.mark.usefixtures("cuda")
+def test_a_graph_copies_its_input_and_replays():
+    images = [torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)]
+    seen = []
+    step = models._graph(lambda image: seen.append(image) or image * 2, SMALL, images)
+    assert len(seen) == 4  # three to warm up, one captured
+    before = Graph.replays
+    step(1)
+    assert Graph.replays == before + 1
+    assert torch.equal(seen[-1], images[1])
+    assert torch.equal(images[0], torch.zeros(1, 3, 32, 32))

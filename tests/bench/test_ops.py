@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tcformer.bench import ceilings, ops, tables
+from tcformer.bench import ops, tables
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ def test_a_row(found, op):
 
 def test_products_are_counted(found):
     case = next(ops.cases(["dpc_knn"], found, "forward", with_published=False))
-    # 256 tokens of 128 channels against 256 tokens and 64 centres, two images.
+    # 256 tokens of 128 channels against 256 tokens and 64 centers, two images.
     assert case.flops == 2 * 2 * 256 * 128 * (256 + 64)
 
 
@@ -66,7 +66,7 @@ def test_implementations_compute_the_same(found):
 
 
 def test_the_published_clustering_is_left_out_where_it_does_not_fit(found, monkeypatch):
-    monkeypatch.setattr(ops.memory, "free", lambda device: 1000)
+    monkeypatch.setattr(ops, "free_memory", lambda device: 1000)
     case = next(ops.cases(["dpc_knn"], found, "forward", with_published=True))
     assert "would need about" in case.skipped["published"]
     assert "published" not in case.calls
@@ -83,6 +83,6 @@ def test_one_that_declines_is_named_and_the_rest_goes_on():
 
 
 def test_ceilings():
-    found = ceilings.ceilings(CPU, quick=True)
+    found = ops.ceilings(CPU, quick=True)
     assert {"float32", "bf16", "copy"} <= set(found) <= {"float32", "onednn", "bf16", "copy"}
     assert all(value > 1e8 for value in found.values())

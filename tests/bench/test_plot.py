@@ -49,8 +49,8 @@ def test_rows_of_a_suite_and_of_ops():
 def test_several_records_make_one_line(tmp_path):
     first = write(tmp_path / "a.json", [row(224, {"tcformer": 0.1, "x": 0.2})])
     second = write(tmp_path / "b.json", [row(384, {"tcformer": 0.3})])
-    rows = [(p, r) for p in (first, second) for r in plot.rows_of(record.read(p))]
-    ((title, _),) = plot._resolution_panels(rows)
+    rows = [r for p in (first, second) for r in plot.rows_of(record.read(p))]
+    (title,) = plot.panels_of(rows)
     assert title.startswith("inference, batch 1")
 
 

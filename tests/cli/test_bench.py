@@ -119,7 +119,7 @@ def test_a_busy_machine_is_named(monkeypatch, capsys):
         (["--images", "nowhere"], "nowhere is not a folder"),
         (["--modle", "x"], "did you mean --mode"),
         (["--ops", "--suite", "cpu"], "--ops and --suite are two runs"),
-        (["--ops", "dpc_kn"], "did you mean dpc_knn"),
+        (["--ops", "dpc_kn"], "did you mean 'dpc_knn'"),
         (["--ops", "--dtype", "bf16"], "--dtype has no effect on --ops"),
         (["--plot", "r.json", "--rounds", "5"], "--rounds has no effect on --plot"),
         (["--plot", "nowhere.json"], "no such file"),
@@ -226,11 +226,13 @@ def test_sweeps():
     from tcformer.bench import run
     from tcformer.cli.bench import parse
 
-    device = torch.device("cpu")
-    settings = run._settings(parse(["--sweep", "resolution", "--mode", "inference"]), device)
+    def settings_of(*words):
+        return run.Bench(parse(["--sweep", *words]), torch.device("cpu"))._settings()
+
+    settings = settings_of("resolution", "--mode", "inference")
     assert [(one.batch, one.size) for one in settings] == [(1, size) for size in run.RESOLUTIONS]
     assert (settings[0].size, settings[-1].size) == (224, 2048)
-    settings = run._settings(parse(["--sweep", "batch", "--mode", "training"]), device)
+    settings = settings_of("batch", "--mode", "training")
     assert [one.batch for one in settings] == list(run.BATCHES["cpu"])
     assert {one.size for one in settings} == {224}
 
@@ -243,12 +245,16 @@ def test_every_option_is_read_by_some_run():
 
 
 def test_a_suite_that_is_interrupted_keeps_its_first_parts(monkeypatch, tmp_path, capsys):
-    from tcformer.bench import suite_gpu
+    from tcformer.bench import models
 
-    def interrupted(self, result):
-        raise KeyboardInterrupt
+    real = models.compare
 
-    monkeypatch.setattr(suite_gpu.Suite, "_latency", interrupted)
+    def compare(chosen, baseline, setting, **options):
+        if setting.size == 64:
+            raise KeyboardInterrupt
+        return real(chosen, baseline, setting, **options)
+
+    monkeypatch.setattr(models, "compare", compare)
     place = tmp_path / "kept.json"
     arguments = ["--suite", "gpu", "--quick", "--device", "cpu", "--part", "large", "latency"]
     assert cli.main(["bench", *arguments, "--output", str(place)]) == 130

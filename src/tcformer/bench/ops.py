@@ -1,13 +1,14 @@
 """Ops side by side: every implementation that runs here, on what the network really hands them.
 
-Features, layouts and scores are taken from a forward pass of `tcformer_light` over the pictures:
-how much clustering and regrouping cost depends on how alike tokens are and how uneven clusters get.
+Features, layouts and scores are taken from a forward pass of `tcformer_light` over the images: how
+much clustering and regrouping cost depends on how alike tokens are and how uneven clusters get.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,14 @@ import timm
 import torch
 from torch import Tensor
 
-from tcformer.bench import inputs, memory, published, timing
+from tcformer.bench import inputs, published
+from tcformer.bench.models import FREE_SHARE, free_memory, is_out_of_memory, peak
 from tcformer.models.tcformer import SAME
+from tcformer.ops import attend, dpc_knn, linear, merge_tokens, regroup, token_conv
 from tcformer.ops.dispatch import unsupported_reason
-from tcformer.ops.token_map import TokenMap, plan_token_map
+from tcformer.ops.regroup import apply_plan
+from tcformer.ops.token_map import plan_token_map
+from tcformer.runtime import provenance, timing
 from tcformer.tokens import Layout, Tokens
 
 NETWORK = "tcformer_light"
@@ -31,7 +36,7 @@ DIRECTIONS = ("forward", "forward+backward")
 MOST_FOR_REFERENCE = 5_000
 """Pairs of tokens in a batch up to which the references, loops that they are, take part."""
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 
 
 class Boundary(NamedTuple):
@@ -42,6 +47,11 @@ class Boundary(NamedTuple):
     score: Tensor
     merged: Layout
     assignment: Tensor
+
+    @property
+    def hidden(self) -> int:
+        """Channels of the hidden layer of the stage after this CTM, where regrouping is widest."""
+        return self.unmerged.x.shape[2] * (8 if self.number == 1 else 4)
 
 
 @dataclass
@@ -90,222 +100,200 @@ def cases(
     names: Sequence[str], found: Sequence[Boundary], direction: str, *, with_published: bool
 ) -> Iterator[Case]:
     """The cases of the named ops; `dpc_knn` has no backward pass."""
-    for boundary in found:
-        if "dpc_knn" in names and direction == "forward":
-            yield _dpc_knn(boundary, with_published)
-        if "merge" in names:
-            yield _merge(boundary, direction)
-    for boundary in found:
-        if "regroup" in names:
-            yield from _regroup(boundary, direction, with_published)
-        if "token_conv" in names:
-            yield _token_conv(boundary, direction)
-        if "attend" in names:
-            yield _attend(boundary, direction)
-        if "linear" in names:
-            yield _linear(boundary, direction)
-
-
-def available(op: str, device: torch.device, pairs: float) -> tuple[list[str], dict[str, str]]:
-    """Implementations that take part, and the others with the reason."""
-    chosen, skipped = [], {}
-    for impl in importlib.import_module(f"tcformer.ops.{op}").IMPLEMENTATIONS:
-        why = unsupported_reason(impl, device)
-        if impl == "reference" and pairs > MOST_FOR_REFERENCE:
-            why = "loops, too slow at this size"
-        if why is None:
-            chosen.append(impl)
-        else:
-            skipped[impl] = why
-    return chosen, skipped
+    for name in NAMES:
+        for boundary in found if name in names else ():
+            if name == "regroup":
+                for to_map in (True, False):
+                    yield _regroup(boundary, to_map, direction, with_published)
+            elif name != "dpc_knn":
+                yield _MAKERS[name](boundary, direction)
+            elif direction == "forward":
+                yield _dpc_knn(boundary, with_published)
 
 
 def _case(
     op: str,
     place: str,
-    make: Callable[[str], Callable[[], object]],
+    call: Callable[[str], Tensor],
+    wanted: Sequence[Tensor],
+    direction: str,
     *,
     device: torch.device,
     pairs: float,
     flops: float = 0.0,
 ) -> Case:
-    chosen, skipped = available(op, device, pairs)
-    return Case(op, place, {impl: make(impl) for impl in chosen}, flops, skipped)
+    """A case of all implementations that run here.
+
+    Args:
+        op: its name.
+        place: where, with the sizes.
+        call: from the name of an implementation to its output.
+        wanted: what has a gradient.
+        direction: one of `DIRECTIONS`.
+        device: whose implementations take part.
+        pairs: of tokens, which tell how long the reference would take.
+        flops: of the forward pass.
+    """
+
+    def run(impl: str) -> object:
+        if direction == "forward":
+            with torch.no_grad():
+                return call(impl)
+        out = call(impl)
+        return torch.autograd.grad(out, wanted, torch.ones_like(out))
+
+    case = Case(op, place, {}, flops * (1 if direction == "forward" else 3))
+    for impl in importlib.import_module(f"tcformer.ops.{op}").IMPLEMENTATIONS:
+        reason = unsupported_reason(impl, device)
+        if impl == "reference" and pairs > MOST_FOR_REFERENCE:
+            reason = "loops, too slow at this size"
+        if reason is None:
+            case.calls[impl] = lambda impl=impl: run(impl)  # type: ignore[misc]
+        else:
+            case.skipped[impl] = reason
+    return case
 
 
-def _forward(call: Callable[[], Tensor], wanted: Sequence[Tensor], direction: str) -> object:
-    if direction == "forward":
-        with torch.no_grad():
-            return call()
-    out = call()
-    return torch.autograd.grad(out, wanted, torch.ones_like(out))
+def _random(device: torch.device, *shapes: tuple[int, ...]) -> list[Tensor]:
+    return [torch.randn(*shape, device=device, requires_grad=True) for shape in shapes]
 
 
 def _dpc_knn(boundary: Boundary, with_published: bool) -> Case:
-    from tcformer.ops import dpc_knn
-
     x, clusters = boundary.unmerged.x, boundary.merged.num_tokens
     batch, tokens, channels = x.shape
-    # Distances of all pairs, then of every token to every centre.
-    flops = 2.0 * batch * tokens * channels * (tokens + clusters)
-    place = f"CTM {boundary.number}: {tokens} tokens, {channels} channels, {clusters} clusters"
-
-    def make(impl: str) -> Callable[[], object]:
-        return lambda: dpc_knn(x, clusters, NEIGHBOURS, tolerance=SAME, impl=impl)
-
     pairs = batch * tokens**2
-    case = _case("dpc_knn", place, make, device=x.device, pairs=pairs, flops=flops)
+    case = _case(
+        "dpc_knn",
+        f"CTM {boundary.number}: {tokens} tokens, {channels} channels, {clusters} clusters",
+        lambda impl: dpc_knn(x, clusters, NEIGHBORS, tolerance=SAME, impl=impl),  # type: ignore
+        (),
+        "forward",
+        device=x.device,
+        pairs=pairs,
+        # Distances of all pairs, then of every token to every center.
+        flops=2.0 * batch * tokens * channels * (tokens + clusters),
+    )
     if with_published:
-        need, there = 20 * pairs, memory.free(x.device)
-        if need > memory.SHARE * there:
-            case.skipped["published"] = f"would need about {need / 2**30:.1f} GiB"
+        if 20 * pairs > FREE_SHARE * free_memory(x.device):
+            case.skipped["published"] = f"would need about {20 * pairs / 2**30:.1f} GiB"
         else:
             case.calls["published"] = torch.no_grad()(lambda: published.cluster(x, clusters))
     return case
 
 
 def _merge(boundary: Boundary, direction: str) -> Case:
-    from tcformer.ops import merge_tokens
-
     clusters = boundary.merged.num_tokens
     x, score = (t.detach().requires_grad_() for t in (boundary.unmerged.x, boundary.score))
-    tokens = boundary.unmerged._replace(x=x)
-    place = f"CTM {boundary.number}: {x.shape[1]} to {clusters} tokens, {x.shape[2]} channels"
-
-    def make(impl: str) -> Callable[[], object]:
-        def call() -> Tensor:
-            merged = merge_tokens(
-                tokens, boundary.assignment, clusters, log_weight=score, impl=impl
-            )
-            return merged.x
-
-        return lambda: _forward(call, (x, score), direction)
-
-    return _case("merge", place, make, device=x.device, pairs=x.shape[0] * x.shape[1] * clusters)
+    tokens, label = boundary.unmerged._replace(x=x), boundary.assignment
+    return _case(
+        "merge",
+        f"CTM {boundary.number}: {x.shape[1]} to {clusters} tokens, {x.shape[2]} channels",
+        lambda impl: merge_tokens(tokens, label, clusters, log_weight=score, impl=impl).x,
+        (x, score),
+        direction,
+        device=x.device,
+        pairs=x.shape[0] * x.shape[1] * clusters,
+    )
 
 
-def _hidden_width(boundary: Boundary) -> int:
-    """Channels of the hidden layer of the stage after this CTM, where regrouping is widest."""
-    channels = boundary.unmerged.x.shape[2]
-    return channels * (8 if boundary.number == 1 else 4)
+def _regroup(boundary: Boundary, to_map: bool, direction: str, with_published: bool) -> Case:
+    layout, width = boundary.merged, boundary.hidden
+    batch, cells = layout.cell_to_token.shape
+    device, pixels = layout.cell_to_token.device, layout.map_size[0] * layout.map_size[1]
+    x, *_ = _random(device, (batch, layout.num_tokens if to_map else pixels, width))
+    source, target, count = published.directions(layout, to_map)
 
+    # What is exported has an index structure of its own.
+    plans = {impl: plan_token_map(layout, impl=impl) for impl in ("auto", "export")}
 
-def _regroup(boundary: Boundary, direction: str, with_published: bool) -> Iterator[Case]:
-    layout, channels = boundary.merged, _hidden_width(boundary)
-    device, batch = layout.cell_to_token.device, layout.cell_to_token.shape[0]
-    plan = plan_token_map(layout)
-    pixels = layout.map_size[0] * layout.map_size[1]
-    for towards, count in (("tokens to map", layout.num_tokens), ("map to tokens", pixels)):
-        x = torch.randn(batch, count, channels, device=device, requires_grad=True)
-        place = f"stage {boundary.number + 1}: {towards}, {layout.num_tokens} tokens, "
-        place += f"{pixels} pixels, {channels} channels"
-        cells = layout.cell_to_token.shape[1]
-        case = _case(
+    def call(impl: str) -> Tensor:
+        if impl == "reference":
+            return regroup(x, source, target, count, impl=impl)
+        plan = plans["export" if impl == "export" else "auto"]
+        ready = plan.to_map if to_map else plan.to_tokens
+        assert ready is not None  # after a merge tokens and pixels are never the same thing
+        return apply_plan(x, ready, impl=impl)
+
+    case = _case(
+        "regroup",
+        f"stage {boundary.number + 1}: {'tokens to map' if to_map else 'map to tokens'}, "
+        f"{layout.num_tokens} tokens, {pixels} pixels, {width} channels",
+        call,
+        (x,),
+        direction,
+        device=device,
+        pairs=batch * x.shape[1] * cells,
+    )
+    if with_published:
+        other = _case(
             "regroup",
-            place,
-            lambda impl, x=x, towards=towards: _regroup_call(  # type: ignore[misc]
-                impl, x, plan, layout, towards, direction
-            ),
+            "",
+            lambda _: published.through_cells(x, source, target, count),
+            (x,),
+            direction,
             device=device,
-            pairs=batch * count * cells,
+            pairs=0,
         )
-        if with_published:
-            case.calls["published"] = _published_regroup(x, layout, towards, direction)
-        yield case
-
-
-def _regroup_call(
-    impl: str, x: Tensor, plan: TokenMap, layout: Layout, towards: str, direction: str
-) -> Callable[[], object]:
-    from tcformer.ops.regroup import apply_plan, regroup
-
-    ready = plan.to_map if towards == "tokens to map" else plan.to_tokens
-    assert ready is not None  # after a merge tokens and pixels are never the same thing
-
-    if impl == "export":  # has an index structure of its own
-        other = plan_token_map(layout, impl=impl)
-        ready = other.to_map if towards == "tokens to map" else other.to_tokens
-        assert ready is not None
-
-    def call() -> Tensor:
-        if impl != "reference":
-            return apply_plan(x, ready, impl=impl)
-        source, target, count = published.directions(layout, towards == "tokens to map")
-        return regroup(x, source, target, count, impl=impl)
-
-    return lambda: _forward(call, (x,), direction)
-
-
-def _published_regroup(
-    x: Tensor, layout: Layout, towards: str, direction: str
-) -> Callable[[], object]:
-    source, target, count = published.directions(layout, towards == "tokens to map")
-    call = published.through_cells
-    return lambda: _forward(lambda: call(x, source, target, count), (x,), direction)
+        case.calls["published"] = other.calls[BASELINE]
+    return case
 
 
 def _token_conv(boundary: Boundary, direction: str) -> Case:
-    from tcformer.ops import token_conv
-
-    layout, channels = boundary.merged, _hidden_width(boundary)
-    device, batch = layout.cell_to_token.device, layout.cell_to_token.shape[0]
+    layout, width = boundary.merged, boundary.hidden
+    batch, cells = layout.cell_to_token.shape
+    device, tokens = layout.cell_to_token.device, layout.num_tokens
     plan = plan_token_map(layout)
-    shapes = ((batch, layout.num_tokens, channels), (channels, 1, 3, 3), (channels,), (channels,))
-    made = [torch.randn(*shape, device=device, requires_grad=True) for shape in shapes]
+    made = _random(device, (batch, tokens, width), (width, 1, 3, 3), (width,), (width,))
     x, weight, bias, skip = made
-
-    def make(impl: str) -> Callable[[], object]:
-        def call() -> Tensor:
-            return token_conv(x, plan, weight, bias, skip, gelu=True, impl=impl)
-
-        return lambda: _forward(call, made, direction)
-
-    place = f"stage {boundary.number + 1}: {layout.num_tokens} tokens, {channels} channels"
-    cells = layout.cell_to_token.shape[1]
-    pairs = batch * cells * (layout.num_tokens + layout.map_size[0] * layout.map_size[1])
-    return _case("token_conv", place, make, device=device, pairs=pairs)
+    return _case(
+        "token_conv",
+        f"stage {boundary.number + 1}: {tokens} tokens, {width} channels",
+        lambda impl: token_conv(x, plan, weight, bias, skip, gelu=True, impl=impl),
+        made,
+        direction,
+        device=device,
+        pairs=batch * cells * (tokens + layout.map_size[0] * layout.map_size[1]),
+    )
 
 
 def _linear(boundary: Boundary, direction: str) -> Case:
-    from tcformer.ops import linear
-
     batch, _, channels = boundary.unmerged.x.shape
     device, tokens = boundary.unmerged.x.device, boundary.merged.num_tokens
-    hidden = _hidden_width(boundary)
-    shapes = ((batch, tokens, channels), (hidden, channels), (hidden,))
-    made = [torch.randn(*shape, device=device, requires_grad=True) for shape in shapes]
-
-    def make(impl: str) -> Callable[[], object]:
-        return lambda: _forward(lambda: linear(*made, impl=impl), made, direction)
-
-    place = f"stage {boundary.number + 1}: {tokens} tokens, {channels} to {hidden} channels"
-    flops = 2.0 * batch * tokens * channels * hidden * (1 if direction == "forward" else 3)
-    return _case("linear", place, make, device=device, pairs=batch * tokens * hidden, flops=flops)
+    width = boundary.hidden
+    made = _random(device, (batch, tokens, channels), (width, channels), (width,))
+    return _case(
+        "linear",
+        f"stage {boundary.number + 1}: {tokens} tokens, {channels} to {width} channels",
+        lambda impl: linear(*made, impl=impl),
+        made,
+        direction,
+        device=device,
+        pairs=batch * tokens * width,
+        flops=2.0 * batch * tokens * channels * width,
+    )
 
 
 def _attend(boundary: Boundary, direction: str) -> Case:
-    from tcformer.ops import attend
-
     stage = boundary.number + 1
     batch, _, channels = boundary.unmerged.x.shape
     heads, queries = channels // 64, boundary.merged.num_tokens
-    reduction = {2: 4, 3: 2, 4: 1}[stage]
-    rows, columns = boundary.merged.map_size
-    keys = max(1, rows // reduction) * max(1, columns // reduction)
-    device = boundary.unmerged.x.device
+    keys = math.prod(max(1, side // {2: 4, 3: 2, 4: 1}[stage]) for side in boundary.merged.map_size)
     shapes = [(batch, heads, count, 64) for count in (queries, keys, keys)]
-    q, k, v = (torch.randn(*shape, device=device, requires_grad=True) for shape in shapes)
-    bias = torch.randn(batch, keys, device=device, requires_grad=True)
+    made = _random(boundary.unmerged.x.device, *shapes, (batch, keys))
+    q, k, v, bias = made
+    return _case(
+        "attend",
+        f"stage {stage}: {queries} queries, {keys} keys, {heads} heads",
+        lambda impl: attend(q, k, v, bias=bias, impl=impl),
+        made,
+        direction,
+        device=q.device,
+        pairs=0,
+        flops=4.0 * batch * heads * queries * keys * 64,
+    )
 
-    def make(impl: str) -> Callable[[], object]:
-        def call() -> Tensor:
-            return attend(q, k, v, bias=bias, impl=impl)
 
-        return lambda: _forward(call, (q, k, v, bias), direction)
-
-    place = f"stage {stage}: {queries} queries, {keys} keys, {heads} heads"
-    flops = 4.0 * batch * heads * queries * keys * 64 * (1 if direction == "forward" else 3)
-    return _case("attend", place, make, device=device, pairs=0, flops=flops)
+_MAKERS = {"merge": _merge, "token_conv": _token_conv, "linear": _linear, "attend": _attend}
 
 
 def measure(
@@ -319,19 +307,20 @@ def measure(
 ) -> dict[str, Any]:
     """Time the implementations of one case in turns; a row of the record."""
     steps: dict[str, timing.Step] = {}
-    peaks: dict[str, memory.Peak | None] = {}
+    extra: dict[str, int | None] = {}
     for impl, call in case.calls.items():
         try:
             call()
-            peaks[impl] = memory.peak(device, call)
+            top = peak(device, call)
         except ValueError as error:
             case.skipped[impl] = str(error)
             continue
         except (RuntimeError, MemoryError) as error:
-            if not memory.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             case.skipped[impl] = "ran out of memory"
             continue
+        extra[impl] = None if top is None else top.extra
         steps[impl] = lambda _, call=call: call()  # type: ignore[misc]
     times = timing.interleaved(
         steps, device=device, rounds=rounds, warmup=warmup, turn=turn, budget=budget
@@ -340,12 +329,11 @@ def measure(
     rows = {}
     for impl, seconds in times.items():
         found = timing.spread(seconds)
-        peak = peaks[impl]
         rows[impl] = {
             "seconds": found,
             "ratio": ratios.get(impl),
             "flops_per_second": case.flops / found["median"] if case.flops else None,
-            "peak_extra_bytes": None if peak is None else peak.extra,
+            "peak_extra_bytes": extra[impl],
         }
     return {
         "op": case.op,
@@ -355,3 +343,39 @@ def measure(
         "implementations": rows,
         "skipped": case.skipped,
     }
+
+
+def ceilings(device: torch.device, *, quick: bool = False) -> dict[str, float]:
+    """What this machine reaches at most, the best of several runs, in numbers a second.
+
+    Returns:
+        `float32` and `bf16` (operations of torch.mm, a multiplication and an addition are two),
+        on a CPU `onednn` (float32 again, by the library that `ops.linear` calls), and `copy` (bytes
+        read plus bytes written).
+    """
+    on_gpu = device.type == "cuda"
+    side, size = (256, 2**22) if quick else (8192, 2**31) if on_gpu else (1536, 2**27)
+    found: dict[str, float] = {}
+    if device.type == "cpu":
+        reached = provenance.products(side, 0.3)
+        found["float32"] = reached.get("mkl") or reached["blas"]
+        found |= {name: reached[name] for name in ("onednn",) if name in reached}
+    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        if name not in found:
+            a, b, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
+            call = lambda _, a=a, b=b, out=out: torch.mm(a, b, out=out)  # noqa: E731
+            found[name] = 2 * side**3 / _best(call, device)
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    found["copy"] = 2 * size / _best(lambda _: target.copy_(source), device)
+    return found
+
+
+def _best(step: timing.Step, device: torch.device) -> float:
+    """The shortest of at least three calls, and of those that fit into 0.3 seconds."""
+    step(0)
+    taken: list[float] = []
+    begin = time.perf_counter()
+    while len(taken) < 3 or time.perf_counter() - begin < 0.3:
+        taken.append(timing.elapsed(step, 0, 1, device))
+    return min(taken)

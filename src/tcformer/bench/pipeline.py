@@ -1,18 +1,18 @@
-"""Images a second of the input pipeline in one process, and whether that feeds the model."""
+"""Images a second of the input pipeline in one process, and how many processes feed a model."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from tcformer.bench import inputs, timing
+from tcformer.bench import inputs
 from tcformer.data.dataset import ImageDataset
 from tcformer.data.decode import require_decoder
 from tcformer.data.seeding import seed_all
@@ -20,8 +20,7 @@ from tcformer.data.spec import DECODERS, TransformSpec
 from tcformer.data.transforms import train_transform
 from tcformer.errors import UserError
 from tcformer.processor import usable_cores
-
-CPU = torch.device("cpu")
+from tcformer.runtime import timing
 
 NUM_DRAWN = 24
 DRAWN_SIZE = (500, 375)
@@ -58,25 +57,12 @@ def files(folder: Path | None) -> Iterator[Files]:
         yield Files(inputs.image_files(folder)[:MOST_FILES])
         return
     with tempfile.TemporaryDirectory(prefix="tcformer-bench-") as place:
-        paths = []
-        for seed in range(NUM_DRAWN):
-            width, height = DRAWN_SIZE
+        width, height = DRAWN_SIZE
+        paths = [Path(place, f"{seed:03}.jpg") for seed in range(NUM_DRAWN)]
+        for seed, path in enumerate(paths):
             image = Image.fromarray(inputs.picture(seed, max(width, height))[:height, :width])
-            paths.append(Path(place, f"{seed:03}.jpg"))
-            image.save(paths[-1], quality=JPEG_QUALITY)
+            image.save(path, quality=JPEG_QUALITY)
         yield Files(paths)
-
-
-def decoders() -> tuple[list[str], dict[str, str]]:
-    """The decoders that work here, and the others with the reason."""
-    there, missing = [], {}
-    for decoder in DECODERS:
-        try:
-            require_decoder(decoder)
-            there.append(decoder)
-        except UserError as why:
-            missing[decoder] = str(why)
-    return there, missing
 
 
 def measure(
@@ -105,33 +91,41 @@ def measure(
     Raises:
         UserError: a file cannot be read as an image.
     """
-    there, missing = decoders()
     steps: dict[str, timing.Step] = {}
-    for decoder in there:
-        whole = train_transform(TransformSpec(input_size=size))
-        bare = ImageDataset(source, None, decoder=decoder)  # type: ignore[arg-type]
-        full = ImageDataset(source, whole, decoder=decoder)  # type: ignore[arg-type]
-        steps[f"{decoder}: decode"] = _reader(bare, images)
-        steps[f"{decoder}: decode and transform"] = _reader(full, images)
+    missing: dict[str, str] = {}
+    kinds = {
+        "decode": None,
+        "decode_and_transform": train_transform(TransformSpec(input_size=size)),
+    }
+    for decoder in DECODERS:
+        try:
+            require_decoder(decoder)
+        except UserError as reason:
+            missing[decoder] = str(reason)
+            continue
+        for kind, transform in kinds.items():
+            dataset = ImageDataset(source, transform, decoder=decoder)  # type: ignore[arg-type]
+            steps[f"{decoder} {kind}"] = lambda call, dataset=dataset: _read(  # type: ignore[misc]
+                dataset, call, images
+            )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        times = timing.interleaved(steps, device=CPU, rounds=rounds, warmup=0, turn=0.0)
+        times = timing.interleaved(
+            steps, device=torch.device("cpu"), rounds=rounds, warmup=0, turn=0.0
+        )
     finally:
         torch.set_num_threads(threads)
-    rows = {}
-    for decoder in there:
-        alone = timing.spread([images / s for s in times[f"{decoder}: decode"]])
-        both = timing.spread([images / s for s in times[f"{decoder}: decode and transform"]])
-        rows[decoder] = {
-            "decode": alone,
-            "decode_and_transform": both,
-            "processes_needed": None if needed is None else math.ceil(needed / both["median"]),
-        }
-    sizes = [path.stat().st_size for path in source.paths]
+    rows: dict[str, Any] = {}
+    for name, seconds in times.items():
+        decoder, kind = name.split(" ")
+        rows.setdefault(decoder, {})[kind] = timing.spread([images / s for s in seconds])
+    for row in rows.values():
+        speed = row["decode_and_transform"]["median"]
+        row["processes_needed"] = None if needed is None else math.ceil(needed / speed)
     return {
         "files": len(source),
-        "mean_bytes": sum(sizes) / len(sizes),
+        "mean_bytes": sum(path.stat().st_size for path in source.paths) / len(source),
         "size": size,
         "rounds": rounds,
         "images_a_turn": images,
@@ -143,28 +137,8 @@ def measure(
     }
 
 
-def _reader(dataset: ImageDataset, images: int) -> Callable[[int], object]:
+def _read(dataset: ImageDataset, call: int, images: int) -> None:
     """Read `images` files one after the other; the same draws for every decoder and round."""
-
-    def step(call: int) -> None:
-        seed_all(0, call)
-        for number in range(images):
-            dataset[(call * images + number) % len(dataset)]
-
-    return step
-
-
-def verdict(row: dict[str, Any]) -> list[str]:
-    """Whether the pipeline feeds the model, a sentence for each decoder."""
-    needed = row["needed_images_per_second"]
-    if needed is None:
-        return []
-    lines = [f"a training step of {row['model']} takes {needed:.1f} images a second here:"]
-    for decoder, one in row["decoders"].items():
-        count = one["processes_needed"]
-        enough = "feeds it" if count == 1 else "feed it"
-        told = f"  {decoder}: {count} process{'' if count == 1 else 'es'} {enough}"
-        if count > row["cores"]:
-            told += f", more than the {row['cores']} cores here: the model would wait for data"
-        lines.append(told)
-    return lines
+    seed_all(0, call)
+    for number in range(images):
+        dataset[(call * images + number) % len(dataset)]

@@ -1,8 +1,8 @@
-"""Pictures of records: time against resolution, and throughput against published accuracy."""
+"""Draw records: time against resolution, and images a second against published accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,15 @@ TOP1 = {
 }
 
 FORMATS = (".svg", ".png", ".pdf")
+Row = dict[str, Any]
+Panels = dict[str, Callable[[Any], None]]
 
 
 def plot(paths: Sequence[Path], target: Path) -> list[str]:
-    """Draw what the records hold into one file.
-
-    Args:
-        paths: records of `tcformer bench`.
-        target: the picture, .svg, .png or .pdf.
+    """Draw what records of `tcformer bench` hold into one file, .svg, .png or .pdf.
 
     Returns:
-        What was drawn, a line for each panel.
+        The title of each panel.
 
     Raises:
         UserError: matplotlib is missing, a record cannot be read, nothing can be drawn, or the
@@ -45,105 +43,82 @@ def plot(paths: Sequence[Path], target: Path) -> list[str]:
         raise UserError(f"cannot draw {target}: its name must end in {', '.join(FORMATS)}.")
     check_writable(target, made_from=paths)
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError(
             "drawing needs the package matplotlib: pip install 'tcformer[bench]'."
         ) from None
-    rows = [(path, row) for path in paths for row in rows_of(record.read(path))]
-    panels = [*_resolution_panels(rows), *_accuracy_panels(rows)]
+    panels = panels_of([row for path in paths for row in rows_of(record.read(path))])
     if not panels:
         raise UserError(
             "there is nothing to draw: give a record with two or more sizes, or with models whose "
             "accuracy at 224 px is published."
         )
     figure = Figure(figsize=(6.4 * len(panels), 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    told = []
     places = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, draw) in zip(places, panels, strict=True):
+    for axes, (title, draw) in zip(places, panels.items(), strict=True):
         draw(axes)
         axes.set_title(title, fontsize=10)
         axes.grid(True, alpha=0.3)
         axes.legend(fontsize=8)
-        told.append(title)
     ending = target.suffix.lower().removeprefix(".")
     atomic_write(target, lambda stream: figure.savefig(stream, format=ending))
-    return told
+    return list(panels)
 
 
-def rows_of(kept: dict[str, Any]) -> list[dict[str, Any]]:
+def rows_of(kept: Row) -> list[Row]:
     """The comparisons of models in a record, those of a suite's parts included."""
-    rows = list(kept.get("rows", []))
-    for part in kept.get("parts", []):
-        rows += part["rows"]
-    return [row for row in rows if "models" in row]
+    parts = [kept, *kept.get("parts", [])]
+    return [row for part in parts for row in part.get("rows", []) if "models" in row]
 
 
-Panels = Iterable[tuple[str, Any]]
-
-
-def _resolution_panels(rows: Sequence[tuple[Path, dict[str, Any]]]) -> Panels:
-    """One panel for each mode, batch size and precision that was measured at several sizes."""
-    kinds: dict[tuple[Any, ...], dict[str, dict[int, dict[str, float]]]] = {}
-    for _, row in rows:
-        kind = (row["mode"], row["batch"], row["dtype"], row["device"])
-        lines = kinds.setdefault(kind, {})
+def panels_of(rows: Sequence[Row]) -> Panels:
+    """Title -> what draws it: first time against size, then accuracy against speed."""
+    lines: dict[str, dict[str, dict[int, Row]]] = {}
+    speeds: dict[str, dict[str, float]] = {}
+    for row in rows:
+        kind = f"batch {row['batch']}, {row['dtype']}, {row['device']}"
         for label, one in row["models"].items():
-            lines.setdefault(label, {})[row["size"]] = one["seconds"]
-    for (mode, batch, dtype, device), lines in kinds.items():
-        several = {label: points for label, points in lines.items() if len(points) > 1}
+            sizes = lines.setdefault(f"{row['mode']}, {kind}", {}).setdefault(label, {})
+            sizes[row["size"]] = one["seconds"]
+            at_224 = row["mode"] == "inference" and row["size"] == 224
+            if at_224 and label.partition("+")[0] in TOP1:
+                speeds.setdefault(f"224 px, {kind}", {})[label] = one["images_per_second"]
+    panels: Panels = {}
+    for title, found in lines.items():
+        several = {label: points for label, points in found.items() if len(points) > 1}
         if several:
-            title = f"{mode}, batch {batch}, {dtype}, {device}"
-            yield title, lambda axes, several=several: _draw_resolution(axes, several)
+            panels[title] = lambda axes, several=several: _resolution(axes, several)  # type: ignore
+    for title, speed in speeds.items():
+        if len({label.partition("+")[0] for label in speed}) > 1:
+            panels[title] = lambda axes, speed=speed: _accuracy(axes, speed)  # type: ignore
+    return panels
 
 
-def _draw_resolution(axes: Any, lines: dict[str, dict[int, dict[str, float]]]) -> None:
-    for label, points in lines.items():
-        sizes = sorted(points)
-        middle = [points[size]["median"] * 1e3 for size in sizes]
-        below = [(points[size]["median"] - points[size]["low"]) * 1e3 for size in sizes]
-        above = [(points[size]["high"] - points[size]["median"]) * 1e3 for size in sizes]
-        axes.errorbar(sizes, middle, yerr=(below, above), marker="o", capsize=3, label=label)
-    ticks = sorted({size for points in lines.values() for size in points})
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(ticks, [str(size) for size in ticks])
-    axes.minorticks_off()
-    _plain(axes.yaxis)
-    axes.set_xlabel("side of the image, pixels")
-    axes.set_ylabel("ms a batch (median and quartiles)")
-
-
-def _accuracy_panels(rows: Sequence[tuple[Path, dict[str, Any]]]) -> Panels:
-    """One panel for each inference at 224 px; networks with a published accuracy."""
-    kinds: dict[tuple[Any, ...], dict[str, float]] = {}
-    for _, row in rows:
-        if row["mode"] == "inference" and row["size"] == 224:
-            points = kinds.setdefault((row["batch"], row["dtype"], row["device"]), {})
-            for label, one in row["models"].items():
-                if label.partition("+")[0] in TOP1:
-                    points[label] = one["images_per_second"]
-    for (batch, dtype, device), points in kinds.items():
-        if len({label.partition("+")[0] for label in points}) > 1:
-            title = f"224 px, batch {batch}, {dtype}, {device}"
-            yield title, lambda axes, points=points: _draw_accuracy(axes, points)
-
-
-def _draw_accuracy(axes: Any, points: dict[str, float]) -> None:
-    for label, speed in points.items():
-        ours = label.startswith("tcformer")
-        accuracy = TOP1[label.partition("+")[0]]
-        axes.scatter([speed], [accuracy], marker="*" if ours else "o", s=90, label=label)
-    axes.set_xlim(left=0, right=1.1 * max(points.values()))
-    axes.set_xlabel("images a second, measured")
-    axes.set_ylabel("ImageNet-1k top-1, %, as their authors report it")
-
-
-def _plain(axis: Any) -> None:
-    """Write 50, 100, 200 instead of powers of ten."""
+def _resolution(axes: Any, lines: dict[str, dict[int, Row]]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for label, points in lines.items():
+        sizes = sorted(points)
+        low, middle, high = (
+            [1e3 * points[size][name] for size in sizes] for name in ("low", "median", "high")
+        )
+        below = [b - a for a, b in zip(low, middle, strict=True)]
+        above = [b - a for a, b in zip(middle, high, strict=True)]
+        axes.errorbar(sizes, middle, yerr=(below, above), marker="o", capsize=3, label=label)
+    ticks = sorted({size for points in lines.values() for size in points})
+    axes.set(xscale="log", yscale="log", xlabel="side of the image, pixels")
+    axes.set_ylabel("ms a batch (median and quartiles)")
+    axes.set_xticks(ticks, [str(size) for size in ticks])
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _accuracy(axes: Any, speeds: dict[str, float]) -> None:
+    for label, speed in speeds.items():
+        marker = "*" if label.startswith("tcformer") else "o"
+        axes.scatter([speed], [TOP1[label.partition("+")[0]]], marker=marker, s=90, label=label)
+    axes.set_xlim(left=0, right=1.1 * max(speeds.values()))
+    axes.set_xlabel("images a second, measured")
+    axes.set_ylabel("ImageNet-1k top-1, %, as their authors report it")

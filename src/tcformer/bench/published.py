@@ -82,8 +82,8 @@ def _linear(module: Any, x: Tensor) -> Tensor:
     return F.linear(x, module.weight, module.bias)
 
 
-def _depthwise(conv: Any, picture: Tensor) -> Tensor:
-    return F.conv2d(picture, conv.weight, conv.bias, padding=1, groups=conv.groups)
+def _depthwise(conv: Any, feature_map: Tensor) -> Tensor:
+    return F.conv2d(feature_map, conv.weight, conv.bias, padding=1, groups=conv.groups)
 
 
 def cluster(x: Tensor, clusters: int, noise: float = NOISE) -> Tensor:
@@ -95,11 +95,11 @@ def cluster(x: Tensor, clusters: int, noise: float = NOISE) -> Tensor:
     denser = (density[:, None, :] > density[:, :, None]).type(x.dtype)
     farthest = distance.flatten(1).max(dim=-1).values[:, None, None]
     separation, _ = (distance * denser + farthest * (1 - denser)).min(dim=-1)
-    centre = (separation * density).topk(clusters, dim=-1).indices
-    rows = distance.gather(1, centre.unsqueeze(-1).expand(-1, -1, x.shape[1]))
+    center = (separation * density).topk(clusters, dim=-1).indices
+    rows = distance.gather(1, center.unsqueeze(-1).expand(-1, -1, x.shape[1]))
     label: Tensor = rows.argmin(dim=1)
-    own = torch.arange(clusters, device=x.device).expand_as(centre)
-    return label.scatter(1, centre, own)
+    own = torch.arange(clusters, device=x.device).expand_as(center)
+    return label.scatter(1, center, own)
 
 
 def _merge(
@@ -163,27 +163,29 @@ def _coalesced(place: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _to_map(state: _State, x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Tokens to a picture (B, C, H, W)."""
+    """Tokens to a feature map (B, C, H, W)."""
     count = size[0] * size[1]
     if x.shape[1] != state.token.shape[1] or x.shape[1] != count:
         x = through_cells(x, state.token, _pixels(state, size), count)
     return x.permute(0, 2, 1).reshape(x.shape[0], -1, *size).contiguous()
 
 
-def _to_tokens(state: _State, picture: Tensor, count: int) -> Tensor:
-    """A picture to tokens (B, N, C)."""
-    size = (picture.shape[2], picture.shape[3])
-    x = picture.flatten(2).permute(0, 2, 1).contiguous()
+def _to_tokens(state: _State, feature_map: Tensor, count: int) -> Tensor:
+    """A feature map to tokens (B, N, C)."""
+    size = (feature_map.shape[2], feature_map.shape[3])
+    x = feature_map.flatten(2).permute(0, 2, 1).contiguous()
     if count == state.token.shape[1] == x.shape[1]:
         return x
     return through_cells(x, _pixels(state, size), state.token, count)
 
 
 def _token_conv(conv: Any, state: _State, size: tuple[int, int]) -> Tensor:
-    picture = _to_map(state, state.x, state.size)
-    picture = F.conv2d(picture, conv.weight, conv.bias, conv.stride, conv.padding, 1, conv.groups)
+    feature_map = _to_map(state, state.x, state.size)
+    feature_map = F.conv2d(
+        feature_map, conv.weight, conv.bias, conv.stride, conv.padding, 1, conv.groups
+    )
     skip = F.conv1d(state.x.permute(0, 2, 1), conv.skip.weight, groups=conv.groups).permute(0, 2, 1)
-    mixed: Tensor = skip + _to_tokens(state, picture, state.x.shape[1])
+    mixed: Tensor = skip + _to_tokens(state, feature_map, state.x.shape[1])
     return mixed
 
 
@@ -200,8 +202,8 @@ def _attention(attn: Any, x: Tensor, keys: Tensor, bias: Tensor | None) -> Tenso
     return _linear(attn.proj, out)
 
 
-def _reduced(attn: Any, picture: Tensor) -> Tensor:
-    keys: Tensor = attn.norm(attn.sr(picture).flatten(2).permute(0, 2, 1))
+def _reduced(attn: Any, feature_map: Tensor) -> Tensor:
+    keys: Tensor = attn.norm(attn.sr(feature_map).flatten(2).permute(0, 2, 1))
     return keys
 
 
@@ -224,13 +226,13 @@ def _token_block(block: Any, state: _State, source: _State, score: Tensor | None
     bias = None if score is None else score.squeeze(-1)
     if attn.sr_ratio > 1:
         if score is None:
-            picture = _to_map(source, keys, state.size)
+            feature_map = _to_map(source, keys, state.size)
         else:
             both = _to_map(source, torch.cat((keys, score.to(keys.dtype)), dim=-1), state.size)
-            picture = both[:, :-1].contiguous()
+            feature_map = both[:, :-1].contiguous()
             window = (attn.sr_ratio, attn.sr_ratio)
             bias = F.avg_pool2d(both[:, -1:], window).flatten(1)
-        keys = _reduced(attn, picture)
+        keys = _reduced(attn, feature_map)
     x = state.x + block.drop_path(_attention(attn, normed, keys, bias))
     hidden = state._replace(x=_linear(block.mlp.fc1, block.norm2(x)))
     hidden_x = F.gelu(_token_conv(block.mlp.dwconv, hidden, state.size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,12 @@ def begin(arguments: Sequence[str], device: torch.device) -> dict[str, Any]:
     }
 
 
-def check_place(target: Path | None) -> None:
-    """Refuse a place for a record before anything is measured; None is `default_folder()`.
+def check_place(target: Path) -> None:
+    """Refuse a place for a record before anything is measured.
 
     Raises:
         UserError: the folder is missing or nothing can be written there.
     """
-    if target is None:
-        return
     if target.suffix != ".json" and not target.is_dir():
         raise UserError(
             f"the record cannot be kept: there is no folder {target}; "
@@ -63,28 +62,18 @@ def keep(record: dict[str, Any], kind: str, target: Path | None = None) -> Path:
         UserError: the folder is missing or nothing can be written there.
     """
     target = default_folder() if target is None else target
+    check_place(target)
     if target.suffix != ".json":
-        if not target.is_dir():
-            raise UserError(
-                f"the record is not kept: there is no folder {target}; "
-                "create it, or name another place with --output."
-            )
         device = "gpu" if record["machine"]["device"] == "cuda" else record["machine"]["device"]
-        target = _free_name(target, f"{record['date']}-{kind}-{device}")
+        stem = f"{record['date']}-{kind}-{device}"
+        names = (f"{stem}{'' if number == 1 else f'-{number}'}.json" for number in count(1))
+        target = next(target / name for name in names if not (target / name).exists())
     text = json.dumps(record, indent=1) + "\n"
     try:
         atomic_write(target, lambda stream: stream.write(text.encode()))
     except UserError as error:
         raise UserError(f"the record is not kept: {error}.") from error
     return target
-
-
-def _free_name(folder: Path, stem: str) -> Path:
-    path, number = folder / f"{stem}.json", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.json"
-    return path
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -6,27 +6,14 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tcformer.bench import (
-    ceilings,
-    contenders,
-    inputs,
-    models,
-    ops,
-    pipeline,
-    plot,
-    record,
-    suite_cpu,
-    suite_gpu,
-    suites,
-    tables,
-)
+from tcformer.bench import inputs, models, ops, pipeline, plot, record, suites, tables
 from tcformer.errors import UserError, nearest
 from tcformer.ops import selfcheck
 from tcformer.processor import usable_cores
@@ -47,330 +34,297 @@ QUICK_SIZE = 64
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Do what the options ask for; the exit status."""
     if options.plot is not None:
-        return _plot(options)
-    begin = time.monotonic()
+        target = Path(options.output or "bench.svg")
+        for title in plot.plot([Path(name) for name in options.plot], target):
+            print(f"drawn: {title}")
+        print(f"picture: {target}")
+        return 0
     device = choose_device(options.device, LaunchEnvironment())
-    _set_threads(options)
-    record.check_place(None if options.output is None else Path(options.output))
-    measure = _checked(options, device)
-    kept = record.begin(arguments, device)
-    _say(tables.header(kept))
-    warning = provenance.busy_warning(kept["load_average_at_start"], usable_cores())
-    if warning:
-        print(warning, file=sys.stderr)
-    wrong = selfcheck.failures(device)
-    kept["self_check"] = [one._asdict() for one in wrong]
-    for one in wrong:
-        print(
-            f"error: {one.op} ({one.impl}) disagrees with its reference, {one.problem}: "
-            "no ratio that depends on it is printed.",
-            file=sys.stderr,
-        )
-    options.spent = time.monotonic() - begin
-    options.kept_at = None
-    kind = measure(options, device, kept, wrong)
-    status = EXIT_WRONG if wrong else 0
-    return max(status, _keep(options, kept, kind))
+    return Bench(options, device).run(arguments)
 
 
-def _checked(options: argparse.Namespace, device: torch.device) -> Any:
-    """The function that measures what is asked for; refuses before minutes have gone by."""
-    for folder in (options.images, options.data):
-        if folder:
-            inputs.image_files(Path(folder))
-    if options.suite is not None:
-        _check_suite(options, device)
-        return _suite
-    if options.data is not None:
-        contenders.check_possible(*_fed(options, device))
-        return _data
-    if options.ops is not None:
-        for name in options.ops:
-            if name not in ops.NAMES:
-                guess = nearest(name, ops.NAMES)
-                hint = f"did you mean {guess}?" if guess else f"there are {', '.join(ops.NAMES)}."
-                raise UserError(f"tcformer bench: there is no op {name!r}; {hint}")
-        return _ops
-    for chosen, _ in _groups(options):
-        for one in chosen:
-            for setting in _settings(options, device):
-                contenders.check_possible(one, setting)
-    return _models
+class Bench:
+    """One run of the command.
 
-
-def _say(lines: Iterable[str]) -> None:
-    print("\n".join(lines), flush=True)
-
-
-def _set_threads(options: argparse.Namespace) -> None:
-    threads = options.threads
-    if threads is None and options.suite == "cpu" and not options.quick:
-        threads = min(suite_cpu.THREADS, usable_cores())
-    if threads is None:
-        return
-    if threads < 1:
-        raise UserError(f"--threads must be at least 1, not {threads}.")
-    torch.set_num_threads(threads)
-
-
-def _plot(options: argparse.Namespace) -> int:
-    target = Path(options.output or "bench.svg")
-    for title in plot.plot([Path(name) for name in options.plot], target):
-        _say([f"drawn: {title}"])
-    _say([f"picture: {target}"])
-    return 0
-
-
-def _write(options: argparse.Namespace, kept: dict[str, Any], kind: str) -> Path | None:
-    """Write the record, or write it again where it was; None if nobody wants one.
-
-    Raises:
-        UserError: the place is missing or not writable.
+    Attributes:
+        options: of the command line.
+        device: where to measure.
+        kept: the record.
+        place: file of the record, once it is written.
+        wrong: implementations that disagree with their references.
+        folder: of photographs to feed in; None for drawn images.
     """
-    if options.quick and options.output is None:
-        return None  # a trial run proves that the command works, and its figures nothing
-    if options.kept_at is None:
-        target = None if options.output is None else Path(options.output)
-        options.kept_at = record.keep(kept, kind, target)
-    else:
-        record.keep(kept, kind, options.kept_at)
-    return Path(options.kept_at)
 
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        self.options, self.device = options, device
+        self.kept: dict[str, Any] = {}
+        self.place: Path | None = None
+        self.wrong: list[selfcheck.Check] = []
+        self.folder = None if options.images is None else Path(options.images)
+        self.turn = 0.0 if options.quick else None
+        self.begun = time.monotonic()
 
-def _keep(options: argparse.Namespace, kept: dict[str, Any], kind: str) -> int:
-    """Write the record; a failure is one sentence and a status."""
-    try:
-        path = _write(options, kept, kind)
-    except UserError as problem:
-        if options.output is None:
-            print(f"note: {problem}", file=sys.stderr)
-            return 0
-        print(f"error: {problem}", file=sys.stderr)
-        return EXIT_WRONG
-    if path is not None:
-        _say([f"\nrecord: {_from_here(path)}"])
-    return 0
+    def run(self, arguments: Sequence[str]) -> int:
+        """Check, measure, print, keep; the exit status."""
+        self._set_threads()
+        if self.options.output is not None:
+            record.check_place(Path(self.options.output))
+        measure = self._checked()
+        self.kept = record.begin(arguments, self.device)
+        _say(tables.header(self.kept))
+        warning = provenance.busy_warning(self.kept["load_average_at_start"], usable_cores())
+        if warning:
+            print(warning, file=sys.stderr)
+        self.wrong = selfcheck.failures(self.device)
+        self.kept["self_check"] = [one._asdict() for one in self.wrong]
+        for one in self.wrong:
+            print(
+                f"error: {one.op} ({one.impl}) disagrees with its reference, {one.problem}: "
+                "no ratio that depends on it is printed.",
+                file=sys.stderr,
+            )
+        kind = measure()
+        return max(EXIT_WRONG if self.wrong else 0, self._keep(kind))
 
+    def _set_threads(self) -> None:
+        threads = self.options.threads
+        if threads is None and self.options.suite == "cpu" and not self.options.quick:
+            threads = min(suites.CPU_THREADS, usable_cores())
+        if threads is not None:
+            if threads < 1:
+                raise UserError(f"--threads must be at least 1, not {threads}.")
+            torch.set_num_threads(threads)
 
-def _from_here(path: Path) -> Path:
-    path = path.resolve()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    def _checked(self) -> Callable[[], str]:
+        """The method that measures what is asked for; refuses before minutes have gone by."""
+        options = self.options
+        for folder in (options.images, options.data):
+            if folder:
+                inputs.image_files(Path(folder))
+        if options.suite is not None:
+            self._check_suite()
+            return self._suite
+        if options.data is not None:
+            models.check_possible(*self._fed())
+            return self._data
+        if options.ops is not None:
+            for name in options.ops:
+                _check_name(name, ops.NAMES, "there is no op")
+            return self._ops
+        for chosen, _ in self._groups():
+            for one in chosen:
+                for setting in self._settings():
+                    models.check_possible(one, setting)
+        return self._models
 
+    def _write(self, kind: str) -> None:
+        """Write the record, or write it again where it was; a trial run keeps none unasked.
 
-Wrong = Sequence[selfcheck.Check]
+        Raises:
+            UserError: the place is missing or not writable.
+        """
+        output = self.options.output
+        if not self.options.quick or output is not None:
+            target = self.place or (None if output is None else Path(output))
+            self.place = record.keep(self.kept, kind, target)
 
+    def _keep(self, kind: str) -> int:
+        """Write the record; a failure is one sentence and a status."""
+        try:
+            self._write(kind)
+        except UserError as problem:
+            asked = self.options.output is not None
+            print(f"{'error' if asked else 'note'}: {problem}", file=sys.stderr)
+            return EXIT_WRONG if asked else 0
+        if self.place is not None:
+            path = self.place.resolve()
+            here = Path.cwd()
+            _say(f"\nrecord: {path.relative_to(here) if path.is_relative_to(here) else path}")
+        return 0
 
-def _models(
-    options: argparse.Namespace, device: torch.device, kept: dict[str, Any], wrong: Wrong
-) -> str:
-    pairs = _groups(options)
+    # Models
 
-    def report(row: dict[str, Any]) -> None:
-        if wrong:
-            hide_ratios(row)
-        _say(["", *tables.models(row)])
+    def _models(self) -> str:
+        pairs = self._groups()
+        self.kept["rows"] = []
+        for chosen, baseline in pairs:
+            for setting in self._settings():
+                row = models.compare(
+                    chosen, baseline, setting, folder=self.folder, with_phases=self.options.phases,
+                    **self._timing(),
+                )  # fmt: skip
+                self._report(row)
+                self.kept["rows"].append(row)
+        return "models" if len(pairs) > 1 else pairs[0][0][0].label
 
-    rows = models.sweep(
-        pairs,
-        _settings(options, device),
-        report=report,
-        rounds=options.rounds,
-        warmup=options.warmup,
-        folder=_folder(options),
-        with_phases=options.phases,
-        turn=_turn(options),
-        budget=options.budget,
-    )
-    kept["rows"] = list(rows)
-    return "models" if len(pairs) > 1 else pairs[0][0][0].label
+    def _report(self, row: dict[str, Any]) -> None:
+        """Print a row; without ratios of our models where an op that they use is wrong."""
+        for label, one in row["models"].items():
+            if self.wrong and (row["baseline"].startswith("tcformer") or label[:2] == "tc"):
+                one["ratio"] = None
+        _say("", *tables.models(row))
 
+    def _timing(self) -> dict[str, Any]:
+        options = self.options
+        return {
+            "rounds": options.rounds,
+            "warmup": options.warmup,
+            "turn": self.turn,
+            "budget": options.budget,
+        }
 
-def _groups(options: argparse.Namespace) -> list[tuple[list[contenders.Contender], str]]:
-    names = options.models or ()
-    if options.quick and options.against is None:
-        names = names or QUICK_MODELS
-    return contenders.groups(names, options.against, ["compile"] if options.compile else [])
+    def _groups(self) -> list[tuple[list[models.Model], str]]:
+        options, names = self.options, self.options.models or ()
+        if options.quick and options.against is None:
+            names = names or QUICK_MODELS
+        return models.groups(names, options.against, ["compile"] if options.compile else [])
 
+    def _sizes_and_batches(self, default: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        options, sizes, batches = self.options, self.options.size, self.options.batch
+        if options.sweep == "resolution":
+            sizes, batches = sizes or RESOLUTIONS, batches or (1,)
+        elif options.sweep == "batch":
+            batches = batches or BATCHES.get(self.device.type, BATCHES["cpu"])
+        if options.quick:
+            sizes, batches = sizes or (QUICK_SIZE,), batches or (2,)
+        return sizes or (224,), batches or default
 
-def hide_ratios(row: dict[str, Any]) -> None:
-    """Take the ratios of our models out of a row: an op that they use is wrong."""
-    baseline_is_ours = row["baseline"].startswith("tcformer")
-    for label, one in row["models"].items():
-        if baseline_is_ours or label.startswith("tcformer"):
-            one["ratio"] = None
+    def _settings(self) -> list[models.Setting]:
+        """Every case: modes x sizes x batches, sweeps included."""
+        options = self.options
+        sizes, batches = self._sizes_and_batches((1, 8))
+        return [
+            models.Setting(self.device, mode, batch, size, options.dtype, options.channels_last)
+            for mode in options.mode or models.MODES
+            for size in sizes
+            for batch in batches
+        ]
 
+    # Ops
 
-def _folder(options: argparse.Namespace) -> Path | None:
-    return None if options.images is None else Path(options.images)
-
-
-def _turn(options: argparse.Namespace) -> float | None:
-    return 0.0 if options.quick else None
-
-
-def _sizes_and_batches(
-    options: argparse.Namespace, device: torch.device, default: Sequence[int]
-) -> tuple[Sequence[int], Sequence[int]]:
-    sizes, batches = options.size, options.batch
-    if options.sweep == "resolution":
-        sizes, batches = sizes or RESOLUTIONS, batches or (1,)
-    elif options.sweep == "batch":
-        batches = batches or BATCHES.get(device.type, BATCHES["cpu"])
-    if options.quick:
-        sizes, batches = sizes or (QUICK_SIZE,), batches or (2,)
-    return sizes or (224,), batches or default
-
-
-def _settings(options: argparse.Namespace, device: torch.device) -> list[contenders.Setting]:
-    """Every case: modes x sizes x batches, sweeps included."""
-    sizes, batches = _sizes_and_batches(options, device, (1, 8))
-    return [
-        contenders.Setting(device, mode, batch, size, options.dtype, options.channels_last)
-        for mode in options.mode or contenders.MODES
-        for size in sizes
-        for batch in batches
-    ]
-
-
-def _ops(
-    options: argparse.Namespace, device: torch.device, kept: dict[str, Any], wrong: Wrong
-) -> str:
-    kept["ceilings"] = ceilings.ceilings(device, quick=options.quick)
-    _say(["", *tables.ceilings(kept["ceilings"])])
-    bad = {(one.op, one.impl) for one in wrong}
-    kept["rows"] = []
-    sizes, batches = _sizes_and_batches(options, device, (8,))
-    directions = [
-        direction
-        for mode, direction in zip(contenders.MODES, ops.DIRECTIONS, strict=True)
-        if mode in (options.mode or contenders.MODES)
-    ]
-    for size in sizes:
-        for batch in batches:
-            found = ops.boundaries(batch, size, device=device, folder=_folder(options))
+    def _ops(self) -> str:
+        self._ceilings()
+        bad = {(one.op, one.impl) for one in self.wrong}
+        self.kept["rows"] = []
+        sizes, batches = self._sizes_and_batches((8,))
+        directions = [
+            direction
+            for mode, direction in zip(models.MODES, ops.DIRECTIONS, strict=True)
+            if mode in (self.options.mode or models.MODES)
+        ]
+        for size, batch in ((size, batch) for size in sizes for batch in batches):
+            found = ops.boundaries(batch, size, device=self.device, folder=self.folder)
             for direction in directions:
-                names = options.ops or ops.NAMES
+                names = self.options.ops or ops.NAMES
                 for case in ops.cases(names, found, direction, with_published=True):
-                    row = ops.measure(
-                        case,
-                        device=device,
-                        rounds=options.rounds,
-                        warmup=options.warmup,
-                        turn=_turn(options),
-                        budget=options.budget,
-                    )
+                    row = ops.measure(case, device=self.device, **self._timing())
                     row |= {"batch": batch, "size": size, "direction": direction}
                     for impl, one in row["implementations"].items():
                         if (case.op, impl) in bad or (case.op, ops.BASELINE) in bad:
                             one["ratio"] = one["flops_per_second"] = None
-                    kept["rows"].append(row)
-                    _say(["", f"{direction}, batch {batch}, {size} px"])
-                    _say(tables.op(row, kept["ceilings"]))
-    return "ops"
+                    self.kept["rows"].append(row)
+                    _say("", f"{direction}, batch {batch}, {size} px")
+                    _say(*tables.op(row, self.kept["ceilings"]))
+        return "ops"
+
+    def _ceilings(self) -> None:
+        self.kept["ceilings"] = ops.ceilings(self.device, quick=self.options.quick)
+        _say("", tables.ceilings(self.kept["ceilings"]))
+
+    # The input pipeline
+
+    def _fed(self) -> tuple[models.Model, models.Setting]:
+        """The model that the pipeline is to feed, and its training step."""
+        options, quick = self.options, self.options.quick
+        (name,) = options.models or ["tcformer_nano" if quick else "tcformer"]
+        (size,) = options.size or [QUICK_SIZE if quick else 224]
+        (batch,) = options.batch or [2 if quick else 256 if self.device.type == "cuda" else 8]
+        setting = models.Setting(self.device, "training", batch, size, options.dtype)
+        return models.parse(name), setting
+
+    def _data(self) -> str:
+        model, setting = self._fed()
+        step = models.compare([model], model.label, setting, **self._timing())
+        one = step["models"].get(model.label)
+        with pipeline.files(Path(self.options.data) if self.options.data else None) as source:
+            row = pipeline.measure(
+                source,
+                size=setting.size,
+                rounds=self.options.rounds,
+                images=4 if self.options.quick else 32,
+                needed=None if one is None else one["images_per_second"],
+                model=f"{model.label} ({setting})",
+            )
+        self.kept |= {"pipeline": row, "rows": [step]}
+        _say("", *tables.pipeline(row))
+        return "data"
+
+    # Suites
+
+    def _the_suite(self) -> suites.Suite:
+        if self.options.suite == "cpu":
+            return suites.cpu(quick=self.options.quick)
+        return suites.gpu(self.device, quick=self.options.quick)
+
+    def _check_suite(self) -> None:
+        options, on_gpu = self.options, self.device.type == "cuda"
+        if options.suite == "gpu" and not on_gpu and not options.quick:
+            raise UserError(
+                "tcformer bench --suite gpu needs a GPU that torch can use, see `tcformer doctor`; "
+                "--device cpu --quick runs its logic without one."
+            )
+        if options.suite == "cpu" and self.device.type != "cpu":
+            raise UserError("tcformer bench --suite cpu needs --device cpu.")
+        for name in options.part or []:
+            _check_name(name, [p.name for p in self._the_suite().parts], "the suite has no part")
+
+    def _suite(self) -> str:
+        options, kind = self.options, f"suite-{self.options.suite}"
+        suite = self._the_suite()
+        parts = [part for part in suite.parts if not options.part or part.name in options.part]
+        self._ceilings()
+
+        def report(result: suites.Result) -> None:
+            _say("", f"== {result.name}: {result.state}, {result.seconds:.0f} s")
+            for row in result.rows:
+                if "models" in row:
+                    self._report(row)
+                else:
+                    _say(*tables.op(row, self.kept["ceilings"]))
+            if result.problem:
+                _say(f"{result.name}: {result.problem}")
+            # A suite is long, and what interrupts it should not take the first parts along.
+            self.kept["parts"] = [*self.kept.get("parts", []), asdict(result)]
+            # A file that is there is replaced by a whole record only.
+            if self.place or not Path(options.output or "").is_file():
+                with contextlib.suppress(UserError):  # said once, at the end
+                    self._write(kind)
+
+        # The kernels that the check of the ops compiled have taken their share.
+        spent = time.monotonic() - self.begun
+        limit = suites.GPU_SECONDS - spent if options.suite == "gpu" else float("inf")
+        run = suites.measure(suite, self.device, self.folder)
+        results = suites.run_parts(parts, run, seconds=limit, report=report)
+        entries = suites.verdicts(suite, parts, results)
+        if self.wrong:
+            entries = [entry | {"value": None, "verdict": "refused"} for entry in entries]
+        self.kept["verdicts"] = entries
+        _say("", *tables.columns(suites.table(entries)))
+        if options.quick:
+            _say("", "quick: tiny sizes, so the verdicts mean nothing")
+        if options.suite == "gpu" and self.device.type != "cuda":
+            self.kept["note"] = "not run on a GPU: only the logic of the suite was tried"
+            _say("", self.kept["note"])
+        return kind
 
 
-def _fed(
-    options: argparse.Namespace, device: torch.device
-) -> tuple[contenders.Contender, contenders.Setting]:
-    """The model that the pipeline is to feed, and its training step."""
-    name = (options.models or ["tcformer_nano" if options.quick else "tcformer"])[0]
-    size = (options.size or [QUICK_SIZE if options.quick else 224])[0]
-    batch = (options.batch or [2 if options.quick else 256 if device.type == "cuda" else 8])[0]
-    setting = contenders.Setting(device, "training", batch, size, options.dtype)
-    return contenders.parse(name), setting
+def _say(*lines: str) -> None:
+    print("\n".join(lines), flush=True)
 
 
-def _data(
-    options: argparse.Namespace, device: torch.device, kept: dict[str, Any], wrong: Wrong
-) -> str:
-    contender, setting = _fed(options, device)
-    step = models.compare(
-        [contender],
-        contender.label,
-        setting,
-        rounds=options.rounds,
-        warmup=options.warmup,
-        turn=_turn(options),
-        budget=options.budget,
-    )
-    one = step["models"].get(contender.label)
-    with pipeline.files(Path(options.data) if options.data else None) as source:
-        row = pipeline.measure(
-            source,
-            size=setting.size,
-            rounds=options.rounds,
-            images=4 if options.quick else 32,
-            needed=None if one is None else one["images_per_second"],
-            model=f"{contender.label} ({setting})",
-        )
-    kept["pipeline"] = row
-    kept["rows"] = [step]
-    _say(["", *tables.pipeline(row), *pipeline.verdict(row)])
-    return "data"
-
-
-def _check_suite(options: argparse.Namespace, device: torch.device) -> None:
-    if options.suite == "gpu" and device.type != "cuda" and not options.quick:
-        raise UserError(
-            "tcformer bench --suite gpu needs a GPU that torch can use, see `tcformer doctor`; "
-            "--device cpu --quick runs its logic without one."
-        )
-    if options.suite == "cpu" and device.type != "cpu":
-        raise UserError("tcformer bench --suite cpu needs --device cpu.")
-    known = [part.name for part in _parts(options, device)]
-    for name in options.part or []:
-        if name not in known:
-            guess = nearest(name, known)
-            hint = f"did you mean {guess!r}?" if guess else f"there are {', '.join(known)}."
-            raise UserError(f"tcformer bench: the suite has no part {name!r}; {hint}")
-
-
-def _parts(options: argparse.Namespace, device: torch.device) -> list[suites.Part]:
-    folder = _folder(options)
-    if options.suite == "gpu":
-        scale = suite_gpu.QUICK if options.quick else suite_gpu.Scale()
-        return suite_gpu.Suite(device, scale, folder).parts()
-    cpu_scale = suite_cpu.QUICK if options.quick else suite_cpu.Scale()
-    return suite_cpu.Suite(device, cpu_scale, folder).parts()
-
-
-def _suite(
-    options: argparse.Namespace, device: torch.device, kept: dict[str, Any], wrong: Wrong
-) -> str:
-    parts = [p for p in _parts(options, device) if not options.part or p.name in options.part]
-    kept["ceilings"] = ceilings.ceilings(device, quick=options.quick)
-    _say(["", *tables.ceilings(kept["ceilings"])])
-
-    def report(result: suites.Result) -> None:
-        _say(["", f"== {result.name}: {result.state}, {result.seconds:.0f} s"])
-        for row in result.rows:
-            if "models" in row:
-                if wrong:
-                    hide_ratios(row)
-                _say(tables.models(row))
-            else:
-                _say(tables.op(row, kept["ceilings"]))
-        if result.problem:
-            _say([f"{result.name}: {result.problem}"])
-        # A suite is long, and what interrupts it should not take the first parts along.
-        kept["parts"] = [*kept.get("parts", []), asdict(result)]
-        # A file that is there is replaced by a whole record only.
-        if options.kept_at or not Path(options.output or "").is_file():
-            with contextlib.suppress(UserError):  # said once, at the end
-                _write(options, kept, kind)
-
-    kind = f"suite-{options.suite}"
-    # The kernels that the check of the ops compiled have taken their share.
-    limit = suites.GPU_SECONDS - options.spent if options.suite == "gpu" else float("inf")
-    results = suites.run_parts(parts, seconds=limit, report=report)
-    entries = suites.verdicts(parts, results)
-    if wrong:
-        entries = [entry | {"value": None, "verdict": "refused"} for entry in entries]
-    kept["verdicts"] = entries
-    _say(["", *tables.columns(suites.table(entries))])
-    if options.quick:
-        _say(["", "quick: tiny sizes, so the verdicts mean nothing"])
-    if options.suite == "gpu" and device.type != "cuda":
-        kept["note"] = "not run on a GPU: only the logic of the suite was tried"
-        _say(["", kept["note"]])
-    return kind
+def _check_name(name: str, known: Sequence[str], problem: str) -> None:
+    """Refuse a name that is not known, with the nearest one."""
+    if name not in known:
+        guess = nearest(name, known)
+        hint = f"did you mean {guess!r}?" if guess else f"there are {', '.join(known)}."
+        raise UserError(f"tcformer bench: {problem} {name!r}; {hint}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from tcformer.export.contract import Contract
 from tcformer.export.program import ExportedNetwork
 from tcformer.export.runner import Runner
 from tcformer.models import TCFormer
+from tcformer.runtime import timing
 
 ROUNDS = 9
 
@@ -60,26 +60,24 @@ def measure(
 ) -> Times:
     """Time both on one batch (B, ...) of images as the contract says."""
     eager, tensor = ExportedNetwork(network, contract), torch.from_numpy(images)
-    times: dict[str, list[float]] = {"network": [], "exported": []}
 
-    def run_network() -> None:
+    def run_network(_: int) -> None:
         with torch.inference_mode():
             eager(tensor)
 
-    steps = {"network": run_network, "exported": lambda: runner(images)}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            time.sleep(SETTLE)
-            step()  # wakes its threads
-            start = time.perf_counter()
-            step()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    ratios = [b / a for a, b in zip(times["network"], times["exported"], strict=True)]
-    low, centre, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    times = timing.interleaved(
+        {"network": run_network, "exported": lambda _: runner(images)},
+        device=torch.device("cpu"),
+        rounds=rounds,
+        warmup=0,
+        turn=0.0,
+        rest=SETTLE,
+    )
+    ratio = timing.ratios(times, "network")["exported"]
     return Times(
         len(images),
         torch.get_num_threads(),
-        statistics.median(times["network"]),
-        statistics.median(times["exported"]),
-        (low, centre, high),
+        1e3 * statistics.median(times["network"]),
+        1e3 * statistics.median(times["exported"]),
+        (ratio["low"], ratio["median"], ratio["high"]),
     )

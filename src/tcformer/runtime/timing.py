@@ -1,22 +1,23 @@
-"""Turns: A B C A B C, so that a busy machine slows all of them alike."""
+"""Time steps in turns, A B C A B C, so that a busy machine slows all of them alike."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import statistics
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 
 import torch
 
 Step = Callable[[int], object]
 """One unit of work; the number says which of the rotating inputs to take."""
 
-LEAST_ROUNDS = 5
-"""Quartiles of fewer say nothing."""
-
 FEWEST_ROUNDS = 3
-"""Where a time budget ends a measurement early, it still has so many rounds."""
+"""Rounds that are made even where the time budget is used up."""
 
 GPU_CALLS = 20
 """Calls between two events on a GPU, unless a round of so many would be long."""
@@ -44,7 +45,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(times: Mapping[str, Sequence[float]], baseline: str) -> dict[str, dict[str, float]]:
-    """Each contender's time over the baseline's, taken round by round."""
+    """The time of each step over the baseline's, taken round by round."""
     below = times[baseline]
     return {
         name: spread([a / b for a, b in zip(own, below, strict=True)])
@@ -61,8 +62,9 @@ def interleaved(
     warmup: int = 2,
     turn: float | None = None,
     budget: float = math.inf,
+    rest: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Let every step run in every round, one after the other; seconds a call, round by round.
+    """Run every step in every round, one after the other; seconds a call, round by round.
 
     All steps make the same number of calls a turn and see the same inputs in a round.
 
@@ -73,6 +75,8 @@ def interleaved(
         warmup: calls of each beforehand, besides one that tells how many calls fill a turn.
         turn: seconds that a turn should last at least; by device when left out, one call if 0.
         budget: seconds after which no further round begins (three are made in any case).
+        rest: seconds of sleep and one untimed call before each turn, for steps whose idle threads
+            slow the others down.
     """
     if not steps:
         return {}
@@ -87,6 +91,9 @@ def interleaved(
         if number >= min(FEWEST_ROUNDS, rounds) and time.perf_counter() - begin > budget:
             break
         for name, step in steps.items():
+            if rest:
+                time.sleep(rest)
+                step(number)
             times[name].append(elapsed(step, number, calls, device) / calls)
     return times
 
@@ -111,17 +118,48 @@ def elapsed(step: Step, first: int, calls: int, device: torch.device) -> float:
         stop.record()
         stop.synchronize()
         return float(start.elapsed_time(stop)) / 1e3
-    synchronise(device)
+    synchronize(device)
     begin = time.perf_counter()
     for call in range(calls):
         step(first + call)
-    synchronise(device)
+    synchronize(device)
     return time.perf_counter() - begin
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+class OutOfTime(BaseException):
+    """A block took longer than it may. No `Exception`: libraries swallow those here and there."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` in the block after some seconds, where the system has timers for that.
+
+    Only the main thread can be interrupted; elsewhere the block simply runs.
+    """
+    usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if seconds == math.inf or not usable:
+        yield
+        return
+    running = True
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if running:
+            raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    # Again every few seconds: the first one may be lost in a callback that cannot raise.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)
+    try:
+        yield
+    finally:
+        running = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

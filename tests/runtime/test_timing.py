@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from tcformer.bench import timing
+from tcformer.runtime import timing
 
 CPU = torch.device("cpu")
 
