@@ -20,13 +20,14 @@ import griffe
 
 SOURCE = Path(__file__).parents[1] / "src"
 
-BEHIND_A_VERB = {
-    "cli": "what the command's verbs do is told by `tcformer VERB --help`",
-    "serve": "the page of `tcformer serve` is told in docs/serve.md",
+WITHOUT_A_PAGE = {
+    "cli": "`tcformer VERB --help` explains it",
+    "serve": "docs/pictures.md explains `tcformer serve`",
+    "inference": "the former name of `predict`",
 }
 """Packages without a page, and why."""
 
-FIRST = ("tcformer", "tokens", "ops", "models", "data", "viz", "inference", "export")
+FIRST = ("tcformer", "tokens", "ops", "models", "weights", "zoo", "data", "predict", "viz", "export")
 """The order of the pages; others follow by name."""
 
 
@@ -51,7 +52,7 @@ def packages() -> dict[str, str]:
     root = importlib.import_module("tcformer")
     found = {"tcformer": "tcformer"}
     for info in pkgutil.iter_modules(root.__path__):
-        if not info.name.startswith("_") and info.name not in BEHIND_A_VERB:
+        if not info.name.startswith("_") and info.name not in WITHOUT_A_PAGE:
             found[info.name] = f"tcformer.{info.name}"
     order = {name: place for place, name in enumerate(FIRST)}
     return dict(sorted(found.items(), key=lambda pair: (order.get(pair[0], len(order)), pair[0])))

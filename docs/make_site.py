@@ -75,7 +75,7 @@ def _pages() -> dict[str, str | bytes]:
 
 def _options() -> str:
     words = [sys.executable, "-m", "tcformer", "train", "--help"]
-    settings = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    settings = {**os.environ, "COLUMNS": "76", "NO_COLOR": "1"}
     return subprocess.run(words, env=settings, capture_output=True, text=True, check=True).stdout
 
 
