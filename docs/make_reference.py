@@ -27,7 +27,18 @@ WITHOUT_A_PAGE = {
 }
 """Packages without a page, and why."""
 
-FIRST = ("tcformer", "tokens", "ops", "models", "weights", "zoo", "data", "predict", "viz", "export")
+FIRST = (
+    "tcformer",
+    "tokens",
+    "ops",
+    "models",
+    "weights",
+    "zoo",
+    "data",
+    "predict",
+    "viz",
+    "export",
+)
 """The order of the pages; others follow by name."""
 
 
