@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from tcformer import predict
+from tcformer import drawn, predict
 from tcformer.bench import record
-from tcformer.export import making, pictures, timing
+from tcformer.export import making, timing
 from tcformer.export.formats import FORMATS
 
 BATCHES = (1, 8)
@@ -34,7 +34,7 @@ def main(words: list[str]) -> None:
         loaded = predict.load(name)
         contract = making._contract(loaded, None, "normalised", ("logits", "tokens"))
         runner = FORMATS[kind].load(path, contract)
-        images = making._as_input(loaded, contract, pictures.scenes(contract.size, max(BATCHES)))
+        images = making._as_input(loaded, contract, drawn.scenes(contract.size, max(BATCHES)))
         for batch in BATCHES:
             times = timing.measure(loaded.network, contract, runner, images[:batch], ROUNDS)
             print(f"{path.name}: {times.line()}", flush=True)

@@ -34,10 +34,10 @@ from tcformer.bench import record
 from tcformer.data import build_dataset, build_loader, eval_transform
 from tcformer.data.fingerprint import fingerprint
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from tcformer.drawn import house
 from tcformer.errors import UserError
 from tcformer.models import TCFormer
 from tcformer.predict import load
-from tcformer.serve.examples import house
 from tcformer.tasks.classification.task import data_spec, transform_spec
 from tcformer.training.options import build, load_config
 from tcformer.viz import (

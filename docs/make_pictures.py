@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tcformer.drawn import house as scene
 from tcformer.models.trace import Trace, trace
 from tcformer.predict import load
-from tcformer.serve.examples import house as scene
 from tcformer.viz import (
     Figure,
     Row,

@@ -310,7 +310,7 @@ def serve(root, kind):
 
 
 def export(root, kind):
-    from tcformer.export.pictures import read_pictures
+    from tcformer.export.making import read_pictures
 
     return read_pictures([one_class(root, kind)], kind.pixels.shape[:2])[0]
 

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from tcformer.bench import inputs
+from tcformer.drawn import photograph
 from tcformer.errors import UserError
 
 CPU = torch.device("cpu")
@@ -20,14 +21,14 @@ def blocks(image, side=8):
 
 
 def test_drawn_pictures_have_calm_and_detailed_parts():
-    spreads = np.concatenate([blocks(inputs.picture(seed, 128)) for seed in range(8)])
+    spreads = np.concatenate([blocks(photograph(seed, 128)) for seed in range(8)])
     assert (spreads < 4).mean() > 0.2
     assert (spreads > 15).mean() > 0.1
 
 
 def test_drawn_pictures_are_the_same_every_time_and_differ_from_each_other():
-    assert np.array_equal(inputs.picture(3, 48), inputs.picture(3, 48))
-    assert not np.array_equal(inputs.picture(3, 48), inputs.picture(4, 48))
+    assert np.array_equal(photograph(3, 48), photograph(3, 48))
+    assert not np.array_equal(photograph(3, 48), photograph(4, 48))
 
 
 def test_more_pictures_than_the_pool_are_variants(monkeypatch):

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tcformer import drawn as drawings
 from tcformer import export
 from tcformer.errors import UserError
-from tcformer.export import formats, parity, pictures
+from tcformer.export import formats, making, parity
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -43,7 +44,7 @@ def test_the_command_and_example_on_onnxruntime_only(tmp_path):
     import onnx
     import onnxruntime
 
-    drawn = pictures.scenes((70, 90), 3)
+    drawn = drawings.scenes((70, 90), 3)
     for number, picture in enumerate(drawn):
         Image.fromarray(picture).save(tmp_path / f"{number}.ppm")
     words = ["export", "tcformerv2_nano", "--size", "64", "--time", "1", "2", "--out", "m.onnx"]
@@ -87,7 +88,7 @@ def test_the_command_and_example_on_onnxruntime_only(tmp_path):
     from tcformer import predict
 
     loaded = predict.load("tcformerv2_nano")
-    seen = pictures.read_pictures([tmp_path / "1.ppm"], (64, 64))
+    seen = making.read_pictures([tmp_path / "1.ppm"], (64, 64))
     logits = session.run(["logits"], {"images": loaded.preprocessing.normalise(seen[0]).numpy()})
     best = np.argsort(-logits[0][0])[:5]
     names = [line.split(maxsplit=1)[1] for line in lines]
@@ -108,7 +109,7 @@ def test_pixels_and_pyramids_of_another_keep_ratio_in_onnx(tmp_path, network):
     runner = formats.FORMATS["onnx"].load(out[0], report.contract)
     # Ties everywhere: an even picture, one that is even on one side, and one thing again and again.
     even = np.full((48, 64, 3), 130, np.uint8)
-    half, again = pictures.scenes((48, 64), 1)[0], even.copy()
+    half, again = drawings.scenes((48, 64), 1)[0], even.copy()
     half[:, 32:] = 90
     again[::8, ::8] = 255
     found = parity.Parity()

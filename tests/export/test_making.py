@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tcformer import drawn as drawings
 from tcformer import export
 from tcformer.errors import UserError
-from tcformer.export import formats, making, pictures
+from tcformer.export import formats, making
 from tcformer.export.program import ExportedNetwork
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ SIZE = (32, 48)
 @pytest.mark.slow  # as tests/models/test_compile_export.py, which is not, but through a file
 def test_a_graph_of_pytorch_is_written_checked_and_read_by_pytorch_alone(loaded, tmp_path):
     photo = tmp_path / "photo.png"
-    Image.fromarray(pictures.scenes((60, 50), 1)[0]).save(photo)
+    Image.fromarray(drawings.scenes((60, 50), 1)[0]).save(photo)
     out = tmp_path / "model.pt2"
     out.write_bytes(b"an older one")
     report = export.export(loaded, out, size=SIZE, outputs=export.OUTPUTS, images=[photo])
@@ -140,17 +141,17 @@ def test_what_is_missing_is_named_with_its_command(monkeypatch, name):
 
 
 def test_scenes_are_the_same_for_ever():
-    drawn = pictures.scenes((40, 56), 3)
+    drawn = drawings.scenes((40, 56), 3)
     assert drawn.shape == (3, 40, 56, 3)
     assert drawn.dtype == np.uint8
-    assert np.array_equal(drawn, pictures.scenes((40, 56), 3))
+    assert np.array_equal(drawn, drawings.scenes((40, 56), 3))
     assert all(picture.std() > 20 for picture in drawn)
     assert not np.array_equal(drawn[0], drawn[1])
 
 
 def test_even_pictures_are_part_of_every_check():
-    drawn = pictures.even((40, 56))
-    assert drawn.shape == (pictures.NUM_EVEN, 40, 56, 3)
+    drawn = drawings.even((40, 56))
+    assert drawn.shape == (drawings.NUM_EVEN, 40, 56, 3)
     colors = [len(np.unique(picture.reshape(-1, 3), axis=0)) for picture in drawn]
     assert colors == [1, 2, 2]
 
@@ -158,7 +159,7 @@ def test_even_pictures_are_part_of_every_check():
 def test_pixels_are_what_the_network_would_have_seen(loaded, contract):
     from dataclasses import replace
 
-    drawn = pictures.scenes(SIZE, 2)
+    drawn = drawings.scenes(SIZE, 2)
     pixels = making._as_input(loaded, replace(contract, input="pixels"), drawn)
     assert np.array_equal(pixels, drawn)
     normalised = making._as_input(loaded, contract, drawn)

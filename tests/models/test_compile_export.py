@@ -3,7 +3,7 @@ import torch
 from compiled import Graphs
 
 import tcformer
-from tcformer.export import pictures
+from tcformer import drawn
 from tcformer.models import SemanticFPN
 from tcformer.models.heads import TopDownPose
 from tcformer.ops import csrc, regroup
@@ -136,7 +136,7 @@ def test_onnx_export_by_users(which, tmp_path):
     batch = torch.export.Dim("batch", min=1)
     torch.onnx.export(model, (X,), path, dynamo=True, verbose=False, dynamic_shapes=({0: batch},))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    even = torch.from_numpy(pictures.even((64, 64))).permute(0, 3, 1, 2) / 64 - 2
+    even = torch.from_numpy(drawn.even((64, 64))).permute(0, 3, 1, 2) / 64 - 2
     for images in (*even.split(1), torch.cat((X, even))):
         expected = model(images)
         if isinstance(expected, dict):

@@ -12,7 +12,7 @@ from PIL import Image
 from serving import Served
 
 from tcformer import viz
-from tcformer.serve.examples import house
+from tcformer.drawn import house
 from tcformer.weights.metadata import save_weights
 from tcformer.zoo import create_model
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tcformer import viz
 from tcformer.errors import UserError
 from tcformer.images import seen_size
-from tcformer.serve import examples, networks, payload
+from tcformer.serve import networks, payload, pictures
 from tcformer.serve.payload import PAINTS, VIEWS, Look, page_data
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (38, 50, 3), dtype=np.uint8)
@@ -129,15 +129,14 @@ def test_sizes_that_do_not_do():
             seen_size(size, short, 224)
 
 
-def test_examples_are_pictures_and_those_that_cannot_be_drawn_are_left_out():
-    def missing():
-        raise UserError("no scikit-learn")
+def test_examples_are_pictures_and_those_that_cannot_be_drawn_are_left_out(monkeypatch):
+    def missing(*_):
+        raise UserError("scikit-learn is not installed")
 
-    drawn = {name: draw for name, draw in examples._DRAWN.items() if "digit" not in name}
-    assert len(drawn) == 3
-    found = dict(examples._available([*drawn.items(), ("digits", missing)]))
-    assert list(found) == list(drawn)
-    for name, image in found.items():
-        assert image.dtype == np.uint8, name
-        assert image.ndim == 3, name
-        assert min(image.shape[:2]) >= 160, name
+    assert list(pictures.examples()) == ["house", "person", "shapes", "digits on canvas", "a digit"]
+    monkeypatch.setattr("tcformer.data.scenes.DigitScenesSource", missing)
+    found = pictures.examples.__wrapped__()
+    assert list(found) == ["house", "person", "shapes"]
+    for picture in found.values():
+        assert picture.dtype == np.uint8
+        assert picture.ndim == 3

@@ -18,6 +18,7 @@ from tcformer.data.decode import require_decoder
 from tcformer.data.seeding import seed_all
 from tcformer.data.spec import DECODERS, TransformSpec
 from tcformer.data.transforms import train_transform
+from tcformer.drawn import photograph
 from tcformer.errors import UserError
 from tcformer.processor import usable_cores
 from tcformer.runtime import timing
@@ -60,7 +61,7 @@ def files(folder: Path | None) -> Iterator[Files]:
         width, height = DRAWN_SIZE
         paths = [Path(place, f"{seed:03}.jpg") for seed in range(NUM_DRAWN)]
         for seed, path in enumerate(paths):
-            image = Image.fromarray(inputs.picture(seed, max(width, height))[:height, :width])
+            image = Image.fromarray(photograph(seed, max(width, height))[:height, :width])
             image.save(path, quality=JPEG_QUALITY)
         yield Files(paths)
 

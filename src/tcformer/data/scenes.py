@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tcformer.data.small import DigitsSource
+from tcformer.drawn import canvas
 
 TRAIN_SCENES, VAL_SCENES = 1024, 128
 _VAL_STREAM = 0x5343
@@ -59,27 +60,6 @@ class DigitScenesSource:
             labels[place][ink > _INK] = self.digits.labels[row] + 1
         picture += draw.normal(0, 6, picture.shape)
         return Image.fromarray(picture.clip(0, 255).astype(np.uint8)), labels
-
-
-def canvas(draw: np.random.RandomState, size: int) -> np.ndarray:
-    """A background: two darker colours mixed by smooth noise and stripes.
-
-    Args:
-        draw: where the random numbers come from.
-        size: side, in pixels.
-
-    Returns:
-        (size, size, 3) float64, 0 to 130 or so.
-    """
-    cells = draw.randint(2, 7)
-    noise = Image.fromarray(draw.uniform(0, 1, (cells, cells)).astype(np.float32))
-    share = np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC), np.float64)
-    angle, wave, phase = draw.uniform(0, np.pi), draw.uniform(4, 16), draw.uniform(0, 2 * np.pi)
-    y, x = np.mgrid[:size, :size]
-    stripes = np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / wave) + phase)
-    share = (share + draw.uniform(0, 0.25) * stripes).clip(0, 1)[..., None]
-    one, two = draw.uniform(0, 130, 3), draw.uniform(0, 130, 3)
-    return one * share + two * (1 - share)
 
 
 def _inked(digit: np.ndarray, draw: np.random.RandomState, size: int) -> np.ndarray:

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
+from tcformer import drawn
 from tcformer.errors import UserError
-from tcformer.export import onnx_file, parity, pictures, timing
+from tcformer.export import onnx_file, parity, timing
 from tcformer.export.contract import INPUTS, OUTPUTS, Contract
 from tcformer.export.formats import Format, choose
 from tcformer.export.program import trace
 from tcformer.export.runner import Runner
 from tcformer.files import check_writable, staging
-from tcformer.images import check_seen
+from tcformer.images import check_seen, read_image
 from tcformer.models import TCFormer
 from tcformer.models.tcformer import CTM
 from tcformer.predict import Loaded
@@ -88,12 +90,12 @@ def export(
     _check_opset(chosen, opset)
     if any(batch < 1 for batch in time_batches):
         raise UserError(f"batches of {list(time_batches)} cannot be timed: 1 image or more")
-    seen = pictures.read_pictures(images, contract.size) if images else None
+    seen = read_pictures(images, contract.size) if images else None
     words = f"{len(images)} image{'s' if len(images) > 1 else ''}"
     if seen is None:
-        seen, words = pictures.scenes(contract.size), f"{pictures.NUM_SCENES} drawn scenes"
-    even = pictures.even(contract.size)
-    words += f" and {pictures.NUM_EVEN} even pictures"
+        seen, words = drawn.scenes(contract.size), f"{drawn.NUM_SCENES} drawn scenes"
+    even = drawn.even(contract.size)
+    words += f" and {drawn.NUM_EVEN} even pictures"
     batch = _as_input(loaded, contract, np.concatenate((even, seen)))
     found = parity.Parity()
     times: list[timing.Times] = []
@@ -109,7 +111,7 @@ def export(
         again = parity.Parity() if found.batches else found
         runner = _make(chosen, network, contract, place, opset, batch, again)
         for count in time_batches:
-            some = np.resize(batch[pictures.NUM_EVEN :], (count, *batch.shape[1:]))
+            some = np.resize(batch[drawn.NUM_EVEN :], (count, *batch.shape[1:]))
             times.append(timing.measure(network, contract, runner, some))
         # Old structure and new weights (.xml and .bin) must never be taken for one model.
         files = (target, target.with_suffix(".bin")) if chosen.name == "openvino" else (target,)
@@ -117,6 +119,17 @@ def export(
             for file in files:
                 shutil.copyfile(place.with_suffix(file.suffix), scratch / file.name)
     return Report(files, contract, found, words, tuple(times))
+
+
+def read_pictures(paths: Sequence[str | Path], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Image files, scaled to cover (height, width) and cut to it in the middle: (n, H, W, 3).
+
+    Raises:
+        UserError: a file is missing or not an image that can be read.
+    """
+    images = [Image.fromarray(read_image(path)) for path in paths]
+    how = Image.Resampling.BICUBIC
+    return np.stack([np.asarray(ImageOps.fit(image, size[::-1], how)) for image in images])
 
 
 def _make(
@@ -136,7 +149,7 @@ def _make(
     chosen.write(trace(network, contract), contract, path, opset)
     runner = chosen.load(path, contract)
     # Each of the even pictures alone, and one other.
-    for part in parity.batches(images, pictures.NUM_EVEN + 1):
+    for part in parity.batches(images, drawn.NUM_EVEN + 1):
         parity.compare(network, contract, runner, part, found)
     problem = found.problem()
     if problem is not None:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from tcformer import viz
 from tcformer.errors import UserError
-from tcformer.serve.examples import examples
 from tcformer.serve.networks import Networks
 from tcformer.serve.payload import PAINTS, VIEWS, Look, data_uri, page_data
-from tcformer.serve.pictures import Kept, Picture, decode, from_browser, megabytes
+from tcformer.serve.pictures import Kept, Picture, decode, examples, from_browser, megabytes
 
 if TYPE_CHECKING:
     import gradio as gr

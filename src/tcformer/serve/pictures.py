@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import threading
 from collections import OrderedDict
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tcformer import drawn
 from tcformer.errors import UserError, printable
 from tcformer.images import LEAST_SIDE, UnreadableImageError, decode_rgb, decode_strictly
 
@@ -124,3 +127,16 @@ class Kept:
     def bytes(self) -> int:
         """What all of them weigh."""
         return sum(len(picture.data) for picture in self._pictures.values())
+
+
+@cache
+def examples() -> dict[str, NDArray[np.uint8]]:
+    """Name -> (H, W, 3) uint8. Those with digits are there where scikit-learn is."""
+    from tcformer.data.scenes import DigitScenesSource
+    from tcformer.data.small import DigitsSource
+
+    found = {"house": drawn.house(), "person": drawn.person(), "shapes": drawn.shapes()}
+    with contextlib.suppress(UserError):
+        found["digits on canvas"] = np.asarray(DigitScenesSource("val", 128).read(7)[0])
+        found["a digit"] = np.asarray(DigitsSource("val").read(8)[0])
+    return found

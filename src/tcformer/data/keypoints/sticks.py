@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from tcformer.data.keypoints import layout
 from tcformer.data.keypoints.annotations import Truth
 from tcformer.data.keypoints.people import Subject
-from tcformer.data.scenes import canvas
+from tcformer.drawn import canvas
 from tcformer.images import LeftOut
 
 TRAIN_FIGURES, VAL_FIGURES = 1024, 128
