@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -22,6 +21,7 @@ import torch
 
 import tcformer
 from tcformer.bench import inputs, record
+from tcformer.ops.dispatch import plain_pytorch
 from tcformer.runtime import timing
 
 STEPS = {
@@ -31,21 +31,6 @@ STEPS = {
     "+ C++ token maps": ("linear", "dpc_knn", "regroup", "token_conv"),
 }
 OPS = ("linear", "dpc_knn", "regroup", "token_conv")
-
-
-@contextlib.contextmanager
-def only(fast: tuple[str, ...]) -> Iterator[None]:
-    """Within, the ops that are not named have their plain implementation only."""
-    modules = {op: importlib.import_module(f"tcformer.ops.{op}") for op in OPS}
-    before = {op: module.IMPLEMENTATIONS for op, module in modules.items()}
-    try:
-        for op, module in modules.items():
-            if op not in fast:
-                module.IMPLEMENTATIONS = ("eager", "reference")
-        yield
-    finally:
-        for op, module in modules.items():
-            module.IMPLEMENTATIONS = before[op]
 
 
 def main() -> None:
@@ -93,7 +78,8 @@ def step(
 
     def run(number: int) -> None:
         images = pictures[number % len(pictures)]
-        with only(fast):
+        slow = [op for op in OPS if op not in fast]
+        with plain_pytorch(*slow) if slow else contextlib.nullcontext():
             if mode == "inference":
                 with torch.inference_mode():
                     model(images)

@@ -26,7 +26,7 @@ from tcformer.bench.ops import ceilings
 from tcformer.ops import attend, dispatch, dpc_knn, merge_tokens, selfcheck
 from tcformer.ops.dpc_knn import Clusters
 from tcformer.ops.dpc_knn import triton as kernels
-from tcformer.ops.regroup import EPS, apply_plan, plan, plan_both_ways
+from tcformer.ops.regroup import EPS, apply_plan, eager, plan_both_ways
 from tcformer.tokens import Tokens, grid_layout, pixel_of_cell
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -273,7 +273,11 @@ def gathers(run: Run) -> None:
     with selfcheck.poisoned():
         made = plan_both_ways(cells, pixels, *sizes, impl="triton")
     for ours, plain in zip(
-        made, plan.plan_both_ways(cells, pixels, *sizes, padded=True), strict=True
+        made,
+        eager.plan_both_ways(
+            cells, pixels, *sizes, weight=None, eps=EPS, dtype=torch.float32, padded=True
+        ),
+        strict=True,
     ):
         for a, b in zip(
             (*ours.forward, *ours.backward), (*plain.forward, *plain.backward), strict=True

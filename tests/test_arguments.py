@@ -28,7 +28,6 @@ from tcformer.ops import (
     merge_tokens,
     plan_token_map,
     regroup,
-    token_conv,
     tokens_to_map,
 )
 from tcformer.ops.local import Parts, grid_parts, nest_of, run_parts
@@ -261,11 +260,6 @@ def test_layouts_and_parts_of_numpys_integers_work():
     parts = grid_parts((4, 4), ((2, 2), (1, 1)))
     odd = Parts(n(4), n(4), n(4), parts.order, parts.place)
     assert values(cluster_parts(X, odd, n(2))) == values(cluster_parts(X, parts, 2))
-    weight, bias = torch.zeros(8, 1, 3, 3), torch.zeros(8)
-    with torch.no_grad():
-        token_conv(X, plan_token_map(GRID), weight, bias, overwrite_from=n(0))
-        with pytest.raises(TypeError, match="overwrite_from"):
-            token_conv(X, plan_token_map(GRID), weight, bias, overwrite_from=0.0)
 
 
 def test_a_model_of_numpys_numbers_is_the_same_model():

@@ -106,6 +106,9 @@ def as_size(name: str, value: Any) -> tuple[int, int]:
         NotANumberError: (a TypeError) the value is no pair, or one of the two no integer.
         ValueError: one of the two is less than 1.
     """
+    plain = type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int
+    if plain and min(value) > 0:  # as in nearly every call
+        return value
     pair = as_list(value)
     if pair is None or len(pair) != 2 or type(pair[0]) is bool or type(pair[1]) is bool:
         raise NotANumberError(f"{name} must be two integers from 1, not {shown(value)}.")

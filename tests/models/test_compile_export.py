@@ -7,7 +7,7 @@ from tcformer import drawn
 from tcformer.models import SemanticFPN
 from tcformer.models.heads import TopDownPose
 from tcformer.ops import csrc, regroup
-from tcformer.ops.linear import onednn
+from tcformer.ops.linear import unsupported_reason as onednn_unsupported_reason
 
 
 @pytest.fixture(params=["tcformer_nano", pytest.param("tcformerv2_nano", marks=pytest.mark.slow)])
@@ -41,7 +41,7 @@ def test_compile_makes_one_graph_forward(model):
         assert graphs.count("tcformer.gather_sum") >= 9
         assert graphs.count("tcformer.token_mlp") == 8
         assert not graphs.count("topk", "scatter_add")
-    if onednn.unsupported_reason() is None:
+    if onednn_unsupported_reason() is None:
         assert graphs.count("tcformer.onednn_linear") > 20
 
 

@@ -1,4 +1,4 @@
-"""Going through a batch in pieces changes memory and time, nothing else."""
+"""Going through a batch in chunks changes memory and time, nothing else."""
 
 import pytest
 import torch
@@ -7,25 +7,34 @@ from tcformer.models import layers
 from tcformer.models.tcformer import GridMlp, TokenMlp
 from tcformer.ops import csrc, linear, plan_token_map
 from tcformer.ops.token_conv import chunked
-from tcformer.tokens import Layout, Tokens
+from tcformer.tokens import Layout, grid_layout
+
+needs_cpp = pytest.mark.skipif(
+    csrc.library() is None, reason="only the C++ kernels do it in chunks"
+)
 
 
-def calls(monkeypatch, which, piece=1):
+def grid_plan(batch=3):
+    return plan_token_map(grid_layout(batch, (5, 6), torch.device("cpu")))
+
+
+def calls(monkeypatch, which, chunk=1):
     """The MLP, a function that runs it on three images, and how many each call of fc1 saw."""
-    monkeypatch.setattr(chunked, "PIECE", piece)
+    monkeypatch.setattr(chunked, "CHUNK", chunk)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 0)
     g = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     if which == "grid":
         net, x = GridMlp(8, 40, drop=0.5), torch.randn(3, 30, 8, generator=g)
-        run = lambda: net(x, (5, 6))  # noqa: E731
+        plan = grid_plan()
+        run = lambda: net(x, plan)  # noqa: E731
     else:
         cells = torch.randint(7, (3, 30), generator=g)
         cells[:, :7] = torch.arange(7)
         layout = Layout(cells, 7, (5, 6), (3, 3), torch.ones(3, 30))
         net, x = TokenMlp(8, 40, drop=0.5), torch.randn(3, 7, 8, generator=g)
         plan = plan_token_map(layout)
-        run = lambda: net(Tokens(x, layout), plan)  # noqa: E731
+        run = lambda: net(x, plan)  # noqa: E731
     seen = []
 
     def watched(part, weight, bias):
@@ -33,29 +42,33 @@ def calls(monkeypatch, which, piece=1):
             seen.append(part.shape[0])
         return linear(part, weight, bias)
 
-    monkeypatch.setattr(layers, "linear", watched)
+    for module in (layers, chunked):
+        monkeypatch.setattr(module, "linear", watched)
     return net.eval(), run, seen
 
 
+@needs_cpp
 @pytest.mark.parametrize("which", ["grid", "tokens"])
-def test_pieces_give_what_the_whole_gives(monkeypatch, which):
+def test_chunks_give_what_the_whole_gives(monkeypatch, which):
     _, run, seen = calls(monkeypatch, which)
     with torch.no_grad():
-        pieces = run()
+        chunks = run()
     assert seen == [1, 1, 1]
     whole = run()
     assert seen[3:] == [3]
     assert whole.requires_grad
-    torch.testing.assert_close(pieces, whole.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(chunks, whole.detach(), rtol=0, atol=1e-6)
 
 
+@needs_cpp
 @torch.no_grad()
-def test_a_piece_takes_as_many_images_as_fit(monkeypatch):
-    _, run, seen = calls(monkeypatch, "grid", piece=2 * 30 * 40 * 4)
+def test_a_chunk_takes_as_many_images_as_fit(monkeypatch):
+    _, run, seen = calls(monkeypatch, "grid", chunk=2 * 30 * 40 * 4)
     run()
     assert seen == [2, 1]
 
 
+@needs_cpp
 @torch.no_grad()
 def test_hooks_and_dropout_see_whole_batches(monkeypatch):
     net, run, seen = calls(monkeypatch, "tokens")
@@ -70,7 +83,7 @@ def test_hooks_and_dropout_see_whole_batches(monkeypatch):
     assert seen[2:] == [1, 1, 1]
 
 
-@pytest.mark.skipif(csrc.library() is None, reason="without kernels nothing is fused")
+@needs_cpp
 @torch.no_grad()
 @pytest.mark.parametrize("which", ["grid", "tokens"])
 def test_compiled_it_is_one_operator_that_does_the_same(monkeypatch, which):
@@ -115,7 +128,7 @@ def test_what_others_keep_is_not_written_over(where):
             lambda layer, _, out: kept.append(out) if layer is fc1 else None
         )
     try:
-        net(x, (5, 6))
+        net(x, grid_plan())
     finally:
         handle.remove()
     assert torch.equal(torch.cat(kept), expected)
@@ -126,5 +139,5 @@ def test_a_layer_that_returns_its_input_keeps_it():
     net, x = GridMlp(8, 8).eval(), torch.randn(3, 30, 8)
     net.fc1 = torch.nn.Identity()
     before = x.clone()
-    net(x, (5, 6))
+    net(x, grid_plan())
     assert torch.equal(x, before)

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from tcformer.ops import csrc, dpc_knn, linear, plan_token_map, regroup, token_conv
-from tcformer.ops.linear import onednn
+from tcformer.ops.linear import unsupported_reason as onednn_unsupported_reason
 from tcformer.tokens import Layout
 
 needs_cpp = pytest.mark.skipif(
     csrc.library() is None, reason=f"no C++ kernels: {csrc.unsupported_reason()}"
 )
 needs_onednn = pytest.mark.skipif(
-    onednn.unsupported_reason() is not None, reason=f"oneDNN: {onednn.unsupported_reason()}"
+    onednn_unsupported_reason() is not None, reason=f"oneDNN: {onednn_unsupported_reason()}"
 )
 ADDRESSES = (4, 8, 16, 32)  # bytes past a multiple of 64, where PyTorch's own memory starts
 

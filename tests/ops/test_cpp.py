@@ -1,6 +1,5 @@
 """The optional C++ library: exact functions, and a build that fails in words or not at all."""
 
-import importlib.util
 import os
 import shutil
 import stat
@@ -13,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tcformer.ops import csrc, dispatch
+from tcformer.ops import csrc
 from tcformer.ops.csrc import build
 
 needs_library = pytest.mark.skipif(
@@ -34,11 +33,6 @@ def place(tmp_path, monkeypatch):
     for name in ("CXX", "TCFORMER_NATIVE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def without_library(monkeypatch):
-    monkeypatch.setattr(csrc, "_load", lambda: (None, None, "the test says so"))
 
 
 def mapped(x, function):
@@ -185,37 +179,6 @@ def test_a_folder_of_somebody_else_is_refused(place, monkeypatch):
         (place / parent / name).mkdir(parents=True)
     with pytest.raises(build.Unavailable, match="belongs to somebody else"):
         build.private_folder()
-
-
-def test_choosing_without_it(without_library):
-    names, cpu = ("cpp", "eager", "reference"), torch.device("cpu")
-    assert dispatch.resolve("op", "auto", names, cpu) == "eager"
-    assert dispatch.resolve("op", "eager", names, cpu) == "eager"
-    with pytest.raises(ValueError, match=r"op: .*'cpp' cannot run here: the test says so\."):
-        dispatch.resolve("op", "cpp", names, cpu)
-
-
-@needs_library
-def test_choosing_with_it():
-    names, cpu = ("cpp", "eager", "reference"), torch.device("cpu")
-    assert dispatch.resolve("op", "auto", names, cpu) == "cpp"
-    assert dispatch.resolve("op", "auto", names, torch.device("meta")) == "eager"
-    assert dispatch.resolve("op", "auto", names, cpu, unsupported={"cpp": "no"}) == "eager"
-    with pytest.raises(ValueError, match="cannot run here: x is odd"):
-        dispatch.resolve("op", "cpp", names, cpu, unsupported={"cpp": "x is odd"})
-    with pytest.raises(ValueError, match="these are on meta"):
-        dispatch.resolve("op", "cpp", names, torch.device("meta"))
-
-
-def test_the_interpreter_of_triton_is_never_chosen(monkeypatch, without_library):
-    names, cpu = ("triton", "cpp", "eager"), torch.device("cpu")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert dispatch.resolve("op", "auto", names, cpu) == "eager"
-    assert dispatch.resolve("op", "triton", names, cpu) == "triton"
-    monkeypatch.delenv("TRITON_INTERPRET")
-    with pytest.raises(ValueError, match="need a GPU"):
-        dispatch.resolve("op", "triton", names, cpu)
 
 
 def test_a_machine_without_a_compiler(tmp_path):

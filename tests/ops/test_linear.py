@@ -1,12 +1,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tcformer.ops import linear
-from tcformer.ops.linear import onednn
+from tcformer.ops.dispatch import plain_pytorch
+from tcformer.ops.linear import linear, unsupported_reason
 
 needs_onednn = pytest.mark.skipif(
-    onednn.unsupported_reason() is not None, reason=f"oneDNN: {onednn.unsupported_reason()}"
+    unsupported_reason() is not None, reason=f"oneDNN: {unsupported_reason()}"
 )
 
 
@@ -20,7 +21,7 @@ def normal(seed, *shape, dtype=torch.float32):
 def test_equals_the_definition(impl, shape, with_bias):
     x, weight = normal(0, *shape), normal(1, 11, shape[-1])
     bias = normal(2, 11) if with_bias else None
-    expected = linear(x, weight, bias, impl="reference")
+    expected = F.linear(x, weight, bias)
     torch.testing.assert_close(linear(x, weight, bias, impl=impl), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -143,10 +144,22 @@ def test_what_does_not_fit_is_explained_by_its_sizes():
 
 
 def test_is_probed_with_real_tensors_even_among_stand_ins():
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    expected = onednn.unsupported_reason()
-    onednn._probe.cache_clear()
+    expected = unsupported_reason()
+    unsupported_reason.cache_clear()
     with FakeTensorMode():
-        assert onednn.unsupported_reason() == expected
-    onednn._probe.cache_clear()
+        assert unsupported_reason() == expected
+
+
+@needs_onednn
+@torch.no_grad()
+def test_what_was_decided_for_a_layer_gives_way_where_a_call_is_another():
+    x, weight, bias = normal(0, 3, 7, 8), normal(1, 6, 8), normal(2, 6)
+    decided = linear(x, weight, bias)
+    assert torch.equal(linear(x, weight, bias), decided)
+    assert torch.equal(linear(x, weight, bias, impl="onednn"), decided)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight, bias).dtype == torch.bfloat16
+    assert linear(x.double(), weight.double(), bias.double()).dtype == torch.float64
+    assert torch.equal(linear(x, weight, bias), decided)
+    with plain_pytorch():
+        assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))

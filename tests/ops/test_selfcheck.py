@@ -1,7 +1,6 @@
 """The cases that tests and `tcformer bench` share, and the check that is made with them."""
 
 import importlib
-import types
 
 import pytest
 import torch
@@ -93,12 +92,13 @@ def test_one_that_cannot_even_start(error, says, monkeypatch):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(selfcheck, "_op", lambda name: types.SimpleNamespace(attend=attend))
-    real = importlib.import_module("tcformer.ops.attend").attend
+    module = importlib.import_module("tcformer.ops.attend")
+    real = module.attend
 
     def attend(*args, impl, **kwargs):
         return real(*args, impl=impl, **kwargs) if impl == "reference" else fail()
 
+    monkeypatch.setattr(module, "attend", attend)
     problem = selfcheck.check("attend", "eager").problem
     assert says in problem
     assert "\n" not in problem

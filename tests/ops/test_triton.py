@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tcformer
 from tcformer.cli import doctor
 from tcformer.ops import dispatch, dpc_knn, regroup
-from tcformer.ops.linear import onednn
+from tcformer.ops.linear import unsupported_reason as onednn_unsupported_reason
 from tcformer.ops.regroup import apply_plan, plan_both_ways
 
 regroup_module = importlib.import_module("tcformer.ops.regroup")
@@ -72,7 +72,6 @@ def launches(monkeypatch, tmp_path):
     """The launches that a test reaches; its tensors are fake, its GPU a pretence."""
     from tcformer.ops.dpc_knn import triton as dpc_knn_kernels
     from tcformer.ops.regroup import triton as regroup_kernels
-    from tcformer.ops.regroup import triton_plan
 
     # Opaque operators would end at their fake implementations.
     monkeypatch.setattr(dpc_knn_kernels, "dpc_knn_op", dpc_knn_kernels._cluster)
@@ -83,7 +82,7 @@ def launches(monkeypatch, tmp_path):
             x, regroup_kernels.GatherSum(*rows)
         ),
     )
-    monkeypatch.setattr(triton_plan, "plan_op", triton_plan._build)
+    monkeypatch.setattr(regroup_kernels, "plan_op", regroup_kernels._build)
     monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     with FakeTensorMode(), sm90.recorded() as made:
@@ -230,7 +229,7 @@ class Operators(TorchDispatchMode):
 def test_a_model_waits_for_nothing():
     model = tcformer.create_model("tcformer_nano").eval()
     real = model.state_dict()
-    onednn.unsupported_reason()  # else it would be asked of fake tensors, and the answer kept
+    onednn_unsupported_reason()  # else it would be asked of fake tensors, and the answer kept
     with FakeTensorMode():
         state = {name: fake(*t.shape, dtype=t.dtype) for name, t in real.items()}
         with Operators() as seen:
@@ -250,7 +249,7 @@ def test_a_model_waits_for_nothing():
 def test_a_model_is_one_graph_that_holds_the_kernels():
     model = tcformer.create_model("tcformer_nano").eval()
     real = model.state_dict()
-    onednn.unsupported_reason()
+    onednn_unsupported_reason()
 
     def run(images, state):
         return torch.func.functional_call(model, state, (images,))

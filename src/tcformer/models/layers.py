@@ -39,22 +39,31 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
-def is_plain(module: nn.Module) -> bool:
-    """Whether reading the parameters of a layer is all that calling it would do.
+def is_plain(*modules: nn.Module) -> bool:
+    """Whether reading the parameters of these layers is all that calling them would do.
 
     It is not where somebody looks on (hooks), computes the parameters (parametrizations, pruning),
     replaced `forward`, put another module in its place, or quantized or distributed the weights.
     """
-    weight = getattr(module, "weight", None)
-    return (
-        type(module) in (Linear, nn.Conv1d, nn.Conv2d, nn.Sequential)
-        and "forward" not in module.__dict__
-        and not (module._forward_hooks or module._forward_pre_hooks)
-        and not (module._backward_hooks or module._backward_pre_hooks)
-        and not ((hooks._global_forward_hooks or hooks._global_forward_pre_hooks) and _watched())
-        and not (hooks._global_backward_hooks or hooks._global_backward_pre_hooks)
-        and (torch.compiler.is_compiling() or type(weight) in (nn.Parameter, Tensor, NoneType))
-    )
+    if (hooks._global_forward_hooks or hooks._global_forward_pre_hooks) and _watched():
+        return False
+    if hooks._global_backward_hooks or hooks._global_backward_pre_hooks:
+        return False
+    traced = torch.compiler.is_compiling()
+    for module in modules:
+        if (
+            type(module) not in (Linear, nn.Conv1d, nn.Conv2d, nn.Sequential)
+            or "forward" in module.__dict__
+            or module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        ):
+            return False
+        weight = getattr(module, "weight", None)
+        if not traced and type(weight) not in (nn.Parameter, Tensor, NoneType):
+            return False
+    return True
 
 
 def _watched() -> bool:

@@ -83,7 +83,7 @@ class AggregationBlock(Block):
         x = tokens.x + self.drop_path(self.attn(x, keys))
         if self.reduction.startswith("cluster_norm"):
             plan = _weighted_plan(tokens.layout, plan, x.dtype)
-        return x + self.drop_path(self.mlp(tokens._replace(x=self.norm2(x)), plan))
+        return x + self.drop_path(self.mlp(self.norm2(x), plan))
 
     def _keys(self, tokens: Tokens, plan: TokenMap, clusters: Layout) -> Tensor:
         if self.reduction == "conv":

@@ -32,10 +32,9 @@ from tcformer.ops import (
     token_conv,
     tokens_to_map,
 )
-from tcformer.ops.dispatch import is_exporting, unsupported_reason
 from tcformer.ops.local import cut
 from tcformer.ops.regroup import apply_plan
-from tcformer.ops.token_conv.chunked import by_pieces, token_mlp
+from tcformer.ops.token_conv.chunked import suits_chunks, token_mlp
 from tcformer.tokens import Tokens, grid_layout
 
 __all__ = [
@@ -137,8 +136,11 @@ def convolve_tokens(conv: nn.Module, x: Tensor, to_map: TokenMap, to_tokens: Tok
     mixed = picture.permute(0, 2, 3, 1).flatten(1, 2)
     if to_tokens.to_tokens is not None:
         mixed = apply_plan(mixed, to_tokens.to_tokens)
-    layers = (layer for name, layer in conv.named_modules() if f".{name}".endswith(".skip"))
-    skip = next(layers, None)
+    skip = None
+    for name, layer in conv.named_modules():
+        if f".{name}".endswith(".skip"):
+            skip = layer
+            break
     if skip is None:
         return mixed
     if is_plain(skip) and skip.groups == 1:
@@ -195,7 +197,7 @@ class Attention(nn.Module):
         Rows and columns that do not fill a window are left out, as in the published model. A map
         smaller than r is seen by the part of the kernel that lies on it.
         """
-        (h, w) = self.window((picture.shape[2], picture.shape[3]))
+        h, w = min(self.sr_ratio, picture.shape[2]), min(self.sr_ratio, picture.shape[3])
         if not is_plain(self.sr):
             missing = (0, self.sr_ratio - w, 0, self.sr_ratio - h)  # zeros beyond a smaller map
             return self.norm(self.sr(F.pad(picture, missing)).flatten(2).transpose(1, 2))
@@ -237,43 +239,32 @@ class _Mlp(nn.Module):
         conv = self.dwconv.dwconv if skip is None else self.dwconv
         return conv.weight, conv.bias, None if skip is None else skip.weight.flatten()
 
-    def _mix(self, x: Tensor, plan: TokenMap, overwrite_from: int | None = None) -> Tensor:
-        """Convolution and GELU; `overwrite_from` as in :func:`tcformer.ops.token_conv`."""
-        if all(is_plain(layer) for layer in self.dwconv.modules()):
-            weights = self._weights()
-            return token_conv(x, plan, *weights, gelu=True, overwrite_from=overwrite_from)
-        return F.gelu(convolve_tokens(self.dwconv, x, plan, plan))
+    def forward(self, x: Tensor, plan: TokenMap) -> Tensor:
+        """(B, N, C) features of tokens -> the same shape; the plan leads to their map and back."""
+        if self._runs_in_chunks(x, plan):
+            fc1, fc2 = self.fc1, self.fc2
+            ends = (fc1.weight, fc1.bias), (fc2.weight, fc2.bias)
+            return token_mlp(x, plan, ends[0], self._weights(), ends[1])
+        x = self.fc1(x)
+        if is_plain(*self.dwconv.modules()):
+            x = token_conv(x, plan, *self._weights(), gelu=True)
+        else:
+            x = F.gelu(convolve_tokens(self.dwconv, x, plan, plan))
+        return self.drop(self.fc2(self.drop(x)))
 
-    def _run(self, x: Tensor, plan: TokenMap) -> Tensor:
-        if not self._suits_pieces(x):
-            return self.drop(self.fc2(self.drop(self._mix(self.fc1(x), plan))))
-        if torch.compiler.is_compiling():
-            fc1, fc2 = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
-            return token_mlp(x, plan, fc1, self._weights(), fc2)
-        return by_pieces(
-            x,
-            self.fc1.out_features,
-            lambda part, first: self.fc2(self._mix(self.fc1(part), plan, first)),
-        )
+    def _runs_in_chunks(self, x: Tensor, plan: TokenMap) -> bool:
+        """Whether to infer a few images at a time, with memory that is written over.
 
-    def _suits_pieces(self, x: Tensor) -> bool:
+        Not where somebody looks on from outside and expects whole batches, nor where another layer
+        stands, whose result may be somebody else's.
+        """
         return (
             x.device.type == "cpu"
-            and not torch.is_grad_enabled()
             and not (self.training and self.drop.p > 0)
-            # Whoever looks on from outside expects whole batches, and what another layer returns
-            # may be somebody else's: it must not be written over.
-            and all(is_plain(m) for m in (self.fc1, *self.dwconv.modules(), self.fc2))
+            and suits_chunks(x, plan)
+            and is_plain(self.fc1, *self.dwconv.modules(), self.fc2)
             and not (self.drop._forward_hooks or self.drop._forward_pre_hooks)
-            and (not torch.compiler.is_compiling() or self._suits_one_operator(x))
-        )
-
-    def _suits_one_operator(self, x: Tensor) -> bool:
-        return (
-            x.dtype == self.fc1.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu")
-            and not is_exporting()
-            and unsupported_reason("cpp", "cpu") is None
+            and (not torch.compiler.is_compiling() or x.dtype == self.fc1.weight.dtype)
         )
 
 
@@ -285,20 +276,12 @@ class GridMlp(_Mlp):
         # Under the doubled name that it has in the published files.
         super().__init__(dim, hidden, nn.Sequential(OrderedDict(dwconv=conv)), drop)
 
-    def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
-        """(B, H0*W0, C) -> the same shape."""
-        return self._run(x, TokenMap(grid_size, None, None))
-
 
 class TokenMlp(_Mlp):
     """MLP of the dynamic stages: its convolution runs on tokens."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0):
         super().__init__(dim, hidden, conv_with_skip(hidden, hidden, groups=hidden), drop)
-
-    def forward(self, tokens: Tokens, plan: TokenMap) -> Tensor:
-        """(B, N, C) features of the tokens -> the same shape."""
-        return self._run(tokens.x, plan)
 
 
 class Source(NamedTuple):
@@ -345,14 +328,14 @@ class GridBlock(Block):
 
     mlp_class = GridMlp
 
-    def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
-        """(B, H0*W0, C) -> the same shape."""
+    def forward(self, x: Tensor, plan: TokenMap) -> Tensor:
+        """(B, H0*W0, C) -> the same shape; the map of the plan is the grid."""
         keys = queries = self.norm1(x)
         if self.attn.sr_ratio > 1:
-            picture = queries.view(x.shape[0], *grid_size, x.shape[2]).permute(0, 3, 1, 2)
-            keys = self.attn.reduce(picture)
+            grid = queries.view(x.shape[0], *plan.map_size, x.shape[2]).permute(0, 3, 1, 2)
+            keys = self.attn.reduce(grid)
         x = x + self.drop_path(self.attn(queries, keys))
-        return x + self.drop_path(self.mlp(self.norm2(x), grid_size))
+        return x + self.drop_path(self.mlp(self.norm2(x), plan))
 
 
 class TokenBlock(Block):
@@ -377,25 +360,20 @@ class TokenBlock(Block):
         x = tokens.x
         queries = self.norm1(x)
         if source is None:
-            keys, bias = self._keys(tokens._replace(x=queries), plan), None
+            key_tokens, key_plan, bias = tokens._replace(x=queries), plan, None
         else:
-            normed = source.tokens._replace(x=self.norm1(source.tokens.x))
-            keys, bias = self._keys(normed, source.plan), self._bias(source)
+            key_tokens = source.tokens._replace(x=self.norm1(source.tokens.x))
+            key_plan, bias = source.plan, source.score
+        keys = key_tokens.x
+        if self.attn.sr_ratio > 1:
+            keys = self.attn.reduce(tokens_to_map(key_tokens, plan=key_plan))
+            if source is not None:
+                # The score is averaged as it is, not as exp(score): the released weights expect it.
+                score = source.tokens._replace(x=source.score.unsqueeze(-1))
+                window = self.attn.window(key_plan.map_size)
+                bias = F.avg_pool2d(tokens_to_map(score, plan=key_plan), window).flatten(1)
         x = x + self.drop_path(self.attn(queries, keys, bias))
-        return x + self.drop_path(self.mlp(tokens._replace(x=self.norm2(x)), plan))
-
-    def _keys(self, tokens: Tokens, plan: TokenMap) -> Tensor:
-        if self.attn.sr_ratio == 1:
-            return tokens.x
-        return self.attn.reduce(tokens_to_map(tokens, plan=plan))
-
-    def _bias(self, source: Source) -> Tensor:
-        if self.attn.sr_ratio == 1:
-            return source.score
-        # The score is averaged as it is, not as exp(score): the released weights expect it.
-        score = source.tokens._replace(x=source.score.unsqueeze(-1))
-        window = self.attn.window(source.plan.map_size)
-        return F.avg_pool2d(tokens_to_map(score, plan=source.plan), window).flatten(1)
+        return x + self.drop_path(self.mlp(self.norm2(x), plan))
 
 
 class CTM(nn.Module):
@@ -636,7 +614,7 @@ class TCFormer(nn.Module):
         x = tokens.x
         for block in blocks:
             if source is None and isinstance(block, GridBlock):
-                args: tuple[Any, ...] = (x, tokens.layout.grid_size)
+                args: tuple[Any, ...] = (x, plan)
             else:
                 args = (tokens._replace(x=x), plan, source)
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -737,7 +715,10 @@ class TCFormer(nn.Module):
         return list(take)
 
     def _num_stages(self) -> int:
-        return sum(hasattr(self, f"norm{stage}") for stage in range(1, NUM_STAGES + 1))
+        count = 0
+        while hasattr(self, f"norm{count + 1}"):
+            count += 1
+        return count
 
     def get_classifier(self) -> nn.Module:
         """The head."""

@@ -40,7 +40,7 @@ __all__ = [
     "register",
     "report",
     "resolve",
-    "takes_the_usual",
+    "stands",
     "unsupported_reason",
 ]
 
@@ -115,14 +115,22 @@ def resolve(
         if reason is not None:
             raise ValueError(f"{op}: the implementation {impl!r} cannot run here: {reason}.")
         return impl
-    if _plain:
+    if op in _plain:
         return "eager"
-    if is_exporting():
+    traced = torch.compiler.is_compiling()
+    if traced and is_exporting():
         return "export" if "export" in backends else "eager"
     for name in backends:
         # What Triton's interpreter would run is for tests: it is taken where they ask for it.
-        tested = name == "triton" and not _interpret and in_interpreter(device)
-        if not (tested or unsupported_reason(name, device) or unsupported.get(name)):
+        if unsupported.get(name) or (name == "triton" and device.type == "cpu" and not _interpret):
+            continue
+        if name not in _BACKENDS:
+            return name
+        if traced:
+            reason = unsupported_reason(name, device)
+        else:
+            reason = _BACKENDS[name].unsupported_reason(device)
+        if reason is None:
             return name
     return "eager"
 
@@ -150,29 +158,23 @@ def is_transformed() -> bool:
     return at_work is not None or forward_ad._current_level >= 0
 
 
-def takes_the_usual() -> bool:
-    """Whether an op may run the backend that was resolved before, as in most calls.
-
-    Not while a graph is traced, inside a transform of torch.func, or within
-    :func:`plain_pytorch` or :func:`interpreted_kernels`.
-    """
-    return not (
-        _plain
-        or _interpret
-        or torch.compiler.is_compiling()
-        or torch._C._functorch.maybe_current_level() is not None
-        or forward_ad._current_level >= 0
-    )
+def stands(op: str) -> bool:
+    """Whether the backend that a plan carries may run an op; a tool may want plain PyTorch."""
+    return op not in _plain and not (torch.compiler.is_compiling() and is_exporting())
 
 
-_plain = False
+_plain: frozenset[str] = frozenset()
 
 
 @contextlib.contextmanager
-def plain_pytorch() -> Iterator[None]:
-    """Within, "auto" means plain PyTorch everywhere: for tools that watch its operators run."""
+def plain_pytorch(*ops: str) -> Iterator[None]:
+    """Within, "auto" means plain PyTorch: for tools that watch its operators run, or compare.
+
+    Args:
+        ops: names of the ops that this is about; all of them when left out.
+    """
     global _plain
-    before, _plain = _plain, True
+    before, _plain = _plain, frozenset(ops or (*OPS, "merge_tokens"))
     try:
         yield
     finally:

@@ -85,17 +85,18 @@ def usable_nest(layout: Layout, nest: Nest, num_clusters: int) -> Nest:
     than it has tokens (small images), or if the tokens do not stand in its order (because it was
     passed over at the merge before). (1, 1) always remains.
     """
+    whole = is_grid(layout)
     for first, (rows, columns) in enumerate(nest):
-        share = num_clusters // (rows * columns)
-        if is_grid(layout):
+        of_each = num_clusters // (rows * columns)
+        if whole:
             smallest = _fewest_cells(layout.grid_size, (rows, columns))
         elif (rows, columns) in layout.part_grids:
             smallest = layout.num_tokens // (rows * columns)
         else:
             continue
-        if 1 <= share <= smallest:
+        if 1 <= of_each <= smallest:
             rest = nest[first:]
-            return rest if is_grid(layout) else tuple(g for g in rest if g in layout.part_grids)
+            return rest if whole else tuple(filter(layout.part_grids.__contains__, rest))
     return (WHOLE,)
 
 
@@ -169,11 +170,11 @@ def cluster_parts(
     2024): Local CTM.
     """
     num_clusters = as_int("cluster_parts: num_clusters", num_clusters)
-    num_parts, size, smallest = (
-        as_int(f"cluster_parts: {name} of the parts", getattr(parts, name), 0)
-        for name in ("num_parts", "size", "smallest")
+    parts = parts._replace(
+        num_parts=as_int("cluster_parts: num_parts of the parts", parts.num_parts, 0),
+        size=as_int("cluster_parts: size of the parts", parts.size, 0),
+        smallest=as_int("cluster_parts: smallest of the parts", parts.smallest, 0),
     )
-    parts = parts._replace(num_parts=num_parts, size=size, smallest=smallest)
     if num_clusters > parts.smallest:
         raise ValueError(
             f"cluster_parts: {num_clusters} clusters of each part are wanted, but the smallest "

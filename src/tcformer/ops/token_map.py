@@ -11,13 +11,11 @@ from torch import Tensor
 from tcformer.arguments import as_int, as_size
 from tcformer.ops.regroup import (
     Plan,
-    RegroupPlan,
     apply_plan,
-    choose_plan,
+    build_plans,
     export,
-    part_of_plan,
-    plan_both_ways,
     regroup,
+    resolve_plan,
 )
 from tcformer.tokens import Layout, Tokens, is_grid, pixel_of_cell
 
@@ -35,11 +33,13 @@ class TokenMap(NamedTuple):
         map_size: (H, W) of the map.
         to_map: tokens -> pixels.
         to_tokens: pixels -> tokens.
+        backend: what built the plans and will apply them; "auto" where nobody has decided.
     """
 
     map_size: tuple[int, int]
     to_map: Plan | None
     to_tokens: Plan | None
+    backend: str = "auto"
 
 
 def plan_token_map(
@@ -55,29 +55,30 @@ def plan_token_map(
         layout: where the tokens lie.
         map_size: (H, W) of the map.
         dtype: of the features; weights have it, or float32 where that is finer.
-        impl: which implementation will convert: "auto", "cpp", "triton", "eager" or "export".
+        impl: which implementation will convert: "auto", "cpp", "triton", "eager" or
+            "export".
 
     Raises:
         ValueError: a size is less than 1, or an implementation cannot run here.
         TypeError: a size is no pair of integers.
     """
-    map_size = as_size("map_size", layout.map_size if map_size is None else map_size)
     layout = layout._replace(
         num_tokens=as_int("num_tokens of the layout", layout.num_tokens),
         grid_size=as_size("grid_size of the layout", layout.grid_size),
         map_size=as_size("map_size of the layout", layout.map_size),
     )
-    if is_grid(layout) and map_size == layout.grid_size:
-        return TokenMap(map_size, None, None)
+    map_size = layout.map_size if map_size is None else as_size("map_size", map_size)
     cells = layout.cell_to_token
-    wide = torch.promote_types(dtype, torch.float32)
-    impl = choose_plan(impl, cells.device, wide)
-    if impl == "export":
-        return _export_map(layout, map_size, wide)
+    dtype = torch.promote_types(dtype, torch.float32)
+    backend = resolve_plan(impl, cells.device, dtype)
+    if is_grid(layout) and map_size == layout.grid_size:
+        return TokenMap(map_size, None, None, backend)
+    if backend == "export":
+        return _export_map(layout, map_size, dtype)
     pixels = pixel_of_cell(layout.grid_size, map_size, cells.device).expand_as(cells)
     num_pixels = map_size[0] * map_size[1]
-    plans = plan_both_ways(cells, pixels, layout.num_tokens, num_pixels, dtype=wide, impl=impl)
-    return TokenMap(map_size, *plans)
+    plans = build_plans(backend, cells, pixels, layout.num_tokens, num_pixels, dtype=dtype)
+    return TokenMap(map_size, *plans, backend)
 
 
 def _export_map(layout: Layout, map_size: tuple[int, int], dtype: torch.dtype) -> TokenMap:
@@ -87,16 +88,17 @@ def _export_map(layout: Layout, map_size: tuple[int, int], dtype: torch.dtype) -
     pixels = pixel_of_cell(layout.grid_size, map_size, cells.device).expand_as(cells)
     lists, valid = _cells_of_pixels(layout.grid_size, map_size, cells.device)
     if num_tokens <= export.GATHER_LIMIT * lists.shape[1]:
-        plans = plan_both_ways(cells, pixels, num_tokens, num_pixels, dtype=dtype, impl="export")
-        return TokenMap(map_size, *plans)
+        plans = build_plans("export", cells, pixels, num_tokens, num_pixels, dtype=dtype)
+        return TokenMap(map_size, *plans, "export")
     sources = cells.index_select(1, lists.flatten()).view(batch, *lists.shape)
     to_map = export.plan_lists(sources, valid, num_tokens, dtype=dtype)
     if is_grid(layout):
         one = torch.ones(num_tokens, 1, dtype=torch.bool, device=cells.device)
         to_tokens = export.plan_lists(pixels.unsqueeze(-1), one, num_pixels, dtype=dtype)
     else:
-        to_tokens = export.plan_regroup(pixels, cells, num_pixels, num_tokens, dtype=dtype)
-    return TokenMap(map_size, to_map, to_tokens)
+        plans = build_plans("export", cells, pixels, num_tokens, num_pixels, dtype=dtype)
+        return TokenMap(map_size, to_map, plans[1], "export")
+    return TokenMap(map_size, to_map, to_tokens, "export")
 
 
 def _cells_of_pixels(
@@ -118,21 +120,10 @@ def _cells_of_pixels(
     return cells.reshape(shape), valid.reshape(shape)
 
 
-def part_of_token_map(plan: TokenMap, first: int, count: int) -> TokenMap:
-    """The plan for ``count`` images of the batch, from number ``first`` on. Not for compilation."""
-    to_map, to_tokens = plan.to_map, plan.to_tokens
-    if to_map is None or to_tokens is None:
-        return plan
-    if not isinstance(to_map, RegroupPlan) or not isinstance(to_tokens, RegroupPlan):
-        raise ValueError("token map: a plan for exported graphs is for the whole batch.")
-    ways = (part_of_plan(way, first, count) for way in (to_map, to_tokens))
-    return TokenMap(plan.map_size, *ways)
-
-
 def tokens_to_map(
     tokens: Tokens, map_size: tuple[int, int] | None = None, *, plan: TokenMap | None = None
 ) -> Tensor:
-    """Lay tokens out as a picture: every pixel is the mean over its cells of their tokens.
+    """Lay tokens out as a feature_map: every pixel is the mean over its cells of their tokens.
 
     Args:
         tokens: features (B, N, C) with their layout.
@@ -148,22 +139,22 @@ def tokens_to_map(
     return flat.view(batch, *plan.map_size, channels).permute(0, 3, 1, 2)
 
 
-def map_to_tokens(picture: Tensor, layout: Layout, *, plan: TokenMap | None = None) -> Tensor:
-    """Read tokens off a picture: every token is the mean over its cells of their pixels.
+def map_to_tokens(feature_map: Tensor, layout: Layout, *, plan: TokenMap | None = None) -> Tensor:
+    """Read tokens off a feature_map: every token is the mean over its cells of their pixels.
 
     Args:
-        picture: (B, C, H, W) float, any H and W.
+        feature_map: (B, C, H, W) float, any H and W.
         layout: the layout of the tokens to be read.
-        plan: a :func:`plan_token_map` for this layout and picture size, built before.
+        plan: a :func:`plan_token_map` for this layout and map size, built before.
 
     Returns:
-        (B, N, C) in the dtype of the picture.
+        (B, N, C) in the dtype of the map.
     """
-    size = (picture.shape[2], picture.shape[3])
-    plan = plan_token_map(layout, size, dtype=picture.dtype) if plan is None else plan
+    size = (feature_map.shape[2], feature_map.shape[3])
+    plan = plan_token_map(layout, size, dtype=feature_map.dtype) if plan is None else plan
     if size != plan.map_size:
         raise ValueError(f"map_to_tokens: the plan is for a map of {plan.map_size}, not {size}.")
-    flat = picture.permute(0, 2, 3, 1).flatten(1, 2)
+    flat = feature_map.permute(0, 2, 3, 1).flatten(1, 2)
     return flat if plan.to_tokens is None else apply_plan(flat, plan.to_tokens)
 
 

@@ -57,8 +57,9 @@ def attend(
         raise ValueError(
             f"attend: bias must have shape {(k.shape[0], k.shape[2])}, not {tuple(bias.shape)}."
         )
-    dropout = as_float("attend: dropout", dropout, 0.0, 1.0)
-    if resolve("attend", impl, IMPLEMENTATIONS, q.device) == "reference":
+    if type(dropout) is not float or dropout != 0.0:
+        dropout = as_float("attend: dropout", dropout, 0.0, 1.0)
+    if impl != "auto" and resolve("attend", impl, IMPLEMENTATIONS, q.device) == "reference":
         from tcformer.ops.attend import reference
 
         return reference.attend(q, k, v, bias, dropout)

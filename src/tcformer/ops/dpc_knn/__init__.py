@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.arguments import as_float, as_int
-from tcformer.ops.dispatch import counted, is_exporting, is_transformed, resolve
+from tcformer.ops.dispatch import counted, is_exporting, is_transformed, operator, resolve
 from tcformer.ops.dpc_knn import cpp, eager, reference
-from tcformer.ops.dpc_knn.peaks import flop
+from tcformer.ops.dpc_knn.peaks import flop, shapes
 
 __all__ = ["Clusters", "dpc_knn"]
 
@@ -157,20 +156,14 @@ def _run(
     return eager.dpc_knn(*arguments)
 
 
-def _shapes(x: Tensor, num_clusters: int, *arguments: object) -> tuple[Tensor, Tensor]:
-    batch, num_tokens, _ = x.shape
-    assignment = x.new_empty(batch, num_tokens, dtype=torch.int64)
-    return assignment, x.new_empty(batch, num_clusters, dtype=torch.int64)
-
-
-_OPS = torch.library.Library("tcformer", "FRAGMENT")
-_OPS.define(
+operator(
     "dpc_knn(Tensor x, SymInt num_clusters, SymInt k, Tensor? mask, Tensor? density_noise,"
-    " float tolerance, str impl) -> (Tensor, Tensor)"
+    " float tolerance, str impl) -> (Tensor, Tensor)",
+    _run,
+    shapes,
+    flops=flop,
+    raw_flops=False,
 )
-_OPS.impl("dpc_knn", _run, "CompositeExplicitAutograd")
-torch.library.register_fake("tcformer::dpc_knn", _shapes, lib=_OPS)
-register_flop_formula(torch.ops.tcformer.dpc_knn)(flop)
 
 
 def _unsupported(x: Tensor, k: int) -> dict[str, str | None]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.ops import csrc
-from tcformer.ops.dispatch import is_transformed
-from tcformer.ops.dpc_knn.peaks import flop
+from tcformer.ops.dispatch import is_transformed, operator
+from tcformer.ops.dpc_knn.peaks import flop, shapes
 
 
 def dpc_knn(
@@ -26,8 +25,10 @@ def dpc_knn(
     """
     # Traced, a stand-in for a tensor, or one inside a transform: only operators see the values.
     if torch.compiler.is_compiling() or type(x) is not Tensor or is_transformed():
-        assignment, centres = _opaque(x, num_clusters, k, mask, density_noise, tolerance)
-        return assignment, centres
+        found: tuple[Tensor, Tensor] = torch.ops.tcformer.dpc_knn_cpp(
+            x, num_clusters, k, mask, density_noise, tolerance
+        )
+        return found
     return _run(x, num_clusters, k, mask, density_noise, tolerance)
 
 
@@ -65,30 +66,11 @@ def _run(
     return assignment, centres
 
 
-@torch.library.custom_op("tcformer::dpc_knn_cpp", mutates_args=())
-def _opaque(
-    x: Tensor,
-    num_clusters: int,
-    k: int,
-    mask: Tensor | None,
-    density_noise: Tensor | None,
-    tolerance: float,
-) -> tuple[Tensor, Tensor]:
-    return _run(x, num_clusters, k, mask, density_noise, tolerance)
-
-
-@_opaque.register_fake
-def _(
-    x: Tensor,
-    num_clusters: int,
-    k: int,
-    mask: Tensor | None,
-    density_noise: Tensor | None,
-    tolerance: float,
-) -> tuple[Tensor, Tensor]:
-    batch, num_tokens, _ = x.shape
-    assignment = x.new_empty(batch, num_tokens, dtype=torch.int64)
-    return assignment, x.new_empty(batch, num_clusters, dtype=torch.int64)
-
-
-register_flop_formula(torch.ops.tcformer.dpc_knn_cpp)(flop)
+operator(
+    "dpc_knn_cpp(Tensor x, SymInt num_clusters, SymInt k, Tensor? mask, Tensor? density_noise,"
+    " float tolerance) -> (Tensor, Tensor)",
+    _run,
+    shapes,
+    flops=flop,
+    raw_flops=False,
+)

@@ -22,6 +22,13 @@ def flop(
     return 2 * batch * num_tokens * channels * (num_tokens + num_clusters)
 
 
+def shapes(x: Tensor, num_clusters: int, *arguments: object) -> tuple[Tensor, Tensor]:
+    """Empty results of a clustering of (B, N, C): assignment (B, N) and centers (B, M)."""
+    batch, num_tokens, _ = x.shape
+    assignment = x.new_empty(batch, num_tokens, dtype=torch.int64)
+    return assignment, x.new_empty(batch, num_clusters, dtype=torch.int64)
+
+
 def stable_order(x: Tensor, *, descending: bool = False) -> Tensor:
     """Indices that sort the last axis of a real or integer tensor, equal values by index.
 

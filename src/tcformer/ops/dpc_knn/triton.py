@@ -15,11 +15,16 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from tcformer.ops.dpc_knn.peaks import choose_centres, flop, rank_of, sparsity_of
-from tcformer.ops.dpc_knn.triton_kernels import closest_kernel, scan_kernel
-from tcformer.ops.dpc_knn.triton_rows import compact_kernel, prepare_kernel, resolve_kernel
+from tcformer.ops.dispatch import operator
+from tcformer.ops.dpc_knn.peaks import choose_centres, flop, rank_of, shapes, sparsity_of
+from tcformer.ops.dpc_knn.triton_kernels import (
+    closest_kernel,
+    compact_kernel,
+    prepare_kernel,
+    resolve_kernel,
+    scan_kernel,
+)
 
 NUM_EXTRA = 3
 """Candidates beyond those asked for: the more, the farther away is what was not kept."""
@@ -100,13 +105,7 @@ def dpc_knn(
     return assignment, centres
 
 
-@torch.library.custom_op(
-    "tcformer::dpc_knn_triton",
-    mutates_args=(),
-    schema="(Tensor x, SymInt num_clusters, SymInt k, Tensor? mask, Tensor? density_noise, "
-    "float tolerance) -> (Tensor, Tensor)",
-)
-def dpc_knn_op(
+def _run(
     x: Tensor,
     num_clusters: int,
     k: int,
@@ -114,31 +113,21 @@ def dpc_knn_op(
     density_noise: Tensor | None,
     tolerance: float,
 ) -> tuple[Tensor, Tensor]:
-    """One opaque node for compilers: its kernels are launched as they are, nothing waits."""
-    batch, num_tokens, _ = x.shape
-    if batch == 0:
-        return x.new_empty(0, num_tokens, dtype=torch.int64), x.new_empty(
-            0, num_clusters, dtype=torch.int64
-        )
+    if x.shape[0] == 0:
+        return shapes(x, num_clusters)
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         return _cluster(x, num_clusters, k, mask, density_noise, tolerance)
 
 
-@dpc_knn_op.register_fake
-def _(
-    x: Tensor,
-    num_clusters: int,
-    k: int,
-    mask: Tensor | None,
-    density_noise: Tensor | None,
-    tolerance: float,
-) -> tuple[Tensor, Tensor]:
-    batch, num_tokens, _ = x.shape
-    assignment = x.new_empty(batch, num_tokens, dtype=torch.int64)
-    return assignment, x.new_empty(batch, num_clusters, dtype=torch.int64)
-
-
-register_flop_formula(torch.ops.tcformer.dpc_knn_triton)(flop)
+# One opaque node for compilers: its kernels are launched as they are, nothing waits.
+dpc_knn_op = operator(
+    "dpc_knn_triton(Tensor x, SymInt num_clusters, SymInt k, Tensor? mask, Tensor? density_noise,"
+    " float tolerance) -> (Tensor, Tensor)",
+    _run,
+    shapes,
+    flops=flop,
+    raw_flops=False,
+)
 
 
 def _cluster(

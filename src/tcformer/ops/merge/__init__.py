@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from tcformer.arguments import as_float, as_int
 from tcformer.ops.dispatch import resolve
+from tcformer.ops.merge import eager, export
 from tcformer.ops.regroup.plan import EPS
 from tcformer.tokens import Layout, Tokens
 
 __all__ = ["merge_tokens"]
 
 IMPLEMENTATIONS = ("triton", "eager", "export", "reference")
+
+MAX_EXPONENT = 80.0
+"""exp(80) * 1e-6 is still finite in float32; a cluster of scores below -80 merges to zero."""
 
 
 def merge_tokens(
@@ -63,27 +69,17 @@ def merge_tokens(
             f"merge_tokens: log_weight must have shape {tuple(x.shape[:2])}, "
             f"not {tuple(log_weight.shape)}."
         )
-    wide = x if x.dtype == torch.float64 else x.float()
-    impl = resolve("merge_tokens", impl, IMPLEMENTATIONS, x.device)
-    if impl == "reference":
-        from tcformer.ops.merge import reference
+    features = x if x.dtype == torch.float64 else x.float()
+    log_weight = log_weight.to(features.dtype)
+    backend = resolve("merge_tokens", impl, IMPLEMENTATIONS, x.device)
+    with torch.autocast(x.device.type, enabled=False):
+        if backend == "reference":
+            from tcformer.ops.merge import reference
 
-        merged, share = reference.merge(wide, assignment, num_clusters, log_weight, eps)
-    elif impl == "export":
-        from tcformer.ops.merge import export
-
-        with torch.autocast(x.device.type, enabled=False):
-            merged, share = export.merge(wide, assignment, num_clusters, log_weight, eps)
-    elif impl == "triton":
-        from tcformer.ops.merge import triton
-
-        with torch.autocast(x.device.type, enabled=False):
-            merged, share = triton.merge(wide, assignment, num_clusters, log_weight, eps)
-    else:
-        from tcformer.ops.merge import eager
-
-        with torch.autocast(x.device.type, enabled=False):
-            merged, share = eager.merge(wide, assignment, num_clusters, log_weight, eps)
+            merged, weight = reference.merge(features, assignment, num_clusters, log_weight, eps)
+        else:
+            relative = relative_weights(log_weight, assignment, num_clusters, eps)
+            merged, weight = _merge_of(backend)(features, assignment, *relative)
     height, width = layout.map_size
     return Tokens(
         merged,
@@ -92,6 +88,41 @@ def merge_tokens(
             num_tokens=num_clusters,
             grid_size=layout.grid_size,
             map_size=((height + 1) // 2, (width + 1) // 2),
-            cell_weight=layout.cell_weight * share.detach().gather(1, layout.cell_to_token),
+            cell_weight=layout.cell_weight * weight.detach().gather(1, layout.cell_to_token),
         ),
     )
+
+
+def _merge_of(backend: str) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The function of a backend: features, assignment, weights and what to add to their sums.
+
+    It returns the merged features (B, M, C) and each token's normalized weight (B, N).
+    """
+    if backend == "triton":
+        from tcformer.ops.merge import triton
+
+        return triton.merge
+    return export.merge if backend == "export" else eager.merge
+
+
+def relative_weights(
+    score: Tensor, assignment: Tensor, num_clusters: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Weights relative to the largest of their cluster, exp(s - s*), and eps scaled alike.
+
+    Normalized they are those of exp(s), without its overflow beyond s = 88.
+
+    Args:
+        score: (B, N) float, the logarithms s of the weights.
+        assignment: (B, N) int64 in 0..num_clusters-1.
+        num_clusters: M.
+        eps: added to every sum of weights.
+
+    Returns:
+        weights (B, N), differentiable, and what to add to their sums (B, M), a constant.
+    """
+    peak = torch.full_like(score[:, :1], -torch.inf).expand(-1, num_clusters)
+    peak = peak.scatter_reduce(1, assignment, score.detach(), reduce="amax")
+    peak = torch.where(torch.isfinite(peak), peak, 0.0)
+    weight = torch.exp(score - peak.gather(1, assignment))
+    return weight, eps * torch.exp((-peak).clamp(max=MAX_EXPONENT))

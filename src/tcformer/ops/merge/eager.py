@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tcformer.ops.merge.weights import relative_weights
-from tcformer.ops.regroup.plan import GatherSum, gather_sum
+from tcformer.ops.regroup.eager import gather_sum
+from tcformer.ops.regroup.plan import GatherSum
 
 
 class _ClusterSum(torch.autograd.Function):
@@ -58,13 +58,11 @@ def _pick(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def merge(
-    x: Tensor, assignment: Tensor, num_clusters: int, log_weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Merge (B, N, C) into (B, M, C); also the share (B, N) of every token in its cluster."""
-    weight, floor = relative_weights(log_weight.to(x.dtype), assignment, num_clusters, eps)
+def merge(x: Tensor, assignment: Tensor, weight: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge (B, N, C) into (B, M, C); also the normalized weight (B, N) of every token."""
+    num_clusters = floor.shape[1]
     rows = _rows(assignment, num_clusters)
     ones = torch.ones_like(weight)
     total = _ClusterSum.apply(weight.unsqueeze(-1), ones, assignment, rows).squeeze(-1) + floor
-    share = weight / total.gather(1, assignment)
-    return _ClusterSum.apply(x, share, assignment, rows), share
+    normalized = weight / total.gather(1, assignment)
+    return _ClusterSum.apply(x, normalized, assignment, rows), normalized

@@ -10,7 +10,7 @@ def merge(
     x: Tensor, assignment: Tensor, num_clusters: int, log_weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """x'[m] = sum of u_n x_n, u_n = exp(s_n) / (eps + sum of exp(s) over the cluster of n)."""
-    weight = torch.exp(log_weight.to(x.dtype))
+    weight = torch.exp(log_weight)
     merged, shares = [], []
     for b in range(x.shape[0]):
         total = [

@@ -5,16 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tcformer.ops.merge.weights import relative_weights
 from tcformer.ops.regroup.triton import gather_sum
 
 
-def merge(
-    x: Tensor, assignment: Tensor, num_clusters: int, log_weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Merge (B, N, C) into (B, M, C); also the share (B, N) of every token in its cluster."""
+def merge(x: Tensor, assignment: Tensor, weight: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge (B, N, C) into (B, M, C); also the normalized weight (B, N) of every token."""
+    num_clusters = floor.shape[1]
     batch, num_tokens, channels = x.shape
-    weight, floor = relative_weights(log_weight.to(x.dtype), assignment, num_clusters, eps)
     image = torch.arange(batch, device=x.device)[:, None]
     cluster = (image * num_clusters + assignment).flatten()
     row, order = torch.sort(cluster, stable=True)

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from tcformer.arguments import as_float, as_int
-from tcformer.ops.dispatch import Backend, in_interpreter, register, resolve
-from tcformer.ops.regroup import cpp, export, plan
+from tcformer.ops.dispatch import Backend, in_interpreter, register, resolve, stands
+from tcformer.ops.regroup import cpp, eager, export
 from tcformer.ops.regroup.export import ExportPlan
-from tcformer.ops.regroup.plan import EPS, GatherSum, RegroupPlan, part_of_plan
+from tcformer.ops.regroup.plan import EPS, GatherSum, RegroupPlan
 
 __all__ = [
     "EPS",
@@ -33,11 +33,11 @@ __all__ = [
     "Plan",
     "RegroupPlan",
     "apply_plan",
-    "choose_plan",
-    "part_of_plan",
+    "build_plans",
     "plan_both_ways",
     "plan_regroup",
     "regroup",
+    "resolve_plan",
 ]
 
 IMPLEMENTATIONS = ("cpp", "triton", "eager", "export", "reference")
@@ -88,16 +88,13 @@ def regroup(
     eps = as_float("regroup: eps", eps)
     _check(x, src, dst, num_dst, weight)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    unsupported = {"cpp": cpp.unsupported_plan(dtype)}
-    impl = resolve("regroup", impl, IMPLEMENTATIONS, x.device, unsupported=unsupported)
-    if impl == "reference":
+    backend = resolve_plan(impl, x.device, dtype, IMPLEMENTATIONS)
+    if backend == "reference":
         from tcformer.ops.regroup import reference
 
         return reference.regroup(x, src, dst, num_dst, weight, eps)
-    made = plan_regroup(
-        src, dst, x.shape[1], num_dst, weight=weight, eps=eps, dtype=dtype, impl=impl
-    )
-    return apply_plan(x, made, impl=impl)
+    plans = build_plans(backend, dst, src, num_dst, x.shape[1], weight=weight, eps=eps, dtype=dtype)
+    return apply_plan(x, plans[1])
 
 
 def plan_regroup(
@@ -121,25 +118,17 @@ def plan_regroup(
         weight: (B, E) float, treated as a constant; ones when left out.
         eps: added to every destination's sum of weights.
         dtype: of the normalised weights, float32 or float64.
-        impl: which implementation will apply the plan: "auto", "cpp", "triton", "eager" or
-            "export".
+        impl: which backend will apply the plan: "auto", "cpp", "triton", "eager" or "export".
 
     Raises:
-        ValueError: a number is out of range, or an implementation cannot run here.
+        ValueError: a number is out of range, or a backend cannot run here.
         TypeError: a count is no integer, or ``eps`` no real number.
     """
     num_src = as_int("regroup: num_src", num_src, 0)
     num_dst = as_int("regroup: num_dst", num_dst)
     eps = as_float("regroup: eps", eps)
-    impl = choose_plan(impl, src.device, dtype)
-    if impl == "cpp":
-        return cpp.plan_regroup(src, dst, num_src, num_dst, weight=weight, eps=eps)
-    if impl == "export":
-        return export.plan_regroup(src, dst, num_src, num_dst, weight=weight, eps=eps, dtype=dtype)
-    padded = True if impl == "triton" else None
-    return plan.plan_regroup(
-        src, dst, num_src, num_dst, weight=weight, eps=eps, dtype=dtype, padded=padded
-    )
+    backend = resolve_plan(impl, src.device, dtype)
+    return build_plans(backend, dst, src, num_dst, num_src, weight=weight, eps=eps, dtype=dtype)[1]
 
 
 def plan_both_ways(
@@ -155,57 +144,87 @@ def plan_both_ways(
     """Build the unweighted plans a->b and b->a at the cost of one: they share their sorting."""
     num_a, num_b = as_int("regroup: num_a", num_a), as_int("regroup: num_b", num_b)
     eps = as_float("regroup: eps", eps)
-    impl = choose_plan(impl, a.device, dtype)
-    if impl == "cpp":
-        return cpp.plan_both_ways(a, b, num_a, num_b, eps=eps)
-    if impl == "export":
-        return export.plan_both_ways(a, b, num_a, num_b, eps=eps, dtype=dtype)
-    if impl == "triton" and dtype == torch.float32:
-        from tcformer.ops.regroup import triton_plan
-
-        return triton_plan.plan_both_ways(a, b, num_a, num_b, eps)
-    padded = True if impl == "triton" else None
-    return plan.plan_both_ways(a, b, num_a, num_b, eps=eps, dtype=dtype, padded=padded)
+    return build_plans(
+        resolve_plan(impl, a.device, dtype), a, b, num_a, num_b, eps=eps, dtype=dtype
+    )
 
 
-def choose_plan(impl: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Resolve "auto" to the implementation whose plans are made for tensors like these."""
-    unsupported = {"cpp": cpp.unsupported_plan(dtype)}
-    return resolve("regroup", impl, IMPLEMENTATIONS[:-1], device, unsupported=unsupported)
+def resolve_plan(
+    impl: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    backends: tuple[str, ...] = IMPLEMENTATIONS[:-1],
+) -> str:
+    """Resolve "auto" to the backend whose plans suit weights of this dtype on this device."""
+    reason = None if dtype == torch.float32 else f"its weights are float32, not {dtype}"
+    return resolve("regroup", impl, backends, device, unsupported={"cpp": reason})
+
+
+def build_plans(
+    backend: str,
+    a: Tensor,
+    b: Tensor,
+    num_a: int,
+    num_b: int,
+    *,
+    weight: Tensor | None = None,
+    eps: float = EPS,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Plan, Plan]:
+    """Build the plans a->b and b->a of a backend; the arguments are checked already."""
+    if backend == "cpp":
+        return cpp.plan_both_ways(a, b, num_a, num_b, weight=weight, eps=eps)
+    if backend == "export":
+        return export.plan_both_ways(a, b, num_a, num_b, weight=weight, eps=eps, dtype=dtype)
+    if backend == "triton" and dtype == torch.float32 and weight is None:
+        from tcformer.ops.regroup import triton
+
+        return triton.plan_both_ways(a, b, num_a, num_b, eps)
+    padded = backend == "triton"
+    padded = padded or resolve("regroup", "auto", ("triton", "eager"), a.device) == "triton"
+    return eager.plan_both_ways(
+        a, b, num_a, num_b, weight=weight, eps=eps, dtype=dtype, padded=padded, backend=backend
+    )
 
 
 def apply_plan(x: Tensor, plan: Plan, *, impl: str = "auto") -> Tensor:
-    """Regroup (B, S, C) into (B, D, C) with a plan that was built before."""
+    """Regroup (B, S, C) into (B, D, C) with a plan that was built before.
+
+    The plan's own backend does it, or plain PyTorch where that cannot take the features.
+    """
     if x.ndim != 3 or x.shape[1] != plan.num_src:
         raise ValueError(
             f"regroup: this plan takes features of shape (B, {plan.num_src}, C), "
             f"but x has shape {tuple(x.shape)}."
         )
-    if x.shape[0] != _batch_of(plan):
-        raise ValueError(
-            f"regroup: this plan is for a batch of {_batch_of(plan)}, but x has {x.shape[0]}."
-        )
+    if isinstance(plan, ExportPlan):
+        indices = plan.matrix, plan.entries and plan.entries[0], plan.lists and plan.lists[0]
+        batch = next(index.shape[0] for index in indices if index is not None)
+    else:
+        batch = (plan.forward.row_start.shape[0] - 1) // plan.num_dst
+    if x.shape[0] != batch:
+        raise ValueError(f"regroup: this plan is for a batch of {batch}, but x has {x.shape[0]}.")
     if isinstance(plan, ExportPlan):
         resolve("regroup", impl, ("export",), x.device)
         return export.regroup(x, plan)
-    unsupported = {"cpp": cpp.unsupported(x, plan)}
-    impl = resolve("regroup", impl, IMPLEMENTATIONS[:-2], x.device, unsupported=unsupported)
-    if impl == "cpp":
+    reason = None
+    if x.dtype not in cpp.DTYPES:
+        reason = f"its arithmetic is float32, and the features are {x.dtype}"
+    elif plan.forward.weight.dtype != torch.float32:
+        reason = f"its weights are float32, and those of the plan {plan.forward.weight.dtype}"
+    backend = plan.backend
+    if impl != "auto":
+        names = IMPLEMENTATIONS[:-2]
+        backend = resolve("regroup", impl, names, x.device, unsupported={"cpp": reason})
+    elif (backend == "cpp" and reason) or not stands("regroup"):
+        backend = "eager"
+    if backend == "cpp":
         return cpp.regroup(x, plan)
-    if impl == "triton":
+    if backend == "triton":
         from tcformer.ops.regroup import triton
 
         return triton.regroup(x, plan)
-    from tcformer.ops.regroup import eager
-
     return eager.regroup(x, plan)
-
-
-def _batch_of(plan: Plan) -> int:
-    if isinstance(plan, RegroupPlan):
-        return (plan.forward.row_start.shape[0] - 1) // plan.num_dst
-    indices = plan.matrix, plan.entries and plan.entries[0], plan.lists and plan.lists[0]
-    return next(index.shape[0] for index in indices if index is not None)
 
 
 def _check(x: Tensor, src: Tensor, dst: Tensor, num_dst: int, weight: Tensor | None) -> None:

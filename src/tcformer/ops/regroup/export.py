@@ -43,44 +43,31 @@ class ExportPlan(NamedTuple):
     lists: tuple[Tensor, Tensor] | None = None
 
 
-def plan_regroup(
-    src: Tensor,
-    dst: Tensor,
-    num_src: int,
-    num_dst: int,
-    *,
-    weight: Tensor | None = None,
-    eps: float = EPS,
-    dtype: torch.dtype = torch.float32,
-) -> ExportPlan:
-    """Build the plan; the arguments are those of :func:`tcformer.ops.regroup.plan_regroup`."""
-    weight = _ones(src, dtype) if weight is None else weight.detach().to(dtype)
-    if not is_dense(num_src, num_dst, src.shape[1]):
-        total = weight.new_zeros(src.shape[0], num_dst).scatter_add(1, dst, weight) + eps
-        return ExportPlan(num_src, num_dst, total, entries=(src, dst, weight))
-    matrix = matrix_of(src, dst, num_src, num_dst, weight)
-    return ExportPlan(num_src, num_dst, matrix.sum(dim=2) + eps, matrix=matrix)
-
-
 def plan_both_ways(
     a: Tensor,
     b: Tensor,
     num_a: int,
     num_b: int,
     *,
-    eps: float = EPS,
-    dtype: torch.dtype = torch.float32,
+    weight: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
 ) -> tuple[ExportPlan, ExportPlan]:
-    """The unweighted plans a->b and b->a, from one matrix where it is small enough."""
-    if not is_dense(num_a, num_b, a.shape[1]):
+    """Build the plans a->b and b->a, from one matrix where it is small enough."""
+    if weight is None:
+        weight = torch.ones((), dtype=dtype, device=a.device).expand(a.shape)
+    weight = weight.detach().to(dtype)
+    if is_dense(num_a, num_b, a.shape[1]):
+        matrix = matrix_of(b, a, num_b, num_a, weight)
         return (
-            plan_regroup(a, b, num_a, num_b, eps=eps, dtype=dtype),
-            plan_regroup(b, a, num_b, num_a, eps=eps, dtype=dtype),
+            ExportPlan(num_a, num_b, matrix.sum(dim=1) + eps, matrix=matrix.transpose(1, 2)),
+            ExportPlan(num_b, num_a, matrix.sum(dim=2) + eps, matrix=matrix),
         )
-    matrix = matrix_of(b, a, num_b, num_a, _ones(a, dtype))
+    total_b = weight.new_zeros(a.shape[0], num_b).scatter_add(1, b, weight) + eps
+    total_a = weight.new_zeros(a.shape[0], num_a).scatter_add(1, a, weight) + eps
     return (
-        ExportPlan(num_a, num_b, matrix.sum(dim=1) + eps, matrix=matrix.transpose(1, 2)),
-        ExportPlan(num_b, num_a, matrix.sum(dim=2) + eps, matrix=matrix),
+        ExportPlan(num_a, num_b, total_b, entries=(a, b, weight)),
+        ExportPlan(num_b, num_a, total_a, entries=(b, a, weight)),
     )
 
 
@@ -119,20 +106,20 @@ def regroup(x: Tensor, plan: ExportPlan) -> Tensor:
 
 
 def _regroup(x: Tensor, plan: ExportPlan) -> Tensor:
-    wide = x if x.dtype == torch.float64 else x.float()
+    upcast = x if x.dtype == torch.float64 else x.float()
     if plan.lists is not None:
         sources, weight = plan.lists
-        items = take(wide, sources.flatten(1)).view(-1, *sources.shape[1:], x.shape[2])
-        out = (items * weight.to(wide.dtype).unsqueeze(-1)).sum(dim=2)
+        items = take(upcast, sources.flatten(1)).view(-1, *sources.shape[1:], x.shape[2])
+        out = (items * weight.to(upcast.dtype).unsqueeze(-1)).sum(dim=2)
     elif plan.entries is not None:
         src, dst, weight = plan.entries
-        items = take(wide, src) * weight.to(wide.dtype).unsqueeze(-1)
-        out = wide.new_zeros(x.shape[0], plan.num_dst, x.shape[2])
+        items = take(upcast, src) * weight.to(upcast.dtype).unsqueeze(-1)
+        out = upcast.new_zeros(x.shape[0], plan.num_dst, x.shape[2])
         out = out.scatter_add(1, dst.unsqueeze(-1).expand_as(items), items)
     else:
         assert plan.matrix is not None
-        out = plan.matrix.to(wide.dtype) @ wide
-    return (out / plan.total.to(wide.dtype).unsqueeze(-1)).to(x.dtype)
+        out = plan.matrix.to(upcast.dtype) @ upcast
+    return (out / plan.total.to(upcast.dtype).unsqueeze(-1)).to(x.dtype)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
@@ -141,7 +128,3 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     image = torch.arange(batch, device=x.device).unsqueeze(1) * num_src
     flat = torch.index_select(x.reshape(-1, channels), 0, (index + image).flatten())
     return flat.view(batch, index.shape[1], channels)
-
-
-def _ones(index: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.ones((), dtype=dtype, device=index.device).expand(index.shape)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tcformer.arguments import as_int
-from tcformer.ops.dispatch import resolve
+from tcformer.ops.dispatch import resolve, stands
 from tcformer.ops.regroup import RegroupPlan
 from tcformer.ops.token_conv import cpp, eager
-from tcformer.ops.token_map import TokenMap, part_of_token_map
+from tcformer.ops.token_map import TokenMap
 
 __all__ = ["token_conv"]
 
@@ -24,7 +23,6 @@ def token_conv(
     skip: Tensor | None = None,
     *,
     gelu: bool = False,
-    overwrite_from: int | None = None,
     impl: str = "auto",
 ) -> Tensor:
     """Convolve tokens on their map, channel by channel, and optionally apply GELU.
@@ -40,9 +38,6 @@ def token_conv(
         bias: (C,) float.
         skip: (C,) float, the share of every token's own value; none when left out.
         gelu: apply the exact GELU to the result.
-        overwrite_from: x holds b images of the plan's batch, from this one on, and its memory may
-            be taken for the result: to go through a batch in pieces that fit a cache, without a
-            gradient.
         impl: "auto", "cpp" (C++, CPU; float32 arithmetic for float32 and bfloat16), "eager" or
             "reference".
 
@@ -52,20 +47,21 @@ def token_conv(
     Raises:
         ValueError: shapes that do not belong together, an unknown ``impl`` or one that cannot run
             here.
-        TypeError: ``overwrite_from`` is no integer.
 
     Source: TCFormer (CVPR 2022), section 3.3.
     """
-    if overwrite_from is not None:
-        overwrite_from = as_int("token_conv: overwrite_from", overwrite_from, None)
-    _check(x, plan, weight, bias, skip, overwrite_from)
-    unsupported = {"cpp": cpp.unsupported(x, plan)}
-    impl = resolve("token_conv", impl, IMPLEMENTATIONS, x.device, unsupported=unsupported)
-    if impl == "cpp":
-        return cpp.token_conv(x, plan, weight, bias, skip, gelu, overwrite_from)
-    if overwrite_from is not None:
-        plan = part_of_token_map(plan, overwrite_from, x.shape[0])
-    if impl == "reference":
+    _check(x, plan, weight, bias, skip)
+    reason = cpp.unsupported_reason(x, plan)
+    if impl == "auto" and plan.backend != "auto":
+        backend = (
+            "cpp" if plan.backend == "cpp" and not reason and stands("token_conv") else "eager"
+        )
+    else:
+        unsupported = {"cpp": reason}
+        backend = resolve("token_conv", impl, IMPLEMENTATIONS, x.device, unsupported=unsupported)
+    if backend == "cpp":
+        return cpp.token_conv(x, plan, weight, bias, skip, gelu)
+    if backend == "reference":
         from tcformer.ops.token_conv import reference
 
         return reference.token_conv(x, plan, weight, bias, skip, gelu)
@@ -78,7 +74,6 @@ def _check(
     weight: Tensor,
     bias: Tensor,
     skip: Tensor | None,
-    overwrite_from: int | None,
 ) -> None:
     if x.ndim != 3 or not x.is_floating_point():
         raise ValueError(
@@ -98,15 +93,8 @@ def _check(
     expected = height * width if plan.to_map is None else plan.to_map.num_src
     if tokens != expected:
         raise ValueError(f"token_conv: the plan is for {expected} tokens, but x has {tokens}.")
-    if overwrite_from is not None and torch.is_grad_enabled():
-        raise ValueError("token_conv: x cannot be overwritten where gradients are recorded.")
     if not isinstance(plan.to_map, RegroupPlan) or torch.compiler.is_compiling():
         return
     planned = (plan.to_map.forward.row_start.shape[0] - 1) // (height * width)
-    if overwrite_from is None and planned != batch:
+    if planned != batch:
         raise ValueError(f"token_conv: the plan is for {planned} images, but x has {batch}.")
-    if overwrite_from is not None and not 0 <= overwrite_from <= planned - batch:
-        raise ValueError(
-            f"token_conv: the plan is for {planned} images, which do not include {batch} from "
-            f"number {overwrite_from} on."
-        )

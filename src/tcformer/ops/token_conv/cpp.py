@@ -11,32 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from tcformer.ops import csrc
-from tcformer.ops.dispatch import is_transformed
-from tcformer.ops.regroup import ExportPlan, RegroupPlan
+from tcformer.ops.dispatch import is_transformed, operator
+from tcformer.ops.regroup import RegroupPlan
 from tcformer.ops.token_map import TokenMap
 
-_OPS = torch.library.Library("tcformer", "FRAGMENT")
-_ARGUMENTS = "Tensor x, Tensor weight, Tensor bias, Tensor? skip, Tensor[] plan"
-_SIZES = "SymInt height, SymInt width, bool gelu"
-_OPS.define(f"token_conv({_ARGUMENTS}, {_SIZES}) -> Tensor")
-_OPS.define(f"token_conv_(Tensor(a!) {_ARGUMENTS[7:]}, {_SIZES}, SymInt first) -> ()")
-_OPS.define(
-    f"token_conv_backward({_ARGUMENTS}, Tensor grad, {_SIZES})"
-    " -> (Tensor x, Tensor weight, Tensor bias, Tensor skip)"
-)
 
-
-def unsupported(x: Tensor, plan: TokenMap) -> str | None:
+def unsupported_reason(x: Tensor, plan: TokenMap) -> str | None:
     """Why the kernel cannot take these tokens, as a clause; None when it can."""
     if x.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes tokens in float32 or bfloat16, not {x.dtype}"
     if not torch.compiler.is_compiling() and is_transformed():
         return "it has no rule for the transforms of torch.func"
     for part in (plan.to_map, plan.to_tokens):
-        if isinstance(part, ExportPlan):
+        if part is not None and not isinstance(part, RegroupPlan):
             return "this plan is for exported graphs"
         if part is not None and part.forward.weight.dtype != torch.float32:
             return f"its weights are float32, and those of the plan {part.forward.weight.dtype}"
@@ -50,26 +39,24 @@ def token_conv(
     bias: Tensor,
     skip: Tensor | None,
     gelu: bool,
-    first: int | None,
+    overwrite_from: int | None = None,
 ) -> Tensor:
     """Arguments as those of :func:`tcformer.ops.token_conv`; weights are used in float32.
 
-    With ``first``, x holds images from that one on and is overwritten.
+    With ``overwrite_from``, x holds images of the plan's batch from that one on and is overwritten.
     """
     lists = plan_tensors(plan)
-    tensors = (
-        x.contiguous(),
-        weight.float().contiguous(),
-        bias.float().contiguous(),
-        None if skip is None else skip.float().contiguous(),
-    )
-    if first is not None:
-        torch.ops.tcformer.token_conv_(*tensors, lists, *plan.map_size, gelu, first)
-        return tensors[0]
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        out: Tensor = _TokenConv.apply(*tensors, plan.map_size, gelu, *lists)
+    x, weight, bias = x.contiguous(), weight.float().contiguous(), bias.float().contiguous()
+    skip = None if skip is None else skip.float().contiguous()
+    if overwrite_from is not None:
+        torch.ops.tcformer.token_conv_(
+            x, weight, bias, skip, lists, *plan.map_size, gelu, overwrite_from
+        )
+        return x
+    if torch.is_grad_enabled():
+        out: Tensor = _TokenConv.apply(x, weight, bias, skip, plan.map_size, gelu, *lists)
     else:
-        out = torch.ops.tcformer.token_conv(*tensors, lists, *plan.map_size, gelu)
+        out = torch.ops.tcformer.token_conv(x, weight, bias, skip, lists, *plan.map_size, gelu)
     return out
 
 
@@ -81,8 +68,10 @@ def plan_tensors(plan: TokenMap) -> list[Tensor]:
     assert isinstance(to_map, RegroupPlan)
     assert isinstance(to_tokens, RegroupPlan)
     pixels, tokens = to_map.forward, to_tokens.forward
-    weights = (pixels, to_map.backward, to_tokens.backward, tokens)
-    return [*pixels[:2], *tokens[:2], *(rows.weight for rows in weights)]
+    return [
+        *(pixels.row_start, pixels.column, tokens.row_start, tokens.column),
+        *(pixels.weight, to_map.backward.weight, to_tokens.backward.weight, tokens.weight),
+    ]
 
 
 class _TokenConv(torch.autograd.Function):
@@ -121,14 +110,9 @@ class _TokenConv(torch.autograd.Function):
         return *grads[:3], grad_skip, None, None, *(None for _ in plan)
 
 
-# ---- the ops that a compiled graph sees -----------------------------------------------------
+_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
-def _name(function: str, x: Tensor) -> str:
-    return f"tcf_{function}_" + ("bf16" if x.dtype == torch.bfloat16 else "f32")
-
-
-@torch.library.impl(_OPS, "token_conv", "CPU")
 def _token_conv(
     x: Tensor,
     weight: Tensor,
@@ -141,11 +125,10 @@ def _token_conv(
 ) -> Tensor:
     out = torch.empty_like(x)
     sizes = (*x.shape, height, width, int(gelu), 0)
-    csrc.run(_name("token_conv", x), x, weight, bias, skip, plan or None, out, *sizes)
+    csrc.run(f"tcf_token_conv_{_SUFFIX[x.dtype]}", x, weight, bias, skip, plan or None, out, *sizes)
     return out
 
 
-@torch.library.impl(_OPS, "token_conv_", "CPU")
 def _token_conv_in_place(
     x: Tensor,
     weight: Tensor,
@@ -158,10 +141,9 @@ def _token_conv_in_place(
     first: int,
 ) -> None:
     sizes = (*x.shape, height, width, int(gelu), first)
-    csrc.run(_name("token_conv", x), x, weight, bias, skip, plan or None, x, *sizes)
+    csrc.run(f"tcf_token_conv_{_SUFFIX[x.dtype]}", x, weight, bias, skip, plan or None, x, *sizes)
 
 
-@torch.library.impl(_OPS, "token_conv_backward", "CPU")
 def _token_conv_backward(
     x: Tensor,
     weight: Tensor,
@@ -172,43 +154,21 @@ def _token_conv_backward(
     height: int,
     width: int,
     gelu: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = _shapes_backward(x, weight, bias, skip, plan, grad, height, width, gelu)
+) -> tuple[Tensor, ...]:
+    grads = _backward_shapes(x, weight, bias, skip)
     *others, grad_skip = grads
-    sizes = (*x.shape, height, width, int(gelu))
     csrc.run(
-        _name("token_conv_back", x),
+        f"tcf_token_conv_back_{_SUFFIX[x.dtype]}",
         *(x, weight, bias, skip, plan or None, grad),
         *(*others, None if skip is None else grad_skip),
-        *sizes,
+        *(*x.shape, height, width, int(gelu)),
     )
     return grads
 
 
-def _shape(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    skip: Tensor | None,
-    plan: list[Tensor],
-    height: int,
-    width: int,
-    gelu: bool,
-) -> Tensor:
-    return torch.empty_like(x)
-
-
-def _shapes_backward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    skip: Tensor | None,
-    plan: list[Tensor],
-    grad: Tensor,
-    height: int,
-    width: int,
-    gelu: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _backward_shapes(
+    x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None, *others: object
+) -> tuple[Tensor, ...]:
     empty = bias.new_empty(0) if skip is None else torch.empty_like(skip)
     return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias), empty
 
@@ -225,10 +185,27 @@ def _flop_backward(x: Tensor, *arguments: Any, **others: Any) -> int:
     return int(2 * 2 * 9 * x.shape[0] * x.shape[2] * height * width)
 
 
-torch.library.register_fake("tcformer::token_conv", _shape, lib=_OPS)
-torch.library.register_fake("tcformer::token_conv_backward", _shapes_backward, lib=_OPS)
-torch.library.register_fake("tcformer::token_conv_", lambda *arguments: None, lib=_OPS)
-register_flop_formula(
-    [torch.ops.tcformer.token_conv, torch.ops.tcformer.token_conv_], get_raw=True
-)(_flop)
-register_flop_formula(torch.ops.tcformer.token_conv_backward, get_raw=True)(_flop_backward)
+_ARGUMENTS = "x, Tensor weight, Tensor bias, Tensor? skip, Tensor[] plan"
+_SIZES = "SymInt height, SymInt width, bool gelu"
+operator(
+    f"token_conv(Tensor {_ARGUMENTS}, {_SIZES}) -> Tensor",
+    _token_conv,
+    lambda x, *others: torch.empty_like(x),
+    key="CPU",
+    flops=_flop,
+)
+operator(
+    f"token_conv_(Tensor(a!) {_ARGUMENTS}, {_SIZES}, SymInt first) -> ()",
+    _token_conv_in_place,
+    lambda *arguments: None,
+    key="CPU",
+    flops=_flop,
+)
+operator(
+    f"token_conv_backward(Tensor {_ARGUMENTS}, Tensor grad, {_SIZES})"
+    " -> (Tensor x, Tensor weight, Tensor bias, Tensor skip)",
+    _token_conv_backward,
+    _backward_shapes,
+    key="CPU",
+    flops=_flop_backward,
+)

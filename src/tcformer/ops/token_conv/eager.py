@@ -7,9 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from tcformer.ops.dispatch import counted
+from tcformer.ops.dispatch import counted, operator
 from tcformer.ops.regroup import apply_plan
 from tcformer.ops.token_map import TokenMap
 
@@ -21,10 +20,10 @@ def token_conv(
     batch, _, channels = x.shape
     height, width = plan.map_size
     flat = x if plan.to_map is None else apply_plan(x, plan.to_map)
-    picture = flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    feature_map = flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
     convolve = _Counted.apply if counted() else _convolve
-    picture = convolve(picture, weight.to(x.dtype), bias.to(x.dtype))
-    out = picture.permute(0, 2, 3, 1).flatten(1, 2)
+    feature_map = convolve(feature_map, weight.to(x.dtype), bias.to(x.dtype))
+    out = feature_map.permute(0, 2, 3, 1).flatten(1, 2)
     if plan.to_tokens is not None:
         out = apply_plan(out, plan.to_tokens)
     if skip is not None:
@@ -33,14 +32,14 @@ def token_conv(
     return F.gelu(out) if gelu else out
 
 
-def _convolve(picture: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.conv2d(picture, weight, bias, padding=1, groups=picture.shape[1])
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(x, weight, bias, padding=1, groups=x.shape[1])
 
 
-def _gradients(picture: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    channels, one = picture.shape[1], [1, 1]
+def _gradients(x: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    channels, one = x.shape[1], [1, 1]
     return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
-        grad, picture, weight, [channels], one, one, one, False, [0, 0], channels, [True] * 3
+        grad, x, weight, [channels], one, one, one, False, [0, 0], channels, [True] * 3
     )
 
 
@@ -51,29 +50,34 @@ class _Counted(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, picture: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(picture, weight)
-        return _convolve(picture, weight, bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _convolve(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        picture, weight = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
-            return _gradients(picture, weight, grad)
+            return _gradients(x, weight, grad)
         found: tuple[Tensor, Tensor, Tensor] = torch.ops.tcformer.depthwise_gradients(
-            picture, weight, grad
+            x, weight, grad
         )
         return found
 
 
-_OPS = torch.library.Library("tcformer", "FRAGMENT")
-_OPS.define(
-    "depthwise_gradients(Tensor picture, Tensor weight, Tensor grad) -> (Tensor, Tensor, Tensor)"
-)
-_OPS.impl("depthwise_gradients", _gradients, "CompositeExplicitAutograd")
+def _gradient_shapes(x: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+    return torch.empty_like(x), torch.empty_like(weight), weight.new_empty(weight.shape[0])
 
 
-@register_flop_formula(torch.ops.tcformer.depthwise_gradients)
-def _flop(picture: torch.Size, *arguments: Any, **others: Any) -> int:
+def _flop(x: torch.Size, *arguments: Any, **others: Any) -> int:
     """Two gradients, nine multiply-adds a pixel and channel for each."""
-    return 2 * 2 * 9 * picture.numel()
+    return 2 * 2 * 9 * x.numel()
+
+
+operator(
+    "depthwise_gradients(Tensor x, Tensor weight, Tensor grad) -> (Tensor, Tensor, Tensor)",
+    _gradients,
+    _gradient_shapes,
+    flops=_flop,
+    raw_flops=False,
+)
