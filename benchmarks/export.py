@@ -21,10 +21,8 @@ ROUNDS = 5
 
 def main(words: list[str]) -> None:
     """Time every file and keep the record."""
-    kept = record.begin(["export"], torch.device("cpu"))
-    kept["command"] = " ".join(
-        ["python benchmarks/export.py", *(Path(word).name for word in words)]
-    )
+    names = [Path(word).name for word in words]
+    kept = record.begin(names, torch.device("cpu"), "python benchmarks/export.py")
     kept["versions"] |= {name: version(name) for name in ("onnx", "onnxruntime", "openvino")}
     kept["export"] = []
     for path in map(Path, words):

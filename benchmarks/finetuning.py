@@ -57,9 +57,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder for the pictures of the answers")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    kept = record.begin([], torch.device("cpu"))
-    seeds = map(str, options.seeds)
-    kept["command"] = shlex.join(["python", "benchmarks/finetuning.py", "--seeds", *seeds])
+    words = ["--seeds", *map(str, options.seeds)]
+    kept = record.begin(words, torch.device("cpu"), "python benchmarks/finetuning.py")
     draw, *trainings = commands()
     with tempfile.TemporaryDirectory() as place:
         folders = [prepare(Path(place) / str(seed)) for seed in options.seeds]

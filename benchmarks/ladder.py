@@ -3,7 +3,7 @@
     python benchmarks/ladder.py [--images FOLDER] [--batch 1 8] [--rounds 7] [--output PLACE]
 
 The lowest step is plain PyTorch; oneDNN's linears, the C++ clustering and the C++ conversions
-between tokens and maps come on top; timm's pvt_v2_b2 runs beside them. docs/performance.md quotes
+between tokens and maps come on top; timm's pvt_v2_b2 runs beside them. docs/performance.md shows
 the record.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,9 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     device = torch.device("cpu")
-    kept = record.begin([], device)
-    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    kept["command"] = shlex.join(["python", "benchmarks/ladder.py", *words])
+    kept = record.begin(sys.argv[1:], device, "python benchmarks/ladder.py")
     kept["ladder"] = []
     for batch in options.batch:
         pictures = inputs.batches(batch, 224, folder=options.images, device=device)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
-import shlex
 import shutil
 import tempfile
 import time
@@ -103,10 +102,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder for the pictures of the answers")
     options, more = parser.parse_known_args()  # what is left goes to `tcformer train`
     torch.set_num_threads(1)
-    kept = record.begin([], torch.device("cpu"))
     words = ["IMAGENET/val", "--start", options.start.name, "--about", options.about, "--seeds"]
-    seeds = map(str, options.seeds)
-    kept["command"] = shlex.join(["python", "benchmarks/photographs.py", *words, *seeds, *more])
+    words += [*map(str, options.seeds), *more]
+    kept = record.begin(words, torch.device("cpu"), "python benchmarks/photographs.py")
     start = load(checkpoint=options.start)
     kept["start"] = {
         "about": options.about,

@@ -39,8 +39,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None, help="folder or file of the record")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    kept = record.begin([], torch.device("cpu"))
-    kept["command"] = "python benchmarks/pose.py COCO"
+    kept = record.begin(["COCO"], torch.device("cpu"), "python benchmarks/pose.py")
     source = WholeBodySource(options.data, "val", "truth")
     kept["people"] = len(source)
     kept["ceilings"] = {

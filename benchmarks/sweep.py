@@ -1,33 +1,29 @@
-"""What clustering costs and brings: sweeps of the keep ratio and of k, the number of neighbours.
+"""What clustering costs and brings: sweeps of the keep ratio and of k, the number of neighbors.
 
     python benchmarks/sweep.py train digits
     python benchmarks/sweep.py train cifar10 --data-path DATA
     python benchmarks/sweep.py evaluate --checkpoint FILE --data-path DATA
     python benchmarks/sweep.py time
 
-`train` trains a network for each keep ratio at the usual k = 5, and for each k at the usual keep
-ratio 0.25: digits by the whole recipe, CIFAR-10 for one epoch. Each run keeps a record of its own
-below benchmarks/results/clustering; what is finished is left alone and what was interrupted goes
-on, so the command can be stopped and given again. The network of the usual values with a finished
-record of benchmarks/learning.py is not trained again.
+`train` trains a network for each keep ratio at k = 5 and for each k at keep ratio 0.25: digits by
+the whole recipe, CIFAR-10 for one epoch, one record each. Finished runs are left alone and
+interrupted ones go on. A network of the published setting with a finished record of
+benchmarks/learning.py is not trained again.
 
-`evaluate` takes a trained network and lets it merge otherwise than it was trained to: accuracy on
-all test images, and time. `time` measures forward passes with random weights at several sizes.
-Both count processor time of one thread, all settings in turn, so that other work on the machine
-disturbs little; each writes one record into the same folder. `make docs` makes the page of them.
+`evaluate` takes a trained network and changes how it merges at test time: accuracy and time over
+test images. `time` measures forward passes with random weights at several sizes. Both count
+processor time of one thread, all settings in turn. Records go below benchmarks/results/clustering.
 
-A merge of fewer tokens than k takes all of them for neighbours: digits have 64, 16 and 4 tokens
-before their merges. Records say how many neighbours there were.
+A merge of fewer tokens than k takes all of them for neighbors; records say how many there were.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,13 +46,12 @@ from tcformer.weights.metadata import merge_options, merging_of
 from tcformer.weights.safe_torch import read_checkpoint
 from tcformer.zoo import create_model
 
-RATIOS, NEIGHBOURS = (0.1, 0.5), (2, 3, 8, 12)
-"""Besides the usual values, to train with."""
+RATIOS, NEIGHBORS = (0.1, 0.5), (2, 3, 8, 12)
+"""Besides the published setting, to train with."""
 
 MORE_RATIOS = (0.1, 0.15, 0.35, 0.5, 0.75)
 """To evaluate and to time with."""
 
-USUAL_RATIO, USUAL_K = 0.25, 5
 RESULTS = ROOT / "benchmarks" / "results"
 SIZES = ((32, 64), (64, 32), (224, 4))
 """Side of the images and batch of the time measurements: digits, CIFAR-10, ImageNet."""
@@ -68,20 +63,19 @@ SETS = {
 
 
 class Setting(NamedTuple):
-    """How a network merges."""
+    """How a network merges; by default as all published ones do."""
 
-    ratio: float
-    k: int
+    ratio: float = 0.25
+    k: int = 5
 
     def __str__(self) -> str:
         return f"ratio{self.ratio:g}-k{self.k}"
 
 
-def settings(ratios: list[float], neighbours: list[int]) -> list[Setting]:
-    """The usual setting, then both sweeps."""
-    swept = [Setting(ratio, USUAL_K) for ratio in ratios]
-    swept += [Setting(USUAL_RATIO, k) for k in neighbours]
-    return list(dict.fromkeys([Setting(USUAL_RATIO, USUAL_K), *swept]))
+def settings(ratios: list[float], neighbors: list[int]) -> list[Setting]:
+    """The published setting, then both sweeps."""
+    swept = [*(Setting(ratio=ratio) for ratio in ratios), *(Setting(k=k) for k in neighbors)]
+    return list(dict.fromkeys([Setting(), *swept]))
 
 
 def main() -> int:
@@ -104,7 +98,9 @@ def parse() -> argparse.Namespace:
         one.set_defaults(verb=function)
         ratios = RATIOS if function is train else MORE_RATIOS
         one.add_argument("--ratios", type=float, nargs="*", default=list(ratios))
-        one.add_argument("--neighbours", type=int, nargs="*", default=list(NEIGHBOURS))
+        one.add_argument("--neighbours", type=int, nargs="*", default=list(NEIGHBORS))
+        folder = RESULTS / "clustering" if function is train else None
+        one.add_argument("--output", type=Path, default=folder, help="place of the records")
         return one
 
     one = verb("train", train, "train a network for each setting and seed")
@@ -115,20 +111,17 @@ def parse() -> argparse.Namespace:
     one.add_argument("--epochs", type=int, help="those of the recipe, if left out")
     one.add_argument("--jobs", type=int, default=1, help="trainings at a time, a thread each")
     one.add_argument("--work", type=Path, default=Path("work_dirs", "clustering"))
-    one.add_argument("--output", type=Path, default=RESULTS / "clustering", help="of the records")
 
-    one = verb("evaluate", evaluate, "let a trained network merge otherwise")
+    one = verb("evaluate", evaluate, "change how a trained network merges")
     one.add_argument("--checkpoint", required=True, help="weights, with their class names")
     one.add_argument("--config", default="configs/cifar10/cpu.py", help="whose data is read")
     one.add_argument("--data-path", type=Path, help="folder that holds CIFAR-10")
     one.add_argument("--images", type=int, help="the first so many; all, if left out")
     one.add_argument("--name", help="of the weights, in the record; that of their folder")
-    one.add_argument("--output", type=Path, help="file of the record")
 
     one = verb("time", measure, "forward passes of every setting")
     one.add_argument("--model", default="tcformer_nano")
     one.add_argument("--rounds", type=int, default=15)
-    one.add_argument("--output", type=Path, help="file of the record")
     return parser.parse_args()
 
 
@@ -148,9 +141,9 @@ def train_setting(options: argparse.Namespace, setting: Setting, seed: int) -> b
     config, rest = SETS[options.set]
     if options.epochs is not None:
         rest = ["--epochs", str(options.epochs)]
-    usual = RESULTS / "learning" / f"{options.set}-{options.model}-seed{seed}.json"
-    if setting == (USUAL_RATIO, USUAL_K) and not rest and finished(usual) is not None:
-        print(f"{usual.stem}: trained by benchmarks/learning.py")
+    published = RESULTS / "learning" / f"{options.set}-{options.model}-seed{seed}.json"
+    if setting == Setting() and not rest and finished(published) is not None:
+        print(f"{published.stem}: trained by benchmarks/learning.py")
         return True
     name = f"{options.set}-{options.model}-{setting}-seed{seed}"
     words = [config.format(model=options.model), "--model", options.model, *rest]
@@ -173,64 +166,47 @@ def evaluate(options: argparse.Namespace) -> None:
     config = build(values)
     dataset = build_dataset(data_spec(config), "val", eval_transform(transform_spec(config)))
     count = min(options.images or len(dataset), len(dataset))
-    models = {}
+    models: dict[Setting, nn.Module] = {}
     for setting in settings(options.ratios, options.neighbours):
         swept = {"keep_ratio": [setting.ratio] * 3, "k": setting.k}
         model = create_model(trained.name, num_classes=trained.num_classes, **{**merging, **swept})
         model.load_state_dict(trained.network.state_dict())
         models[setting] = model.eval()
-    usual, *_ = models
     hits, same = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
     seconds: dict[Setting, list[float]] = {setting: [] for setting in models}
     loader = build_loader(dataset, list(range(count)), batch_size=64, num_workers=0)
-    for number, (images, targets) in enumerate(batches(loader)):
+    for number, batch in enumerate(loader):
         answers = {}
         for setting in turned(list(models), number):
-            answers[setting], spent = forward(models[setting], images)
-            seconds[setting].append(spent / len(images))
+            answers[setting], spent = forward(models[setting], batch.images)
+            seconds[setting].append(spent / len(batch.images))
         for setting, answer in answers.items():
             best = answer.argmax(1)
-            hits[setting] += int((best == targets).sum())
-            same[setting] += int((best == answers[usual].argmax(1)).sum())
-    size = f"{images.shape[2]}x{images.shape[3]}"
+            hits[setting] += int((best == batch.targets).sum())
+            same[setting] += int((best == answers[Setting()].argmax(1)).sum())
+        if number % 20 == 19:
+            print(f"{number + 1} of {len(loader)} batches", flush=True)
+    side = batch.images.shape[2]
     kept |= {
         **weights_of(Path(options.checkpoint), options.name),
         "model": trained.name,
-        "trained_to_merge": {"keep_ratio": USUAL_RATIO, "k": USUAL_K, **merging},
+        "trained_to_merge": {"keep_ratio": Setting().ratio, "k": Setting().k, **merging},
         "data": {"name": config.data_set, **fingerprint(dataset, config.data_path)},
         "images": count,
-        "size": size,
+        "size": f"{side}x{batch.images.shape[3]}",
         "rows": [
-            {
-                **setting._asdict(),
-                **shapes(model, images.shape[2]),
-                "top1": 100 * hits[setting] / count,
-                "same_answer": 100 * same[setting] / count,
-                "milliseconds": milliseconds(seconds[setting]),
-                "ratio_to_usual": relative(seconds[setting], seconds[usual]),
-            }
-            for setting, model in models.items()
+            row | {"top1": 100 * hits[setting] / count, "same_answer": 100 * same[setting] / count}
+            for setting, row in rows(models, side, seconds)
         ],
     }
-    for row in kept["rows"]:
-        print(f"keep ratio {row['ratio']:g}, k {row['k']}: top-1 {row['top1']:.2f} %, {told(row)}")
     keep(kept, options.output, f"evaluate-{kept['checkpoint']}.json")
-
-
-def batches(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels, with a word about how far it is."""
-    for number, batch in enumerate(loader, 1):
-        yield batch.images, batch.targets
-        if number % 20 == 0:
-            print(f"{number} of {len(loader)} batches", flush=True)
 
 
 def measure(options: argparse.Namespace) -> None:
     """Forward passes with random weights."""
     torch.set_num_threads(1)
-    kept = begin()
+    kept = begin() | {"model": options.model, "rounds": options.rounds, "sizes": []}
     chosen = settings(options.ratios, options.neighbours)
-    kept |= {"model": options.model, "rounds": options.rounds, "sizes": []}
     for side, batch in SIZES:
         images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
         models = {setting: network(options.model, setting) for setting in chosen}
@@ -240,26 +216,32 @@ def measure(options: argparse.Namespace) -> None:
                 _, spent = forward(models[setting], images)
                 if number >= 0:  # two rounds to warm up
                     seconds[setting].append(spent / batch)
-        rows = [
-            {
-                **setting._asdict(),
-                **shapes(model, side),
-                "milliseconds": milliseconds(seconds[setting]),
-                "ratio_to_usual": relative(seconds[setting], seconds[chosen[0]]),
-            }
-            for setting, model in models.items()
-        ]
-        kept["sizes"].append({"size": f"{side}x{side}", "batch": batch, "rows": rows})
-        for row in rows:
-            print(f"{side} px, keep ratio {row['ratio']:g}, k {row['k']}: {told(row)}", flush=True)
+        found = [row for _, row in rows(models, side, seconds)]
+        kept["sizes"].append({"size": f"{side}x{side}", "batch": batch, "rows": found})
     keep(kept, options.output, "time.json")
+
+
+def rows(
+    models: dict[Setting, nn.Module], side: int, seconds: dict[Setting, list[float]]
+) -> list[tuple[Setting, dict[str, Any]]]:
+    """What is known of each setting; times are an image's, batch by batch."""
+    found = []
+    for setting, model in models.items():
+        ratios = [a / b for a, b in zip(seconds[setting], seconds[Setting()], strict=True)]
+        kinds = {"milliseconds": [1e3 * s for s in seconds[setting]], "ratio_to_usual": ratios}
+        spreads = {
+            kind: {name: round(value, 4) for name, value in timing.spread(values).items()}
+            for kind, values in kinds.items()
+        }
+        found.append((setting, {**setting._asdict(), **shapes(model, side), **spreads}))
+        milliseconds, ratio = (one["median"] for one in spreads.values())
+        print(f"{side} px, {setting}: {milliseconds:.2f} ms, x {ratio:.2f}", flush=True)
+    return found
 
 
 def begin() -> dict[str, Any]:
     """The record's circumstances, with this script's command line."""
-    kept = record.begin([], torch.device("cpu"))
-    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    return {**kept, "command": shlex.join(["python", "benchmarks/sweep.py", *words])}
+    return record.begin(sys.argv[1:], torch.device("cpu"), "python benchmarks/sweep.py")
 
 
 def keep(kept: dict[str, Any], target: Path | None, name: str) -> None:
@@ -307,7 +289,7 @@ def forward(model: nn.Module, images: Tensor) -> tuple[Tensor, float]:
 
 
 def shapes(model: nn.Module, side: int) -> dict[str, Any]:
-    """Tokens of the stages, neighbours in the merges, and GFLOPs by the published accounting."""
+    """Tokens of the stages, neighbors in the merges, and GFLOPs by the published accounting."""
     assert isinstance(model, TCFormer)
     with torch.inference_mode():
         stages = [t.layout for t in model.forward_tokens(torch.zeros(1, 3, side, side))]
@@ -317,29 +299,13 @@ def shapes(model: nn.Module, side: int) -> dict[str, Any]:
     flops = published_flops(geometry(model), side, side)
     return {
         "tokens": counts,
-        # No part has more tokens than it has; parts differ by few.
+        # No window has more tokens than it has; windows differ by few.
         "neighbours": [
             min(rule.k, -(-count // part))
             for rule, count, part in zip(rules, counts, parts, strict=False)
         ],
         "gflops": round(sum(flops.values()) / 1e9, 4),
     }
-
-
-def milliseconds(seconds: list[float]) -> dict[str, float]:
-    """Median and quartiles of an image's time, by batches."""
-    return {name: round(1e3 * value, 4) for name, value in timing.spread(seconds).items()}
-
-
-def relative(seconds: list[float], usual: list[float]) -> dict[str, float]:
-    """Median and quartiles of the time over that of the usual setting, batch by batch."""
-    ratios = [one / other for one, other in zip(seconds, usual, strict=True)]
-    return {name: round(value, 4) for name, value in timing.spread(ratios).items()}
-
-
-def told(row: dict[str, Any]) -> str:
-    """The time in words."""
-    return f"{row['milliseconds']['median']:.2f} ms, x {row['ratio_to_usual']['median']:.2f}"
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ the measures are stands in tcformer.viz.tracking.
 Three controls tell what the figures are due to: the same network with random weights (is it the
 training?), tokens of another image laid over this one (is it the sizes, or where tokens lie?), and
 squares of a grid, whose size cannot depend on anything. One record goes into
-benchmarks/results/clustering; it holds no picture but the tokens of a drawing.
+benchmarks/results/clustering.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,7 +33,6 @@ from tcformer.bench import record
 from tcformer.data import build_dataset, build_loader, eval_transform
 from tcformer.data.fingerprint import fingerprint
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
-from tcformer.drawn import house
 from tcformer.errors import UserError
 from tcformer.models import TCFormer
 from tcformer.predict import load
@@ -63,13 +61,6 @@ class Network(NamedTuple):
     model: TCFormer
 
 
-class Pictures(NamedTuple):
-    """What it is looked at with."""
-
-    inputs: list[Tensor]
-    gradients: list[NDArray[np.float64]]
-
-
 def main() -> int:
     """Measure, keep the record."""
     options = parse()
@@ -96,8 +87,7 @@ def parse() -> argparse.Namespace:
 
 def measure(options: argparse.Namespace) -> None:
     """All networks over the same images."""
-    kept = record.begin([], torch.device("cpu"))
-    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    kept = record.begin(sys.argv[1:], torch.device("cpu"), "python benchmarks/tokens.py")
     values = load_config(options.config)
     if options.data_path is not None:
         values["data_path"] = options.data_path
@@ -108,10 +98,10 @@ def measure(options: argparse.Namespace) -> None:
     chosen = [number * len(dataset) // count for number in range(count)]
     loader = build_loader(dataset, chosen, batch_size=BATCH, num_workers=0)
     inputs = [batch.images for batch in loader]
-    gradients = [gradient_magnitude(image) for batch in inputs for image in seen(batch)]
+    seen = (unnormalise(batch, mean=IMAGENET_MEAN, std=IMAGENET_STD) for batch in inputs)
+    gradients = [gradient_magnitude(image) for batch in seen for image in batch]
     size = gradients[0].shape
     kept |= {
-        "command": shlex.join(["python", "benchmarks/tokens.py", *words]),
         "config": options.config,
         "data": {"name": config.data_set, **fingerprint(dataset, config.data_path)},
         "images": count,
@@ -120,7 +110,7 @@ def measure(options: argparse.Namespace) -> None:
         "networks": [],
     }
     for network in networks(options, config.model):
-        row = look(network, Pictures(inputs, gradients))
+        row = look(network, inputs, gradients)
         kept["networks"].append(row)
         label = next(iter(network.weights.items()))
         for stage in row["stages"]:
@@ -142,25 +132,22 @@ def networks(options: argparse.Namespace, model: str) -> Iterator[Network]:
             yield Network(name, {"random": seed}, create_model(name, **merging).eval())
 
 
-def look(network: Network, pictures: Pictures) -> dict[str, Any]:
+def look(
+    network: Network, inputs: list[Tensor], gradients: list[NDArray[np.float64]]
+) -> dict[str, Any]:
     """What a network does to the images, after each merge."""
     stages: list[list[NDArray[np.int64]]] = [[], [], []]
     with torch.inference_mode():
-        for batch in pictures.inputs:
+        for batch in inputs:
             for maps, tokens in zip(stages, network.model.forward_tokens(batch)[1:], strict=True):
                 maps += list(tokens.layout.cell_to_token.numpy())
-        drawing = house(pictures.gradients[0].shape[0])
-        drawn = network.model.forward_tokens(as_input(drawing))[1:]
     return {
         "model": network.name,
         "weights": network.weights,
         "merging": merging_of(network.model),
         "stages": [
-            {"stage": number, **measured(maps, pictures.gradients)}
-            for number, maps in enumerate(stages, 2)
+            {"stage": number, **measured(maps, gradients)} for number, maps in enumerate(stages, 2)
         ],
-        # As words, so that a record is not thousands of lines.
-        "drawing": [" ".join(map(str, t.layout.cell_to_token[0].tolist())) for t in drawn],
     }
 
 
@@ -224,18 +211,6 @@ def grid(one: NDArray[np.int64], tokens: int, size: tuple[int, int]) -> NDArray[
     side = max(1, round((len(one) / tokens) ** 0.5))
     down, right = np.arange(rows) // side, np.arange(columns) // side
     return (down[:, None] * (right[-1] + 1) + right).reshape(-1)
-
-
-def seen(batch: Tensor) -> NDArray[np.uint8]:
-    """Inputs as pictures."""
-    return unnormalise(batch, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-
-
-def as_input(picture: NDArray[np.uint8]) -> Tensor:
-    """A picture as a batch of one input."""
-    scaled = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return (scaled - mean) / std
 
 
 def told(stage: dict[str, Any]) -> str:

@@ -20,7 +20,6 @@ import contextlib
 import itertools
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -90,9 +89,7 @@ def main() -> None:
     if options.child:
         train(options.child, options)
         return
-    kept = record.begin([], torch.device("cpu"))
-    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    kept["command"] = shlex.join(["python", "benchmarks/trajectory.py", *words])
+    kept = record.begin(sys.argv[1:], torch.device("cpu"), "python benchmarks/trajectory.py")
     published = {name: golden.training_losses(name) for name in ("float32", "float64")}
     kept |= {"model": MODEL, "steps": options.steps, "published": published, "variants": {}}
     names = [BASE, *dict.fromkeys(options.variants)]

@@ -26,11 +26,13 @@ def default_folder() -> Path:
     return Path("benchmarks", "results")
 
 
-def begin(arguments: Sequence[str], device: torch.device) -> dict[str, Any]:
+def begin(
+    arguments: Sequence[str], device: torch.device, program: str = "tcformer bench"
+) -> dict[str, Any]:
     """What is known before anything is measured; the load above all, which measuring changes."""
     return {
         "form": FORM,
-        "command": provenance.command_line(["bench", *arguments]),
+        "command": provenance.command_line(arguments, program),
         **provenance.circumstances(device),
     }
 
