@@ -598,3 +598,9 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def is_web_page(data: bytes) -> bool:
+    """Whether a file that begins with `data` is HTML."""
+    text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return text.startswith((b"<!doctype html", b"<html", b"<head"))

@@ -14,7 +14,8 @@ from tcformer.errors import UserError, nearest
 from tcformer.models.sizes import SIZES, V1, V2, VARIANTS
 from tcformer.models.tcformer import TCFormer
 from tcformer.weights.released import ZOO, pretrained_path
-from tcformer.weights.remap import published_layout
+from tcformer.weights.remap import translate
+from tcformer.weights.safe_torch import find_weights
 
 __all__ = [
     "VARIANTS",
@@ -108,7 +109,7 @@ def _names_a_source(kwargs: dict[str, Any]) -> bool:
 
 
 def _filter(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    weights = published_layout(state_dict)
+    weights = translate(find_weights(state_dict, "the state dict")[0]).backbone
     missing = [n for n in model.state_dict() if n not in weights and not n.startswith("head.")]
     if missing:  # timm says so in its log alone where the head differs
         raise UserError(

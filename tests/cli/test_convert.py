@@ -17,7 +17,7 @@ from tcformer.runtime.distributed import World
 from tcformer.tasks.pose import PoseTask
 from tcformer.training.config import TrainConfig
 from tcformer.weights.load import load_checkpoint
-from tcformer.weights.metadata import about_checkpoint, merging_of, save_weights
+from tcformer.weights.metadata import checkpoint_metadata, merging_of, save_weights
 from tcformer.weights.safe_torch import read_checkpoint
 
 
@@ -61,7 +61,7 @@ def test_names_and_size_go_along(tmp_path, state):
     assert run(tmp_path / "checkpoint.pth", tmp_path / "a.safetensors") == 0
     assert run(tmp_path / "a.safetensors", tmp_path / "b.safetensors") == 0
     for name in ("a", "b"):
-        written = about_checkpoint(read_checkpoint(tmp_path / f"{name}.safetensors"))
+        written = checkpoint_metadata(read_checkpoint(tmp_path / f"{name}.safetensors"))
         assert (written.classes, written.input_size) == (tuple("abcdef"), 96)
         assert written.task == "classification"
 
@@ -244,7 +244,7 @@ def test_a_pose_network_keeps_how_it_is_used(tmp_path, pose):
         found = load_pose(path)
         assert (found.codec, found.layout.name) == (expected.codec, "sticks")
         assert torch.equal(found.heatmaps(inputs, flip_test=True), heatmaps)
-        assert "crop_size" in about_checkpoint(read_checkpoint(path)).said
+        assert "crop_size" in checkpoint_metadata(read_checkpoint(path)).entries
         assert tcformer.load(checkpoint=path).trained_at == (64, 48)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 import tcformer
 from tcformer.errors import UserError
 from tcformer.weights.metadata import save_weights
-from tcformer.weights.safe_torch import ENTRY, checksum, read_checkpoint
+from tcformer.weights.safe_torch import CHECKSUM, checksum, read_checkpoint
 
 STATE = {
     "a.weight": torch.arange(6.0).reshape(2, 3),
@@ -43,7 +43,7 @@ def test_written_verified_and_changed_by_everything_in_the_file(tmp_path):
     sums.add(checksum({**STATE, "b": torch.tensor(-3.0)}, META))
     sums.add(checksum({**STATE, "b": torch.tensor(3.0).view(torch.int32)}, META))
     assert len(sums) == 3 + len(STATE) + 3
-    assert checksum(STATE, {**META, ENTRY: "anything"}) == checksum(STATE, META)
+    assert checksum(STATE, {**META, CHECKSUM: "anything"}) == checksum(STATE, META)
     assert checksum(dict(reversed(STATE.items())), META) == checksum(STATE, META)
 
 
@@ -51,7 +51,7 @@ def test_every_bit_counts_or_changes_nothing(tmp_path):
     file = tmp_path / "a.safetensors"
     save_weights(STATE, file, META)
     whole, meta = file.read_bytes(), read_checkpoint(file).meta
-    del meta[ENTRY]
+    del meta[CHECKSUM]
     refused = 0
     for position in range(len(whole)):
         damaged = bytearray(whole)
@@ -82,8 +82,8 @@ def test_files_of_others_need_no_checksum(tmp_path):
     file = tmp_path / "a.safetensors"
     save_file(STATE, file, {"format": "pt"})
     assert same(read_checkpoint(file).state_dict, STATE)
-    save_file(STATE, file, {ENTRY: "what another program means by it"})
-    with pytest.raises(UserError, match=f"drop the entry '{ENTRY}'"):
+    save_file(STATE, file, {CHECKSUM: "what another program means by it"})
+    with pytest.raises(UserError, match=f"drop the entry '{CHECKSUM}'"):
         read_checkpoint(file)
 
 

@@ -18,7 +18,7 @@ import tcformer
 from tcformer.errors import UserError
 from tcformer.weights.load import load_checkpoint
 from tcformer.weights.metadata import save_weights
-from tcformer.weights.remap import identify, to_our_layout
+from tcformer.weights.remap import identify, translate
 from tcformer.weights.safe_torch import read_checkpoint
 
 
@@ -171,7 +171,7 @@ def test_fork_numbering_with_deeper_stages(name):
     shapes = build(name).state_dict()
     torch.manual_seed(0)
     state = {key: torch.randn(value.shape) for key, value in shapes.items()}
-    translated, _, _ = to_our_layout(to_fork(state))
+    translated = translate(to_fork(state)).backbone
     assert list(translated) == list(shapes)
     assert all(torch.equal(translated[key], state[key]) for key in state)
 

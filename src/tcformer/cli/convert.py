@@ -75,27 +75,21 @@ def convert(
         raise UserError(f"{target} exists already; add --force to replace it")
     check_writable(target)
     from tcformer.weights.load import open_weights
-    from tcformer.weights.metadata import average_note, header_of, name_with, recorded_merging
-    from tcformer.weights.remap import identify, to_our_layout
+    from tcformer.weights.metadata import name_with
 
-    checkpoint, about = open_weights(source, ema)
-    try:
-        state, notes, others = to_our_layout(checkpoint.state_dict)
-    except UserError as error:
-        raise UserError(f"{source} cannot be used: {error}") from None
-    architecture = identify(state)
+    file = open_weights(source, ema)
+    checkpoint, translated, architecture = file.checkpoint, file.translated, file.architecture
+    state = translated.whole  # of a pose model neck and head come along
     if architecture is None:
         raise UserError(
             f"{source} holds the weights of another kind of network, not of a TCFormer "
             f"({len(state)} tensors, the first is '{next(iter(state))}')"
         )
-    if others:  # a pose model: nothing may be lost, so its neck and head come along
-        state, notes, _ = to_our_layout(checkpoint.state_dict, keep_other_parts=True)
-    metadata: dict[str, object] = {**header_of(about)}
-    if merging := recorded_merging(checkpoint) or dict(about.arguments or {}):
-        metadata["merging"] = json.dumps(merging)
-    if name := architecture.name or about.model:
-        metadata["model"] = name_with(name, json.dumps(merging))
+    metadata: dict[str, object] = {**file.metadata.header()}
+    if file.merging:
+        metadata["merging"] = json.dumps(file.merging)
+    if name := architecture.name or file.metadata.model:
+        metadata["model"] = name_with(name, json.dumps(file.merging))
     if checkpoint.epoch is not None:
         metadata["epoch"] = checkpoint.epoch
     with replacing(target) as copy:  # what does not read back never gets the name
@@ -106,11 +100,12 @@ def convert(
     head = f"{classes} classes" if classes is not None else "no classifier"
     epoch = f", epoch {checkpoint.epoch}" if checkpoint.epoch is not None else ""
     print(f"read     {source}: {architecture}, {head}{epoch}")
-    for note in [*average_note(checkpoint), *notes]:
+    gone = translated.prefix and not translated.others
+    prefix = [f"prefix '{translated.prefix}' removed"] if gone else []
+    for note in [*file.notes, *translated.notes, *prefix]:
         print(f"         {note}")
-    if others:
-        parts = ", ".join(sorted({key.split(".")[0] for key in others}))
-        print(f"         kept along with the backbone: {parts}")
+    if translated.others:
+        print(f"         kept along with the backbone: {', '.join(translated.parts)}")
     size = target.stat().st_size / 1e6
     print(f"wrote    {target}: {to}, {len(state)} tensors, {size:.1f} MB")
     print("verified every tensor and entry, read back from the new file, is the same")
@@ -156,7 +151,7 @@ def _compare(
 ) -> None:
     import torch
 
-    from tcformer.weights.metadata import about_checkpoint, header_of
+    from tcformer.weights.metadata import checkpoint_metadata
     from tcformer.weights.safe_torch import read_checkpoint
 
     def same(a: Tensor, b: Tensor) -> bool:
@@ -167,7 +162,7 @@ def _compare(
         return torch.equal(left, right)
 
     checkpoint = read_checkpoint(copy)
-    written, about = checkpoint.state_dict, header_of(about_checkpoint(checkpoint))
+    written, about = checkpoint.state_dict, checkpoint_metadata(checkpoint).header()
     wrong = sorted(state.keys() ^ written.keys())
     wrong += [key for key in state if key in written and not same(state[key], written[key])]
     own = ("model", "merging", "epoch")  # `save_weights` and the sizes have a say in these

@@ -24,8 +24,8 @@ from tcformer.predict.sources import Picture, is_one
 from tcformer.runtime.devices import choose_device
 from tcformer.runtime.launcher import LaunchEnvironment
 from tcformer.weights.load import load_checkpoint, open_weights
-from tcformer.weights.metadata import About, average_note, recorded_merging, size_note
-from tcformer.weights.remap import Architecture, identify, to_our_layout
+from tcformer.weights.metadata import Metadata, size_note
+from tcformer.weights.remap import Architecture
 from tcformer.zoo import create_model
 
 if TYPE_CHECKING:
@@ -294,15 +294,11 @@ def _random(model: str | None) -> Loaded:
 
 
 def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None) -> Loaded:
-    checkpoint, about = open_weights(source, ema)
-    try:
-        state, _, others = to_our_layout(checkpoint.state_dict)
-    except UserError as error:
-        raise UserError(f"{source} cannot be used: {error}") from None
-    found = identify(state)
+    file = open_weights(source, ema)
+    about, found, parts = file.metadata, file.architecture, file.translated.parts
     name = model or _name(about, found)
     # A model that is asked for by name merges as that one does, whatever the weights are used to.
-    arguments = {} if model else {**(about.arguments or {}), **recorded_merging(checkpoint)}
+    arguments = {} if model else file.merging
     if found is not None:
         if found.in_chans not in (1, 3):
             raise UserError(
@@ -313,16 +309,17 @@ def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None
     else:
         arguments |= {
             "in_chans": about.in_chans or 3,
-            **_width_of_head(name, checkpoint.state_dict),
+            **_width_of_head(name, file.checkpoint.state_dict),
         }
     network = _create(name, arguments)
-    load_checkpoint(network, checkpoint.state_dict, where=str(source))
+    weights = file.translated.backbone if found else file.checkpoint.state_dict
+    load_checkpoint(network, weights, where=str(source))
     count = (found.num_classes or 0) if found else int(arguments.get("num_classes", 0))
-    task = "classification" if count else _task_of(others)
+    task = "classification" if count else _task_of(parts)
     classes, notes = class_names(about.classes if count else None, count)
     if count and about.input_size is None:
         notes.append("no input size is recorded, so it is taken for 224 pixels")
-    notes += average_note(checkpoint)
+    notes += file.notes
     named = bool(count and about.classes) and len(about.classes or ()) <= count
     if named and about.words and len(about.words) == len(about.classes or ()):
         classes = (*about.words, *classes[len(about.words) :])
@@ -342,15 +339,15 @@ def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None
         classes,
         tuple(f"{source}: {note}" for note in notes),
         str(source),
-        checkpoint.epoch,
+        file.checkpoint.epoch,
         named,
         recorded=(about.classes or ()) if named else (),
-        left_out=tuple(sorted({key.split(".")[0] for key in others})),
+        left_out=tuple(parts),
         trained_at=about.trained_at,
     )
 
 
-def _name(about: About, found: Architecture | None) -> str:
+def _name(about: Metadata, found: Architecture | None) -> str:
     """The registered name that the file gives, if its weights can be that, else theirs by size."""
     if found is None:
         return about.model if about.model and timm.is_model(about.model) else DEFAULT_MODEL
@@ -369,12 +366,10 @@ def _width_of_head(name: str, state: Mapping[str, Tensor]) -> dict[str, int]:
     return {} if weight is None else {"num_classes": len(weight)}
 
 
-def _task_of(others: list[str]) -> str:
+def _task_of(parts: list[str]) -> str:
     """What the parts besides the backbone are for."""
-    for head, task in (("decode_head.", "segmentation"), ("keypoint_head.", "pose")):
-        if any(key.startswith(head) for key in others):
-            return task
-    return "features"
+    tasks = {"decode_head": "segmentation", "keypoint_head": "pose"}
+    return next((tasks[part] for part in parts if part in tasks), "features")
 
 
 def _create(name: str, arguments: dict[str, Any]) -> nn.Module:

@@ -26,10 +26,8 @@ from tcformer.models.heads import STRIDE, TopDownPose
 from tcformer.runtime.devices import choose_device
 from tcformer.runtime.launcher import LaunchEnvironment
 from tcformer.tokens import Tokens
-from tcformer.weights.load import open_weights
-from tcformer.weights.metadata import average_note, recorded_merging, size_note
-from tcformer.weights.remap import identify, to_our_layout
-from tcformer.weights.safe_torch import Checkpoint
+from tcformer.weights.load import WeightsFile, load_checkpoint, open_weights
+from tcformer.weights.metadata import size_note
 from tcformer.zoo import create_model
 
 __all__ = ["Person", "PoseEstimator", "find_heatmaps", "load_pose"]
@@ -210,20 +208,16 @@ def load_pose(
     Raises:
         UserError: the file cannot be read or holds no pose network, or an option does not fit.
     """
-    read, about = open_weights(checkpoint, ema)
-    said = about.said
-    try:
-        weights = to_our_layout(read.state_dict, keep_other_parts=True)[0]
-    except UserError as error:
-        raise UserError(f"{checkpoint} cannot be used: {error}") from None
+    file = open_weights(checkpoint, ema)
+    about, said, weights = file.metadata, file.metadata.entries, file.translated.whole
     if _HEAD not in weights:
         raise UserError(
             f"{checkpoint} holds no pose network ({_HEAD} is not in it); train one with "
             "`tcformer train configs/wholebody/tcformer_256x192.py`, or give a released one"
         )
-    notes = average_note(read)
+    notes = file.notes
     kind = _layout(said, _rows(weights, _HEAD, str(checkpoint)), str(checkpoint))
-    network, name = _network(weights, said, read, len(kind), str(checkpoint))
+    network, name = _network(file, len(kind))
     size = crop_size or (about.trained_at if "crop_size" in said else None)
     if size is None:
         size = usual_size(kind, name)
@@ -284,34 +278,27 @@ def _rows(weights: Mapping[str, Tensor], key: str, where: str) -> int:
     return len(weights[key])
 
 
-def _network(
-    weights: Mapping[str, Tensor],
-    said: Mapping[str, Any],
-    read: Checkpoint,
-    keypoints: int,
-    where: str,
-) -> tuple[TopDownPose, str]:
+def _network(file: WeightsFile, keypoints: int) -> tuple[TopDownPose, str]:
     """The network that the weights are of, with them loaded, and its backbone's name."""
-    backbone = {k.removeprefix("backbone."): v for k, v in weights.items() if "backbone." in k}
-    found = identify(backbone)
-    name = str(said.get("model") or (found.name if found else None) or "")
+    where, said, weights = file.source, file.metadata.entries, file.translated.whole
+    name = str(said.get("model") or (file.architecture and file.architecture.name) or "")
     if not name:
         raise UserError(f"{where}: the sizes of its backbone are those of no variant")
     channels = _rows(weights, "neck.lateral_convs.0.conv.bias", where)
     hidden = _rows(weights, "neck.merge_blocks.0.mlp.fc1.bias", where)
     try:
         network = TopDownPose(
-            create_model(name, num_classes=0, **recorded_merging(read)),
+            create_model(name, num_classes=0, **file.merging),
             keypoints,
             neck_channels=channels,
             neck_heads=int(_number(said.get("neck_heads"), 4)),
             neck_mlp_ratio=hidden / channels,
             reduction=str(said.get("neck_reduction") or _reduction(weights)),
         )
-        network.load_state_dict(dict(weights))
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         first = " ".join(str(error).split())[:200]
         raise UserError(f"{where} does not fit the network it seems to be of: {first}") from error
+    load_checkpoint(network, weights, where=where)
     return network, name
 
 

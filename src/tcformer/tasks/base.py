@@ -20,7 +20,7 @@ from tcformer.runtime.distributed import World, all_reduce_sums
 from tcformer.tasks.evaluator import BaseEvaluator, renumbered, say_left_out
 from tcformer.training.config import TrainConfig, check_task
 from tcformer.training.metrics import MetricLogger
-from tcformer.weights.metadata import merging_note, names_of, save_weights
+from tcformer.weights.metadata import merging_entry, names_of, save_weights
 
 Batch = TypeVar("Batch", bound=Any)
 
@@ -333,7 +333,7 @@ class BaseTask(ABC, Generic[Batch]):
             key: "\n".join(value) if isinstance(value, list) else value
             for key, value in self.about().items()
         }
-        save_weights(state_dict, path, {**merging_note(self.model), **about})
+        save_weights(state_dict, path, {**merging_entry(self.model), **about})
 
 
 def freeze_all_but(model: nn.Module, parts: Sequence[nn.Module]) -> None:

@@ -14,8 +14,8 @@ from tcformer.models.sizes import VARIANTS
 from tcformer.tasks.base import BaseTask, Batch, naming, options_named
 from tcformer.training.config import TrainConfig, option
 from tcformer.weights.load import load_checkpoint, open_weights
-from tcformer.weights.metadata import NECK, average_note, merge_options
-from tcformer.weights.remap import to_our_layout
+from tcformer.weights.metadata import NECK, merge_options
+from tcformer.weights.remap import translate
 from tcformer.zoo import create_model
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -47,7 +47,7 @@ class DenseTask(BaseTask[Batch]):
 
     def in_our_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights in our layout, from it or from any that is published."""
-        return to_our_layout(weights, keep_other_parts=True)[0]
+        return translate(weights).whole
 
     def neck(self) -> dict[str, str]:
         """The options of the neck, for `about`: the parameters do not show all of them."""
@@ -74,19 +74,19 @@ class DenseTask(BaseTask[Batch]):
         Returns:
             What was loaded, in words.
         """
-        checkpoint, about = open_weights(path, self.average)
-        said = average_note(checkpoint)
+        file = open_weights(path, self.average)
+        said = file.notes
         with naming(path):
-            weights = self.in_our_names(checkpoint.state_dict)
+            weights = self.in_our_names(file.checkpoint.state_dict)
         if self.outputs not in weights:
             backbone = self.model.get_submodule(self.backbone)
-            report = load_checkpoint(backbone, checkpoint.state_dict, where=path)
+            report = load_checkpoint(backbone, file.checkpoint.state_dict, where=path)
             return "; ".join([f"{report} (the backbone alone)", *said])
         own = self.model.state_dict()
         rows: list[int] | None = None
         heads = {key: value for key, value in own.items() if key.startswith(self.head)}
         if all(key in weights and weights[key].shape == heads[key].shape for key in heads):
-            rows, note = self.classifier_rows(about.classes, len(own[self.outputs]), path)
+            rows, note = self.classifier_rows(file.metadata.classes, len(own[self.outputs]), path)
             said += [note] if note else []
         else:
             outputs = (len(one[self.outputs]) for one in (weights, own))

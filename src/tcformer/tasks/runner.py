@@ -30,7 +30,7 @@ from tcformer.training.metrics import MetricLogger, OnProgress
 from tcformer.training.optim import build_precision
 from tcformer.training.record import RunRecord, closing
 from tcformer.weights.load import open_weights, place_of
-from tcformer.weights.metadata import WEIGHTS, average_note, merging_of, recorded_merging, size_note
+from tcformer.weights.metadata import WEIGHTS, merging_of, size_note
 from tcformer.weights.released import fetch_cached, file_sha256
 
 AnyTask = BaseTask[Any]
@@ -215,14 +215,15 @@ def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
         if not cfg.pretrained:
             say(world, "NOTICE: no --resume given, so this measures a model with random weights.")
         return ""
-    weights, about = open_weights(source, task.average)
+    weights = open_weights(source, task.average)
+    state = weights.checkpoint.state_dict
     say(world, f"resume from{source}")
     notes = [
-        *average_note(weights),
-        *size_note(about.trained_at, *task.input_shape),
-        *task.follow(about.said, weights.state_dict, source),
+        *weights.notes,
+        *size_note(weights.metadata.trained_at, *task.input_shape),
+        *task.follow(weights.metadata.entries, state, source),
     ]
-    if recorded_merging(weights) != merging_of(task.model):
+    if weights.merging != merging_of(task.model):
         notes.append(
             f"for all that {source} says, it was trained to merge tokens in another way (--model, "
             "--keep-ratio, --num-clusters, --k, --part-grids); if so, this measures a model that "
@@ -230,7 +231,7 @@ def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
         )
     for note in notes:
         say(world, f"NOTICE: {note}.")
-    task.load_weights(task.model, weights.state_dict, source)
+    task.load_weights(task.model, state, source)
     return source
 
 

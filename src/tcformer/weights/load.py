@@ -1,30 +1,49 @@
-"""Load weights into a model, from wherever and in whatever published wrapping they are."""
+"""Load weights into a model, from wherever and in whatever published wrapping they are.
+
+This is the one loader: classifiers, backbones, necks, segmentation, pose and detection models, and
+timm's other networks get their weights through :func:`load_checkpoint`.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from tcformer.errors import UserError, cut
-from tcformer.weights.metadata import WEIGHTS, About, about_checkpoint, about_folder
+from tcformer.weights.metadata import (
+    WEIGHTS,
+    Metadata,
+    checkpoint_metadata,
+    folder_metadata,
+    recorded_merging,
+)
 from tcformer.weights.released import fetch_cached, fetch_folder
 from tcformer.weights.remap import (
     Architecture,
+    Translated,
     identify,
     strip_wrappers,
-    to_neck_layout,
-    to_our_layout,
+    translate,
 )
-from tcformer.weights.safe_torch import Checkpoint, StateDict, choose_weights, read_checkpoint
+from tcformer.weights.safe_torch import Checkpoint, StateDict, find_weights, read_checkpoint
 
-__all__ = ["LoadReport", "classifier_of", "load_checkpoint", "named_for", "open_weights"]
+__all__ = [
+    "LoadReport",
+    "WeightsFile",
+    "classifier_of",
+    "load_checkpoint",
+    "open_weights",
+    "place_of",
+    "renamed_for",
+]
 
-_WRAPPER_ATTRIBUTES = ("module", "_orig_mod", "model")
+Mismatched = list[tuple[str, tuple[int, ...], tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     ignored: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     epoch: int | None = None
 
     @property
@@ -81,8 +100,8 @@ def load_checkpoint(
     Accepted are the authors' files in every published wrapping (bare, under `model` or
     `state_dict`, prefixes `module.` and `backbone.`, MMPose's names and its pose checkpoints,
     the development fork's names), what other training code leaves (prefixes `model.` and `net.`,
-    entries such as `params`), this package's training checkpoints and safetensors. A neck
-    (:class:`~tcformer.models.MTA`) takes the `neck.*` of a file that holds more. Nothing in a
+    entries such as `params`), this package's training checkpoints and safetensors. A backbone or
+    neck (:class:`~tcformer.models.MTA`) takes its own part of a file that holds more. Nothing in a
     file is executed. When the weights are refused the model is unchanged.
 
     Args:
@@ -106,10 +125,16 @@ def load_checkpoint(
     """
     network = _inside_wrappers(model)
     target = network.state_dict()
-    name, found, epoch, averaged = _open(source, ema=ema)
-    where = where or name
+    epoch = None
+    if isinstance(source, Mapping):
+        where = where or "the state dict"
+        found, averaged = find_weights(source, "the state dict", ema)
+    else:
+        where = where or str(source)
+        checkpoint = _read(source, ema)
+        found, averaged, epoch = checkpoint.state_dict, checkpoint.averaged, checkpoint.epoch
     try:
-        state, notes, ignored = _fit_names(found, target)
+        state, notes, ignored = _translated_for(found, target)
     except UserError as error:
         raise UserError(f"{where} does not fit: {error}") from error
     notes += ["the averaged weights (EMA)"] if averaged else []
@@ -137,9 +162,8 @@ def load_checkpoint(
     fitting = {key: state[key] for key in state if key in target and key not in wrong}
     forgiven = own_head if keep_own_head else set()
     if not fitting or (strict and (set(missing) - forgiven or unexpected or mismatched)):
-        raise UserError(
-            f"{where} does not fit: {_why(state, target, theirs, ours, missing, mismatched)}"
-        )
+        reason = _misfit(state, target, theirs, ours, missing, mismatched)
+        raise UserError(f"{where} does not fit: {reason}")
     if keep_own_head:
         mismatched += other_head
         missing = [key for key in missing if key not in head]
@@ -156,9 +180,9 @@ def load_checkpoint(
     )
 
 
-def named_for(model: nn.Module, weights: Mapping[str, Tensor]) -> StateDict:
+def renamed_for(model: nn.Module, weights: Mapping[str, Tensor]) -> StateDict:
     """Weights of any published wrapping, by the keys of `model`."""
-    return _fit_names(dict(weights), _inside_wrappers(model).state_dict())[0]
+    return _translated_for(weights, _inside_wrappers(model).state_dict())[0]
 
 
 def classifier_of(model: nn.Module) -> tuple[str, ...]:
@@ -166,6 +190,74 @@ def classifier_of(model: nn.Module) -> tuple[str, ...]:
     names = (getattr(_inside_wrappers(model), "pretrained_cfg", None) or {}).get("classifier")
     names = names if isinstance(names, (list, tuple)) else (names or "head",)
     return tuple(f"{name}." for name in names)
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Weights from anywhere, with what is said of them.
+
+    Attributes:
+        source: the file, folder or address, as it was given.
+        checkpoint: the content.
+        metadata: what the file (or the folder it lies in) says of its network.
+    """
+
+    source: str
+    checkpoint: Checkpoint
+    metadata: Metadata
+
+    @cached_property
+    def translated(self) -> Translated:
+        """The weights by our keys.
+
+        Raises:
+            UserError: two keys become the same one, or there are several networks.
+        """
+        try:
+            return translate(self.checkpoint.state_dict)
+        except UserError as error:
+            raise UserError(f"{self.source} cannot be used: {error}") from None
+
+    @cached_property
+    def architecture(self) -> Architecture | None:
+        """The TCFormer that the weights are of, or that they have as a backbone."""
+        return identify(self.translated.backbone)
+
+    @cached_property
+    def merging(self) -> dict[str, Any]:
+        """How the network merges its tokens, as keyword arguments; {} is V1.
+
+        Raises:
+            UserError: what the file says of it cannot be.
+        """
+        return recorded_merging(self.checkpoint) or dict(self.metadata.arguments or {})
+
+    @property
+    def notes(self) -> list[str]:
+        """What to say of weights that were chosen for the user; nothing if there was no choice."""
+        if not self.checkpoint.averaged:
+            return []
+        return ["the averaged weights (EMA) are taken; --no-ema takes the last ones"]
+
+
+def open_weights(source: str | os.PathLike[str], ema: bool | None = None) -> WeightsFile:
+    """Read weights from wherever they are; every verb does it here.
+
+    Args:
+        source: a file, an http(s) address of one, a folder in timm's hub format, or "hf-hub:" and a
+            repository.
+        ema: None takes the averaged weights wherever there are some, False the last ones; True
+            refuses a file without averaged ones.
+
+    Raises:
+        UserError: it cannot be fetched or read.
+    """
+    path = place_of(source)
+    if path.is_dir():
+        metadata = folder_metadata(path)
+        return WeightsFile(str(source), read_checkpoint(path / WEIGHTS, ema=bool(ema)), metadata)
+    checkpoint = _read(source, ema)
+    return WeightsFile(str(source), checkpoint, checkpoint_metadata(checkpoint))
 
 
 def place_of(source: str | os.PathLike[str]) -> Path:
@@ -176,42 +268,29 @@ def place_of(source: str | os.PathLike[str]) -> Path:
     """
     if isinstance(source, str) and source.startswith("hf-hub:"):
         return fetch_folder(source.removeprefix("hf-hub:"))
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return fetch_cached(source)
+    if _is_address(source):
+        return fetch_cached(str(source))
     return Path(source.removeprefix("local-dir:") if isinstance(source, str) else source)
 
 
-def open_weights(
-    source: str | os.PathLike[str], ema: bool | None = None
-) -> tuple[Checkpoint, About]:
-    """Read weights from wherever they are, with what is said of them: the one door of every verb.
+def _is_address(source: str | os.PathLike[str]) -> bool:
+    return isinstance(source, str) and source.startswith(("http://", "https://"))
 
-    Args:
-        source: a file, an http(s) address of one, a folder in timm's hub format, or "hf-hub:" and a
-            repository.
-        ema: None takes the averaged weights wherever there are some, False the last ones; True
-            refuses a file without averaged ones.
 
-    Raises:
-        UserError: it cannot be had or read.
-    """
+def _read(source: str | os.PathLike[str], ema: bool | None) -> Checkpoint:
     path = place_of(source)
-    if path.is_dir():
-        about = about_folder(path)
-        return read_checkpoint(path / WEIGHTS, ema=bool(ema)), about
     try:
-        checkpoint = read_checkpoint(path, ema=ema)
+        return read_checkpoint(path, ema=ema)
     except UserError as error:
-        if not str(source).startswith(("http://", "https://")):
+        if not _is_address(source):
             raise
         path.unlink(missing_ok=True)  # the next attempt fetches it anew
         raise UserError(f"{source} cannot be used: {error}") from error
-    return checkpoint, about_checkpoint(checkpoint)
 
 
 def _inside_wrappers(model: nn.Module) -> nn.Module:
     while True:
-        for name in _WRAPPER_ATTRIBUTES:
+        for name in ("module", "_orig_mod", "model"):
             inner = getattr(model, name, None)
             if not isinstance(inner, nn.Module):
                 continue
@@ -222,36 +301,32 @@ def _inside_wrappers(model: nn.Module) -> nn.Module:
             return model
 
 
-def _open(
-    source: str | os.PathLike[str] | Mapping[str, Any], *, ema: bool | None
-) -> tuple[str, StateDict, int | None, bool]:
-    if isinstance(source, Mapping):
-        state, averaged = choose_weights(source, "the state dict", ema)
-        return "the state dict", state, None, averaged
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        copy = fetch_cached(source)
-        try:
-            checkpoint = read_checkpoint(copy, ema=ema)
-        except UserError as error:
-            copy.unlink(missing_ok=True)  # the next attempt fetches it anew
-            raise UserError(f"{source} cannot be used: {error}") from error
-        return source, checkpoint.state_dict, checkpoint.epoch, checkpoint.averaged
-    checkpoint = read_checkpoint(source, ema=ema)
-    return str(source), checkpoint.state_dict, checkpoint.epoch, checkpoint.averaged
-
-
-def _fit_names(
-    found: StateDict, target: Mapping[str, Tensor]
+def _translated_for(
+    found: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> tuple[StateDict, list[str], list[str]]:
+    """The part of the weights that the target is, by its keys; notes; the keys left out."""
     plain, notes = strip_wrappers(found)
     if plain.keys() == target.keys():
         return plain, notes, []
-    if any(key.startswith("lateral_convs.") for key in target):
-        return to_neck_layout(found)
-    if identify(target) is None and (prefix := _only_prefix(plain, target)):
+    is_neck = any(key.startswith("lateral_convs.") for key in target)
+    known = is_neck or identify(target) is not None
+    if not known and (prefix := _only_prefix(plain, target)):
         notes.append(f"prefix '{prefix}' removed, other keys left out")
         return {key: plain[prefix + key] for key in target}, notes, []
-    return to_our_layout(found)
+    translated = translate(found)
+    notes = translated.notes
+    if any(key.startswith("backbone.") for key in target):
+        return translated.whole, notes, []
+    if is_neck:
+        state, what = translated.neck, "neck"
+    else:
+        state, what = translated.backbone, "backbone"
+        notes += [f"prefix '{translated.prefix}' removed"] if translated.prefix else []
+    others = [key for key, value in translated.others.items() if not key.startswith(f"{what}.")]
+    if others:
+        parts = ", ".join(sorted({key.split(".")[0] for key in others}))
+        notes.append(f"left out {parts} ({len(others)} tensors), no {what} weights")
+    return state, notes, others
 
 
 def _only_prefix(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> str:
@@ -264,7 +339,7 @@ def _only_prefix(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> s
 
 def _other_shape(
     keys: Iterable[str], state: Mapping[str, Tensor], target: Mapping[str, Tensor]
-) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+) -> Mismatched:
     return [
         (key, tuple(state[key].shape), tuple(target[key].shape))
         for key in keys
@@ -278,13 +353,13 @@ def _class_counts(theirs: Architecture | None, ours: Architecture | None) -> str
     return f"the weights have {has}, the model {model}"
 
 
-def _why(
+def _misfit(
     state: Mapping[str, Tensor],
     target: Mapping[str, Tensor],
     theirs: Architecture | None,
     ours: Architecture | None,
     missing: list[str],
-    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]],
+    mismatched: Mismatched,
 ) -> str:
     """The most telling reason, in words."""
     if ours and not theirs:
@@ -303,9 +378,8 @@ def _why(
             f"the weights are for images of {theirs.in_chans} channels, "
             f"the model takes {ours.in_chans} (in_chans)"
         )
-    others = [key for key in missing if not key.startswith("head.")]
-    others += [key for key, _, _ in mismatched if not key.startswith("head.")]
-    if not others and (ours and ours.num_classes is not None) and theirs:
+    wrong = [*missing, *(key for key, _, _ in mismatched)]
+    if all(key.startswith("head.") for key in wrong) and ours and ours.num_classes and theirs:
         if theirs.num_classes is None and missing:
             return (
                 f"the weights have no classifier, the model has one of {ours.num_classes} classes; "
@@ -316,15 +390,6 @@ def _why(
                 f"the weights have {theirs.num_classes} classes, the model {ours.num_classes}; "
                 "to train a new classifier, load them with --finetune (allow_head_mismatch=True)"
             )
-    return _differences(state, target, missing, mismatched)
-
-
-def _differences(
-    state: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
-    missing: list[str],
-    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]],
-) -> str:
     parts = []
     if missing:
         parts.append(f"{len(missing)} tensors are missing ({_listed(missing)})")

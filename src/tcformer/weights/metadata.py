@@ -1,8 +1,8 @@
 """What a file of weights says about itself, whoever wrote it: model, merging, classes, input.
 
 Keep ratio, k, number of clusters and part grids have no parameters, so the same weights fit V1,
-V2, and a model that keeps half of its tokens. Whoever saves weights therefore notes how they were
-trained to merge, and whoever builds a network for a file reads the note.
+V2, and a model that keeps half of its tokens. Whoever saves weights therefore records how they were
+trained to merge, and whoever builds a network for a file reads that.
 """
 
 from __future__ import annotations
@@ -26,39 +26,45 @@ from tcformer.files import atomic_write, parse_json, read_whole
 from tcformer.models.sizes import SIZES, V1, V2, VARIANTS, merge_arguments, merge_rules
 from tcformer.models.tcformer import CTM
 from tcformer.weights.remap import identify, strip_wrappers
-from tcformer.weights.safe_torch import ENTRY, Checkpoint, checksum, find_weights
+from tcformer.weights.safe_torch import CHECKSUM, Checkpoint, checksum, find_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """The two files of a folder in timm's hub format."""
 
 NECK = ("neck_channels", "neck_heads", "neck_mlp_ratio", "neck_reduction")
-"""Options of the neck that files say, as its parameters do not show all of them."""
+"""Options of the neck that files record, as its parameters do not show all of them."""
 
-_TOLD = ("task", "classes", "words", "input_size", "mean", "std", "crop_pct", "interpolation")
-_WRITTEN_ANEW = ("format", "writer", ENTRY, "model", "num_classes", "in_chans", "epoch", "merging")
-_LARGEST_SIDE = 8192
-_LARGEST_CONFIG = 1 << 24
-_TOLD_BY_WEIGHTS = {"in_chans", "num_classes", "global_pool"}
+MERGING = ("keep_ratio", "k", "num_clusters", "part_grids")
+"""Arguments of the network that say how it merges."""
+
+_MERGING_ENTRY = "merging"
+_OF_USE = ("task", "classes", "words", "input_size", "mean", "std", "crop_pct", "interpolation")
+_WRITTEN_ANEW = (
+    "format", "writer", CHECKSUM, "model", "num_classes", "in_chans", "epoch", _MERGING_ENTRY,
+)  # fmt: skip
+_MAX_SIDE = 8192
+_MAX_CONFIG_BYTES = 1 << 24
+_SEEN_IN_WEIGHTS = {"in_chans", "num_classes", "global_pool"}
 _FOR_TRAINING = {"drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"}
 
 
 @dataclass(frozen=True)
-class About:
-    """What a file tells; None where it is silent.
+class Metadata:
+    """What a file says about its network; None where it is silent.
 
     Attributes:
         model: name of the network, ours or timm's.
-        task: "classification" or "segmentation".
+        task: such as "classification" or "segmentation".
         classes: names of the classes, in the order of the scores.
         input_size: side of the square input, pixels.
         in_chans: channels of the input.
-        mean, std: of the normalisation, one number a channel, for pixels scaled to 0..1.
-        crop_pct: share of the resized short side that the centre crop keeps.
+        mean, std: of the normalization, one number a channel, for pixels scaled to 0..1.
+        crop_pct: ratio of the center crop to the resized short side.
         interpolation: of the resizing, timm's name.
-        arguments: further arguments of the network (hub folders).
         words: names of the classes for people, where they differ from `classes`.
-        said: everything that a file of ours says of itself, as it stands there: also what belongs
-            to one task alone, such as a pose network's crop and codec.
+        arguments: further arguments of the network (hub folders).
+        entries: everything as it stands in the file, also what belongs to one task alone, such as a
+            pose network's crop and codec.
     """
 
     model: str | None = None
@@ -70,24 +76,30 @@ class About:
     std: tuple[float, ...] | None = None
     crop_pct: float | None = None
     interpolation: str | None = None
-    arguments: Mapping[str, Any] | None = None
     words: tuple[str, ...] | None = None
-    said: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] | None = None
+    entries: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def trained_at(self) -> tuple[int, int] | None:
         """Height and width of the input in training: a pose network's crop, else the square."""
-        match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", str(self.said.get("crop_size", "")))
+        match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", str(self.entries.get("crop_size", "")))
         if match:
             return int(match[1]), int(match[2])
         return (self.input_size, self.input_size) if self.input_size else None
 
+    def header(self) -> dict[str, str]:
+        """Everything about the network's use, as the values of a header; they read back the same.
 
-def average_note(checkpoint: Checkpoint) -> list[str]:
-    """What to say of weights that were chosen for the user; nothing if there was no choice."""
-    if not checkpoint.averaged:
-        return []
-    return ["the averaged weights (EMA) are taken; --no-ema takes the last ones"]
+        `save_weights` adds what the weights themselves show (model, classes, channels).
+        """
+        of_use = {name: getattr(self, name) for name in _OF_USE}
+        values = {**self.entries, **{k: value for k, value in of_use.items() if value is not None}}
+        return {
+            str(name): as_text(value)
+            for name, value in values.items()
+            if value is not None and name not in _WRITTEN_ANEW and not isinstance(value, Mapping)
+        }
 
 
 def size_note(trained_at: tuple[int, int] | None, height: int, width: int) -> list[str]:
@@ -100,65 +112,29 @@ def size_note(trained_at: tuple[int, int] | None, height: int, width: int) -> li
     return [f"trained at {trained}, and now the input is {now}"]
 
 
-def header_of(about: About) -> dict[str, str]:
-    """Everything that is said of a network's use, as the values of a header; read back the same.
-
-    What the weights themselves tell (model, classes' number, channels) is left to `save_weights`.
-    """
-    told = {name: getattr(about, name) for name in _TOLD}
-    values = {**about.said, **{name: value for name, value in told.items() if value is not None}}
-    return {
-        str(name): as_text(value)
-        for name, value in values.items()
-        if value is not None and name not in _WRITTEN_ANEW and not isinstance(value, Mapping)
-    }
+# ---- reading -------------------------------------------------------------------------------------
 
 
-def as_text(value: Any) -> str:
-    """A value as a header holds it: lists of names as lines, lists of numbers with spaces."""
-    if isinstance(value, (list, tuple)):
-        lines = any(isinstance(item, str) for item in value)
-        return ("\n" if lines else " ").join(str(item) for item in value)
-    return str(value)
-
-
-def about_checkpoint(checkpoint: Checkpoint) -> About:
+def checkpoint_metadata(checkpoint: Checkpoint) -> Metadata:
     """Read the header of our safetensors files, or the options in a training checkpoint.
 
     The authors' checkpoints hold their options under `args`, as ours do.
     """
-    raw = checkpoint.raw if isinstance(checkpoint.raw, Mapping) else {}
-    told = raw.get("about")
-    said: dict[str, Any] = dict(told) if isinstance(told, Mapping) else {}
-    options = raw.get("args")
-    options = vars(options) if isinstance(options, argparse.Namespace) else options
-    if isinstance(options, Mapping):
-        # A pose network has its crop; the square among its run's options was not used.
-        keys = () if "crop_size" in said else ("input_size", "in_chans")
-        if options.get("task", "classification") != "classification":
-            keys = (*keys, *NECK)
-        for key in ("model", "task", *keys):
-            if options.get(key) is not None:
-                said.setdefault(key, options[key])
     if checkpoint.format == "safetensors":
-        said = dict(checkpoint.meta)
-    crop = _said_numbers(str(said.get("crop_pct", "")))
-    return About(
-        model=_text(said.get("model")),
-        task=_text(said.get("task")),
-        classes=names_of(said.get("classes")),
-        input_size=_side(said.get("input_size")),
-        in_chans=_side(said.get("in_chans")),
-        mean=_said_numbers(said.get("mean")),
-        std=_said_numbers(said.get("std")),
-        crop_pct=crop[0] if crop and 0 < crop[0] <= 1 else None,
-        interpolation=_text(said.get("interpolation")),
-        words=names_of(said.get("words")),
-        said=said,
-    )
+        return _metadata(checkpoint.meta)
+    about, options = _entries_of(checkpoint)
+    entries = dict(about)
+    # A pose network has its crop; the square among its run's options was not used.
+    names: tuple[str, ...] = () if "crop_size" in entries else ("input_size", "in_chans")
+    if options.get("task", "classification") != "classification":
+        names = (*names, *NECK)
+    for name in ("model", "task", *names):
+        if options.get(name) is not None:
+            entries.setdefault(name, options[name])
+    return _metadata(entries)
 
 
-def about_folder(folder: str | os.PathLike[str]) -> About:
+def folder_metadata(folder: str | os.PathLike[str]) -> Metadata:
     """Read `config.json` of a folder in timm's hub format.
 
     Raises:
@@ -171,57 +147,66 @@ def about_folder(folder: str | os.PathLike[str]) -> About:
             "save_pretrained (or timm) wrote"
         )
     try:
-        content = parse_json(read_whole(path, most=_LARGEST_CONFIG))
+        content = parse_json(read_whole(path, most=_MAX_CONFIG_BYTES))
         # timm's older form has one level; the present one keeps the preprocessing apart.
         inner = content.get("pretrained_cfg", content)
         size = inner.get("input_size")
         channels, size = (size[0], size[-1]) if isinstance(size, list) and size else (None, None)
-        crop, pixels = inner.get("crop_pct"), inner.get("interpolation")
         arguments = _arguments(content.get("model_args") or {})
         names = content.get("label_names") or inner.get("label_names") or inner.get("labels")
-        described = content.get("label_descriptions") or inner.get("label_descriptions")
-        words = None
-        if isinstance(names, list) and isinstance(described, Mapping):
-            words = [described.get(name, name) for name in names]
-        return About(
-            model=_text(content.get("architecture")),
-            task="classification",
-            classes=names_of(names),
-            input_size=_side(size),
-            in_chans=_side(channels),
-            mean=_numbers(inner.get("mean")),
-            std=_numbers(inner.get("std")),
-            crop_pct=float(crop) if isinstance(crop, (int, float)) and 0 < crop <= 1 else None,
-            interpolation=_text(pixels),
-            arguments=arguments,
-            words=names_of(words),
-            said={"classes": names} if names_of(names) else {},
-        )
+        words = content.get("label_descriptions") or inner.get("label_descriptions")
+        entries = {
+            "model": content.get("architecture"),
+            "task": "classification",
+            "classes": names,
+            "input_size": size,
+            "in_chans": channels,
+            **{name: inner.get(name) for name in ("mean", "std", "crop_pct", "interpolation")},
+        }
+        if isinstance(names, list) and isinstance(words, Mapping):
+            entries["words"] = [words.get(name, name) for name in names]
+        return _metadata(entries, arguments)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is not a configuration that timm wrote ({error})") from error
 
 
-def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes the network besides its weights; the rest is in them, or is for training.
+def _metadata(entries: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> Metadata:
+    crop = _numbers(str(entries.get("crop_pct", "")))
+    texts = (entries.get(name) for name in ("model", "task", "interpolation"))
+    model, task, interpolation = (t if isinstance(t, str) and t else None for t in texts)
+    return Metadata(
+        model=model,
+        task=task,
+        classes=names_of(entries.get("classes")),
+        input_size=_side(entries.get("input_size")),
+        in_chans=_side(entries.get("in_chans")),
+        mean=_numbers(entries.get("mean")),
+        std=_numbers(entries.get("std")),
+        crop_pct=crop[0] if crop and 0 < crop[0] <= 1 else None,
+        interpolation=interpolation,
+        words=names_of(entries.get("words")),
+        arguments=arguments,
+        entries=dict(entries),
+    )
 
-    Nothing else is handed on: a file from somebody else must not choose what is built or read.
+
+def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what changes the network besides its weights; the rest is in them, or is for training.
+
+    Nothing else passes: a file from somebody else must not choose what is built or read.
     """
-    unknown = set(given) - set(GIVEN) - _TOLD_BY_WEIGHTS - _FOR_TRAINING
+    unknown = set(given) - set(MERGING) - _SEEN_IN_WEIGHTS - _FOR_TRAINING
     if unknown:
         raise ValueError(f"'{min(unknown)}' is not an argument that is taken from a file")
-    return {key: value for key, value in given.items() if key in GIVEN}
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return {key: value for key, value in given.items() if key in MERGING}
 
 
 def _side(value: Any) -> int | None:
     if isinstance(value, str) and value.isdecimal() and len(value) < 6:
         value = int(value)
-    good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LARGEST_SIDE
+    good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_SIDE
     return value if good else None
 
 
@@ -233,23 +218,25 @@ def names_of(value: Any) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names)
 
 
-def _said_numbers(value: Any) -> tuple[float, ...] | None:
-    """Numbers as a header holds them, a text; None where there are none."""
-    try:
-        return _numbers(value.split() if isinstance(value, str) else value)
-    except (ValueError, TypeError, OverflowError):
-        return None
+def as_text(value: Any) -> str:
+    """A value as a header holds it: lists of names as lines, lists of numbers with spaces."""
+    if isinstance(value, (list, tuple)):
+        lines = any(isinstance(item, str) for item in value)
+        return ("\n" if lines else " ").join(str(item) for item in value)
+    return str(value)
 
 
 def _numbers(value: Any) -> tuple[float, ...] | None:
-    if not isinstance(value, (list, tuple)) or not value:
+    """Numbers, as a list or as the text of a header; None where there are none."""
+    try:
+        values = value.split() if isinstance(value, str) else value
+        numbers = tuple(float(v) for v in values) if isinstance(values, (list, tuple)) else ()
+    except (ValueError, TypeError, OverflowError):
         return None
-    numbers = tuple(float(number) for number in value)
-    return numbers if all(map(math.isfinite, numbers)) else None
+    return numbers if numbers and all(map(math.isfinite, numbers)) else None
 
 
-NOTE = "merging"
-GIVEN = ("keep_ratio", "k", "num_clusters", "part_grids")
+# ---- how the network merges ----------------------------------------------------------------------
 
 
 def merge_options(
@@ -317,54 +304,62 @@ def merging_of(model: nn.Module) -> dict[str, Any]:
     return merge_arguments(rules) if len(rules) == 3 else {}
 
 
-def merging_note(model: nn.Module) -> dict[str, str]:
+def merging_entry(model: nn.Module) -> dict[str, str]:
     """The entry of a file's header that :func:`recorded_merging` reads; {} for V1."""
     merging = merging_of(model)
-    return {NOTE: json.dumps(merging)} if merging else {}
+    return {_MERGING_ENTRY: json.dumps(merging)} if merging else {}
 
 
-def name_with(name: str, note: str) -> str:
+def name_with(name: str, merging: str) -> str:
     """The variant of these sizes that merges like this: V2's name instead of V1's, where it is."""
     if name not in V1:
         return name
     twin = V2[V1.index(name)]
     grids = [list(grid) for grid in SIZES[twin]["part_grids"]]
-    return twin if json.loads(note).get("part_grids") == grids else name
+    return twin if json.loads(merging).get("part_grids") == grids else name
 
 
 def recorded_merging(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a file of weights says of how its network merges, as :func:`merging_of` does.
+    """How a file says its network merges, as :func:`merging_of` does.
 
     Our files say it in the header (safetensors) or by the options of their run; the authors' files
     say nothing and are of V1.
 
     Raises:
-        UserError: the note cannot be read.
+        UserError: what it says cannot be.
     """
-    raw = checkpoint.raw if isinstance(checkpoint.raw, Mapping) else {}
-    about = raw.get("about")
-    note = checkpoint.meta.get(NOTE, about.get(NOTE) if isinstance(about, Mapping) else None)
-    args: Any = raw.get("args")
-    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    about, options = _entries_of(checkpoint)
     try:
-        if note is not None:
-            options = json.loads(note)
-            if not set(options) <= set(GIVEN):
-                raise ValueError(f"unknown entries in {note}")
-            return merge_arguments(merge_rules(**options))
-        options = args if isinstance(args, Mapping) else {}
-        said = {**checkpoint.meta, **(about if isinstance(about, Mapping) else {})}
-        name = options.get("model") or said.get("model")
+        if entry := checkpoint.meta.get(_MERGING_ENTRY, about.get(_MERGING_ENTRY)):
+            given = json.loads(entry)
+            if not set(given) <= set(MERGING):
+                raise ValueError(f"unknown entries in {entry}")
+            return merge_arguments(merge_rules(**given))
+        name = options.get("model") or about.get("model") or checkpoint.meta.get("model")
         if not isinstance(name, str) or name not in VARIANTS:
             return {}
-        given = merge_options(name, **{key: options.get(key) for key in GIVEN})
-        sizes = {key: value for key, value in SIZES[name].items() if key in GIVEN}
-        return merge_arguments(merge_rules(**{**sizes, **given}))
+        given = merge_options(name, **{key: options.get(key) for key in MERGING})
+        own = {key: value for key, value in SIZES[name].items() if key in MERGING}
+        return merge_arguments(merge_rules(**{**own, **given}))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{checkpoint.path} is damaged: it says of the merging of tokens what cannot be "
             f"({str(error)[:120].rstrip('.')})."
         ) from error
+
+
+def _entries_of(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What a file of torch says of its network, and the options of its run."""
+    raw = checkpoint.raw if isinstance(checkpoint.raw, Mapping) else {}
+    about, options = raw.get("about"), raw.get("args")
+    options = vars(options) if isinstance(options, argparse.Namespace) else options
+    return (
+        about if isinstance(about, Mapping) else {},
+        options if isinstance(options, Mapping) else {},
+    )
+
+
+# ---- writing -------------------------------------------------------------------------------------
 
 
 def save_weights(
@@ -388,7 +383,9 @@ def save_weights(
     """
     from safetensors.torch import save
 
-    found = model.state_dict() if isinstance(model, nn.Module) else find_weights(model, "the dict")
+    found = (
+        model.state_dict() if isinstance(model, nn.Module) else find_weights(model, "the dict")[0]
+    )
     state, _ = strip_wrappers(found)
     header = {"format": "pt", "writer": f"tcformer {__version__}"}
     if architecture := identify(state):
@@ -398,7 +395,7 @@ def save_weights(
             header["num_classes"] = str(architecture.num_classes)
         header["in_chans"] = str(architecture.in_chans)
     if isinstance(model, nn.Module):
-        header |= merging_note(model)
+        header |= merging_entry(model)
     header |= {str(key): str(value) for key, value in (metadata or {}).items()}
     if "model" in header and "merging" in header:
         header["model"] = name_with(header["model"], header["merging"])
@@ -407,7 +404,7 @@ def save_weights(
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in state.items()
     }
-    header[ENTRY] = checksum(tensors, header)
+    header[CHECKSUM] = checksum(tensors, header)
     content = save(tensors, header)
     start, rest = _in_stable_order(content)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, cache_folder, make_folder
+from tcformer.files import atomic_write, cache_folder, is_web_page, make_folder
 from tcformer.progress import progress_bar
 
 _DRIVE = "https://drive.google.com/file/d/{}/view"
@@ -288,20 +288,18 @@ def _verify(file: Path, source: Source) -> None:
 def _keep(entry: Entry, source: Source, file: Path, kept: Path) -> None:
     """Convert the published `file` to safetensors."""
     from tcformer.weights.metadata import save_weights
-    from tcformer.weights.remap import identify, to_our_layout
+    from tcformer.weights.remap import identify, translate
     from tcformer.weights.safe_torch import read_checkpoint
 
     try:
-        found = read_checkpoint(file).state_dict
-        backbone, _, others = to_our_layout(found)
+        translated = translate(read_checkpoint(file).state_dict)
     except UserError as error:
         raise FetchError(f"{error}; replace or remove it", "what came is no checkpoint") from error
-    architecture = identify(backbone)
+    architecture = identify(translated.backbone)
     if architecture is None or architecture.name != entry.architecture:
         found_kind = architecture or "another kind of network"
         cause = f"the file holds the weights of {found_kind}, not of {entry.architecture}"
         raise FetchError(f"cannot use {file}: {cause}; replace or remove it", cause)
-    state = to_our_layout(found, keep_other_parts=True)[0] if others else backbone
     metadata = {
         "zoo": entry.name,
         "model": entry.architecture,
@@ -309,7 +307,7 @@ def _keep(entry: Entry, source: Source, file: Path, kept: Path) -> None:
         "sha256": file_sha256(file),
         "verified": source.sha256 or "no",
     }
-    save_weights(state, kept, metadata)
+    save_weights(translated.whole, kept, metadata)
 
 
 @contextlib.contextmanager
@@ -358,10 +356,9 @@ def fetch(url: str, target: Path, *, progress: bool = False) -> None:
         request = urllib.request.Request(url, headers={"User-Agent": "tcformer"})
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
             total = _announced(response)
-            with progress_bar(
-                total, label=target.name, wanted=None if progress else False, in_bytes=True
-            ) as update:
-                atomic_write(target, lambda stream: _copy(response, stream, total, update))
+            wanted = None if progress else False
+            with progress_bar(total, label=target.name, wanted=wanted, in_bytes=True) as advance:
+                atomic_write(target, lambda stream: _copy(response, stream, total, advance))
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, UserError) and not isinstance(error, FetchError):
             raise
@@ -399,7 +396,7 @@ def _announced(response: Any) -> int | None:
     return int(length) if length and length.isdecimal() else None
 
 
-def _copy(response: Any, stream: BinaryIO, total: int | None, update: Callable[..., None]) -> None:
+def _copy(response: Any, stream: BinaryIO, total: int | None, advance: Callable[..., None]) -> None:
     received = 0
     while True:
         try:
@@ -414,17 +411,11 @@ def _copy(response: Any, stream: BinaryIO, total: int | None, update: Callable[.
             raise FetchError(cause, cause)
         received += len(data)
         stream.write(data)
-        update(advance=len(data))
+        advance(advance=len(data))
     if total is not None and received != total:
         raise _broken(received, total)
     if received == 0:
         raise FetchError("nothing came", "the server sent an empty file")
-
-
-def is_web_page(data: bytes) -> bool:
-    """Whether a file that begins with `data` is HTML."""
-    text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return text.startswith((b"<!doctype html", b"<html", b"<head"))
 
 
 def _broken(received: int, total: int | None) -> FetchError:

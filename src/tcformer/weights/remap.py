@@ -1,7 +1,7 @@
-"""Key layouts: how a state dict of the published family is recognised and brought to ours.
+"""Recognize the state dict of a TCFormer and translate its keys to those of this package.
 
-Ours is the layout of the authors' classification release. Their files also come wrapped for
-other programs, and an older public fork of theirs named and numbered some modules differently.
+Ours are the keys of the authors' classification release. Their files also come wrapped for other
+programs, and their older public fork named and numbered some modules differently.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from torch import Tensor
 
 from tcformer.errors import UserError
 from tcformer.models.sizes import SIZES, V1, WIDTHS
-from tcformer.weights.safe_torch import StateDict, find_weights
+from tcformer.weights.safe_torch import StateDict
+
+__all__ = ["Architecture", "Translated", "identify", "strip_wrappers", "translate"]
 
 _OURS = re.compile(r"(patch_embed1|block[1-4]|norm[1-4]|ctm[1-3]|head)\.")
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -26,7 +28,7 @@ _VARIANTS = {(SIZES[name].get("embed_dims", WIDTHS), SIZES[name]["depths"]): nam
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the keys and shapes of a state dict say about the network they belong to.
+    """The network that keys and shapes of a state dict belong to.
 
     Attributes:
         name: the registered variant, or None when the sizes belong to none of them.
@@ -48,23 +50,17 @@ class Architecture:
 
 
 def identify(state: Mapping[str, Tensor]) -> Architecture | None:
-    """Recognise a TCFormer by its keys and shapes; None for any other network.
+    """Recognize a TCFormer by keys and shapes in our layout; None for any other network.
 
-    The state dict must be in our layout (`to_our_layout`). PVTv2, whose block names are the
-    same, is told apart by its lack of cluster modules.
+    PVTv2 has the same block names, but no clustering modules.
     """
-    if "ctm1.score.weight" not in state or "patch_embed1.proj.weight" not in state:
+    stem = state.get("patch_embed1.proj.weight")
+    if stem is None or stem.dim() != 4 or "ctm1.score.weight" not in state:
         return None
-    numbers: dict[int, set[str]] = {stage: set() for stage in range(1, 5)}
-    for key in state:
-        if match := re.match(r"block([1-4])\.(\d+)\.", key):
-            numbers[int(match[1])].add(match[2])
+    blocks = {(m[1], m[2]) for key in state if (m := re.match(r"block([1-4])\.(\d+)\.", key))}
     norms = [state.get(f"block{stage}.0.norm1.weight") for stage in range(1, 5)]
-    stem = state["patch_embed1.proj.weight"]
-    if stem.dim() != 4:
-        return None
     widths = tuple(0 if norm is None else norm.numel() for norm in norms)
-    depths = tuple(len(numbers[stage]) for stage in range(1, 5))
+    depths = tuple(sum(stage == own for own, _ in blocks) for stage in "1234")
     head = state.get("head.weight")
     return Architecture(
         name=_VARIANTS.get((widths, depths)),
@@ -73,6 +69,69 @@ def identify(state: Mapping[str, Tensor]) -> Architecture | None:
         num_classes=head.shape[0] if head is not None and head.dim() == 2 else None,
         in_chans=stem.shape[1],
     )
+
+
+class Translated(NamedTuple):
+    """The weights of a network by the keys of this package.
+
+    Attributes:
+        backbone: backbone and classifier, in the order of the release.
+        others: the other parts of a larger network, such as `neck.*` and `keypoint_head.*`.
+        prefix: what stands before the backbone's keys in the larger network; "" if there is none.
+        notes: the changes made, each a part of a sentence.
+    """
+
+    backbone: StateDict
+    others: StateDict
+    prefix: str
+    notes: list[str]
+
+    @property
+    def whole(self) -> StateDict:
+        """All parts of a larger network; the backbone alone where there are no others."""
+        if not self.others:
+            return self.backbone
+        return {**{self.prefix + key: self.backbone[key] for key in self.backbone}, **self.others}
+
+    @property
+    def neck(self) -> StateDict:
+        """The neck of a larger network, or these weights if they are a neck's own."""
+        every = {**self.backbone, **self.others}
+        neck = {k.removeprefix("neck."): v for k, v in every.items() if k.startswith("neck.")}
+        return neck or every
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of the other parts."""
+        return sorted({key.split(".")[0] for key in self.others})
+
+
+def translate(state: Mapping[str, Tensor]) -> Translated:
+    """Bring any published layout to ours: prefixes, MMPose's stem, the fork's names and numbers.
+
+    Raises:
+        UserError: two keys of the file become the same one, or it holds several networks.
+    """
+    clean, part, notes = _unwrapped(state)
+    ours: StateDict = {}
+    others: StateDict = {}
+    for key, value in clean.items():
+        name = key.removeprefix(part)
+        while name.startswith(("backbone.", *_WRAPPERS)):
+            name = name[name.index(".") + 1 :]
+        foreign = part and not _OURS.match(name) and name == key
+        _put(others if foreign else ours, name, value)
+    renamed: StateDict = {}
+    for key, value in ours.items():
+        _put(renamed, key.replace("patch_embed1.projection.", "patch_embed1.proj.", 1), value)
+    if renamed.keys() != ours.keys():
+        notes.append("MMPose's 'patch_embed1.projection' renamed to 'patch_embed1.proj'")
+    ours, from_fork = _from_fork(renamed)
+    others, also_from_fork = _from_fork(others)
+    if from_fork or also_from_fork:
+        notes.append("names and block numbers of the authors' development fork translated")
+    ours = dict(sorted(ours.items(), key=lambda item: _place(item[0])))
+    return Translated(ours, others, "backbone." if part.startswith("backbone.") else part, notes)
 
 
 def strip_wrappers(state: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
@@ -94,10 +153,10 @@ def _unwrapped(state: Mapping[str, Tensor]) -> tuple[StateDict, str, list[str]]:
 
     Returns:
         The state dict, the further prefix of the backbone's keys in it (such as "backbone."; "" if
-        there is none), and a sentence part for each change made.
+        there is none), and a part of a sentence for each change made.
 
     Raises:
-        UserError: several networks are in it.
+        UserError: it holds several networks.
     """
     clean, notes = strip_wrappers(state)
     found = sorted({match[1] for key in clean if (match := _STEM.fullmatch(key))})
@@ -134,147 +193,46 @@ def _unwrapped(state: Mapping[str, Tensor]) -> tuple[StateDict, str, list[str]]:
     return inside, part, notes
 
 
-def to_our_layout(
-    state: Mapping[str, Tensor], *, keep_other_parts: bool = False
-) -> tuple[StateDict, list[str], list[str]]:
-    """Bring any published layout to ours: prefixes, MMPose's stem, the fork's numbering.
-
-    Args:
-        state: tensors by key, in any published layout.
-        keep_other_parts: keep `neck.*`, `keypoint_head.*` and their like (and the prefix
-            `backbone.` that tells them apart) instead of leaving them out.
-
-    Returns:
-        The state dict in the listing order of the release, a sentence part for each change
-        made, and the keys of other parts of a larger model that were left out.
-
-    Raises:
-        UserError: two keys of the file become the same one, or it holds several networks.
-    """
-    clean, part, notes = _unwrapped(state)
-    ours: StateDict = {}
-    others: StateDict = {}
-    for key, value in clean.items():
-        name = key.removeprefix(part)
-        while name.startswith(("backbone.", *_WRAPPERS)):
-            name = name[name.index(".") + 1 :]
-        foreign = part and not _OURS.match(name) and name == key
-        _put(others if foreign else ours, name, value)
-    ours, renamed = _rename(ours)
-    ours = dict(sorted(ours.items(), key=lambda item: _listing_order(item[0])))
-    if others and keep_other_parts:
-        kept = "backbone." if part.startswith("backbone.") else part
-        return {**{f"{kept}{key}": ours[key] for key in ours}, **others}, notes + renamed, []
-    notes += [f"prefix '{part}' removed"] if part else []
-    notes += renamed
-    if others:
-        parts = sorted({key.split(".")[0] for key in others})
-        notes.append(f"left out {', '.join(parts)} ({len(others)} tensors), no backbone weights")
-    return ours, notes, list(others)
-
-
-def published_layout(state: Mapping[str, Any]) -> StateDict:
-    """Translate weights in any published wrapping to the key layout of the models here.
-
-    Parts that are not the backbone or its classifier (a neck, a pose head) are left out.
-
-    Raises:
-        UserError: there are no weights in it.
-    """
-    return to_our_layout(find_weights(state, "the state dict"))[0]
-
-
-def to_neck_layout(state: Mapping[str, Tensor]) -> tuple[StateDict, list[str], list[str]]:
-    """Take the neck out of the weights of a larger model, and bring its keys to ours.
-
-    Args:
-        state: tensors by key: a neck's own, or those of a model with `neck.*` among them.
-
-    Returns:
-        What `to_our_layout` returns, for the neck.
-    """
-    clean, _, notes = _unwrapped(state)
-    others = [key for key in clean if not key.startswith("neck.")]
-    if len(others) < len(clean):
-        clean = {key.removeprefix("neck."): clean[key] for key in clean if key not in set(others)}
-        parts = sorted({key.split(".")[0] for key in others})
-        notes.append("prefix 'neck.' removed")
-        notes += [f"left out {', '.join(parts)} ({len(others)} tensors)"] if others else []
-    else:
-        others = []
-    ours: StateDict = {}
-    for key, value in clean.items():
-        name = key.replace(".mlp.dwconv.dwconv_skip.", ".mlp.dwconv.skip.")
-        _put(ours, name.replace(".mlp.dwconv.dwconv.", ".mlp.dwconv."), value)
-    if ours.keys() != clean.keys():
-        notes.append("names of the authors' development fork translated")
-    return ours, notes, others
-
-
 def _put(state: StateDict, key: str, value: Tensor) -> None:
     if key in state:
         raise UserError(f"the weights name the tensor '{key}' twice, under different prefixes")
     state[key] = value
 
 
-def _rename(state: StateDict) -> tuple[StateDict, list[str]]:
-    notes = []
-    renamed: StateDict = {}
-    for key, value in state.items():
-        name = key.replace("patch_embed1.projection.", "patch_embed1.proj.", 1)
-        _put(renamed, name, value)
-    if renamed.keys() != state.keys():
-        notes.append("MMPose's 'patch_embed1.projection' renamed to 'patch_embed1.proj'")
-    if any(re.match(r"ctm[1-3]\.(block|conf|conv_skip)\.", key) for key in renamed):
-        renamed = _from_development_fork(renamed)
-        notes.append("names and block numbers of the authors' development fork translated")
-    return renamed, notes
+def _from_fork(state: StateDict) -> tuple[StateDict, bool]:
+    """Translate the names of the fork, and say whether there were any.
 
-
-def _from_development_fork(state: StateDict) -> StateDict:
-    """There the first block of stages 2 to 4 was part of the cluster module before it."""
+    There the first block of stages 2 to 4 was part of the clustering module before it.
+    """
+    of_fork = any(re.match(r"ctm[1-3]\.(block|conf|conv_skip)\.", key) for key in state)
     translated: StateDict = {}
     for key, value in state.items():
+        name = key
         if re.fullmatch(r"ctm[1-3]\.T", key):
             continue  # a temperature that was never used
-        name = key
         if match := re.match(r"ctm([1-3])\.block\.", key):
             name = f"block{int(match[1]) + 1}.0.{key[match.end() :]}"
-        elif match := re.match(r"block([2-4])\.(\d+)\.", key):
+        elif of_fork and (match := re.match(r"block([2-4])\.(\d+)\.", key)):
             name = f"block{match[1]}.{int(match[2]) + 1}.{key[match.end() :]}"
-        elif match := re.match(r"ctm[1-3]\.", key):
+        elif re.match(r"ctm[1-3]\.", key):
             name = name.replace(".conf.", ".score.").replace(".conv_skip.", ".conv.skip.")
             if name.endswith(".conv.skip.weight") and value.dim() == 2:
                 value = value.unsqueeze(-1)  # a Linear there, a convolution of width 1 here
-        if re.match(r"block[2-4]\.", name):
+        if re.match(r"block[2-4]\.|(neck\.)?merge_blocks\.", name):
             name = name.replace(".mlp.dwconv.dwconv_skip.", ".mlp.dwconv.skip.")
             name = name.replace(".mlp.dwconv.dwconv.", ".mlp.dwconv.")
         _put(translated, name, value)
-    return translated
+    return translated, translated.keys() != state.keys()
 
 
-_MODULES = ["patch_embed1", "block1", "norm1"]
-for _stage in range(2, 5):
-    _MODULES += [f"ctm{_stage - 1}", f"block{_stage}", f"norm{_stage}"]
-_MODULES.append("head")
-_INNER = ["proj", "norm1", "attn", "conv", "norm", "score", "norm2", "mlp"]
-_ATTENTION = ["q", "kv", "proj", "sr", "norm"]
-_MLP = ["fc1", "dwconv", "fc2"]
+_STAGES = "patch_embed1 block1 norm1 ctm1 block2 norm2 ctm2 block3 norm3 ctm3 block4 norm4 head"
+_INSIDE = "weight bias norm1 attn q kv proj sr conv norm score norm2 mlp fc1 dwconv skip fc2"
+_RANK = {name: rank for rank, name in enumerate(_INSIDE.split())}
 
 
-def _listing_order(key: str) -> tuple[int, ...]:
+def _place(key: str) -> list[int]:
     """Where the release lists `key`; unknown keys come last."""
-    first, *rest = key.split(".")
-    if first not in _MODULES:
-        return (len(_MODULES),)
-    number = int(rest.pop(0)) if rest and rest[0].isdigit() else 0
-    names = _INNER if first != "head" else []
-    order = [_MODULES.index(first), number]
-    for part in rest:
-        if part in names:
-            order.append(names.index(part))
-            names = {"attn": _ATTENTION, "mlp": _MLP}.get(part, [])
-        else:
-            # Within one layer: its own weight, its bias, then what is nested in it.
-            order.append({"weight": 0, "bias": 1}.get(part, 2))
-    return tuple(order)
+    stage, *inside = key.split(".")
+    stages = _STAGES.split()
+    place = stages.index(stage) if stage in stages else len(stages)
+    return [place, *(int(n) if n.isdecimal() else _RANK.get(n, len(_RANK)) for n in inside)]

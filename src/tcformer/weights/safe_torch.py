@@ -1,9 +1,9 @@
-"""Read files of weights without running anything that stands in them, and only if they are whole.
+"""Read files of weights: whatever wrote them, without running code from them, and only if intact.
 
-torch's own weights-only reader decides what may be built from a file of torch.save. What it leaves
-out is done before: the checksums of the archive, which torch writes and never looks at; archives
-that unpack to more than they are; and keys that would take for ever to hash. safetensors has no
-checksum; ours is among the metadata.
+torch's weights-only reader decides what may be built from a file of torch.save. Checked before it:
+the checksums of the archive (torch writes and never compares them), archives that unpack to more
+than they are, and keys that take forever to hash. safetensors has no checksum; ours is an entry of
+its metadata.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ import torch
 from torch import Tensor, serialization
 
 from tcformer.errors import UserError, shown
-from tcformer.files import check_readable
+from tcformer.files import check_readable, is_web_page
 
 StateDict = dict[str, Tensor]
+
+CHECKSUM = "tensors_sha256"
+"""The metadata entry of a safetensors file that holds the checksum of its content."""
 
 _EMA_ENTRIES = (
     "model_ema", "state_dict_ema", "ema", "params_ema", "ema_state_dict", "ema_model",
@@ -42,12 +45,14 @@ _WEIGHT_ENTRIES = (
     "state_dict", "model", "model_state_dict", "params", "net", "network", "module", "weights",
 )  # fmt: skip
 _OTHER_STATE = re.compile(r"optim|sched|scaler|rng|ranks|callback|loops|meta|args|about|param_gr")
-_DEEPEST_WRAPPING = 4  # wrappings are nested once or twice; a dict could even contain itself
+_MAX_WRAPPINGS = 4  # files nest weights once or twice; a dict could even contain itself
+_MAX_KEY_PARTS = 1_000_000  # of one tuple, counting what is in it as often as it is
+_MAX_KEY_DEPTH = 500  # of tuples in tuples; hashing takes a frame of the C stack for each
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file of weights holds.
+    """The content of a file of weights.
 
     Attributes:
         path: where it was read.
@@ -55,7 +60,7 @@ class Checkpoint:
         state_dict: tensors by key on the CPU, as the file names them.
         epoch: the last finished epoch, where the file says it.
         meta: the metadata of a safetensors file, or the `meta` entry of an MMPose file.
-        raw: everything in a file of torch (optimiser, settings ...), None for safetensors.
+        raw: everything in a file of torch (optimizer, settings ...), None for safetensors.
         averaged: whether `state_dict` is the average (EMA) that stands beside the last weights.
     """
 
@@ -71,10 +76,9 @@ class Checkpoint:
 def read_checkpoint(path: str | os.PathLike[str], *, ema: bool | None = False) -> Checkpoint:
     """Read weights from safetensors or from a file of torch.
 
-    Accepted are bare state dicts and those under an entry such as `state_dict`, `model` or
-    `params`, as the authors, MMPose, timm, Lightning and this package write them. The kind of file
-    is told by its content, not by its name. Keys are left as they are; `load_checkpoint` translates
-    them.
+    Bare state dicts are accepted, and those under an entry such as `state_dict`, `model` or
+    `params`, as the authors, MMPose, timm, Lightning and this package write them. The content, not
+    the name, tells the kind of file. Keys stay as they are; `load_checkpoint` translates them.
 
     Args:
         path: the file.
@@ -86,7 +90,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool | None = False) -
             sets of weights, or no averaged ones though they are asked for.
     """
     file = check_readable(path)
-    kind = sniff(file)
+    kind = _kind_of(file)
     if kind == "safetensors":
         state, meta = _read_safetensors(file)
         if ema:
@@ -95,16 +99,17 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool | None = False) -
     if kind != "torch":
         raise UserError(f"{file} is no checkpoint: it is {kind}")
     raw = safe_torch_load(file)
-    state, averaged = choose_weights(raw, f"{file}", ema)
-    meta, epoch = {}, None
-    if isinstance(raw, Mapping):
-        found = raw.get("meta")
-        meta = dict(found) if isinstance(found, Mapping) else {}
-        epoch = _as_epoch(raw.get("epoch", meta.get("epoch")))
+    state, averaged = find_weights(raw, f"{file}", ema)
+    found = raw.get("meta")
+    meta = dict(found) if isinstance(found, Mapping) else {}
+    epoch = _as_epoch(raw.get("epoch", meta.get("epoch")))
     return Checkpoint(file, "torch", state, epoch, meta, raw, averaged)
 
 
-def find_weights(content: Any, where: str, *, ema: bool | None = False) -> StateDict:
+# ---- the weights among what was saved around them ------------------------------------------------
+
+
+def find_weights(content: Any, where: str, ema: bool | None = False) -> tuple[StateDict, bool]:
     """Take the state dict out of what was saved around it.
 
     Args:
@@ -112,27 +117,24 @@ def find_weights(content: Any, where: str, *, ema: bool | None = False) -> State
         where: what to call the source in a refusal, such as its path.
         ema: as for `read_checkpoint`.
 
+    Returns:
+        The tensors by key, and whether they are an average.
+
     Raises:
         UserError: there are no weights in it, or several sets of them.
     """
-    return choose_weights(content, where, ema)[0]
-
-
-def choose_weights(content: Any, where: str, ema: bool | None) -> tuple[StateDict, bool]:
-    """What `find_weights` returns, and whether it is an average."""
     averaged = False
-    for _ in range(_DEEPEST_WRAPPING):
+    for _ in range(_MAX_WRAPPINGS):
         if not isinstance(content, Mapping):
-            kind = type(content).__name__
-            raise UserError(f"{where} is no checkpoint: it holds a {kind}, no dict")
-        averages = [] if ema is False or averaged else _holding(content, _EMA_ENTRIES)
-        inner = averages or _holding(content, _WEIGHT_ENTRIES)
+            break
+        averages = [] if ema is False or averaged else _with_weights(content, _EMA_ENTRIES)
+        inner = averages or _with_weights(content, _WEIGHT_ENTRIES)
         if not inner and not any(_is_weight(value) for value in content.values()):
             # None of a known name: whatever else holds weights, if it is one.
             names = [name for name in content if isinstance(name, str)]
             names = [name for name in names if not _OTHER_STATE.search(name.lower())]
-            inner = _holding(content, [n for n in names if n not in _EMA_ENTRIES])
-            if not inner and _holding(content, _EMA_ENTRIES):
+            inner = _with_weights(content, [n for n in names if n not in _EMA_ENTRIES])
+            if not inner and _with_weights(content, _EMA_ENTRIES):
                 raise UserError(f"{where} holds averaged (EMA) weights alone; do without --no-ema")
             inner = inner or [n for n in _WEIGHT_ENTRIES if isinstance(content.get(n), Mapping)][:1]
         if not inner:
@@ -145,10 +147,10 @@ def choose_weights(content: Any, where: str, ema: bool | None) -> tuple[StateDic
             )
         averaged = averaged or bool(averages)
         content = content[inner[0]]
-    if ema and not averaged:
-        raise UserError(f"{where} holds no averaged (EMA) weights; ask for the ordinary ones")
     if not isinstance(content, Mapping):
         raise UserError(f"{where} is no checkpoint: it holds a {type(content).__name__}, no dict")
+    if ema and not averaged:
+        raise UserError(f"{where} holds no averaged (EMA) weights; ask for the ordinary ones")
     return _checked(content, where), averaged
 
 
@@ -156,28 +158,23 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0
 
 
-def _holding(content: Mapping[Any, Any], names: Iterable[str]) -> list[str]:
+def _with_weights(content: Mapping[Any, Any], names: Iterable[str]) -> list[str]:
     """The entries of these names that hold weights, at any depth."""
-    return [name for name in names if _holds(content.get(name), _DEEPEST_WRAPPING)]
 
+    def holds(value: Any, depth: int) -> bool:
+        if not (depth and isinstance(value, Mapping) and all(isinstance(k, str) for k in value)):
+            return False
+        return any(_is_weight(v) or holds(v, depth - 1) for v in value.values())
 
-def _holds(value: Any, depth: int) -> bool:
-    if not depth or not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
-        return False
-    inner = value.values()
-    return any(_is_weight(v) for v in inner) or any(_holds(v, depth - 1) for v in inner)
+    return [name for name in names if holds(content.get(name), _MAX_WRAPPINGS)]
 
 
 def _alike(one: Any, other: Any) -> bool:
     """Whether two entries hold the same weights, so that it does not matter which is taken."""
-    if one is other:
-        return True
-    tensors = (isinstance(value, Tensor) for each in (one, other) for value in each.values())
-    return (
+    return one is other or (
         one.keys() == other.keys()
-        and all(tensors)
-        and all(one[key].shape == other[key].shape for key in one)
-        and all(torch.equal(one[key], other[key]) for key in one)
+        and all(isinstance(v, Tensor) for each in (one, other) for v in each.values())
+        and all(one[k].shape == other[k].shape and torch.equal(one[k], other[k]) for k in one)
     )
 
 
@@ -199,11 +196,29 @@ def _checked(content: Mapping[Any, Any], where: str) -> StateDict:
     return state
 
 
-def sniff(path: Path) -> str:
+def _as_epoch(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value) if abs(value) < 10**9 else None  # NaN and infinity are not less
+
+
+# ---- kinds of files, safetensors -----------------------------------------------------------------
+
+_MAGIC = {
+    b"PK\x03\x04": "torch",
+    b"version https://git-lfs": "a Git LFS pointer (fetch the real file with `git lfs pull`)",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x1f\x8b": "a gzip archive (unpack it first)",
+}
+
+
+def _kind_of(path: Path) -> str:
     """Tell the kind of a file by its first bytes: "torch", "safetensors", or an English noun."""
     with open(path, "rb") as stream:
         start = stream.read(512)
-    size = path.stat().st_size
     for magic, kind in _MAGIC.items():
         if start.startswith(magic):
             return kind
@@ -211,36 +226,15 @@ def sniff(path: Path) -> str:
         # The length of the header may be damaged or larger than a truncated file; that is for
         # the reader of the format to say.
         return "safetensors"
-    if start.startswith(b"\x80") and size > 2:
+    if start.startswith(b"\x80") and len(start) > 2:
         return "torch"
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+    if is_web_page(start):
         return "a web page (a download went wrong)"
     if not start.strip(b"\0"):
         return "nothing but zeros (a copy went wrong)"
-    if b"\0" not in start and _printable(start) > 0.9:
+    if not any(byte < 32 and byte not in b"\t\r\n" for byte in start):
         return "a text file"
     return "a file of some other kind"
-
-
-_MAGIC = {
-    b"PK\x03\x04": "torch",
-    b"version https://git-lfs": "a Git LFS pointer (fetch the real file with `git lfs pull`)",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"GIF8": "a GIF picture",
-    b"%PDF": "a PDF",
-    b"\x1f\x8b": "a gzip archive (unpack it first)",
-    b"\x89HDF": "an HDF5 file",
-    b"\x93NUMPY": "a NumPy array",
-    b"PK\x05\x06": "an empty zip archive",
-    b"#!": "a script",
-}
-
-
-def _printable(data: bytes) -> float:
-    good = sum(32 <= byte < 127 or byte in b"\t\r\n" or byte >= 128 for byte in data)
-    return good / max(len(data), 1)
 
 
 def _read_safetensors(file: Path) -> tuple[StateDict, dict[str, str]]:
@@ -259,25 +253,13 @@ def _read_safetensors(file: Path) -> tuple[StateDict, dict[str, str]]:
         ) from error
     if not state:
         raise UserError(f"{file} holds no weights: it is a safetensors file without tensors")
-    if ENTRY in meta and meta[ENTRY] != checksum(state, meta):
+    if CHECKSUM in meta and meta[CHECKSUM] != checksum(state, meta):
         raise UserError(
             f"cannot read {file}: its weights differ from the checksum that was written with them; "
-            f"get a fresh copy, or have the program that changed them drop the entry '{ENTRY}' of "
-            "the header"
+            "get a fresh copy, or have the program that changed them drop the entry "
+            f"'{CHECKSUM}' of the header"
         )
     return state, meta
-
-
-def _as_epoch(value: Any) -> int | None:
-    if isinstance(value, str) and value.isdecimal() and len(value) < 10:
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return int(value) if abs(value) < 10**9 else None  # NaN and infinity are not less
-
-
-ENTRY = "tensors_sha256"
-"""The metadata entry of a safetensors file that holds the checksum."""
 
 
 def checksum(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -290,7 +272,7 @@ def checksum(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
         state: dense tensors by key, on the CPU.
         metadata: the metadata of the header.
     """
-    said = sorted((key, value) for key, value in metadata.items() if key != ENTRY)
+    said = sorted((key, value) for key, value in metadata.items() if key != CHECKSUM)
     tensors = [(key, str(state[key].dtype), list(state[key].shape)) for key in sorted(state)]
     digest = hashlib.sha256(json.dumps([said, tensors]).encode())
     for key in sorted(state):
@@ -299,14 +281,25 @@ def checksum(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
+# ---- files of torch.save -------------------------------------------------------------------------
+
+
+class _DamagedError(Exception):
+    """The file is not what was written."""
+
+
+class _ForeignError(Exception):
+    """The file is something else."""
+
+
 def safe_torch_load(path: str | os.PathLike[str], map_location: Any = "cpu") -> Any:
     """Read a file that torch.save wrote, without ever running code from it.
 
-    Every record's checksum is verified first, which torch itself leaves out: a flipped byte is a
-    refusal, not another number. (The older of torch's two formats has no checksums.) Allowed are
-    what torch's own weights-only reader allows (tensors, numbers, strings, plain containers) and
+    A flipped byte is refused and never another number: every record's checksum is compared, which
+    torch itself leaves out. (The older of torch's two formats has no checksums.) Allowed are what
+    torch's own weights-only reader allows (tensors, numbers, strings, plain containers) and
     `argparse.Namespace`, which the authors' training checkpoints hold; nothing else, not even what
-    other libraries have registered with torch as safe. The zip format and the older one are read.
+    other libraries have registered with torch as safe. Both formats are read.
 
     Args:
         path: the file.
@@ -318,24 +311,7 @@ def safe_torch_load(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     Raises:
         UserError: missing, truncated, not a file of torch, or it wants Python code to run.
     """
-    return _load(check_readable(path), map_location)
-
-
-_CHUNK = 1 << 20
-_MOST_PARTS = 1_000_000  # of one key, counting what is in it as often as it is
-_DEEPEST = 500  # tuples in tuples; hashing takes one frame of the C stack for each
-
-
-class _DamagedError(Exception):
-    """The file is not what was written."""
-
-
-class _ForeignError(Exception):
-    """The file is something else."""
-
-
-def _load(file: Path, map_location: Any) -> Any:
-    """What `tcformer.weights.safe_torch.safe_torch_load` says, for a file that can be opened."""
+    file = check_readable(path)
     try:
         # The open file, not its name: by its name torch would read a .safetensors by itself.
         with open(file, "rb") as stream, warnings.catch_warnings():
@@ -344,7 +320,7 @@ def _load(file: Path, map_location: Any) -> Any:
             stream.seek(0)
             with _only_plain_allowed():
                 content = torch.load(stream, map_location=map_location, weights_only=True)
-        _check_tensors(content)
+        _check_views(content)
         return content
     except _DamagedError as error:
         raise UserError(f"cannot read {file}: {error}; get a fresh copy") from None
@@ -359,7 +335,7 @@ def _load(file: Path, map_location: Any) -> Any:
 
 
 def _check(stream: BinaryIO) -> None:
-    """Look at a file before torch does; what this cannot read is left for torch to refuse."""
+    """Refuse what torch reads wrongly, without end or into all of the memory."""
     start = stream.read(4)
     stream.seek(0)
     if start == b"PK\x03\x04":
@@ -367,89 +343,64 @@ def _check(stream: BinaryIO) -> None:
     elif start.startswith(b"\x80"):
         # The older format: four pickles (magic number, version, system, content), then numbers.
         for _ in range(4):
-            if not _check_pickle(stream):
+            if not _check_keys(stream):
                 return
 
 
 def _check_archive(stream: BinaryIO) -> None:
+    size = stream.seek(0, 2)
     try:
-        archive = zipfile.ZipFile(stream)
-    except Exception:  # torch reads some archives that Python cannot; these are damaged, too
-        raise _DamagedError("the file is damaged or incomplete") from None
-    with archive:
-        records = archive.infolist()
-        names = [record.filename.rpartition("/")[2] for record in records]
-        if "constants.pkl" in names:
-            raise _ForeignError(
-                "it is a TorchScript program, not a checkpoint; save its state_dict instead"
-            )
-        if "data.pkl" not in names:
-            raise _ForeignError("it is a zip archive, but none that torch.save wrote")
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise _DamagedError("its records are compressed, which torch.save never does")
-        size = stream.seek(0, 2)
-        if sum(record.file_size for record in records) > size:
-            raise _DamagedError("its records are larger than the file, so it is damaged")
-        if len({record.filename for record in records}) < len(records):
-            raise _DamagedError("it holds two records of one name, so it is damaged")
-        # torch can be told to leave the sums out; then all of them are zero.
-        summed = any(record.CRC for record in records)
-        for record in records:
-            if not summed:
-                record.CRC = None  # type: ignore[assignment]  # zipfile then compares nothing
-            _read_record(archive, record)
-
-
-def _read_record(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
-    """Read to the end, where zipfile compares the sums; look into the pickle on the way."""
-    try:
-        with archive.open(record) as content:
-            if record.filename.endswith("data.pkl"):
-                _check_pickle(io.BytesIO(content.read()))
-            while content.read(_CHUNK):
-                pass
-    except _DamagedError:
+        with zipfile.ZipFile(stream) as archive:
+            records = archive.infolist()
+            names = [record.filename.rpartition("/")[2] for record in records]
+            if "constants.pkl" in names:
+                raise _ForeignError(
+                    "it is a TorchScript program, not a checkpoint; save its state_dict instead"
+                )
+            if "data.pkl" not in names:
+                raise _ForeignError("it is a zip archive, but none that torch.save wrote")
+            if sum(record.file_size for record in records) > size:
+                raise _DamagedError("its records are larger than the file, so it is damaged")
+            # torch can be told to leave the checksums out; then all of them are zero.
+            if any(record.CRC for record in records) and (bad := archive.testzip()):
+                raise _DamagedError(f"its record {shown(bad)} is damaged, the checksum differs")
+            for record in records:
+                if record.filename.endswith("data.pkl"):
+                    record.CRC = None  # type: ignore[assignment]  # compared above, or left out
+                    _check_keys(io.BytesIO(archive.read(record)))
+    except (_DamagedError, _ForeignError, MemoryError):
         raise
-    except Exception as error:  # zipfile raises five kinds on damaged headers
-        what = "the file is damaged or incomplete"
-        if "CRC" in str(error):
-            what = f"its record {shown(record.filename)} is damaged, the checksum differs"
-        raise _DamagedError(what) from None
+    except Exception:  # zipfile raises five kinds on damaged headers
+        raise _DamagedError("the file is damaged or incomplete") from None
 
 
-def _check_pickle(stream: Any) -> bool:
-    """Refuse keys that take for ever to hash: tuples of the same tuples of the same tuples.
+def _check_keys(stream: Any) -> bool:
+    """Refuse keys that take forever to hash: tuples of the same tuples of the same tuples.
 
-    A model of the stack machine that knows of each value only how large and deep it is as a key.
+    Follows the stack machine, and knows of each value only how large and deep it is as a key.
     Returns whether the pickle was followed to its end; torch refuses those that were not.
     """
+    flat = (1, 0)
     stack: list[tuple[int, int]] = []
     marks: list[int] = []
-    memo: dict[int, tuple[int, int]] = {}
-    flat = (1, 0)
-
-    def tuple_of(items: list[tuple[int, int]]) -> tuple[int, int]:
-        parts = 1 + sum(size for size, _ in items)
-        depth = 1 + max((below for _, below in items), default=0)
-        if parts > _MOST_PARTS or depth > _DEEPEST:
-            raise _DamagedError("it holds tuples nested without end")
-        return parts, depth
-
+    memo: dict[Any, tuple[int, int]] = {}
     try:
         for code, argument, _ in pickletools.genops(stream):
-            name, number = code.name, argument if isinstance(argument, int) else -1
+            name = code.name
             if name == "MARK":
                 marks.append(len(stack))
-            elif name == "TUPLE":
-                mark = marks.pop()
-                stack[mark:] = [tuple_of(stack[mark:])]
-            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-                count = int(name[-1])
-                stack[-count:] = [tuple_of(stack[-count:])]
-            elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-                memo[number] = stack[-1]
-            elif name in ("BINGET", "LONG_BINGET", "GET"):
-                stack.append(memo.get(number, flat))
+            elif name.startswith("TUPLE"):
+                first = marks.pop() if name == "TUPLE" else len(stack) - int(name[-1])
+                items = stack[first:]
+                parts = 1 + sum(size for size, _ in items)
+                depth = 1 + max((below for _, below in items), default=0)
+                if parts > _MAX_KEY_PARTS or depth > _MAX_KEY_DEPTH:
+                    raise _DamagedError("it holds tuples nested without end")
+                stack[first:] = [(parts, depth)]
+            elif name in ("BINPUT", "LONG_BINPUT"):
+                memo[argument] = stack[-1]
+            elif name in ("BINGET", "LONG_BINGET"):
+                stack.append(memo.get(argument, flat))
             elif name in ("APPENDS", "SETITEMS"):
                 del stack[marks.pop() :]
             elif name in ("APPEND", "BUILD"):
@@ -461,18 +412,16 @@ def _check_pickle(stream: Any) -> bool:
                 stack[-2:] = [stack[-1]]
             elif name == "BINPERSID":
                 stack[-1] = flat
-            elif name == "POP":
-                stack.pop()
             elif name not in ("PROTO", "STOP"):
                 if code.stack_before:
                     return False  # none that torch would follow
                 stack.append(flat)
         return True
-    except (ValueError, IndexError, TypeError, OSError, zipfile.BadZipFile, UnicodeError):
+    except (ValueError, IndexError, TypeError, OSError, UnicodeError):
         return False
 
 
-def _check_tensors(content: Any) -> None:
+def _check_views(content: Any) -> None:
     """Refuse views that claim more than their storage holds: copying one would fill the memory."""
     waiting, seen = [content], set()
     while waiting:
@@ -486,14 +435,10 @@ def _check_tensors(content: Any) -> None:
             waiting += value
         elif isinstance(value, argparse.Namespace):
             waiting += vars(value).values()
-        elif isinstance(value, Tensor) and _claims_too_much(value):
-            raise _DamagedError("a tensor in it claims more numbers than it holds")
-
-
-def _claims_too_much(tensor: Any) -> bool:
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
-        return False
-    return bool(tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes())
+        elif isinstance(value, Tensor) and value.layout == torch.strided:
+            held = value.is_meta or value.is_nested or value.untyped_storage().nbytes()
+            if held is not True and value.numel() * value.element_size() > held:
+                raise _DamagedError("a tensor in it claims more numbers than it holds")
 
 
 class _NumpyType:
@@ -508,15 +453,6 @@ class _NumpyType:
     def __setstate__(self, state: Any) -> None:
         self.order = state[1]
 
-    @property
-    def number(self) -> np.dtype[Any] | None:
-        """The type of numbers (or of texts) that is meant; None for any other."""
-        if not isinstance(self.kind, str) or not re.fullmatch(r"[biufcUS]\d{1,4}", self.kind):
-            return None
-        return np.dtype(
-            ("" if self.order == "|" else ">" if self.order == ">" else "<") + self.kind
-        )
-
 
 class _NumpyArray:
     """Stands for a NumPy array beside the weights, such as a random state: it is not needed."""
@@ -528,20 +464,19 @@ class _NumpyArray:
 
 def _numpy_scalar(kind: Any, data: Any = b"") -> Any:
     """A NumPy scalar as Python's own number or text."""
-    number = kind.number if isinstance(kind, _NumpyType) else None
-    if number is None or not isinstance(data, bytes) or len(data) != number.itemsize:
-        raise _ForeignError("it holds a NumPy scalar that is no plain number")
-    return np.frombuffer(data, number)[0].item()
-
-
-def _numpy_array(*_: Any) -> _NumpyArray:
-    return _NumpyArray()
+    plain = isinstance(kind, _NumpyType) and re.fullmatch(r"[biufcUS]\d{1,4}", str(kind.kind))
+    if plain:
+        order = {"|": "", ">": ">"}.get(kind.order, "<")
+        number = np.dtype(order + kind.kind)
+        if isinstance(data, bytes) and len(data) == number.itemsize:
+            return np.frombuffer(data, number)[0].item()
+    raise _ForeignError("it holds a NumPy scalar that is no plain number")
 
 
 # NumPy 2 renamed its module; files name whichever wrote them.
 _STAND_INS: list[Any] = [(_NumpyType, "numpy.dtype"), (_NumpyArray, "numpy.ndarray")]
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _STAND_INS += [(_numpy_scalar, f"{_module}.scalar"), (_numpy_array, f"{_module}._reconstruct")]
+    _STAND_INS += [(_numpy_scalar, f"{_module}.scalar"), (_NumpyArray, f"{_module}._reconstruct")]
 
 _allowing = threading.Lock()
 

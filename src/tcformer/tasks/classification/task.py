@@ -29,8 +29,8 @@ from tcformer.runtime.distributed import World
 from tcformer.tasks.base import BaseTask, naming, options_named
 from tcformer.tasks.classification.evaluator import Evaluator
 from tcformer.training.config import TrainConfig
-from tcformer.weights.load import classifier_of, load_checkpoint, named_for, open_weights
-from tcformer.weights.metadata import average_note, merge_options
+from tcformer.weights.load import classifier_of, load_checkpoint, open_weights, renamed_for
+from tcformer.weights.metadata import merge_options
 
 REPEATS = 3  # versions of an image under --repeated-aug, as in DeiT
 
@@ -109,7 +109,7 @@ class ClassificationTask(BaseTask[TrainBatch]):
 
     def outputs_of(self, weights: Mapping[str, Tensor]) -> int | None:
         """Rows of the classifier."""
-        named = named_for(self.model, weights)
+        named = renamed_for(self.model, weights)
         for place in classifier_of(self.model):
             saved = named.get(f"{place}weight")
             if saved is not None and saved.ndim:
@@ -136,13 +136,13 @@ class ClassificationTask(BaseTask[TrainBatch]):
         Returns:
             What was loaded, in words.
         """
-        checkpoint, about = open_weights(path, self.average)
+        file = open_weights(path, self.average)
         with naming(path):
-            weights = named_for(self.model, checkpoint.state_dict)
+            weights = renamed_for(self.model, file.checkpoint.state_dict)
         outputs = self.outputs_of(weights)
-        said = average_note(checkpoint)
+        said = file.notes
         if outputs is not None:
-            rows, note = self.classifier_rows(about.classes, outputs, path)
+            rows, note = self.classifier_rows(file.metadata.classes, outputs, path)
             said += [note] if note else []
             for key in [key for key in weights if key.startswith(classifier_of(self.model))]:
                 if rows is None:
