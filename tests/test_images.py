@@ -15,6 +15,7 @@ from image_kinds import kinds
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from tcformer import images
+from tcformer.errors import UserError
 from tcformer.files import read_whole
 from tcformer.images import (
     FORMATS,
@@ -28,6 +29,7 @@ from tcformer.images import (
     decode_strictly,
     is_hidden,
     is_hidden_path,
+    seen_size,
     to_rgb,
 )
 
@@ -95,6 +97,7 @@ def test_no_format_is_used_beyond_the_bound(kind, monkeypatch):
 BOMB = """
 import resource, sys
 from PIL import Image
+from tcformer.errors import UserError
 from tcformer.files import read_whole
 from tcformer.images import UnreadableImageError, decode_strictly, to_rgb
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -331,3 +334,23 @@ def test_everything_sees_the_same_pixels(reader, tmp_path):
     for number, (name, kind) in enumerate(KINDS.items()):
         found = np.asarray(READERS[reader](tmp_path / str(number), kind))
         assert np.array_equal(found, kind.pixels), name
+
+
+@pytest.mark.parametrize(
+    ("original", "size", "seen"),
+    [
+        ((38, 50), None, (38, 50)),
+        ((400, 600), None, (224, 336)),
+        ((400, 600), "full", (400, 600)),
+        ((400, 600), 100, (100, 150)),
+        ((40, 60), 100, (100, 150)),
+    ],
+)
+def test_the_size_that_is_seen(original, size, seen):
+    assert seen_size(original, size, 224) == seen
+
+
+def test_sizes_that_do_not_do():
+    for size, short in (((224, 20000), None), ((4000, 3000), "full"), ((15, 20), None)):
+        with pytest.raises(UserError, match="at least 16 px a side and at most 1 million pixels"):
+            seen_size(size, short, 224)

@@ -100,9 +100,9 @@ def test_a_run_that_fails_leaves_the_old_file(folder, weights, capsys, monkeypat
 
     real = predicting._answers
 
-    def failing(loaded, names, *rest):
-        yield from real(loaded, names, *rest)
-        if "in/b/c.jpg" in names:
+    def failing(loaded, batch, *rest):
+        yield from real(loaded, batch, *rest)
+        if "in/b/c.jpg" in dict(batch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(predicting, "_answers", failing)

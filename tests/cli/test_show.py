@@ -71,20 +71,6 @@ def test_the_same_call_draws_the_same_pixels_and_a_size_is_honoured(tmp_path):
     assert sheets[0] != sheets[2]
 
 
-@pytest.mark.parametrize(
-    ("original", "size", "seen"),
-    [
-        ((480, 640), None, (224, 299)),
-        ((100, 90), None, (100, 90)),
-        ((100, 90), 224, (249, 224)),
-        ((1000, 900), "full", (1000, 900)),
-        ((64, 64), 32, (32, 32)),
-    ],
-)
-def test_the_short_side_follows_size_and_the_aspect_is_kept(original, size, seen):
-    assert show.seen_size(original, size, 224) == seen
-
-
 NANO = ("--model", "tcformer_nano", "--size", "32", "--panel-size", "64")
 
 

@@ -61,13 +61,6 @@ def test_every_mode_becomes_rgb_as_it_is_seen():
     assert read_picture(cmyk).mode == "RGB"
 
 
-def test_a_photograph_is_turned_upright():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = read_picture(as_file(Image.fromarray(PIXELS), "PNG", exif=exif))
-    assert np.array_equal(np.asarray(turned), np.rot90(PIXELS, -1))
-
-
 @pytest.mark.parametrize(
     ("bad", "words"),
     [

@@ -12,7 +12,6 @@ from PIL import Image
 
 from tcformer import viz
 from tcformer.errors import UserError
-from tcformer.images import seen_size
 from tcformer.serve import networks, payload, pictures
 from tcformer.serve.payload import PAINTS, VIEWS, Look, page_data
 
@@ -107,26 +106,6 @@ def test_the_centre_crop_gives_the_prediction_of_tcformer_predict(shelf):
     shown = data_of(shelf, [label], view=VIEWS[1])["views"][0]["top"]
     assert [name for name, _ in shown] == [guess.name for guess in best]
     assert [share for _, share in shown] == pytest.approx([g.probability for g in best], abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("original", "size", "seen"),
-    [
-        ((38, 50), None, (38, 50)),
-        ((400, 600), None, (224, 336)),
-        ((400, 600), "full", (400, 600)),
-        ((400, 600), 100, (100, 150)),
-        ((40, 60), 100, (100, 150)),
-    ],
-)
-def test_the_size_that_is_seen(original, size, seen):
-    assert seen_size(original, size, 224) == seen
-
-
-def test_sizes_that_do_not_do():
-    for size, short in (((224, 20000), None), ((4000, 3000), "full"), ((15, 20), None)):
-        with pytest.raises(UserError, match="at least 16 px a side and at most 1 million pixels"):
-            seen_size(size, short, 224)
 
 
 def test_examples_are_pictures_and_those_that_cannot_be_drawn_are_left_out(monkeypatch):

@@ -5,7 +5,6 @@ import io
 import struct
 import zlib
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -35,19 +34,6 @@ def png_that_claims(width: int, height: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_a_picture_is_decoded(kind):
-    image = decode(Picture("a", encoded(kind=kind)))
-    assert image.shape == (30, 20, 3)
-    assert np.abs(image.astype(int) - (10, 200, 30)).max() < 12  # JPEG and WebP are near
-
-
-def test_a_photograph_is_turned_as_its_exif_data_says():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert decode(Picture("a", encoded(kind="JPEG", exif=exif))).shape == (20, 30, 3)
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -55,20 +41,12 @@ def test_a_photograph_is_turned_as_its_exif_data_says():
         b"no picture",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 30\n",
         b"\x00" * 99,
+        encoded()[:60],
     ],
 )
 def test_what_is_no_picture_is_refused(data):
     with pytest.raises(UserError, match=r"^it\.png cannot be shown"):
         decode(Picture("it.png", data))
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_a_damaged_picture_is_refused(kind):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).save(file, format=kind)
-    with pytest.raises(UserError, match=r"^it cannot be shown, for .+: choose another picture$"):
-        decode(Picture("it", file.getvalue()[: len(file.getvalue()) // 2]))
 
 
 @pytest.mark.parametrize(

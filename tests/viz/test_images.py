@@ -15,27 +15,6 @@ RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_turned_as_their_exif_says(tmp_path, orientation):
-    upright = PICTURE
-    # What a camera held that way would have stored: the inverse of the turn that viewers apply.
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright, 1),
-        7: upright[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "turned.png"
-    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    np.testing.assert_array_equal(read_image(path), upright)
-
-
 def test_bad_files_are_named_with_the_reason(tmp_path):
     (tmp_path / "notes.png").write_text("not an image")
     whole = io.BytesIO()

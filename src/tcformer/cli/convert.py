@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from argparse import BooleanOptionalAction
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,20 +29,14 @@ _EPILOG = (
 def main(argv: list[str]) -> int:
     """Run the verb. Returns 0; mistakes raise UserError."""
     parser = Parser("convert", epilog=_EPILOG)
-    parser.add_argument("source", metavar="SRC", help="the checkpoint to read")
-    parser.add_argument("target", metavar="DST", help="the file to write")
-    parser.add_argument(
-        "--to",
-        choices=["safetensors", "tcformer", "published"],
-        help="the format of DST ('tcformer' is another word for 'safetensors'); "
-        "by default its ending decides: .safetensors, or .pth and .pt for 'published'",
-    )
-    parser.add_argument(
-        "--ema",
-        action=BooleanOptionalAction,
-        help="averaged weights of a training checkpoint (default: where it has them)",
-    )
-    parser.add_argument("--force", action="store_true", help="replace DST if it exists")
+    add = parser.add_argument
+    add("source", metavar="SRC", help="the checkpoint to read")
+    add("target", metavar="DST", help="the file to write")
+    add("--to", choices=["safetensors", "tcformer", "published"], help="the format of DST "
+        "('tcformer' is another word for 'safetensors'); by default its ending decides: "
+        ".safetensors, or .pth and .pt for 'published'")  # fmt: skip
+    parser.share("ema")
+    add("--force", action="store_true", help="replace DST if it exists")
     args = parser.parse_args(argv)
     target = Path(args.target)
     convert(args.source, target, _format(args.to, target), ema=args.ema, force=args.force)

@@ -27,10 +27,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("truth", metavar="TRUTH.json", help="annotations in COCO's format")
     parser.add_argument("results", metavar="RESULTS.json", help="a list of predictions")
-    parser.add_argument("--out", metavar="FILE.json", default=None, help="write all numbers here")
-    parser.add_argument(
-        "--record", metavar="FILE.json", default="", help="write the record of this evaluation here"
-    )
+    parser.add_argument("--out", metavar="FILE.json", help="write all numbers here")
+    parser.add_argument("--record", metavar="FILE.json", default="", help="write the record of "
+        "this evaluation here")  # fmt: skip
     args = parser.parse_args(argv)
     for name in (args.out, args.record):
         if name:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 from tcformer.cli import VERBS
-from tcformer.cli.parser import Parser
+from tcformer.cli.parser import Parser, load_network, print_notes
 from tcformer.errors import UserError
 
 HELP = VERBS["export"]
@@ -24,14 +23,13 @@ def main(argv: list[str]) -> int:
             "clusters than the network was trained with; leave it at float32"
         )
 
-    from tcformer import export, predict
+    from tcformer import export
     from tcformer.export.formats import choose
     from tcformer.weights.metadata import size_note
 
     chosen = choose(args.format, args.out)
-    loaded = predict.load(args.model, args.checkpoint, ema=False if args.no_ema else None)
-    for note in (*loaded.notes, *(size_note(loaded.trained_at, *size) if size else [])):
-        print(f"note: {note}.", file=sys.stderr)
+    loaded = load_network(args)
+    print_notes((*loaded.notes, *(size_note(loaded.trained_at, *size) if size else [])))
     out = Path(args.out or f"{loaded.name}{chosen.suffix}")
     report = export.export(
         loaded,
@@ -67,80 +65,30 @@ def _parse(argv: list[str]) -> Namespace:
         epilog="A file is written only if the exported model, opened again, clusters the images "
         "as PyTorch does and gives the same numbers.",
     )
-    parser.add_argument(
-        "model",
-        nargs="?",
-        default=None,
-        metavar="MODEL",
-        help="name of the variant (default: the checkpoint's own, else tcformer_light)",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        default=None,
-        help="trained weights; without them the network is random",
-    )
-    parser.add_argument(
-        "--no-ema",
-        action="store_true",
-        help="the last weights, although there are averaged ones",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="FILE",
-        default=None,
-        help="file to write, replaced if it exists (default: the model's name)",
-    )
-    parser.add_argument(
-        "--format",
-        metavar="FORMAT",
-        default=None,
-        help="onnx, pt2 (torch.export), aoti (compiled by AOTInductor) or openvino; by default "
-        "what --out ends in, .pt2 meaning pt2, or else onnx",
-    )
-    parser.add_argument(
-        "--size",
-        metavar="N|HxW",
-        default=None,
-        help="height and width of the images, fixed in the file (default: that of the training)",
-    )
-    parser.add_argument(
-        "--input",
-        choices=("normalised", "pixels"),
-        default="normalised",
-        help="images as float32 (batch, 3, H, W) with mean and std taken off, or as uint8 pixels "
-        "(batch, H, W, 3), which the exported model normalises itself",
-    )
-    parser.add_argument(
-        "--outputs",
-        nargs="+",
-        metavar="NAME",
-        default=None,
-        help="what comes out: logits, features (a map for each stage) and tokens (the token of "
-        "each cell at each stage); by default logits, where there are classes, and tokens",
-    )
-    parser.add_argument(
-        "--dtype", metavar="TYPE", default="float32", help="of weights and arithmetic"
-    )
-    parser.add_argument(
-        "--opset", metavar="N", type=int, default=None, help="ONNX's operators (default: 20)"
-    )
-    parser.add_argument(
-        "--images",
-        nargs="+",
-        metavar="FILE",
-        default=(),
-        help="images to compare on (default: 4 scenes that are drawn for it)",
-    )
-    parser.add_argument(
-        "--time",
-        nargs="*",
-        type=int,
-        metavar="BATCH",
-        default=None,
-        help="time the exported model beside PyTorch, in turns, for these numbers of images "
-        "(default with --time: 1)",
-    )
+    add = parser.add_argument
+    add("model", nargs="?", metavar="MODEL", help="name of the variant (default: the checkpoint's "
+        "own, else tcformer_light)")  # fmt: skip
+    parser.share("checkpoint", "ema", checkpoint={"help": "trained weights; without them the "
+        "network is random"})  # fmt: skip
+    add("--out", metavar="FILE", help="file to write, replaced if it exists (default: the model's "
+        "name)")  # fmt: skip
+    add("--format", metavar="FORMAT", help="onnx, pt2 (torch.export), aoti (compiled by "
+        "AOTInductor) or openvino; by default what --out ends in, .pt2 meaning pt2, or else "
+        "onnx")  # fmt: skip
+    add("--size", metavar="N|HxW", help="height and width of the images, fixed in the file "
+        "(default: that of the training)")  # fmt: skip
+    add("--input", choices=("normalised", "pixels"), default="normalised", help="images as float32 "
+        "(batch, 3, H, W) with mean and std taken off, or as uint8 pixels (batch, H, W, 3), which "
+        "the exported model normalises itself")  # fmt: skip
+    add("--outputs", nargs="+", metavar="NAME", help="what comes out: logits, features (a map for "
+        "each stage) and tokens (the token of each cell at each stage); by default logits, where "
+        "there are classes, and tokens")  # fmt: skip
+    add("--dtype", metavar="TYPE", default="float32", help="of weights and arithmetic")
+    add("--opset", metavar="N", type=int, help="ONNX's operators (default: 20)")
+    add("--images", nargs="+", metavar="FILE", default=(), help="images to compare on (default: 4 "
+        "scenes that are drawn for it)")  # fmt: skip
+    add("--time", nargs="*", type=int, metavar="BATCH", help="time the exported model beside "
+        "PyTorch, in turns, for these numbers of images (default with --time: 1)")  # fmt: skip
     args = parser.parse_args(argv)
     args.time = () if args.time is None else (args.time or [1])
     return args

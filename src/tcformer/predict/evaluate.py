@@ -130,11 +130,9 @@ def evaluate(
     matching: Matching,
     *,
     keep: int = 12,
-    batch_size: int = 16,
-    workers: int | None = None,
-    amp: str = "off",
     unreadable: Callable[[str, str], None] | None = None,
     each: Callable[[LabeledPrediction], None] | None = None,
+    **options: Any,
 ) -> Report:
     """Ask about every picture of a folder; memory does not grow with their number.
 
@@ -143,40 +141,35 @@ def evaluate(
         source: the pictures.
         matching: which score stands for which class.
         keep: how many answers to keep to be looked at, right ones and wrong ones.
-        batch_size: as in `predict_each`.
-        workers: as in `predict_each`.
-        amp: as in `predict_each`.
         unreadable: is told the name of what cannot be read, and why; it is left out.
         each: is told every answer, in the order of the files.
+        **options: `batch_size`, `workers` and `amp` of `predict_each`.
 
     Raises:
         UserError: a picture cannot be read (without `unreadable`), or scores are not numbers.
     """
     count = loaded.num_classes
     counts = np.zeros((count, count), np.int64)
-    outcome = Report(Confusion(counts, matching.names))
+    report = Report(Confusion(counts, matching.names))
     wrong = _Best(keep)
     right: dict[int, _Best] = {}
 
     def left_out(name: str, reason: str) -> None:
-        outcome.unread += 1
+        report.unread += 1
         if unreadable is None:
             raise UserError(f"cannot read {name}: {reason}")
         unreadable(name, reason)
 
-    answers = _answers(
-        loaded, source, matching, batch_size=batch_size, workers=workers, amp=amp,
-        unreadable=left_out,
-    )  # fmt: skip
+    answers = _answers(loaded, source, matching, unreadable=left_out, **options)
     for order, answer in enumerate(answers):
         counts[answer.truth, answer.answer] += 1
         best = right.setdefault(answer.truth, _Best(keep)) if answer.right else wrong
         best.add(answer, order)
         if each is not None:
             each(answer)
-    outcome.wrong = [answer for _, _, answer in wrong.ranked()]
-    outcome.right = _in_turn([best.ranked() for best in right.values()])[:keep]
-    return outcome
+    report.wrong = [answer for _, _, answer in wrong.ranked()]
+    report.right = _in_turn([best.ranked() for best in right.values()])[:keep]
+    return report
 
 
 _Ranked = tuple[float, int, LabeledPrediction]

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,14 +108,7 @@ def check_topk(loaded: Loaded, topk: int | None) -> int:
 
 
 def predict_each(
-    loaded: Loaded,
-    images: Any,
-    *,
-    topk: int | None = None,
-    batch_size: int = 16,
-    workers: int | None = None,
-    amp: str = "off",
-    unreadable: Report | None = None,
+    loaded: Loaded, images: Any, *, topk: int | None = None, **options: Any
 ) -> Iterator[Prediction]:
     """Predict picture after picture, in their order; memory does not grow with their number.
 
@@ -122,27 +116,22 @@ def predict_each(
         loaded: a classifier.
         images: what `each_picture` takes.
         topk: number of guesses for each; None for 5, or fewer where there are fewer classes.
-        batch_size: pictures that pass the network together. The guesses do not depend on it; see
-            docs/predict.md for the last digits.
-        workers: threads that read and resize files ahead; None for one a core, 0 for none.
-        amp: "off", "bf16" or "fp16".
-        unreadable: is told the name of what cannot be read, and why; the others are predicted.
+        **options: those of `probabilities_each`.
 
     Raises:
         UserError: a picture cannot be read (without `unreadable`), an argument is wrong, or the
             network's scores are not numbers.
     """
     topk = check_topk(loaded, topk)
-    rows = probabilities_each(
-        loaded, images, batch_size=batch_size, workers=workers, amp=amp, unreadable=unreadable
-    )
-    return _guessed(loaded, rows, topk)
+    rows = probabilities_each(loaded, images, **options)  # refuses before the first picture
 
+    def guessed() -> Iterator[Prediction]:
+        for name, row in rows:
+            best = row.argsort(descending=True, stable=True)[:topk].tolist()
+            guesses = (Guess(i, loaded.classes[i], float(row[i])) for i in best)
+            yield Prediction(name, tuple(guesses))
 
-def _guessed(loaded: Loaded, rows: Iterator[tuple[str, Tensor]], topk: int) -> Iterator[Prediction]:
-    for name, row in rows:
-        best = row.argsort(descending=True, stable=True)[:topk].tolist()
-        yield Prediction(name, tuple(Guess(i, loaded.classes[i], float(row[i])) for i in best))
+    return guessed()
 
 
 def probabilities_each(
@@ -159,10 +148,11 @@ def probabilities_each(
     Args:
         loaded: a classifier.
         images: what `each_picture` takes.
-        batch_size: as in `predict_each`.
-        workers: as in `predict_each`.
-        amp: as in `predict_each`.
-        unreadable: as in `predict_each`.
+        batch_size: pictures that pass the network together. The results do not depend on it; see
+            docs/predict.md for the last digits.
+        workers: threads that read and resize files ahead; None for one a core, 0 for none.
+        amp: "off", "bf16" or "fp16".
+        unreadable: is told the name of what cannot be read, and why; the others are predicted.
 
     Returns:
         (name, (C,) float64 on the CPU) for each picture; memory does not grow with their number.
@@ -175,37 +165,20 @@ def probabilities_each(
         raise UserError(f"--batch-size is {batch_size}, but at least 1 is meant")
     if amp not in AMP:
         raise UserError(f"--amp is {amp!r}, but one of {', '.join(AMP)} is meant")
-    cores = os.cpu_count() or 1
-    workers = cores if workers is None else workers
+    workers = os.cpu_count() or 1 if workers is None else workers
     if not 0 <= workers <= 64:
         raise UserError(f"--workers is {workers}, but 0 to 64 is meant")
-    report = unreadable or _refuse
-    dtype = AMP[amp]
-    return _rows(loaded, images, batch_size, workers, dtype, report)
+    ready = _prepared(loaded, images, workers, batch_size + 2 * workers, unreadable or _refuse)
+
+    def rows() -> Iterator[tuple[str, Tensor]]:
+        while batch := list(islice(ready, batch_size)):
+            yield from _answers(loaded, batch, AMP[amp])
+
+    return rows()
 
 
 def _refuse(name: str, reason: str) -> None:
     raise UserError(f"cannot read {name}: {reason}")
-
-
-def _rows(
-    loaded: Loaded,
-    images: Any,
-    batch_size: int,
-    workers: int,
-    dtype: torch.dtype | None,
-    report: Report,
-) -> Iterator[tuple[str, Tensor]]:
-    names: list[str] = []
-    inputs: list[Tensor] = []
-    for name, ready in _prepared(loaded, images, workers, batch_size + 2 * workers, report):
-        names.append(name)
-        inputs.append(ready)
-        if len(names) == batch_size:
-            yield from _answers(loaded, names, inputs, dtype)
-            names, inputs = [], []
-    if names:
-        yield from _answers(loaded, names, inputs, dtype)
 
 
 def _prepared(
@@ -252,17 +225,17 @@ def _prepared(
 
 
 def _answers(
-    loaded: Loaded, names: list[str], inputs: list[Tensor], dtype: torch.dtype | None
+    loaded: Loaded, batch: list[tuple[str, Tensor]], dtype: torch.dtype | None
 ) -> Iterator[tuple[str, Tensor]]:
-    batch = torch.stack(inputs).to(loaded.device)
+    inputs = torch.stack([ready for _, ready in batch]).to(loaded.device)
     precision: AbstractContextManager[Any] = (
         nullcontext() if dtype is None else torch.autocast(loaded.device.type, dtype)
     )
     with torch.inference_mode(), precision:
-        scores = _scores(loaded.network, batch)
+        scores = _scores(loaded.network, inputs)
     # In float64: the probabilities of a thousand classes add up to one.
     probabilities = scores.double().softmax(dim=1).cpu()
-    for name, row in zip(names, probabilities, strict=True):
+    for (name, _), row in zip(batch, probabilities, strict=True):
         if not bool(torch.isfinite(row).all()):
             raise UserError(
                 f"the scores for {name} are not finite: the weights are damaged, or --amp is too "
