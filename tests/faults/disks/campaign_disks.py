@@ -6,15 +6,11 @@ import contextlib
 import io
 import random
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path += [str(HERE), str(HERE.parents[1] / "training")]
-
-from campaign import Trial  # noqa: E402
-from faulty import FaultyDisk, injected, may_mount, small_disk, train  # noqa: E402
+from campaign import Trial
+from faulty import FaultyDisk, injected, may_mount, small_disk, train
 
 TRIALS = 300
 WIDTH = 20000

@@ -15,17 +15,13 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent))
-
 from campaign import Trial
-from killed_runs import build_shim, make_images
-from reference import WHOLE, References
-from zygote import Ended, Zygote
+from reference import WHOLE, References, in_turn
+from zygote import Ended
 
 TRIALS = 60
 END_OF_THE_OTHERS = 10.0  # seconds; a launcher would end them after two
@@ -117,13 +113,4 @@ def _end_of_the_other(other: Ended, killed: float) -> str:
 
 def campaign(trials: int, seed: int, folder: Path) -> Iterator[Trial]:
     """`trials` trials; trial i of a seed is the same every time."""
-    shim = build_shim(folder)
-    images = make_images(folder / "images")
-    order = [kind for kind, count in KINDS.items() for _ in range(count)]
-    if shim is None:
-        print("no C compiler here: no trials inside file operations", flush=True)
-        order = [kind for kind in order if not kind.endswith("in a file")]
-    with Zygote(folder, shim) as zygote:
-        references = References(folder, zygote, images)
-        for i in range(trials):
-            yield trial(references, order[i % len(order)], seed * 10_000 + i)
+    return in_turn(KINDS, trial, trials, seed, folder)

@@ -11,17 +11,13 @@ import random
 import re
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent))
-
 from campaign import Trial
-from killed_runs import build_shim, make_images
-from reference import WHOLE, References
-from zygote import Ended, Zygote
+from reference import WHOLE, References, in_turn
+from zygote import Ended
 
 TRIALS = 40
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -118,13 +114,4 @@ def _how_it_ended(ended: list[Ended], number: signal.Signals, output: Path) -> s
 
 def campaign(trials: int, seed: int, folder: Path) -> Iterator[Trial]:
     """`trials` trials; trial i of a seed is the same every time."""
-    shim = build_shim(folder)
-    images = make_images(folder / "images")
-    order = [kind for kind, count in KINDS.items() for _ in range(count)]
-    if shim is None:
-        print("no C compiler here: no trials inside file operations", flush=True)
-        order = [kind for kind in order if not kind.endswith("in a file")]
-    with Zygote(folder, shim) as zygote:
-        references = References(folder, zygote, images)
-        for i in range(trials):
-            yield trial(references, order[i % len(order)], seed * 10_000 + i)
+    return in_turn(KINDS, trial, trials, seed, folder)

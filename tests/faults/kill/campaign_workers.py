@@ -20,8 +20,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent))
-
 from campaign import Trial
 from killed_runs import build_shim, command, make_images
 from reference import References

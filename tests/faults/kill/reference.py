@@ -5,10 +5,12 @@ from __future__ import annotations
 import collections
 import random
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from killed_runs import command, difference, losses, read
+from campaign import Trial
+from killed_runs import build_shim, command, difference, losses, make_images, read
 from zygote import Ended, Running, Zygote, started
 
 WHOLE = "whole command"  # in the name of a kind: as people call it, imports included
@@ -69,6 +71,25 @@ class References:
         if wrong:
             return f"other losses at {wrong}"
         return difference(self.whole[size], read(output))
+
+
+def in_turn(
+    kinds: Mapping[str, int],
+    trial: Callable[[References, str, int], Trial],
+    trials: int,
+    seed: int,
+    folder: Path,
+) -> Iterator[Trial]:
+    """`trials` trials, of each kind its number in turn."""
+    shim = build_shim(folder)
+    order = [kind for kind, count in kinds.items() for _ in range(count)]
+    if shim is None:
+        print("no C compiler here: no trials inside file operations", flush=True)
+        order = [kind for kind in order if not kind.endswith("in a file")]
+    with Zygote(folder, shim) as zygote:
+        references = References(folder, zygote, make_images(folder / "images"))
+        for i in range(trials):
+            yield trial(references, order[i % len(order)], seed * 10_000 + i)
 
 
 def _said(ended: list[Ended]) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-sys.path.append(str(Path(__file__).resolve().parent))
 
 from campaign import Trial
 from watched import grown, watch

@@ -204,6 +204,38 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
     return bytes(damaged)
 
 
+def disturbed(
+    rng: random.Random, value: Any, odd: Callable[[random.Random], Any], depth: int = 0
+) -> Any:
+    """A copy of nested lists and dicts with something replaced, missing, doubled or renamed."""
+    if depth > 5 or not isinstance(value, (dict, list)) or not value or rng.random() < 0.1:
+        return odd(rng)
+    changed = value.copy()
+    key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+    how = rng.random()
+    if how < 0.2:
+        del changed[key]
+    elif how < 0.3 and isinstance(value, dict):
+        names = (
+            1,
+            "",
+            f"module.{key}",
+            None,
+            (1, 2),
+            "x" * 5000,
+            "a\nb",
+            1.5,
+            "state_dict",
+            "about",
+        )
+        changed[rng.choice(names)] = changed.pop(key) if rng.random() < 0.7 else odd(rng)
+    elif how < 0.3:
+        changed.insert(key, rng.choice((odd(rng), changed[key])))
+    else:
+        changed[key] = disturbed(rng, changed[key], odd, depth + 1)
+    return changed
+
+
 def strange_name(rng: random.Random) -> str:
     """A file name that programs stumble over, and that a file can have."""
     return rng.choice(

@@ -10,7 +10,6 @@ import random
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from hostile.images import hostile_bytes, sound
-from hostile.kinds import TRACE, Kind, mutated, strange_name
+from hostile.kinds import TRACE, Kind, disturbed, mutated, strange_name
 from tcformer.data import DataSpec, build_dataset
 from tcformer.data.pixelwise import NOWHERE, EvalPair, PixelDataset, PixelSpec, build_pixel_source
 from tcformer.errors import UserError
@@ -34,37 +33,11 @@ def _odd(rng: random.Random) -> Any:
     )  # fmt: skip
 
 
-def _disturbed(rng: random.Random, value: Any, depth: int = 0) -> Any:
-    """A copy with something in it replaced, missing or doubled."""
-    if depth > 4 or not isinstance(value, (dict, list)) or not value or rng.random() < 0.08:
-        return _odd(rng)
-    if isinstance(value, list):
-        changed = list(value)
-        place = rng.randrange(len(changed))
-        how = rng.random()
-        if how < 0.1:
-            del changed[place]
-        elif how < 0.2:
-            changed.insert(place, _odd(rng))
-        elif how < 0.3:
-            changed.append(changed[place])
-        else:
-            changed[place] = _disturbed(rng, changed[place], depth + 1)
-        return changed
-    fields = dict(value)
-    key = rng.choice(list(fields))
-    if rng.random() < 0.25:
-        del fields[key]
-    else:
-        fields[key] = _disturbed(rng, fields[key], depth + 1)
-    return fields
-
-
 def _text(rng: random.Random, value: Any) -> bytes:
     """JSON of a disturbed value; sometimes damaged as text as well."""
     for _ in range(rng.randint(1, 3)):
-        value = _disturbed(rng, value)
-    data = json.dumps(value).encode()
+        value = disturbed(rng, value, _odd)
+    data = json.dumps(value, skipkeys=True).encode()
     how = rng.random()
     if how < 0.2:
         return mutated(rng, data)
@@ -343,15 +316,11 @@ def _read_tree(root: Path) -> None:
         raise refusals[0]
 
 
-def _kind(name: str, make: Callable[..., Path], read: Callable[..., None], share: int) -> Kind:
-    return Kind(name, make, read, share)
-
-
 KINDS = [
-    _kind("lists of iNaturalist", _make_inat, _read_inat, 8),
-    _kind("labels of ADE20K", _make_ade, _read_ade, 4),
-    _kind("archives of NumPy", _make_npz, _read_npz, 6),
-    _kind("WebDataset shards", _make_shards, _read_shards, 10),
-    _kind("tar files for timm", _make_timm_tar, _read_timm_tar, 6),
-    _kind("class folders", _make_tree, _read_tree, 4),
+    Kind("lists of iNaturalist", _make_inat, _read_inat, 8),
+    Kind("labels of ADE20K", _make_ade, _read_ade, 4),
+    Kind("archives of NumPy", _make_npz, _read_npz, 6),
+    Kind("WebDataset shards", _make_shards, _read_shards, 10),
+    Kind("tar files for timm", _make_timm_tar, _read_timm_tar, 6),
+    Kind("class folders", _make_tree, _read_tree, 4),
 ]

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import tcformer
-from hostile.kinds import TRACE, Kind, mutated, silent
+from hostile.kinds import TRACE, Kind, disturbed, mutated, silent
 from tcformer.errors import UserError
 from tcformer.predict import load
 from tcformer.training import checkpoint as ckpt
@@ -257,29 +257,6 @@ def _odd(rng: random.Random) -> Any:
     )  # fmt: skip
 
 
-def _disturbed(rng: random.Random, value: Any, depth: int = 0) -> Any:
-    """A copy with something in it replaced, missing, added or renamed."""
-    if depth > 5 or not isinstance(value, (dict, list)) or not value or rng.random() < 0.12:
-        return _odd(rng)
-    changed = copy.copy(value)
-    if isinstance(changed, list):
-        place = rng.randrange(len(changed))
-        changed[place] = _disturbed(rng, changed[place], depth + 1)
-        return changed[:place] if rng.random() < 0.2 else changed
-    key = rng.choice(list(changed))
-    how = rng.random()
-    if how < 0.2:
-        del changed[key]
-    elif how < 0.3:
-        odd = rng.choice((1, "", "module." + str(key), None, (1, 2), "x" * 5000, "a\nb", 1.5))
-        changed[odd] = changed.pop(key)
-    elif how < 0.35:
-        changed[rng.choice(("state_dict", "model", "about", "meta", "more"))] = _odd(rng)
-    else:
-        changed[key] = _disturbed(rng, changed[key], depth + 1)
-    return changed
-
-
 @functools.cache
 def _nano() -> dict[str, Any]:
     torch.manual_seed(0)
@@ -290,7 +267,7 @@ def _nano() -> dict[str, Any]:
 def _make_odd(rng: random.Random, folder: Path) -> Path:
     value: Any = content()
     for _ in range(rng.randint(1, 3)):
-        value = _disturbed(rng, value)
+        value = disturbed(rng, value, _odd)
     path = folder / "checkpoint.pth"
     path.write_bytes(_saved(value, legacy=rng.random() < 0.2))
     return path
@@ -302,9 +279,9 @@ def _make_odd_network(rng: random.Random, folder: Path) -> Path:
     where = rng.choice(("model", "model", "args", "all"))
     for _ in range(rng.randint(1, 2)):
         if where == "all" or not isinstance(value, dict):
-            value = _disturbed(rng, value)
+            value = disturbed(rng, value, _odd)
         elif where in value:
-            value = {**value, where: _disturbed(rng, value[where])}
+            value = {**value, where: disturbed(rng, value[where], _odd)}
     path = folder / "checkpoint.pth"
     path.write_bytes(_saved(value))
     return path
