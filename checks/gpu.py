@@ -33,10 +33,9 @@ import fast
 import references
 import right
 import torch
-from run import Run, synchronize
+from run import OutOfTime, Run, synchronize, time_limit
 
 from tcformer.ops import dispatch
-from tcformer.runtime.timing import OutOfTime, time_limit
 
 
 class Part(NamedTuple):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -47,3 +53,34 @@ class Run:
 def synchronize(run: Run) -> None:
     """Wait for the device, so that an illegal access shows in the part that made it."""
     timing.synchronize(run.device)
+
+
+class OutOfTime(BaseException):
+    """A block took longer than it may. No `Exception`: libraries swallow those here and there."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` in the block after some seconds, where the system has timers for that.
+
+    Only the main thread can be interrupted; elsewhere the block simply runs.
+    """
+    usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if seconds == math.inf or not usable:
+        yield
+        return
+    running = True
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if running:
+            raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    # Again every few seconds: the first one may be lost in a callback that cannot raise.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)
+    try:
+        yield
+    finally:
+        running = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

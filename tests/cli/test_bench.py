@@ -189,16 +189,29 @@ def test_the_input_pipeline(capsys, monkeypatch):
 
 def test_a_part_of_the_gpu_suite_without_a_gpu(capsys, tmp_path):
     place = tmp_path / "kept.json"
-    arguments = ["--suite", "gpu", "--quick", "--device", "cpu", "--part", "large"]
+    arguments = ["--suite", "gpu", "--quick", "--device", "cpu", "--part", "large", "latency"]
     assert cli.main(["bench", *arguments, "--output", str(place)]) == 0
     out = capsys.readouterr().out
-    assert "== large: done" in out
     assert "<= 12.00" in out
     assert "not run on a GPU" in out
-    kept = json.loads(place.read_text())
-    assert [part["name"] for part in kept["parts"]] == ["large"]
-    assert kept["verdicts"][0]["figure"] == "large_ms"
+    kept = record.read(place)
+    assert [entry["part"] for entry in kept["verdicts"]] == ["large", "large", "latency"]
+    assert kept["verdicts"][0]["value"] > 0
+    assert kept["verdicts"][2]["verdict"] == "not run"  # CUDA graphs
+    assert "CUDA graphs need" in out
     assert kept["note"].startswith("not run on a GPU")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_a_whole_suite_without_a_gpu(name, tmp_path):
+    arguments = ["--suite", name, "--quick", "--device", "cpu"]
+    assert cli.main(["bench", *arguments, "--output", str(tmp_path / "kept.json")]) == 0
+    missing = {
+        e["part"] for e in record.read(tmp_path / "kept.json")["verdicts"] if e["value"] is None
+    }
+    graphs = {"inference", "latency", "latency compiled"}
+    assert missing <= (graphs if name == "gpu" else {"large"})
 
 
 def test_a_suite_judges_nothing_while_an_op_is_wrong(monkeypatch, capsys):
@@ -256,8 +269,8 @@ def test_a_suite_that_is_interrupted_keeps_its_first_parts(monkeypatch, tmp_path
 
     monkeypatch.setattr(models, "compare", compare)
     place = tmp_path / "kept.json"
-    arguments = ["--suite", "gpu", "--quick", "--device", "cpu", "--part", "large", "latency"]
+    arguments = ["--suite", "gpu", "--quick", "--device", "cpu", "--part", "large", "training"]
     assert cli.main(["bench", *arguments, "--output", str(place)]) == 130
     kept = record.read(place)
-    assert [(part["name"], part["state"]) for part in kept["parts"]] == [("large", "done")]
-    assert kept["parts"][0]["figures"]["large_ms"] > 0
+    assert [entry["part"] for entry in kept["verdicts"]] == ["large", "large"]
+    assert kept["verdicts"][0]["value"] > 0

@@ -93,7 +93,7 @@ WAYS: dict[str, Run | Read | Left] = {
     r"compute-sanitizer": Left("a program of the CUDA toolkit, for a GPU"),
     r"tcformer (?!train).*--pretrained\b": Read("downloads the authors' weights"),
     r"tcformer bench --suite": Read(
-        "minutes; with --quick by `bench/test_suites.py::test_the_logic_of_the_cpu_suite`"
+        "minutes; with --quick by `cli/test_bench.py::test_a_whole_suite_without_a_gpu`"
     ),
     r"tcformer bench .*--device cuda": Read("needs a GPU"),
     r"tcformer bench --plot": Run(slow=False),

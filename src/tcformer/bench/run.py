@@ -7,7 +7,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -261,10 +260,8 @@ class Bench:
 
     # Suites
 
-    def _the_suite(self) -> suites.Suite:
-        if self.options.suite == "cpu":
-            return suites.cpu(quick=self.options.quick)
-        return suites.gpu(self.device, quick=self.options.quick)
+    def _cases(self) -> list[suites.Case]:
+        return (suites.cpu if self.options.suite == "cpu" else suites.gpu)(self.options.quick)
 
     def _check_suite(self) -> None:
         options, on_gpu = self.options, self.device.type == "cuda"
@@ -275,47 +272,57 @@ class Bench:
             )
         if options.suite == "cpu" and self.device.type != "cpu":
             raise UserError("tcformer bench --suite cpu needs --device cpu.")
+        known = list(dict.fromkeys(case.part for case in self._cases()))
         for name in options.part or []:
-            _check_name(name, [p.name for p in self._the_suite().parts], "the suite has no part")
+            _check_name(name, known, "the suite has no part")
 
     def _suite(self) -> str:
         options, kind = self.options, f"suite-{self.options.suite}"
-        suite = self._the_suite()
-        parts = [part for part in suite.parts if not options.part or part.name in options.part]
-        self._ceilings()
-
-        def report(result: suites.Result) -> None:
-            _say("", f"== {result.name}: {result.state}, {result.seconds:.0f} s")
-            for row in result.rows:
-                if "models" in row:
-                    self._report(row)
-                else:
-                    _say(*tables.op(row, self.kept["ceilings"]))
-            if result.problem:
-                _say(f"{result.name}: {result.problem}")
-            # A suite is long, and what interrupts it should not take the first parts along.
-            self.kept["parts"] = [*self.kept.get("parts", []), asdict(result)]
-            # A file that is there is replaced by a whole record only.
-            if self.place or not Path(options.output or "").is_file():
+        limit = suites.GPU_SECONDS if options.suite == "gpu" and not options.quick else float("inf")
+        self.kept |= {"rows": [], "verdicts": []}
+        # A file that is there is replaced by a whole record only.
+        early = not Path(options.output or "").is_file()
+        for case in self._cases():
+            if options.part and case.part not in options.part:
+                continue
+            if time.monotonic() - self.begun > limit:
+                _say("", f"{case.part}: left out, no time is left for it")
+                row: dict[str, Any] = {"models": {}}
+            else:
+                row = self._measured(case)
+                self.kept["rows"].append(row)
+            found = suites.verdicts(case, row)
+            if self.wrong:
+                found = [entry | {"value": None, "verdict": "refused"} for entry in found]
+            self.kept["verdicts"] += found
+            # A suite is long, and what interrupts it should not take the first cases along.
+            if early:
                 with contextlib.suppress(UserError):  # said once, at the end
                     self._write(kind)
-
-        # The kernels that the check of the ops compiled have taken their share.
-        spent = time.monotonic() - self.begun
-        limit = suites.GPU_SECONDS - spent if options.suite == "gpu" else float("inf")
-        run = suites.measure(suite, self.device, self.folder)
-        results = suites.run_parts(parts, run, seconds=limit, report=report)
-        entries = suites.verdicts(suite, parts, results)
-        if self.wrong:
-            entries = [entry | {"value": None, "verdict": "refused"} for entry in entries]
-        self.kept["verdicts"] = entries
-        _say("", *tables.columns(suites.table(entries)))
+        _say("", *tables.columns(suites.table(self.kept["verdicts"])))
         if options.quick:
             _say("", "quick: tiny sizes, so the verdicts mean nothing")
         if options.suite == "gpu" and self.device.type != "cuda":
             self.kept["note"] = "not run on a GPU: only the logic of the suite was tried"
             _say("", self.kept["note"])
         return kind
+
+    def _measured(self, case: suites.Case) -> dict[str, Any]:
+        """The row of a case; models that fail, or cannot run here, are left out and named."""
+        quick, on_gpu = self.options.quick, self.device.type == "cuda"
+        backend = "eager" if quick else "inductor"
+        row = models.compare(
+            [models.parse(name) for name in case.models],
+            case.models[-1],
+            models.Setting(self.device, backend=backend, **case.changes),
+            rounds=2 if quick else 5 if on_gpu else 10,
+            folder=self.folder,
+            turn=self.turn,
+            budget=25.0 if on_gpu else 90.0,
+            keep_going=True,
+        )
+        self._report(row)
+        return row
 
 
 def _say(*lines: str) -> None:

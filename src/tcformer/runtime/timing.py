@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -132,34 +128,3 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-class OutOfTime(BaseException):
-    """A block took longer than it may. No `Exception`: libraries swallow those here and there."""
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `OutOfTime` in the block after some seconds, where the system has timers for that.
-
-    Only the main thread can be interrupted; elsewhere the block simply runs.
-    """
-    usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    if seconds == math.inf or not usable:
-        yield
-        return
-    running = True
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if running:
-            raise OutOfTime
-
-    before = signal.signal(signal.SIGALRM, stop)
-    # Again every few seconds: the first one may be lost in a callback that cannot raise.
-    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)
-    try:
-        yield
-    finally:
-        running = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
