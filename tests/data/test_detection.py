@@ -102,14 +102,14 @@ def test_photographs_are_turned_as_they_are_seen(coco, turn):
         assert target["masks"].shape[1:] == (64, 80)
     if turn >= 5:  # one that is annotated as the file holds it
         edit(coco, lambda c: c["images"][0].update(width=64, height=80))
-        with pytest.raises(UserError, match=r"80 x 64 pixels, turned .* about 64 x 80"):
+        with pytest.raises(UserError, match=r"80 x 64 pixels after .* says 64 x 80"):
             DetectionDataset(CocoFolder(coco, "val", keypoints=False))[0]
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c["annotations"][0].update(iscrowd="no"), "`iscrowd` is 'no'"),
+        (lambda c: c["annotations"][0].update(iscrowd="no"), "must be 0 or 1, but it is 'no'"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, None, 4]), "number 2 of `bbox` is None"),
         (lambda c: c["annotations"][0].pop("area"), "has no `area`"),
         (lambda c: c["annotations"][0].update(category_id="1"), "`category_id` is '1'"),

@@ -338,7 +338,7 @@ OWN_DAMAGE = {
     "JPEG": (lambda m: m.rename(m.with_suffix(".old")) and put(m.with_suffix(".jpg"),
              np.ones((2, 3), np.uint8)), r"a\.jpg holds no labels.*JPEG"),
     "none": (lambda m: m.unlink(), r"a\.png is missing, the labels of .*a\.webp"),
-    "two": (lambda m: put(m.with_suffix(".tif"), np.ones((2, 3), np.uint8)), "have one name"),
+    "two": (lambda m: put(m.with_suffix(".tif"), np.ones((2, 3), np.uint8)), "have the same name"),
     "names": (lambda m: (m.parents[2] / "classes.txt").unlink(), r"classes\.txt is missing"),
     "no names": (lambda m: (m.parents[2] / "classes.txt").write_text("\n"), "0 classes"),
     "no split": (lambda m: m.parents[2].joinpath("images/train").rename(m.parents[2] / "x"),

@@ -107,5 +107,5 @@ def test_the_training_crop_takes_a_share_of_the_image(area):
 
 def test_a_share_is_refused_where_the_recipe_shifts_the_image_instead():
     assert TransformSpec(input_size=33, crop_area=(0.5, 1.0)).crop_area == (0.5, 1.0)
-    with pytest.raises(UserError, match="--crop-area would do nothing with --input-size 32"):
+    with pytest.raises(UserError, match="--crop-area has no effect with --input-size 32"):
         TransformSpec(input_size=32, crop_area=(0.5, 1.0))

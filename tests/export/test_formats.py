@@ -148,6 +148,6 @@ def test_without_a_working_compiler_one_sentence(tmp_path, monkeypatch, contract
     program = torch.export.export(torch.nn.ReLU(), (torch.zeros(3),))
     # Not monkeypatch.setattr: undone, it leaves torch without the setting.
     broken = torch._inductor.config.patch({"cpp.cxx": (None, "false")})
-    with broken, pytest.raises(UserError, match="is the C\\+\\+ compiler whole"):
+    with broken, pytest.raises(UserError, match="check the C\\+\\+ compiler"):
         formats.FORMATS["aoti"].write(program, contract, tmp_path / "m.pt2", None)
     assert not list(tmp_path.glob("*.pt2"))

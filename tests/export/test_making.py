@@ -89,13 +89,13 @@ def test_a_file_that_disagrees_is_not_kept(loaded, broken, tmp_path, outputs):
     [
         ({"format": "onx"}, "did you mean onnx"),
         ({"format": "pt2", "out": "a.onnx"}, "must end in .pt2"),
-        ({"out": "a.bin"}, "let it end in .onnx, .pt2, .xml"),
+        ({"out": "a.bin"}, "let its name end in .onnx, .pt2, .xml"),
         ({"size": (8, 64)}, "at least 16 px a side"),
         ({"size": (2048, 1024)}, "at most 1 million pixels"),
         ({"input": "bytes"}, "normalised or pixels"),
         ({"outputs": ("scores",)}, "there is no output 'scores'"),
-        ({"outputs": ()}, "nothing is to come out"),
-        ({"opset": 18}, "--format pt2 has none"),
+        ({"outputs": ()}, "no output is chosen"),
+        ({"opset": 18}, "not to --format pt2"),
         ({"out": "a.onnx", "opset": 12}, "from 18 to 23, not 12"),
         ({"images": ["none.png"]}, "none.png"),
         ({"time_batches": [0]}, "1 image or more"),
@@ -124,7 +124,7 @@ def test_networks_that_cannot_be_exported(loaded, backbone, tmp_path):
     with pytest.raises(UserError, match="no TCFormer"):
         export.export(replace(loaded, network=torch.nn.Linear(1, 1)), out)
     half = create_model("tcformer_nano").eval().bfloat16()
-    with pytest.raises(UserError, match="in float32"):
+    with pytest.raises(UserError, match="needs float32"):
         export.export(replace(loaded, network=half), out)
     noisy = create_model("tcformer_nano", density_noise=1e-6).eval()
     with pytest.raises(UserError, match="draws noise"):

@@ -118,8 +118,8 @@ class MaskFolderSource:
             name = str(Path(path).relative_to(folder).with_suffix(""))
             if name in found:
                 raise UserError(
-                    f"{found[name]} and {path} have one name, so nobody knows which mask belongs "
-                    "to which image: rename one of them."
+                    f"{found[name]} and {path} have the same name, so it is unclear which mask "
+                    "belongs to which image: rename one of them."
                 )
             found[name] = path
         return found

@@ -133,7 +133,7 @@ class CocoSource:
         self.left_out.others["pictures without a usable object"] = len(images) - len(self.ids)
         self.left_out.others = +self.left_out.others
         if not self.ids:
-            raise UserError(f"{path} holds no picture with an object.")
+            raise UserError(f"{path} has no image with an object.")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -153,8 +153,8 @@ class CocoSource:
         width, height = self._sizes[self.ids[index]]
         if image.size != (width, height):
             raise UserError(
-                f"{self.describe(index)} has {image.width} x {image.height} pixels, turned as its "
-                f"EXIF data says, but {self.path} is about {width} x {height}."
+                f"{self.describe(index)} has {image.width} x {image.height} pixels after its EXIF "
+                f"turn, but {self.path} says {width} x {height}."
             )
         return image
 
@@ -275,7 +275,7 @@ class DetectionDataset(Dataset):
         self, source: CocoSource, *, flip: float = 0.0, skip_corrupt: bool = False
     ) -> None:
         if not 0 <= flip <= 1:
-            raise UserError(f"--hflip is {flip:g}, but 0 to 1 is meant.")
+            raise UserError(f"--hflip must be from 0 to 1, but it is {flip:g}.")
         self.source, self.flip, self.skip_corrupt = source, flip, skip_corrupt
 
     def __len__(self) -> int:
@@ -325,7 +325,7 @@ def build_detection_source(
         return ShapesSource(num_shapes, split, keypoints=keypoints, seed=seed)
     near = nearest(data_set, DETECTION_SETS)
     raise UserError(
-        f"--data-set {data_set} has no boxes"
+        f"--data-set {data_set} is not for detection"
         + (f" (did you mean {near}?)" if near else "")
-        + f": for detection use one of {', '.join(DETECTION_SETS)}."
+        + f": use one of {', '.join(DETECTION_SETS)}."
     )

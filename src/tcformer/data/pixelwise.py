@@ -128,18 +128,18 @@ class PixelSpec:
     def __post_init__(self) -> None:
         if self.input_size < ALIGN:
             raise UserError(
-                f"--input-size is {self.input_size}, but for segmentation at least {ALIGN} pixels "
-                "are meant."
+                f"--input-size must be at least {ALIGN} pixels for segmentation, but it is "
+                f"{self.input_size}."
             )
         if not 0 < self.scale[0] <= self.scale[1] < 100:
             raise UserError(
-                f"--scale is {self.scale[0]:g} {self.scale[1]:g}, but the least and the greatest "
-                "factor are meant, both above 0, such as 0.5 2."
+                "--scale must be the least and the greatest factor, both above 0, such as 0.5 2, "
+                f"but it is {self.scale[0]:g} {self.scale[1]:g}."
             )
         if not 0 <= self.hflip <= 1:
-            raise UserError(f"--hflip is {self.hflip:g}, but 0 to 1 is meant.")
+            raise UserError(f"--hflip must be from 0 to 1, but it is {self.hflip:g}.")
         if self.color_jitter is not None and not 0 <= self.color_jitter <= 1:
-            raise UserError(f"--color-jitter is {self.color_jitter:g}, but 0 to 1 is meant.")
+            raise UserError(f"--color-jitter must be from 0 to 1, but it is {self.color_jitter:g}.")
 
 
 class TrainPair:
@@ -268,14 +268,14 @@ def build_pixel_source(
         return MaskFolderSource(data_path, split, reduce_zero_label=reduce_zero_label)
     if reduce_zero_label:
         raise UserError(
-            f"--reduce-zero-label is about masks in files, which --data-set {data_set} has not: "
+            f"--reduce-zero-label applies to mask files, and --data-set {data_set} has none: "
             "leave it out."
         )
     if data_set == "digits":
         return DigitScenesSource(split, size)
     near = nearest(data_set, PIXELWISE_SETS)
     raise UserError(
-        f"--data-set {data_set} has no label for each pixel"
+        f"--data-set {data_set} is not for segmentation"
         + (f" (did you mean {near}?)" if near else "")
-        + f": for segmentation use one of {', '.join(PIXELWISE_SETS)}."
+        + f": use one of {', '.join(PIXELWISE_SETS)}."
     )

@@ -225,7 +225,7 @@ class ShardSource(ArchiveSource):
             raise UserError(
                 f"The shards of {root} have the labels {min(labels)} to {highest}, but "
                 + (
-                    f"0 to {_MOST_CLASSES - 1} are meant."
+                    f"labels must be from 0 to {_MOST_CLASSES - 1}."
                     if self.numbered
                     else f"classes.txt names {len(self.classes)} classes."
                 )

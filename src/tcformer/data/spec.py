@@ -189,7 +189,7 @@ class TransformSpec:
             )
         if self.input_size <= SMALL_INPUT and self.crop_area != TransformSpec.crop_area:
             raise UserError(
-                f"--crop-area would do nothing with --input-size {self.input_size}: up to "
+                f"--crop-area has no effect with --input-size {self.input_size}: up to "
                 f"{SMALL_INPUT} px the recipe pads the image and shifts it; leave it out."
             )
 

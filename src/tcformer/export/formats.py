@@ -119,7 +119,7 @@ def choose(name: str | None, out: str | os.PathLike[str] | None) -> Format:
         fitting = [each for each in FORMATS.values() if suffix in (None, each.suffix)]
         if not fitting:
             endings = ", ".join(dict.fromkeys(each.suffix for each in FORMATS.values()))
-            raise UserError(f"{out} does not say which format is meant: let it end in {endings}")
+            raise UserError(f"the format of {out} is unclear: let its name end in {endings}")
         chosen = fitting[0]
     elif name in FORMATS:
         chosen = FORMATS[name]
@@ -129,8 +129,8 @@ def choose(name: str | None, out: str | os.PathLike[str] | None) -> Format:
         raise UserError(f"there is no format {name!r}; {hint}")
     if suffix not in (None, chosen.suffix):
         raise UserError(
-            f"{out} is to be a file of format {chosen.name}, so its name must end in "
-            f"{chosen.suffix}"
+            f"the name of a file of format {chosen.name} must end in {chosen.suffix}, "
+            f"but it is {out}"
         )
     missing = chosen.missing()
     if missing is not None:

@@ -89,7 +89,7 @@ def export(
     contract = _contract(loaded, size, input, outputs)
     _check_opset(chosen, opset)
     if any(batch < 1 for batch in time_batches):
-        raise UserError(f"batches of {list(time_batches)} cannot be timed: 1 image or more")
+        raise UserError(f"--time needs batches of 1 image or more, not {list(time_batches)}")
     seen = read_pictures(images, contract.size) if images else None
     words = f"{len(images)} image{'s' if len(images) > 1 else ''}"
     if seen is None:
@@ -165,10 +165,10 @@ def _network(loaded: Loaded) -> TCFormer:
     if not isinstance(network, TCFormer):
         raise UserError(f"{loaded.name} is no TCFormer; tcformer export writes TCFormers only")
     if loaded.device.type != "cpu" or network.training:
-        raise UserError("a network is exported in evaluation mode and on the CPU: load it so")
+        raise UserError("export needs a network in evaluation mode on the CPU")
     dtypes = {parameter.dtype for parameter in network.parameters()}
     if dtypes != {torch.float32}:
-        raise UserError(f"a network is exported in float32, and {loaded.name} has {dtypes}")
+        raise UserError(f"export needs float32, but {loaded.name} has {dtypes}")
     if any(module.density_noise for module in network.modules() if isinstance(module, CTM)):
         raise UserError(f"{loaded.name} draws noise, so no two runs agree: set density_noise to 0")
     return network
@@ -186,10 +186,10 @@ def _contract(
         if name not in OUTPUTS:
             raise UserError(f"there is no output {name!r}; choose from {', '.join(OUTPUTS)}")
     if not outputs:
-        raise UserError(f"nothing is to come out: choose from {', '.join(OUTPUTS)}")
+        raise UserError(f"no output is chosen: use one or more of {', '.join(OUTPUTS)}")
     if "logits" in outputs and not loaded.num_classes:
         raise UserError(
-            f"{loaded.name} has no classifier, so no logits come out: say --outputs features "
+            f"{loaded.name} has no classifier, so it has no logits: use --outputs features "
             "and/or tokens"
         )
     spec = loaded.preprocessing.spec
@@ -210,7 +210,7 @@ def _check_opset(chosen: Format, opset: int | None) -> None:
     if opset is None:
         return
     if chosen.name != "onnx":
-        raise UserError(f"an opset is ONNX's; --format {chosen.name} has none")
+        raise UserError(f"--opset applies to ONNX, not to --format {chosen.name}")
     low, high = onnx_file.OPSETS
     if not low <= opset <= high:
         raise UserError(f"ONNX is written with an opset from {low} to {high}, not {opset}")

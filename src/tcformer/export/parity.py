@@ -105,7 +105,7 @@ def compare(
         if theirs.shape != tuple(ours.shape) or theirs.dtype != ours.numpy().dtype:
             raise UserError(
                 f"the exported model gives {name} as {theirs.dtype} {theirs.shape} for "
-                f"{len(images)} images, and {ours.numpy().dtype} {tuple(ours.shape)} is meant"
+                f"{len(images)} images, not as {ours.numpy().dtype} {tuple(ours.shape)}"
             )
         if name.startswith("tokens"):
             stage = int(name.removeprefix("tokens")) - 1

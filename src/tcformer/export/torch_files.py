@@ -56,7 +56,7 @@ def write_package(
             )
     except InductorError as error:
         raise UserError(
-            f"{contract.model} could not be compiled, is the C++ compiler whole ($CXX, or g++)? "
+            f"{contract.model} could not be compiled; check the C++ compiler ($CXX, or g++): "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
 

@@ -147,7 +147,7 @@ def people_category(
             break
     names = [entry.get("name", i) for i, entry in categories.items()]
     raise UserError(
-        f"{path} has annotations of {shown(names)}: which are the people cannot be told; call "
+        f"{path} has annotations of {shown(names)}, so it is unclear which are people: call "
         "one category person."
     )
 
@@ -179,7 +179,7 @@ def read_truth(path: str | Path) -> Truth:
             seen.add(note_id)
             continue
         if check_number(note, "area", where) < 0:
-            raise UserError(f"{where}: `area` is {note['area']}, less than nothing.")
+            raise UserError(f"{where}: `area` is {note['area']}, below 0.")
         check_numbers(note, "bbox", 4, where)
         if "num_keypoints" in note:
             check_whole(note, "num_keypoints", where)
@@ -312,7 +312,7 @@ def check_flag(entry: Any, name: str, where: str) -> int:
         _field(entry, name, where)
     value = entry.get(name, 0)
     if not isinstance(value, str | Real) or value not in (0, 1, "0", "1"):  # True is 1
-        raise UserError(f"{where}: `{name}` is {shortened(value)}, but 0 or 1 is meant.")
+        raise UserError(f"{where}: `{name}` must be 0 or 1, but it is {shortened(value)}.")
     return int(value in (1, "1"))
 
 

@@ -56,11 +56,13 @@ class PoseAugmentation:
     def __post_init__(self) -> None:
         for name in ("shift_prob", "flip_prob", "half_body_prob", "rotation_prob"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}, but 0 to 1 is meant.")
+                raise UserError(f"{name} must be from 0 to 1, but it is {getattr(self, name)}.")
         if not 0 <= self.scale_spread < 1:
-            raise UserError(f"scale_spread is {self.scale_spread}, but 0 to below 1 is meant.")
+            raise UserError(
+                f"scale_spread must be from 0 to below 1, but it is {self.scale_spread}."
+            )
         if not 0 <= self.rotation <= 90:
-            raise UserError(f"rotation is {self.rotation} degrees, but 0 to 90 is meant.")
+            raise UserError(f"rotation must be from 0 to 90 degrees, but it is {self.rotation}.")
 
     def __call__(self, pose: Pose, width: int, layout: Layout, aspect: float) -> tuple[Pose, bool]:
         """Vary one person.

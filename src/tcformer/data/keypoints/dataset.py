@@ -124,12 +124,14 @@ def build_keypoint_source(data_set: str, data_path: str, split: str, boxes: str)
     if data_set not in KEYPOINT_SETS:
         near = nearest(data_set, KEYPOINT_SETS)
         raise UserError(
-            f"--data-set {data_set} has no keypoints"
+            f"--data-set {data_set} is not for pose"
             + (f" (did you mean {near}?)" if near else "")
-            + f": for pose use one of {', '.join(KEYPOINT_SETS)}."
+            + f": use one of {', '.join(KEYPOINT_SETS)}."
         )
     if data_set == "COCO-WholeBody":
         return WholeBodySource(data_path, split, boxes)
     if boxes:
-        raise UserError(f"--boxes is about COCO-WholeBody and would do nothing with {data_set}.")
+        raise UserError(
+            f"--boxes applies to COCO-WholeBody and has no effect on {data_set}: leave it out."
+        )
     return WflwSource(data_path, split) if data_set == "WFLW" else SticksSource(split)

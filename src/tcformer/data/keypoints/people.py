@@ -158,7 +158,7 @@ class WholeBodySource(_Files):
         else:
             subjects, left_out = _detected(_boxes_file(root, boxes), truth)
         if not subjects:
-            raise UserError(f"{notes} has nobody with a labelled body keypoint to look for.")
+            raise UserError(f"{notes} has no person with a labeled body keypoint.")
         super().__init__(kind, folder, names, subjects, left_out)
         self.truth = None if split == "train" else truth
         self.annotations_file = notes
@@ -227,11 +227,11 @@ def read_wflw_list(path: Path) -> tuple[Truth, dict[int, str]]:
             continue
         where = f"line {number} of {path}"
         if len(words) != 207:
-            raise UserError(f"{where} has {len(words)} fields, but 207 are meant.")
+            raise UserError(f"{where} must have 207 fields, but it has {len(words)}.")
         try:
             values = [float(word) for word in words[:206]]
         except ValueError:
-            raise UserError(f"{where} has words where numbers are meant.") from None
+            raise UserError(f"{where} has text where numbers belong.") from None
         if not np.isfinite(values).all() or not set(values[200:]) <= {0.0, 1.0}:
             raise UserError(f"{where} has numbers that are not finite, or attributes beyond 0, 1.")
         image = images.setdefault(words[206], len(images) + 1)
@@ -270,7 +270,7 @@ def _with_subsets(truth: Truth, names: Mapping[int, str], folder: Path) -> Truth
             if face is None:
                 raise UserError(
                     f"annotation {note['id']} of {path} is on a face that {truth.path} does not "
-                    "have: the two files are not of one conversion."
+                    "have: use two files of the same conversion."
                 )
             face["attributes"] = [*face.get("attributes", []), subset]
     return replace(truth, annotations=tuple(notes))
@@ -365,7 +365,7 @@ def measurable_faces(truth: Truth, *, unit: bool = True) -> tuple[Truth, LeftOut
             faces.append(note)
     _leave_out_others(truth, left_out)
     if not faces:
-        raise UserError(f"{truth.path} has no face with a labelled landmark to measure by.")
+        raise UserError(f"{truth.path} has no face with labeled landmarks.")
     return replace(truth, annotations=tuple(faces), num_others=0), left_out
 
 

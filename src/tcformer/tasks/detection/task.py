@@ -92,7 +92,9 @@ class DetectionTask(DenseTask[DetectionBatch]):
     def _open_training(self) -> None:
         source = self._source("train")
         if source.categories != self.source.categories or source.masks != self.source.masks:
-            raise UserError("train and val list other categories, or only one of them has masks.")
+            raise UserError(
+                "train and val list different categories, or only one of them has masks."
+            )
         flip = 0.5 if self.cfg.hflip is None else self.cfg.hflip
         train = DetectionDataset(source, flip=flip, skip_corrupt=True)
         self.use_training_set(train, ResumableSampler(len(train), **self.share()), listed)
@@ -210,9 +212,9 @@ class DetectionTask(DenseTask[DetectionBatch]):
 def build_model(cfg: TrainConfig, source: CocoSource) -> nn.Module:
     """The detector that the options name, for the categories of the data."""
     if cfg.head_norm and cfg.detector != "retinanet":
-        raise UserError(f"--head-norm is about the head of retinanet, not of {cfg.detector}.")
+        raise UserError(f"--head-norm applies to retinanet, not to {cfg.detector}.")
     if cfg.head_layers and cfg.detector == "retinanet":
-        raise UserError("--head-layers is about a mask or keypoint head; retinanet has neither.")
+        raise UserError("--head-layers applies to a mask or keypoint head; retinanet has neither.")
     return build_dense(cfg, "detect objects by", partial(_detector, cfg, source))
 
 
