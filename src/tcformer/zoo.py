@@ -17,18 +17,7 @@ from tcformer.weights.released import ZOO, pretrained_path
 from tcformer.weights.remap import translate
 from tcformer.weights.safe_torch import find_weights
 
-__all__ = [
-    "VARIANTS",
-    "create_model",
-    "tcformer",
-    "tcformer_large",
-    "tcformer_light",
-    "tcformer_nano",
-    "tcformerv2_base",
-    "tcformerv2_large",
-    "tcformerv2_light",
-    "tcformerv2_nano",
-]
+__all__ = ["VARIANTS", "create_model"]
 
 
 def _cfg(url: str = "", **other: Any) -> dict[str, Any]:
@@ -119,52 +108,26 @@ def _filter(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor
     return weights
 
 
-@register_model
-def tcformer_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Our smallest variant (the widths of PVTv2-B0), for demonstrations and small images."""
-    return _create("tcformer_nano", pretrained, kwargs)
+def _register(name: str, summary: str) -> None:
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _create(name, pretrained, kwargs)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = summary
+    globals()[name] = register_model(build)
 
 
-@register_model
-def tcformer_light(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TCFormer-Light: 14.2 M parameters, 3.8 GFLOPs at 224 px (published accounting)."""
-    return _create("tcformer_light", pretrained, kwargs)
-
-
-@register_model
-def tcformer(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TCFormer: 25.6 M parameters, 5.8 GFLOPs at 224 px (published accounting)."""
-    return _create("tcformer", pretrained, kwargs)
-
-
-@register_model
-def tcformer_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TCFormer-Large: 62.8 M parameters, 12.1 GFLOPs at 224 px (published accounting)."""
-    return _create("tcformer_large", pretrained, kwargs)
-
-
-@register_model
-def tcformerv2_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Our smallest variant with Local CTM."""
-    return _create("tcformerv2_nano", pretrained, kwargs)
-
-
-@register_model
-def tcformerv2_light(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TCFormerV2-Light (Local CTM): 14.2 M parameters, 2.5 GFLOPs at 224 px."""
-    return _create("tcformerv2_light", pretrained, kwargs)
-
-
-@register_model
-def tcformerv2_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TCFormerV2 (Local CTM): 25.6 M parameters, 4.5 GFLOPs at 224 px."""
-    return _create("tcformerv2_base", pretrained, kwargs)
-
-
-@register_model
-def tcformerv2_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """TCFormerV2-Large (Local CTM): 62.8 M parameters, 10.8 GFLOPs at 224 px."""
-    return _create("tcformerv2_large", pretrained, kwargs)
+for _name, _summary in {
+    "tcformer_nano": "Our smallest variant (the widths of PVTv2-B0), for demonstrations.",
+    "tcformer_light": "TCFormer-Light: 14.2 M parameters, 3.8 GFLOPs at 224 px.",
+    "tcformer": "TCFormer: 25.6 M parameters, 5.8 GFLOPs at 224 px.",
+    "tcformer_large": "TCFormer-Large: 62.8 M parameters, 12.1 GFLOPs at 224 px.",
+    "tcformerv2_nano": "Our smallest variant with Local CTM.",
+    "tcformerv2_light": "TCFormerV2-Light (Local CTM): 14.2 M parameters, 2.5 GFLOPs at 224 px.",
+    "tcformerv2_base": "TCFormerV2 (Local CTM): 25.6 M parameters, 4.5 GFLOPs at 224 px.",
+    "tcformerv2_large": "TCFormerV2-Large (Local CTM): 62.8 M parameters, 10.8 GFLOPs at 224 px.",
+}.items():
+    _register(_name, _summary)  # numbers by the published accounting
 
 
 def create_model(name: str = "tcformer", **kwargs: Any) -> nn.Module:

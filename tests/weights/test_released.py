@@ -17,7 +17,6 @@ import torch
 
 import tcformer
 from tcformer.errors import UserError
-from tcformer.weights import released as fetching
 from tcformer.weights import released as zoo
 from tcformer.weights.load import load_checkpoint
 from tcformer.weights.released import ZOO, Entry, Source, pretrained_path
@@ -187,7 +186,7 @@ def test_connection_that_breaks_off(tmp_path, server, entry, published):
 
 
 def test_server_that_falls_silent(tmp_path, monkeypatch, server, entry, published):
-    monkeypatch.setattr(fetching, "_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(zoo, "_TIMEOUT_SECONDS", 0.3)
     server.files[entry.sources[0].file_name] = published[:70_000]
     server.promise_more, server.stall = 1000, True
     refused(tmp_path, entry, "broke off", base_url=server.url)

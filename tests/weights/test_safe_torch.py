@@ -1,17 +1,25 @@
-"""What torch's own reader leaves out: checksums, archives that grow, keys that never end."""
+"""Reading files of weights: damaged, hostile and foreign ones are refused in one sentence."""
 
+import argparse
 import io
+import json
+import os
 import pickle
+import subprocess
 import time
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+import tcformer
 from tcformer.errors import UserError
-from tcformer.weights.safe_torch import safe_torch_load
+from tcformer.weights.metadata import save_weights
+from tcformer.weights.safe_torch import CHECKSUM, checksum, read_checkpoint, safe_torch_load
 
 CONTENT = {
     "model": OrderedDict((f"layer{i}.weight", torch.arange(12.0).view(3, 4) + i) for i in range(3)),
@@ -157,3 +165,212 @@ def test_containers_of_themselves_are_read(tmp_path):
     content = {"model": {"w": torch.ones(1)}}
     content["self"] = content
     assert load(tmp_path, saved(content))["self"]["self"]["model"]["w"] == 1
+
+
+def saved_at(path: Path, content, *, legacy: bool) -> Path:
+    path.write_bytes(saved(content, legacy=legacy))
+    return path
+
+
+class Evil:
+    """Pickles to a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("where", ["top", "in args", "beside weights", "tensor argument"])
+def test_malicious_pickles_do_nothing(tmp_path, legacy, where):
+    trace = tmp_path / "trace"
+    for number, evil in enumerate(
+        [
+            Evil(os.system, f"touch {trace}"),
+            Evil(eval, f"open({str(trace)!r}, 'w')"),
+            Evil(subprocess.call, ["touch", str(trace)]),
+            Evil(open, str(trace), "w"),
+            Evil(Path, str(trace)),
+        ]
+    ):
+        content = {
+            "top": evil,
+            "in args": {"model": {"w": torch.ones(2)}, "args": argparse.Namespace(x=evil)},
+            "beside weights": {"model": {"w": torch.ones(2)}, "epoch": evil},
+            "tensor argument": {"model": {"w": [evil, torch.ones(2)]}},
+        }[where]
+        file = saved_at(tmp_path / f"{number}.pth", content, legacy=legacy)
+        with pytest.raises(UserError, match="more than weights") as caught:
+            safe_torch_load(file)
+        assert file.name in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_namespace_is_the_one_class_that_is_read(tmp_path, legacy):
+    content = {"model": {"w": torch.arange(3.0)}, "epoch": 7, "args": argparse.Namespace(lr=0.1)}
+    read = safe_torch_load(saved_at(tmp_path / "a.pth", content, legacy=legacy))
+    assert torch.equal(read["model"]["w"], torch.arange(3.0))
+    assert read["args"] == argparse.Namespace(lr=0.1)
+    assert read["epoch"] == 7
+
+
+class Registered:
+    """A class that some other library declared safe."""
+
+
+def test_what_others_registered_is_refused_and_stays_registered(tmp_path):
+    file = saved_at(tmp_path / "a.pth", {"x": Registered()}, legacy=False)
+    with torch.serialization.safe_globals([Registered]):
+        with pytest.raises(UserError, match="Registered"):
+            safe_torch_load(file)
+        assert Registered in torch.serialization.get_safe_globals()
+        assert argparse.Namespace not in torch.serialization.get_safe_globals()
+        assert isinstance(torch.load(file, weights_only=True)["x"], Registered)
+    with pytest.raises(UserError, match="Registered"):
+        safe_torch_load(file)
+
+
+def test_environment_cannot_switch_the_safety_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    file = saved_at(tmp_path / "a.pth", {"x": Evil(Path, "x")}, legacy=False)
+    with pytest.raises(UserError, match="more than weights"):
+        safe_torch_load(file)
+
+
+def test_whole_modules_and_programs_are_refused(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    with pytest.raises(UserError, match=r"torch\.nn\.modules\.linear\.Linear"):
+        safe_torch_load(tmp_path / "module.pth")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    with pytest.raises(UserError, match="TorchScript"):
+        safe_torch_load(tmp_path / "script.pt")
+
+
+def test_a_download_broken_off_early_is_called_incomplete(tmp_path):
+    # In files of 4 to 66 kB torch's search for the archive's end fails with a bare EINVAL.
+    whole = saved_at(tmp_path / "a.pth", {"w": torch.randn(100_000)}, legacy=False).read_bytes()
+    for size in (100, 5_000, 50_000, 100_000):
+        (tmp_path / "cut.pth").write_bytes(whole[:size])
+        with pytest.raises(UserError, match="damaged or incomplete"):
+            safe_torch_load(tmp_path / "cut.pth")
+
+
+# ---- our safetensors files: every flipped bit is a refusal or nothing -----
+
+STATE = {
+    "a.weight": torch.arange(6.0).reshape(2, 3),
+    "b": torch.tensor(3.0),
+    "half": torch.ones(3, dtype=torch.bfloat16),
+    "count": torch.tensor([1, 2]),
+    "none": torch.zeros(0, 4),
+    "flag": torch.tensor([True, False]),
+}
+META = {"model": "x", "num_classes": "7"}
+
+
+def same_tensors(one, other):
+    return one.keys() == other.keys() and all(
+        one[key].dtype == value.dtype and torch.equal(one[key], value)
+        for key, value in other.items()
+    )
+
+
+def test_written_verified_and_changed_by_everything_in_the_file(tmp_path):
+    save_weights(STATE, tmp_path / "a.safetensors", META)
+    read = read_checkpoint(tmp_path / "a.safetensors")
+    assert same_tensors(read.state_dict, STATE)
+    sums = {checksum(STATE, META)}
+    sums.add(checksum(STATE, {**META, "num_classes": "8"}))
+    sums.add(checksum(STATE, {**META, "more": ""}))
+    for key in STATE:
+        sums.add(checksum({name: t for name, t in STATE.items() if name != key}, META))
+    sums.add(checksum({**STATE, "a.weight": STATE["a.weight"].view(3, 2)}, META))
+    sums.add(checksum({**STATE, "b": torch.tensor(-3.0)}, META))
+    sums.add(checksum({**STATE, "b": torch.tensor(3.0).view(torch.int32)}, META))
+    assert len(sums) == 3 + len(STATE) + 3
+    assert checksum(STATE, {**META, CHECKSUM: "anything"}) == checksum(STATE, META)
+    assert checksum(dict(reversed(STATE.items())), META) == checksum(STATE, META)
+
+
+def test_every_bit_counts_or_changes_nothing(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save_weights(STATE, file, META)
+    whole, meta = file.read_bytes(), read_checkpoint(file).meta
+    del meta[CHECKSUM]
+    refused = 0
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << (position % 8)
+        file.write_bytes(damaged)
+        try:
+            read = read_checkpoint(file)
+        except UserError:
+            refused += 1
+        else:
+            assert same_tensors(read.state_dict, STATE), position
+            assert meta.items() <= read.meta.items()  # the name of the entry itself may be hit
+    assert refused > len(whole) * 0.8
+
+
+def test_a_flip_in_a_weight_is_told(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save_weights(tcformer.create_model("tcformer_nano", num_classes=7), file)
+    damaged = bytearray(file.read_bytes())
+    damaged[-1000] ^= 16
+    file.write_bytes(damaged)
+    load_file(file)  # the library notices nothing
+    with pytest.raises(UserError, match="differ from the checksum that was written with them"):
+        read_checkpoint(file)
+
+
+def test_files_of_others_need_no_checksum(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save_file(STATE, file, {"format": "pt"})
+    assert same_tensors(read_checkpoint(file).state_dict, STATE)
+    save_file(STATE, file, {CHECKSUM: "what another program means by it"})
+    with pytest.raises(UserError, match=f"drop the entry '{CHECKSUM}'"):
+        read_checkpoint(file)
+
+
+HEADERS = [
+    '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "__metadata__": {"x": 5}}',
+    '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}',
+    '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}',
+    '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 99]}}',
+    '{"a": {"dtype": "F32", "shape": [4611686018427387905], "data_offsets": [0, 4]}}',
+    '{"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}',
+    '{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 4]}}',
+    '{"a": {"dtype": "F32", "shape": [1e0], "data_offsets": [0, 4]}}',
+    '{"a": {"dtype": "F32", "shape": null, "data_offsets": [0, 4]}}',
+    '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},'
+    ' "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
+    '{"\\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
+    '{"a": ' + "[" * 5000,
+    "{}",
+    '{"__metadata__": {}}',
+    "{",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
+def test_hostile_headers_are_one_sentence(tmp_path, header):
+    file = tmp_path / "a.safetensors"
+    text = header.encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(file)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(file))
+
+
+@pytest.mark.parametrize("length", [0, 7, 1 << 20, 1 << 39, (1 << 40) - 1, 1 << 63])
+def test_lengths_of_headers_that_cannot_be(tmp_path, length):
+    file = tmp_path / "a.safetensors"
+    text = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    file.write_bytes(length.to_bytes(8, "little") + text + np.float32(1).tobytes())
+    with pytest.raises(UserError):
+        read_checkpoint(file)

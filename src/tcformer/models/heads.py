@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +14,49 @@ from tcformer.models.tcformer import TCFormer
 __all__ = ["HeatmapHead", "SemanticFPN", "SemanticFPNHead", "TopDownPose"]
 
 STRIDE = 4
-"""Pixels of the input between two neighbouring scores of a class or cells of a heat map."""
+"""Pixels of the input between two neighboring scores of a class or cells of a heat map."""
+
+
+class _OnTokens(nn.Module):
+    """A TCFormer (`backbone`) and MTA (`neck`); a subclass adds the head."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_outs: int | None,
+        neck_channels: int = 256,
+        neck_heads: int = 4,
+        neck_mlp_ratio: float = 4.0,
+        reduction: str = "pool",
+    ) -> None:
+        super().__init__()
+        own = type(self).__name__
+        if not hasattr(backbone, "forward_tokens"):
+            raise ValueError(
+                f"{own} needs a backbone that gives tokens, and {type(backbone).__name__} "
+                "gives none; use one of the tcformer models."
+            )
+        neck_channels = as_int(f"{own}: neck_channels", neck_channels)
+        neck_heads = as_int(f"{own}: neck_heads", neck_heads)
+        if neck_channels % neck_heads:
+            raise ValueError(
+                f"{own}: {neck_channels} channels of the neck cannot be shared out to "
+                f"{neck_heads} heads."
+            )
+        self.backbone = backbone
+        self.neck = MTA(
+            [info["num_chs"] for info in cast("TCFormer", backbone).feature_info],
+            neck_channels,
+            num_outs,
+            num_heads=neck_heads,
+            mlp_ratios=neck_mlp_ratio,
+            reduction=reduction,
+        )
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) images -> the neck's maps (B, neck_channels, h, w), finest first."""
+        maps: list[Tensor] = self.neck(cast("TCFormer", self.backbone).forward_tokens(images))
+        return maps
 
 
 class SemanticFPNHead(nn.Module):
@@ -110,17 +152,16 @@ class _ConvBlock(nn.Sequential):
         self.add_module("relu", nn.ReLU())
 
 
-class SemanticFPN(nn.Module):
+class SemanticFPN(_OnTokens):
     """A TCFormer, MTA and the head of Semantic FPN: images in, scores of the classes out.
 
     The parts are `backbone`, `neck` and `decode_head`, and so begin the names of the parameters.
 
     Args:
-        backbone: a network with `forward_tokens`; its classifier must have been left out
-            (`num_classes=0`).
+        backbone: a network with `forward_tokens`, without classifier (`num_classes=0`).
         num_classes: classes to score.
-        neck_channels, neck_heads, neck_mlp_ratio, reduction: of the neck, see
-            :class:`~tcformer.models.MTA`.
+        reduction, neck_channels, neck_heads, neck_mlp_ratio: of the neck, see
+            :class:`~tcformer.models.MTA`; by default "cluster_norm", 256, 4 and 4.
         channels: inside the head.
         dropout: before the scores.
 
@@ -133,51 +174,27 @@ class SemanticFPN(nn.Module):
         backbone: nn.Module,
         num_classes: int,
         *,
-        neck_channels: int = 256,
-        neck_heads: int = 4,
-        neck_mlp_ratio: float = 4.0,
         reduction: str = "cluster_norm",
         channels: int = 128,
         dropout: float = 0.1,
+        **neck: Any,
     ) -> None:
-        super().__init__()
-        if not hasattr(backbone, "forward_tokens"):
-            raise ValueError(
-                f"SemanticFPN needs a backbone that gives tokens, and {type(backbone).__name__} "
-                "gives none; use one of the tcformer models."
-            )
-        neck_channels = as_int("SemanticFPN: neck_channels", neck_channels)
-        neck_heads = as_int("SemanticFPN: neck_heads", neck_heads)
-        if neck_channels % neck_heads:
-            raise ValueError(
-                f"SemanticFPN: {neck_channels} channels of the neck cannot be shared out to "
-                f"{neck_heads} heads."
-            )
-        self.backbone = backbone
-        widths = [info["num_chs"] for info in cast("TCFormer", backbone).feature_info]
-        self.neck = MTA(
-            widths,
-            neck_channels,
-            len(widths),
-            num_heads=neck_heads,
-            mlp_ratios=neck_mlp_ratio,
-            reduction=reduction,
-        )
+        super().__init__(backbone, None, reduction=reduction, **neck)
+        levels = len(self.neck.in_channels)
         self.decode_head = SemanticFPNHead(
-            neck_channels, num_classes, channels, len(widths), dropout
+            self.neck.out_channels, num_classes, channels, levels, dropout
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Score the classes at every fourth pixel.
 
         Args:
-            images: (B, 3, H, W) float32, normalised.
+            images: (B, 3, H, W) float32, normalized.
 
         Returns:
             (B, num_classes, ceil(H / 4), ceil(W / 4)); resize bilinearly for a score per pixel.
         """
-        tokens = cast("TCFormer", self.backbone).forward_tokens(images)
-        scores: Tensor = self.decode_head(self.neck(tokens))
+        scores: Tensor = self.decode_head(self.maps(images))
         return scores
 
 
@@ -204,19 +221,18 @@ class HeatmapHead(nn.Module):
         return heatmaps
 
 
-class TopDownPose(nn.Module):
+class TopDownPose(_OnTokens):
     """A TCFormer, MTA and a 1x1 convolution: the crop of a person in, heat maps out.
 
     The parts are `backbone`, `neck` and `keypoint_head`, and so begin the names of the parameters,
     which are those of the released files (of MMPose's after their stem is renamed).
 
     Args:
-        backbone: a network with `forward_tokens`; its classifier must have been left out
-            (`num_classes=0`).
+        backbone: a network with `forward_tokens`, without classifier (`num_classes=0`).
         num_keypoints: heat maps.
         neck_channels, neck_heads, neck_mlp_ratio, reduction: of the neck, see
-            :class:`~tcformer.models.MTA`. The published whole-body models have 256, 4, 4 and
-            "pool".
+            :class:`~tcformer.models.MTA`; by default 256, 4, 4 and "pool", as the published
+            whole-body models have.
 
     Raises:
         ValueError: the backbone gives no tokens, or settings do not belong together.
@@ -224,51 +240,15 @@ class TopDownPose(nn.Module):
     Source: TCFormer (CVPR 2022), sections 3.4 and 4.1.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        num_keypoints: int,
-        *,
-        neck_channels: int = 256,
-        neck_heads: int = 4,
-        neck_mlp_ratio: float = 4.0,
-        reduction: str = "pool",
-    ) -> None:
-        super().__init__()
-        if not hasattr(backbone, "forward_tokens"):
-            raise ValueError(
-                f"TopDownPose needs a backbone that gives tokens, and {type(backbone).__name__} "
-                "gives none; use one of the tcformer models."
-            )
-        neck_channels = as_int("TopDownPose: neck_channels", neck_channels)
-        neck_heads = as_int("TopDownPose: neck_heads", neck_heads)
-        if neck_channels % neck_heads:
-            raise ValueError(
-                f"TopDownPose: {neck_channels} channels of the neck cannot be shared out to "
-                f"{neck_heads} heads."
-            )
-        self.backbone = backbone
-        widths = [info["num_chs"] for info in cast("TCFormer", backbone).feature_info]
+    def __init__(self, backbone: nn.Module, num_keypoints: int, **neck: Any) -> None:
         # The head reads the finest map; the coarser ones would be made for nothing.
-        self.neck = MTA(
-            widths,
-            neck_channels,
-            1,
-            num_heads=neck_heads,
-            mlp_ratios=neck_mlp_ratio,
-            reduction=reduction,
-        )
-        self.keypoint_head = HeatmapHead(neck_channels, num_keypoints)
+        super().__init__(backbone, 1, **neck)
+        self.keypoint_head = HeatmapHead(self.neck.out_channels, num_keypoints)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Find the keypoints.
+        """Find the keypoints: (B, 3, H, W) to heat maps (B, num_keypoints, H/4, W/4), rounded up.
 
-        Args:
-            images: (B, 3, H, W) float32, normalised.
-
-        Returns:
-            Heat maps (B, num_keypoints, ceil(H / 4), ceil(W / 4)).
+        The images are float32, normalized.
         """
-        tokens = cast("TCFormer", self.backbone).forward_tokens(images)
-        heatmaps: Tensor = self.keypoint_head(self.neck(tokens)[0])
+        heatmaps: Tensor = self.keypoint_head(self.maps(images)[0])
         return heatmaps

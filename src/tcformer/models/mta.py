@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcformer.arguments import as_float, as_int, as_list
-from tcformer.errors import shown
 from tcformer.models.layers import LayerNorm, is_plain
+from tcformer.models.sizes import several
 from tcformer.models.tcformer import Block, TokenMlp, init_weights
 from tcformer.ops import TokenMap, plan_token_map, tokens_to_map, tokens_to_tokens
 from tcformer.ops.regroup import plan_regroup
@@ -192,9 +191,12 @@ class MTA(nn.Module):
                 f"MTA: start_level {start_level} and end_level {end_level} do not lie in order "
                 f"within the {stages} stages of in_channels."
             )
-        heads = _per_stage("num_heads", num_heads, stages)
-        ratios = _per_stage("mlp_ratios", mlp_ratios, stages, partial(as_float, above=True))
-        reductions = _per_stage("sr_ratios", sr_ratios, stages)
+        heads, reductions = (
+            several(f"MTA: {name}", value, stages, or_one=True)
+            for name, value in (("num_heads", num_heads), ("sr_ratios", sr_ratios))
+        )
+        above_zero = partial(as_float, above=True)
+        ratios = several("MTA: mlp_ratios", mlp_ratios, stages, above_zero, or_one=True)
         proj_drop, attn_drop, drop_path = (
             as_float(f"MTA: {name}", rate, 0.0, 1.0)
             for name, rate in (
@@ -341,14 +343,3 @@ def _weighted_plan(layout: Layout, plan: TokenMap, dtype: torch.dtype) -> TokenM
         dtype=torch.promote_types(dtype, torch.float32),
     )
     return plan._replace(to_tokens=to_tokens)
-
-
-def _per_stage(
-    name: str, value: Any, stages: int, read: Callable[[str, Any], Any] = as_int
-) -> list[Any]:
-    """One number for each stage, read by the function."""
-    several = as_list(value)
-    values = [value] * stages if several is None else several
-    if len(values) != stages:
-        raise ValueError(f"MTA: {name} needs one value or {stages}, not {shown(values)}.")
-    return [read(f"MTA: {name}", number) for number in values]

@@ -99,11 +99,13 @@ def merge_rules(
         raise ValueError(
             "TCFormer: keep_ratio and num_clusters both say how many tokens are left; give one."
         )
-    ratios = _per_merge("keep_ratio", 0.25 if keep_ratio is None else keep_ratio)
-    counts = _per_merge("num_clusters", num_clusters)
-    grids = [
-        grid if as_list(grid) else (grid, grid) for grid in _per_merge("part_grids", part_grids)
-    ]
+
+    def per_merge(name: str, value: Any) -> list[Any]:
+        return several(f"TCFormer: {name}", value, NUM_STAGES - 1, lambda _, v: v, or_one=True)
+
+    ratios = per_merge("keep_ratio", 0.25 if keep_ratio is None else keep_ratio)
+    counts = per_merge("num_clusters", num_clusters)
+    grids = [v if as_list(v) else (v, v) for v in per_merge("part_grids", part_grids)]
     return tuple(
         MergeRule(
             ratios[merge],
@@ -134,18 +136,23 @@ def check_pool(global_pool: str) -> None:
         raise ValueError(f"global_pool must be 'avg' or '' (none), not {global_pool!r}.")
 
 
-def _per_merge(name: str, value: Any) -> list[Any]:
-    """One value for all three merges, or three."""
-    several = as_list(value)
-    values = [value] * (NUM_STAGES - 1) if several is None else several
-    if len(values) != NUM_STAGES - 1:
-        raise ValueError(f"TCFormer: {name} needs one value or three, not {values}.")
-    return values
+def several(
+    name: str,
+    value: Any,
+    count: int,
+    read: Callable[[str, Any], Any] = as_int,
+    *,
+    or_one: bool = False,
+) -> list[Any]:
+    """Read `count` numbers; with `or_one` a single one stands for all.
 
-
-def per_stage(name: str, value: Any, read: Callable[[str, Any], Any] = as_int) -> tuple[Any, ...]:
-    """Four numbers, each read by the function."""
+    Raises:
+        ValueError: another number of values.
+    """
     values = as_list(value)
-    if values is None or len(values) != NUM_STAGES:
-        raise ValueError(f"TCFormer: {name} needs {NUM_STAGES} values, not {shown(value)}.")
-    return tuple(read(f"TCFormer: {name}", number) for number in values)
+    if values is None and or_one:
+        values = [value] * count
+    if values is None or len(values) != count:
+        wanted = f"one value or {count}" if or_one else f"{count} values"
+        raise ValueError(f"{name} needs {wanted}, not {shown(value)}.")
+    return [read(name, number) for number in values]

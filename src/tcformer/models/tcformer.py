@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tcformer.arguments import as_float, as_int
 from tcformer.models.layers import LayerNorm, Linear, is_plain
-from tcformer.models.sizes import NUM_STAGES, WIDTHS, MergeRule, check_pool, merge_rules, per_stage
+from tcformer.models.sizes import NUM_STAGES, WIDTHS, MergeRule, check_pool, merge_rules, several
 from tcformer.ops import (
     TokenMap,
     attend,
@@ -517,11 +517,17 @@ class TCFormer(nn.Module):
         check_pool(global_pool)
         in_chans = as_int("TCFormer: in_chans", in_chans)
         num_classes = as_int("TCFormer: num_classes", num_classes, 0)
-        embed_dims = per_stage("embed_dims", embed_dims)
-        num_heads = per_stage("num_heads", num_heads)
-        depths = per_stage("depths", depths)
-        sr_ratios = per_stage("sr_ratios", sr_ratios)
-        mlp_ratios = per_stage("mlp_ratios", mlp_ratios, partial(as_float, above=True))
+        embed_dims, num_heads, depths, sr_ratios = (
+            several(f"TCFormer: {name}", value, NUM_STAGES)
+            for name, value in (
+                ("embed_dims", embed_dims),
+                ("num_heads", num_heads),
+                ("depths", depths),
+                ("sr_ratios", sr_ratios),
+            )
+        )
+        above_zero = partial(as_float, above=True)
+        mlp_ratios = several("TCFormer: mlp_ratios", mlp_ratios, NUM_STAGES, above_zero)
         drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate = (
             as_float(f"TCFormer: {name}", rate, 0.0, 1.0)
             for name, rate in (

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import timm
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tcformer.errors import UserError, nearest
+from tcformer.errors import UserError
 from tcformer.models import TCFormer
 from tcformer.models.sizes import V1, V2, VARIANTS
 from tcformer.predict.classes import class_names
@@ -373,14 +373,10 @@ def _task_of(parts: list[str]) -> str:
 
 
 def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
-    if name not in VARIANTS and not timm.is_model(name):
-        near = nearest(name, VARIANTS)
-        hint = f"did you mean {near}?" if near else f"choose one of {', '.join(VARIANTS)}."
-        raise UserError(f"there is no model {name!r}; {hint}")
+    create: Any = timm.create_model if timm.is_model(name) else create_model  # which names the near
     try:
-        if name in VARIANTS:
-            return create_model(name, **arguments)
-        return cast("nn.Module", timm.create_model(name, **arguments))
+        network: nn.Module = create(name, **arguments)
+        return network
     except UserError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:

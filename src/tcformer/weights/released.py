@@ -24,6 +24,8 @@ from tcformer.errors import UserError
 from tcformer.files import atomic_write, cache_folder, is_web_page, make_folder
 from tcformer.progress import progress_bar
 
+_TIMEOUT_SECONDS = 30
+_CHUNK = 1 << 20
 _DRIVE = "https://drive.google.com/file/d/{}/view"
 _MMPOSE = "https://download.openmmlab.com/mmpose"
 
@@ -324,10 +326,6 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
             stream = stack.enter_context(open(lock, "a"))
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-_TIMEOUT_SECONDS = 30
-_CHUNK = 1 << 20
 
 
 class FetchError(UserError):
