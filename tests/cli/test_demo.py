@@ -1,5 +1,7 @@
 """`tcformer demo`, the story behind `make demo`."""
 
+import io
+import json
 import re
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from recorded import whole_record
 
 from tcformer import cli
 from tcformer.cli import demo
+from tcformer.training.metrics import Progress
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
@@ -208,3 +211,56 @@ def test_ctrl_c_stops_the_demo_with_a_sentence(tmp_path):
     assert process.returncode == 75
     assert "Stopped before the end" in out
     assert "Traceback" not in errors
+
+
+# ---- the display of its progress, fed by hand
+
+
+def feed(draw, log, *, epochs=3, steps=4):
+    """What the training loop does: steps, an evaluation, then a line in log.txt."""
+    for epoch in range(epochs):
+        for step in range(1, steps + 1):
+            draw(Progress("train", epoch, epochs, step, steps, {"loss": 2.0 - epoch, "lr": 1.0}))
+        draw(Progress("test", epoch, epochs, 1, 1, {"acc1": 0.0}))
+        with log.open("a") as file:
+            file.write(json.dumps({"train_loss": 1.0, "test_acc1": 70.0 + 10 * epoch}) + "\n")
+
+
+def test_elsewhere_than_on_a_terminal_each_epoch_is_one_line(tmp_path):
+    stream, log = io.StringIO(), tmp_path / "log.txt"
+    with demo.show_progress(log, stream=stream) as draw:
+        feed(draw, log)
+    lines = stream.getvalue().splitlines()
+    assert [line.rpartition("  eta ")[0] for line in lines] == [
+        "epoch 1/3  loss 2.000  accuracy 70.0%",
+        "epoch 2/3  loss 1.000  accuracy 80.0%",
+        "epoch 3/3  loss 0.000  accuracy 90.0%",
+    ]
+    assert lines[-1].endswith("eta 0:00")
+
+
+def test_on_a_terminal_a_bar_shows_epoch_loss_and_accuracy(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream, log = Terminal(), tmp_path / "log.txt"
+    with demo.show_progress(log, stream=stream) as draw:
+        feed(draw, log)
+    last = stream.getvalue().rpartition("epoch 3/3")[2]
+    for words in ("12/12", "loss 0.000", "accuracy 90.0%"):
+        assert words in last
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_run_that_fails_before_its_first_step_shows_its_own_error(tmp_path, live):
+    with (
+        pytest.raises(RuntimeError, match="no data"),
+        demo.show_progress(tmp_path / "log.txt", stream=io.StringIO(), live=live),
+    ):
+        raise RuntimeError("no data")

@@ -8,12 +8,10 @@ from hypothesis import strategies as st
 
 from tcformer.errors import UserError
 from tcformer.viz import (
-    density_map,
     enlarge,
     paint_tokens,
     pixel_tokens,
     token_borders,
-    token_colors,
 )
 
 SIZES = [(1, 1), (4, 4), (5, 3), (16, 16), (17, 31), (32, 32), (8, 40), (41, 6), (30, 30)]
@@ -55,7 +53,7 @@ def test_each_pixel_belongs_to_the_token_of_its_cell(size):
 @given(scenes)
 def test_a_token_has_the_mean_color_of_its_pixels(drawn):
     image, cells = drawn
-    painted = token_colors(image, cells)
+    painted = paint_tokens(image, cells, outline=False, scale=1)
     tokens = pixel_tokens(cells, image.shape[:2])
     for token in np.unique(tokens):
         inside = tokens == token
@@ -67,7 +65,7 @@ def test_a_token_has_the_mean_color_of_its_pixels(drawn):
 @given(scenes)
 def test_painting_keeps_the_mean_of_the_image(drawn):
     image, cells = drawn
-    painted = token_colors(image, cells).astype(float)
+    painted = paint_tokens(image, cells, outline=False, scale=1).astype(float)
     np.testing.assert_allclose(painted.mean((0, 1)), image.mean((0, 1)), atol=0.5 + 1e-9)
 
 
@@ -171,28 +169,3 @@ IMAGE = np.zeros((20, 28, 3), np.uint8)
 def test_what_cannot_be_painted_is_refused_with_a_reason(image, cells, options, words):
     with pytest.raises(UserError, match=words):
         paint_tokens(image, cells, **options)
-
-
-@settings(max_examples=40, deadline=None)
-@given(scenes)
-def test_density_on_the_grid_sums_to_the_number_of_tokens(drawn):
-    image, cells = drawn
-    size = grid(*image.shape[:2])
-    density = density_map(cells, size)
-    assert density.shape == size
-    assert density.sum() == pytest.approx(len(np.unique(cells)), rel=1e-5)
-
-
-def test_density_on_a_smaller_map_is_the_mean_over_the_cells_of_a_pixel():
-    cells = np.array([[0, 1, 2, 2, 3], [4, 5, 2, 2, 3], [6, 6, 7, 8, 9]])
-    density = density_map(cells, (3, 5), map_size=(2, 3))
-    value = np.array([1.0, 1, 1 / 4, 1 / 2, 1, 1, 1 / 2, 1, 1, 1])[cells]
-    # Cell (i, j) lies in pixel (i*2//3, j*3//5): rows 0, 1 | 2 and columns 0, 1 | 2, 3 | 4.
-    for y, rows in enumerate((slice(0, 2), slice(2, 3))):
-        for x, columns in enumerate((slice(0, 2), slice(2, 4), slice(4, 5))):
-            assert density[y, x] == pytest.approx(value[rows, columns].mean())
-
-
-def test_density_refuses_a_map_larger_than_the_grid():
-    with pytest.raises(UserError, match="3 x 5"):
-        density_map(np.zeros(15, int), (3, 5), map_size=(4, 5))

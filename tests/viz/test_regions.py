@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tcformer.errors import UserError
 from tcformer.viz import (
-    border_path,
     mean_colors,
     paint_tokens,
     pixel_tokens,
@@ -117,11 +116,6 @@ def test_the_svg_outline_of_a_token_encloses_its_pixels(size, seen):
                 between = (min(y1, y2) < y) & (y < max(y1, y2)) & (x1 < x)
                 winding[between] += 1 if y2 < y1 else -1
         np.testing.assert_array_equal(winding, tokens == token)
-
-
-def test_borders_are_straight_lines_in_pixels_of_the_picture():
-    assert border_path([0, 1, 0, 1], (8, 8)) == "M4 0V8"
-    assert border_path([0, 0, 1, 1], (80, 100), seen=(7, 8)) == "M0 45.71H100"
 
 
 def test_a_picture_of_full_resolution_is_painted_at_its_own():

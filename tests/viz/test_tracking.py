@@ -1,4 +1,4 @@
-"""Tokens followed through stages, against a slow definition and a real network."""
+"""Tokens followed through stages; their sizes and the detail below them."""
 
 from itertools import pairwise
 
@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 
 from tcformer.errors import UserError
 from tcformer.viz import (
+    cell_means,
     children,
     contributions,
     families,
     family_colors,
+    gradient_magnitude,
     layout_maps,
     parents,
+    rank_correlation,
+    ranks,
     relatives,
+    size_against_detail,
+    sizes_by_detail,
+    token_areas,
+    token_means,
 )
 from tcformer.zoo import create_model
 
@@ -141,3 +149,140 @@ def test_what_does_not_belong_together_is_refused(call, words):
 def test_an_image_that_is_not_in_the_batch_is_refused(stages):
     with pytest.raises(UserError, match="no image 2 in this batch of 2"):
         layout_maps(stages, 2)
+
+
+HALVES = np.array([[0, 0, 1, 2], [0, 0, 3, 4], [0, 0, 5, 6], [0, 0, 7, 8]])
+"""16 x 16 pixels: the left half is one token, each cell of the right half is one."""
+
+
+def test_the_gradient_of_ramps_and_edges():
+    down, right = np.mgrid[:8, :12]
+    grey = (3 * right + 4 * down).astype(np.uint8)
+    assert gradient_magnitude(grey) == pytest.approx(np.full((8, 12), 5.0))
+    edge = np.where(right < 6, 0, 100).astype(np.uint8)
+    assert gradient_magnitude(edge)[0] == pytest.approx([0] * 5 + [50, 50] + [0] * 5)
+    assert gradient_magnitude(np.full((4, 4, 3), 7, np.uint8)) == pytest.approx(np.zeros((4, 4)))
+
+
+def test_colors_count_by_their_brightness():
+    right = np.mgrid[:2, :6][1]
+    for channel, weight in enumerate((0.299, 0.587, 0.114)):
+        image = np.zeros((2, 6, 3), np.uint8)
+        image[..., channel] = 10 * right
+        assert gradient_magnitude(image) == pytest.approx(np.full((2, 6), 10 * weight))
+
+
+def test_areas_and_means():
+    assert token_areas(HALVES, (16, 16)).tolist() == [128] + [16] * 8
+    values = np.zeros((16, 16))
+    values[:, 8:] = 10
+    values[0, 0] = 128
+    assert token_means(values, HALVES).tolist() == [1.0] + [10.0] * 8
+    assert cell_means(values).tolist() == [8.0, 0, 10, 10] + [0, 0, 10, 10] * 3
+
+
+def test_the_rim_cuts_cells_off():
+    # 10 x 7 pixels are 3 x 2 cells; the last row has 2 pixels, the last column 3.
+    cells = np.array([[0, 1], [0, 1], [2, 4]])
+    assert token_areas(cells, (10, 7)).tolist() == [32, 24, 8, 0, 6]
+    means = token_means(np.ones((10, 7)), cells)
+    assert means[[0, 1, 2, 4]].tolist() == [1, 1, 1, 1]
+    assert np.isnan(means[3])
+
+
+def test_detail_with_the_small_tokens_and_with_the_large_one():
+    gradient = np.zeros((16, 16))
+    gradient[:, 8:] = 10
+    for weigh in ("tokens", "insides", "cells"):
+        assert size_against_detail(HALVES, gradient, weigh=weigh) == pytest.approx(-1)
+        assert size_against_detail(HALVES, gradient[:, ::-1], weigh=weigh) == pytest.approx(1)
+
+
+def test_an_edge_at_the_borders_counts_only_with_them():
+    # Nothing but the outlines of the small tokens: their insides are as flat as the large token.
+    gradient = np.zeros((16, 16))
+    for edge in (8, 11, 12):  # at the rim of the picture, 15, is no border
+        gradient[:, edge] = 10
+    for edge in (3, 4, 7, 8, 11, 12):
+        gradient[edge, 8:] = 10
+    assert size_against_detail(HALVES, gradient, weigh="tokens") < -0.5
+    assert np.isnan(size_against_detail(HALVES, gradient, weigh="insides"))
+    gradient[1:3, 9:11] = 5  # the inside of one small token
+    # Both lists have one rank 9 and eight 4.5, but not at the same token.
+    found = size_against_detail(HALVES, gradient, weigh="insides")
+    assert found == pytest.approx((-0.5 * 4 * 2 + 0.25 * 7) / 18)
+
+
+def test_a_drawing_half_flat_half_textured():
+    image = np.full((16, 16), 128, np.uint8)
+    image[:, 8:] = np.random.default_rng(0).integers(0, 256, (16, 8))
+    # Areas rank 9, 4.5 (eight times); gradients 1 for the flat half and 2 to 9 in some order:
+    # covariance 4 * -4 + -0.5 * 4 = -18, variances 18 and 60.
+    found = size_against_detail(HALVES, gradient_magnitude(image))
+    assert found == pytest.approx(-18 / np.sqrt(18 * 60))
+
+
+def test_nothing_can_be_said_of_equal_tokens_or_a_flat_picture():
+    gradient = np.random.default_rng(0).random((16, 16))
+    grid = np.arange(16).reshape(4, 4)
+    for weigh in ("tokens", "insides", "cells"):
+        assert np.isnan(size_against_detail(grid, gradient, weigh=weigh))
+        assert np.isnan(size_against_detail(HALVES, np.full((16, 16), 0.1), weigh=weigh))
+    assert np.isnan(rank_correlation([1], [2]))
+    assert np.isnan(rank_correlation([], []))
+
+
+def test_ranks_and_their_correlation():
+    assert ranks([10, 20, 20, 5]).tolist() == [2, 3.5, 3.5, 1]
+    # Two neighbours changed places: 1 - 6 * 2 / (4 * 15).
+    assert rank_correlation([1, 2, 3, 4], [10, 30, 20, 1e6]) == pytest.approx(0.8)
+    assert rank_correlation([1, 2, 3], [9, 8, 7]) == -1
+
+
+def test_sizes_by_detail():
+    gradient = np.zeros((16, 16))
+    gradient[:, 8:] = 10
+    assert sizes_by_detail(HALVES, gradient, groups=2) == pytest.approx([128, 16])
+    # Equal cells stay together: places 4.5 and 12.5 of 16 are the third tenth and the eighth.
+    tenths = sizes_by_detail(HALVES, gradient)
+    assert np.flatnonzero(~np.isnan(tenths)).tolist() == [2, 7]
+    # Four cells in a row of rising gradient, the first two of them one token: 32 px, 16, 16.
+    rising = np.repeat(np.arange(4.0), 4)[None].repeat(4, axis=0)
+    assert sizes_by_detail([0, 0, 1, 2], rising, groups=4) == pytest.approx([32, 32, 16, 16])
+    assert sizes_by_detail([0, 1, 1, 2], rising, groups=2) == pytest.approx([512**0.5] * 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data(), st.integers(2, 13), st.integers(2, 13))
+def test_laws(data, height, width):
+    cells = -(-height // 4) * -(-width // 4)
+    number = st.lists(st.integers(0, 5), min_size=cells, max_size=cells)
+    tokens = np.array(data.draw(number))
+    gradient = np.random.default_rng(data.draw(st.integers(0, 99))).random((height, width))
+    areas = token_areas(tokens, (height, width))
+    assert areas.sum() == height * width
+    there = areas > 0
+    means = token_means(gradient, tokens)[there]
+    assert means @ areas[there] == pytest.approx(gradient.sum())
+    for weigh in ("tokens", "insides", "cells"):
+        found = size_against_detail(tokens, gradient, weigh=weigh)
+        # The numbers of tokens mean nothing, nor does the unit of the gradient.
+        assert size_against_detail(5 - tokens, 3 * gradient, weigh=weigh) == pytest.approx(
+            found, nan_ok=True
+        )
+        assert size_against_detail(tokens, -gradient, weigh=weigh) == pytest.approx(
+            -found, nan_ok=True
+        )
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="no gradient"):
+        gradient_magnitude(np.zeros((1, 5), np.uint8))
+    with pytest.raises(UserError, match="one number a pixel"):
+        token_means(np.zeros((4, 4, 3)), [0])
+    with pytest.raises(UserError, match="has shape"):
+        size_against_detail(HALVES, np.zeros((20, 16)))
+    with pytest.raises(UserError, match="'tokens', 'insides' or 'cells'"):
+        size_against_detail(HALVES, np.zeros((16, 16)), weigh="pixels")
+    with pytest.raises(UserError, match="two lists of one length"):
+        rank_correlation([1, 2], [1])

@@ -29,7 +29,6 @@ from tcformer.viz.paint import (
     Overlay,
     blend,
     cell_sums,
-    density_map,
     enlarge,
     family_colors,
     heat_colors,
@@ -38,10 +37,8 @@ from tcformer.viz.paint import (
     palette_colors,
     spread,
     token_borders,
-    token_colors,
 )
 from tcformer.viz.regions import (
-    border_path,
     cell_grid,
     pixel_tokens,
     region_mask,
@@ -86,14 +83,14 @@ from tcformer.viz.tracking import (
 __all__ = [
     "FILLS", "FORMATS", "MOST_CLASSES", "POINT_COLORS", "STYLES", "Dot", "Drawing", "Figure",
     "Frame", "Overlay", "Panel", "Picture", "Point", "Row", "Scale", "Style", "as_rgb", "blend",
-    "border_path", "card_sheet", "cell_grid", "cell_means", "cell_sums", "check_picture_name",
-    "children", "contact_sheet", "contributions", "density_map", "draw_tokens", "encode_frames",
+    "card_sheet", "cell_grid", "cell_means", "cell_sums", "check_picture_name",
+    "children", "contact_sheet", "contributions", "draw_tokens", "encode_frames",
     "enlarge", "families", "family_colors", "gradient_magnitude", "heat_colors", "layout_maps",
     "matrix_picture", "matrix_svg", "mean_colors", "merging_frames", "paint_tokens",
     "palette_colors", "panel_picture", "panel_scale", "panel_shape", "parents", "pixel_tokens",
     "png_bytes", "rank_correlation", "ranks", "read_image", "region_mask", "relatives",
     "resize_image", "size_against_detail", "sizes_by_detail", "spread", "svg_sheet", "token_areas",
-    "token_at", "token_borders", "token_colors", "token_means", "token_paths", "token_row",
+    "token_at", "token_borders", "token_means", "token_paths", "token_row",
     "unnormalise", "with_image", "write_moving", "write_png", "write_sheet",
 ]  # fmt: skip
 

@@ -20,7 +20,6 @@ from tcformer.errors import UserError
 from tcformer.images import as_array, as_rgb
 from tcformer.partition import borders, distinct_colors, outlines
 from tcformer.viz.regions import (
-    CELL,
     Outliner,
     Size,
     cell_grid,
@@ -102,12 +101,6 @@ def mean_colors(
     )
     count = np.maximum(count, 1)[:, None]
     return ((2 * np.stack(colors, axis=1) + count) // (2 * count)).astype(np.uint8)
-
-
-def token_colors(image: Any, cell_to_token: Any, *, seen: Size | None = None) -> NDArray[np.uint8]:
-    """The image with every pixel replaced by the mean color of its token: (H, W, 3) uint8."""
-    size = as_rgb(image).shape[:2]
-    return spread(mean_colors(image, cell_to_token, seen=seen), cell_to_token, size, seen=seen)
 
 
 def spread(
@@ -219,40 +212,6 @@ def heat_colors(
     colors = ramp()[np.floor(part * 255 + 0.5).astype(np.int64)]
     colors[~finite] = 128
     return colors
-
-
-def density_map(
-    cell_to_token: Any, grid: tuple[int, int], *, map_size: tuple[int, int] | None = None
-) -> NDArray[np.float32]:
-    """Where tokens are small: one over the number of cells of the token, as a map.
-
-    Args:
-        cell_to_token: the map.
-        grid: (H0, W0), the initial grid: ``tokens.layout.grid_size``.
-        map_size: (H, W), at most the grid (the default); each pixel is the mean over its cells, and
-            cell i of H0 lies in pixel floor(i*H/H0).
-
-    Returns:
-        (H, W) float32 in (0, 1]; bright = small tokens = detail. At the size of the grid
-        its sum is the number of tokens.
-    """
-    rows, columns = grid
-    # A grid of cells is an image whose cells are single pixels of 4.
-    tokens = cell_grid(cell_to_token, (rows * CELL, columns * CELL))
-    _, numbers, count = np.unique(tokens, return_inverse=True, return_counts=True)
-    value = (1.0 / count)[numbers.reshape(-1)]
-    height, width = grid if map_size is None else map_size
-    if not (1 <= height <= rows and 1 <= width <= columns):
-        raise UserError(
-            f"map_size must be between 1 x 1 and the grid's {rows} x {columns}, "
-            f"not {height} x {width}"
-        )
-    down = np.arange(rows) * height // rows
-    right = np.arange(columns) * width // columns
-    pixel = (down[:, None] * width + right[None, :]).reshape(-1)
-    total = np.bincount(pixel, weights=value, minlength=height * width)
-    cells = np.bincount(pixel, minlength=height * width)
-    return (total / cells).reshape(height, width).astype(np.float32)
 
 
 # ---- pixels ---------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tcformer.errors import UserError
 from tcformer.images import as_array
-from tcformer.partition import borders, outlines
+from tcformer.partition import outlines
 
 CELL = 4
 """Side of a cell in pixels: the stride of the network's stem."""
@@ -175,12 +175,3 @@ def token_paths(cell_to_token: Any, size: Size, *, seen: Size | None = None) -> 
     pen = Outliner(size, seen)
     found = outlines(cell_grid(cell_to_token, pen.seen))
     return {token: pen.polygons(loops) for token, loops in found.items()}
-
-
-def border_path(cell_to_token: Any, size: Size, *, seen: Size | None = None) -> str:
-    """All borders between tokens as the path data of one SVG path, for stroking.
-
-    Each border is drawn once, and the rim of the image is none.
-    """
-    pen = Outliner(size, seen)
-    return pen.lines(borders(cell_grid(cell_to_token, pen.seen)))

@@ -79,7 +79,7 @@ def panels(row):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_golden_drawings(name):
-    """The exact pixels. Files were made by `python tests/viz/test_drawings.py` and looked at."""
+    """The exact pixels. Files were made by `python tests/viz/test_figure.py` and looked at."""
     golden = np.asarray(Image.open(GOLDEN / f"{name}.png"))
     np.testing.assert_array_equal(panels(ROWS[name]()), golden)
 
