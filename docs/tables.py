@@ -469,10 +469,10 @@ def zoo() -> str:
 
     from tcformer.models.flops import geometry, published_flops
     from tcformer.models.sizes import VARIANTS
-    from tcformer.weights.released import ZOO
+    from tcformer.weights.released import RELEASED
     from tcformer.zoo import create_model
 
-    reported = {e.architecture: e.paper for e in ZOO.values() if "ImageNet" in e.task}
+    reported = {e.architecture: e.paper for e in RELEASED.values() if "ImageNet" in e.task}
     rows = []
     for name in VARIANTS:
         with torch.device("meta"):

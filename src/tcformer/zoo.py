@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tcformer.errors import UserError, nearest
 from tcformer.models.sizes import SIZES, V1, V2, VARIANTS
 from tcformer.models.tcformer import TCFormer
-from tcformer.weights.released import ZOO, pretrained_path
+from tcformer.weights.released import RELEASED, pretrained_path
 from tcformer.weights.remap import translate
 from tcformer.weights.safe_torch import find_weights
 
@@ -52,7 +52,7 @@ default_cfgs = generate_default_cfgs(
     {
         "tcformer_nano.untrained": _cfg(),
         **{
-            f"{name}.in1k": _cfg(ZOO[name].sources[0].address)
+            f"{name}.in1k": _cfg(RELEASED[name].sources[0].address)
             for name in ("tcformer_light", "tcformer", "tcformer_large")
         },
         **{
@@ -67,7 +67,9 @@ def _create(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module
     if pretrained and not _names_a_source(kwargs):
         if variant in V2:
             v1 = V1[V2.index(variant)]
-            start = f"; a training may start from those of {v1}, which fit" if v1 in ZOO else ""
+            start = (
+                f"; a training may start from those of {v1}, which fit" if v1 in RELEASED else ""
+            )
             raise UserError(
                 f"there are no released weights for {variant}: those of TCFormerV2 were never "
                 f"published{start}."
@@ -92,7 +94,7 @@ def _names_a_source(kwargs: dict[str, Any]) -> bool:
     if isinstance(cfg, PretrainedCfg):
         cfg = asdict(cfg)
     chosen = {**(cfg if isinstance(cfg, dict) else {}), **overlay}
-    if chosen.get("url") in [entry.sources[0].address for entry in ZOO.values()]:
+    if chosen.get("url") in [entry.sources[0].address for entry in RELEASED.values()]:
         chosen["url"] = ""  # our own entry, handed back
     return any(chosen.get(key) for key in ("source", "state_dict", "file", "url", "hf_hub_id"))
 

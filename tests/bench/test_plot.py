@@ -7,7 +7,7 @@ import pytest
 
 from tcformer.bench import plot, record
 from tcformer.errors import UserError
-from tcformer.weights.released import ZOO
+from tcformer.weights.released import RELEASED
 
 
 def row(size, models, **changes):
@@ -55,7 +55,7 @@ def test_several_records_make_one_line(tmp_path):
 
 
 def test_our_accuracies_are_those_of_the_zoo():
-    for name, entry in ZOO.items():
+    for name, entry in RELEASED.items():
         if name in plot.TOP1:
             assert entry.paper == f"{plot.TOP1[name]} % top-1"
 

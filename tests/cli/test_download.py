@@ -11,14 +11,14 @@ import torch
 import tcformer
 from tcformer.cli import main
 from tcformer.weights import released as zoo
-from tcformer.weights.released import ZOO, Entry, Source
+from tcformer.weights.released import RELEASED, Download, Release
 
 
 @pytest.fixture
-def tiny(monkeypatch) -> Entry:
-    source = Source("tiny.pth", "https://example.invalid/tiny.pth")
-    entry = Entry("tiny", "tcformer_nano", "a test", "99.9 % top-1", (source,))
-    monkeypatch.setitem(ZOO, "tiny", entry)
+def tiny(monkeypatch) -> Release:
+    source = Download("tiny.pth", "https://example.invalid/tiny.pth")
+    entry = Release("tiny", "tcformer_nano", "a test", "99.9 % top-1", (source,))
+    monkeypatch.setitem(RELEASED, "tiny", entry)
     return entry
 
 
@@ -80,8 +80,8 @@ def test_known_hash_is_named(capsys, monkeypatch, tmp_path, serve, tiny):
     folder, address = serve
     publish(folder, "tiny.pth")
     digits = zoo.file_sha256(folder / "tiny.pth")[:8]
-    source = Source("tiny.pth", "https://example.invalid/tiny.pth", "", digits)
-    monkeypatch.setitem(ZOO, "tiny", Entry("tiny", "tcformer_nano", "", "", (source,)))
+    source = Download("tiny.pth", "https://example.invalid/tiny.pth", "", digits)
+    monkeypatch.setitem(RELEASED, "tiny", Release("tiny", "tcformer_nano", "", "", (source,)))
     options = ["--cache-dir", str(tmp_path / "mine"), "--base-url", address]
     assert main(["download", "tiny", *options]) == 0
     out = capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_by_hand_after_a_failure(capsys, cache, tiny):
 
 
 def test_published_names_fail_in_one_sentence_without_a_connection(capsys, cache):
-    for name in ZOO:
+    for name in RELEASED:
         text = refused(capsys, name)
         assert name in text
         assert str(cache) in text
@@ -109,7 +109,7 @@ def test_list_claims_nothing(capsys):
     assert main(["download", "--list"]) == 0
     out = capsys.readouterr().out
     assert "paper's" in out
-    for entry in ZOO.values():
+    for entry in RELEASED.values():
         assert entry.name in out
         assert all(source.address in out for source in entry.sources)
     assert "4e1adbf1" in out

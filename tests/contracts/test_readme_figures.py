@@ -18,12 +18,12 @@ def test_pictures_are_made_by_our_own_scripts():
 
 
 def test_the_papers_figures_are_those_that_its_authors_report():
-    from tcformer.weights.released import ZOO
+    from tcformer.weights.released import RELEASED
 
     rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| ([\d.]+) % \|", README, re.M))
     reported = {
         entry.architecture: re.search(r"[\d.]+", entry.paper).group()
-        for entry in ZOO.values()
+        for entry in RELEASED.values()
         if "ImageNet" in entry.task
     }
     assert rows == reported

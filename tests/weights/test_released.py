@@ -19,7 +19,7 @@ import tcformer
 from tcformer.errors import UserError
 from tcformer.weights import released as zoo
 from tcformer.weights.load import load_checkpoint
-from tcformer.weights.released import ZOO, Entry, Source, pretrained_path
+from tcformer.weights.released import RELEASED, Download, Release, pretrained_path
 from tcformer.weights.safe_torch import read_checkpoint
 
 PAGE = b"<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>"
@@ -88,15 +88,15 @@ def published(weights) -> bytes:
 
 
 @pytest.fixture
-def entry(monkeypatch, published) -> Entry:
+def entry(monkeypatch, published) -> Release:
     digits = hashlib.sha256(published).hexdigest()[:8]
-    source = Source(f"tiny-{digits}.pth", "https://example.invalid/tiny.pth", "", digits)
-    entry = Entry("tiny", "tcformer_nano", "a test", "99.9 % top-1", (source,))
-    monkeypatch.setitem(ZOO, "tiny", entry)
+    source = Download(f"tiny-{digits}.pth", "https://example.invalid/tiny.pth", "", digits)
+    entry = Release("tiny", "tcformer_nano", "a test", "99.9 % top-1", (source,))
+    monkeypatch.setitem(RELEASED, "tiny", entry)
     return entry
 
 
-def refused(cache: Path, entry: Entry, *words: str, **options) -> str:
+def refused(cache: Path, entry: Release, *words: str, **options) -> str:
     """Refused in one sentence with the words; nothing but the lock is left behind."""
     before = {file.name for file in cache.iterdir()} if cache.exists() else set()
     with pytest.raises(UserError) as caught:
@@ -110,7 +110,7 @@ def refused(cache: Path, entry: Entry, *words: str, **options) -> str:
     return text
 
 
-def says_where_to_put_it(text: str, cache: Path, entry: Entry) -> bool:
+def says_where_to_put_it(text: str, cache: Path, entry: Release) -> bool:
     source = entry.sources[0]
     return f"put it at {cache / source.file_name}" in text and source.address in text
 
@@ -214,7 +214,7 @@ def test_web_page_instead_of_the_file(tmp_path, server, entry):
 )
 def test_nonsense_without_a_known_hash(tmp_path, monkeypatch, server, entry, content, words):
     entry = replace(entry, sources=(replace(entry.sources[0], sha256=""),))
-    monkeypatch.setitem(ZOO, "tiny", entry)
+    monkeypatch.setitem(RELEASED, "tiny", entry)
     server.files[entry.sources[0].file_name] = content
     text = refused(tmp_path, entry, words, base_url=server.url)
     assert says_where_to_put_it(text, tmp_path, entry)
@@ -222,7 +222,7 @@ def test_nonsense_without_a_known_hash(tmp_path, monkeypatch, server, entry, con
 
 def test_another_network_in_the_file(tmp_path, monkeypatch, server, entry, published):
     entry = replace(entry, architecture="tcformer_light")
-    monkeypatch.setitem(ZOO, "tiny", entry)
+    monkeypatch.setitem(RELEASED, "tiny", entry)
     server.files[entry.sources[0].file_name] = published
     refused(tmp_path, entry, "tcformer_nano", "not of tcformer_light", base_url=server.url)
 
@@ -252,7 +252,7 @@ def test_wrong_file_put_there_by_hand(tmp_path, entry, content, words):
 
 def test_unknown_hash_is_not_called_verified(tmp_path, monkeypatch, entry, published):
     source = replace(entry.sources[0], sha256="")
-    monkeypatch.setitem(ZOO, "tiny", replace(entry, sources=(source,)))
+    monkeypatch.setitem(RELEASED, "tiny", replace(entry, sources=(source,)))
     (tmp_path / source.file_name).write_bytes(published)
     assert read_checkpoint(pretrained_path("tiny", cache_dir=tmp_path)).meta["verified"] == "no"
 
@@ -277,16 +277,16 @@ def test_several_processes_fetch_once(tmp_path, server, entry, published):
 def test_the_next_source_is_tried(tmp_path, monkeypatch, server, entry, published):
     first = replace(entry.sources[0], address=f"{server.url}/gone.pth")
     second = replace(entry.sources[0], address=f"{server.url}/here.pth")
-    monkeypatch.setitem(ZOO, "tiny", replace(entry, sources=(first, second)))
+    monkeypatch.setitem(RELEASED, "tiny", replace(entry, sources=(first, second)))
     server.files["here.pth"] = published
     assert pretrained_path("tiny", cache_dir=tmp_path, progress=False).is_file()
     assert server.asked == ["/gone.pth", "/here.pth"]
 
 
-def drive(monkeypatch, entry: Entry, download) -> Entry:
+def drive(monkeypatch, entry: Release, download) -> Release:
     source = replace(entry.sources[0], drive_id="1abc", address=zoo._DRIVE.format("1abc"))
     entry = replace(entry, sources=(source,))
-    monkeypatch.setitem(ZOO, "tiny", entry)
+    monkeypatch.setitem(RELEASED, "tiny", entry)
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
     return entry
 
@@ -330,7 +330,7 @@ def test_pose_weights_keep_their_neck_and_head(tmp_path, monkeypatch, server, en
     buffer = io.BytesIO()
     torch.save({"meta": {}, "state_dict": state}, buffer)
     source = replace(entry.sources[0], sha256="")
-    monkeypatch.setitem(ZOO, "tiny", replace(entry, sources=(source,)))
+    monkeypatch.setitem(RELEASED, "tiny", replace(entry, sources=(source,)))
     server.files[source.file_name] = buffer.getvalue()
     path = pretrained_path("tiny", cache_dir=tmp_path, base_url=server.url, progress=False)
     assert read_checkpoint(path).state_dict.keys() == state.keys()
@@ -349,7 +349,7 @@ def test_unknown_name(tmp_path):
 
 
 def test_table_is_consistent():
-    for name, entry in ZOO.items():
+    for name, entry in RELEASED.items():
         assert entry.name == name
         assert entry.architecture in tcformer.models.VARIANTS
         for source in entry.sources:
@@ -359,9 +359,11 @@ def test_table_is_consistent():
                 assert f"-{source.sha256}_" in source.file_name
             if source.drive_id:
                 assert source.drive_id in source.address
-    for entry in ZOO.values():
+    for entry in RELEASED.values():
         for source in {source.file_name for source in entry.sources}:
-            owners = [e.name for e in ZOO.values() if source in {s.file_name for s in e.sources}]
+            owners = [
+                e.name for e in RELEASED.values() if source in {s.file_name for s in e.sources}
+            ]
             assert owners == [entry.name], f"{source} would be taken for another's in the cache"
 
 

@@ -36,20 +36,20 @@ def main(argv: list[str]) -> int:
     if not args.name:
         raise UserError("say which weights to download; `tcformer download --list` shows them")
 
-    from tcformer.weights import released as zoo
+    from tcformer.weights import released
 
-    entries = [zoo.find_entry(name) for name in args.name]  # before the first download
+    entries = [released.find_release(name) for name in args.name]  # before the first download
     for entry in entries:
         try:
-            path = zoo.pretrained_path(
+            path = released.pretrained_path(
                 entry.name, cache_dir=args.cache_dir, base_url=args.base_url, force=args.force
             )
         except KeyboardInterrupt:
             folder = _folder(args.cache_dir)
-            hint = zoo.by_hand_hint(entry, folder)
+            hint = released.by_hand_hint(entry, folder)
             print(f"interrupted, nothing was kept; run this again, or {hint}", file=sys.stderr)
             return EXIT_SIGINT
-        meta = zoo.kept_metadata(path) or {}
+        meta = released.kept_metadata(path) or {}
         verified = meta.get("verified", "no")
         if verified == "no":
             check = "hash unknown, not verified"
@@ -67,11 +67,11 @@ def _folder(chosen: str | None) -> Path:
 
 
 def _show_list(cache_dir: str | None) -> None:
-    from tcformer.weights import released as zoo
+    from tcformer.weights import released
 
     folder = _folder(cache_dir)
     print("Figures are the paper's; this project has not measured them.")
-    for entry in zoo.ZOO.values():
+    for entry in released.RELEASED.values():
         kept = folder / f"{entry.name}.safetensors"
         figure = f", paper: {entry.paper}" if entry.paper else ""
         print(f"\n{entry.name}")
@@ -79,5 +79,5 @@ def _show_list(cache_dir: str | None) -> None:
         for source in entry.sources:
             check = f"SHA-256 {source.sha256}..." if source.sha256 else "hash unknown"
             print(f"  {source.address} ({source.file_name}, {check})")
-        if zoo.is_kept(entry, kept):
+        if released.is_kept(entry, kept):
             print(f"  here: {kept}")

@@ -142,7 +142,7 @@ class _ConvBlock(nn.Sequential):
     """3x3 convolution, norm over groups of channels, ReLU."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
-        # 32 of them where each has four channels: one of a single value would be normed to 0.
+        # 32 of them where each has four channels: one of a single value would be normalized to 0.
         groups = next(g for g in (32, 16, 8, 4, 2, 1) if g == 1 or channels % (4 * g) == 0)
         conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

@@ -94,8 +94,8 @@ class AggregationBlock(Block):
                 return tokens.x
             # A map smaller than the window is averaged as a whole; remainders are left out.
             window = (min(self.pool, plan.map_size[0]), min(self.pool, plan.map_size[1]))
-            picture = F.avg_pool2d(tokens_to_map(tokens, plan=plan), window)
-            return picture.flatten(2).transpose(1, 2)
+            pooled = F.avg_pool2d(tokens_to_map(tokens, plan=plan), window)
+            return pooled.flatten(2).transpose(1, 2)
         keys = tokens_to_tokens(tokens, clusters)
         if self.reduction == "cluster":
             return keys
@@ -324,8 +324,8 @@ class _ExtraConv(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
 
-    def forward(self, picture: Tensor) -> Tensor:
-        return self.conv(picture)
+    def forward(self, feature_map: Tensor) -> Tensor:
+        return self.conv(feature_map)
 
 
 def _weighted_plan(layout: Layout, plan: TokenMap, dtype: torch.dtype) -> TokenMap:

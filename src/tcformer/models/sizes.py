@@ -49,7 +49,7 @@ class MergeRule:
 
     Attributes:
         keep_ratio: share of the tokens that are left, in (0, 1].
-        k: neighbours in the density estimate, the token itself included.
+        k: neighbors in the density estimate, the token itself included.
         num_clusters: how many tokens are left, instead of a share; no more than there are.
         nest: the grid (rows, columns) of parts inside which tokens are clustered, then those of
             later merges, down to (1, 1). Where an image is too small for one the next is taken.

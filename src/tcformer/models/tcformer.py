@@ -43,8 +43,8 @@ __all__ = [
     "Block",
     "GridBlock",
     "GridMlp",
+    "KeySource",
     "PatchEmbed",
-    "Source",
     "TCFormer",
     "TokenBlock",
     "TokenMlp",
@@ -58,7 +58,7 @@ SAME = 1e-3
 
 Flat parts of an image are full of tokens that are equal but for rounding, and how a product is
 rounded depends on the size of the batch. Without this the last bits would say which of them are
-centres. A matrix product in float32 cannot tell such distances from zero, nor could the published
+centers. A matrix product in float32 cannot tell such distances from zero, nor could the published
 code: tests/models/test_backbone.py::test_nor_does_a_flat_image_or_a_half_flat_one.
 """
 
@@ -115,7 +115,7 @@ def conv_with_skip(
 def convolve_tokens(conv: nn.Module, x: Tensor, to_map: TokenMap, to_tokens: TokenMap) -> Tensor:
     """Convolve tokens: ``skip(x) + map_to_tokens(conv(tokens_to_map(x)))``.
 
-    The way over the map mixes neighbours but blurs what shares a pixel; the skip keeps every
+    The way over the map mixes neighbors but blurs what shares a pixel; the skip keeps every
     token's own detail.
 
     Args:
@@ -132,8 +132,8 @@ def convolve_tokens(conv: nn.Module, x: Tensor, to_map: TokenMap, to_tokens: Tok
     Source: TCFormer (CVPR 2022), section 3.3.
     """
     flat = x if to_map.to_map is None else apply_plan(x, to_map.to_map)
-    picture = conv(flat.view(x.shape[0], *to_map.map_size, x.shape[2]).permute(0, 3, 1, 2))
-    mixed = picture.permute(0, 2, 3, 1).flatten(1, 2)
+    feature_map = conv(flat.view(x.shape[0], *to_map.map_size, x.shape[2]).permute(0, 3, 1, 2))
+    mixed = feature_map.permute(0, 2, 3, 1).flatten(1, 2)
     if to_tokens.to_tokens is not None:
         mixed = apply_plan(mixed, to_tokens.to_tokens)
     skip = None
@@ -191,22 +191,22 @@ class Attention(nn.Module):
         """The reduction that fits a map: r, or the whole side of a map smaller than r."""
         return min(self.sr_ratio, map_size[0]), min(self.sr_ratio, map_size[1])
 
-    def reduce(self, picture: Tensor) -> Tensor:
+    def reduce(self, feature_map: Tensor) -> Tensor:
         """Shrink a map (B, C, H, W) r times into (B, floor(H/r)*floor(W/r), C) keys.
 
         Rows and columns that do not fill a window are left out, as in the published model. A map
         smaller than r is seen by the part of the kernel that lies on it.
         """
-        h, w = min(self.sr_ratio, picture.shape[2]), min(self.sr_ratio, picture.shape[3])
+        h, w = min(self.sr_ratio, feature_map.shape[2]), min(self.sr_ratio, feature_map.shape[3])
         if not is_plain(self.sr):
             missing = (0, self.sr_ratio - w, 0, self.sr_ratio - h)  # zeros beyond a smaller map
-            return self.norm(self.sr(F.pad(picture, missing)).flatten(2).transpose(1, 2))
-        batch, channels = picture.shape[:2]
-        rows, columns = picture.shape[2] // h, picture.shape[3] // w
+            return self.norm(self.sr(F.pad(feature_map, missing)).flatten(2).transpose(1, 2))
+        batch, channels = feature_map.shape[:2]
+        rows, columns = feature_map.shape[2] // h, feature_map.shape[3] // w
         # Windows do not overlap, so the convolution is one matrix product. Its blocked sums halve
         # the rounding error of a direct convolution (up to 4096 terms), on which clusters hang:
         # tests/models/test_golden.py::test_training_follows_the_published_code.
-        patches = picture[:, :, : rows * h, : columns * w].permute(0, 2, 3, 1)
+        patches = feature_map[:, :, : rows * h, : columns * w].permute(0, 2, 3, 1)
         patches = patches.reshape(batch, rows, h, columns, w, channels).transpose(2, 3)
         weight = self.sr.weight[:, :, :h, :w].permute(0, 2, 3, 1).flatten(1)
         return self.norm(linear(patches.reshape(batch, rows * columns, -1), weight, self.sr.bias))
@@ -284,7 +284,7 @@ class TokenMlp(_Mlp):
         super().__init__(dim, hidden, conv_with_skip(hidden, hidden, groups=hidden), drop)
 
 
-class Source(NamedTuple):
+class KeySource(NamedTuple):
     """What a stage's first block attends to: the tokens before they were merged.
 
     Attributes:
@@ -341,7 +341,7 @@ class GridBlock(Block):
 class TokenBlock(Block):
     """Transformer block on tokens of any shape.
 
-    The first block of a stage takes its keys from the tokens before the merge (:class:`Source`),
+    The first block of a stage takes its keys from the tokens before the merge (:class:`KeySource`),
     whose importance is added to the attention scores; the others take them from their own tokens.
 
     Source: TCFormer (CVPR 2022), section 3.3, figure 4.
@@ -349,7 +349,7 @@ class TokenBlock(Block):
 
     mlp_class = TokenMlp
 
-    def forward(self, tokens: Tokens, plan: TokenMap, source: Source | None = None) -> Tensor:
+    def forward(self, tokens: Tokens, plan: TokenMap, source: KeySource | None = None) -> Tensor:
         """Return the new features (B, N, C) of the tokens.
 
         Args:
@@ -389,7 +389,7 @@ class CTM(nn.Module):
     Args:
         in_dim: channels of the stage before.
         out_dim: channels of the stage after.
-        rule: how many tokens are left, and of which neighbours and parts.
+        rule: how many tokens are left, and of which neighbors and parts.
         density_noise: amplitude of the uniform noise on densities that the published code draws
             (1e-6); 0, deterministic, unless you want to compare with it statistically.
 
@@ -410,7 +410,7 @@ class CTM(nn.Module):
         self.norm = LayerNorm(out_dim, eps=1e-5)
         self.score = nn.Linear(out_dim, 1)
 
-    def forward(self, tokens: Tokens, plan: TokenMap) -> tuple[Tokens, Source]:
+    def forward(self, tokens: Tokens, plan: TokenMap) -> tuple[Tokens, KeySource]:
         """Merge tokens.
 
         Args:
@@ -418,7 +418,7 @@ class CTM(nn.Module):
             plan: between these tokens and their stage's map.
 
         Returns:
-            M merged tokens (B, M, Cout), and the N un-merged ones as a :class:`Source`. With P
+            M merged tokens (B, M, Cout), and the N un-merged ones as a :class:`KeySource`. With P
             parts M is a multiple of P, rounded down, and the tokens of a part follow each other.
         """
         layout = tokens.layout
@@ -443,7 +443,7 @@ class CTM(nn.Module):
             count = num_parts * share
             merged = merge_tokens(unmerged, clusters.assignment, count, log_weight=score)
         merged = Tokens(merged.x.to(x.dtype), merged.layout._replace(part_grids=nest))
-        return merged, Source(unmerged, score, source_plan)
+        return merged, KeySource(unmerged, score, source_plan)
 
     def _noise(self, x: Tensor) -> Tensor | None:
         if self.density_noise == 0.0:
@@ -470,7 +470,7 @@ class TCFormer(nn.Module):
         sr_ratios: reduction of the key maps.
         keep_ratio: share of the tokens that each of the three merges leaves, one number or three;
             0.25 when left out.
-        k: neighbours in the density estimate of the clustering, the token itself included.
+        k: neighbors in the density estimate of the clustering, the token itself included.
         num_clusters: tokens that the merges leave, instead of a share; one number or three.
         part_grids: for each of the three merges the grid of parts inside which tokens are
             clustered (Local CTM): an integer or (rows, columns). Each divides the one before.
@@ -587,7 +587,7 @@ class TCFormer(nn.Module):
         """Run the backbone.
 
         Args:
-            images: (B, in_chans, Hi, Wi) float, normalised; any size, B at least 1.
+            images: (B, in_chans, Hi, Wi) float, normalized; any size, B at least 1.
             num_stages: how many stages to run; all there are when left out.
 
         Returns:
@@ -603,7 +603,7 @@ class TCFormer(nn.Module):
         x, grid_size = self.patch_embed1(images)
         tokens = Tokens(x, grid_layout(x.shape[0], grid_size, x.device))
         plan = plan_token_map(tokens.layout)
-        source: Source | None = None
+        source: KeySource | None = None
         for stage in range(1, num_stages + 1):
             if stage > 1:
                 ctm: CTM = getattr(self, f"ctm{stage - 1}")
@@ -615,7 +615,7 @@ class TCFormer(nn.Module):
         return outputs
 
     def _run_blocks(
-        self, blocks: nn.ModuleList, tokens: Tokens, plan: TokenMap, source: Source | None
+        self, blocks: nn.ModuleList, tokens: Tokens, plan: TokenMap, source: KeySource | None
     ) -> Tensor:
         x = tokens.x
         for block in blocks:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tcformer.errors import UserError
 from tcformer.models.sizes import NUM_STAGES
-from tcformer.models.tcformer import Attention, Source, TCFormer
+from tcformer.models.tcformer import Attention, KeySource, TCFormer
 from tcformer.tokens import Layout, Tokens, pixel_of_cell
 
 __all__ = ["Attended", "Trace", "trace"]
@@ -94,7 +94,7 @@ def trace(model: TCFormer, images: Tensor, *, block: int | None = None) -> Trace
 
     Args:
         model: a network in evaluation mode.
-        images: (B, in_chans, H, W) float, normalised.
+        images: (B, in_chans, H, W) float, normalized.
         block: whose attention to keep, from 1 in every stage (the last one of a stage that has
             fewer); the last of each stage when left out.
 
@@ -117,12 +117,12 @@ def trace(model: TCFormer, images: Tensor, *, block: int | None = None) -> Trace
         for stage, number in zip(stages, blocks, strict=True)
     ]
     inputs: dict[nn.Module, tuple[Any, ...]] = {}
-    sources: list[Source] = []
+    sources: list[KeySource] = []
 
     def keep_inputs(layer: nn.Module, args: tuple[Any, ...]) -> None:
         inputs[layer] = args
 
-    def keep_source(_ctm: nn.Module, _args: Any, output: tuple[Tokens, Source]) -> None:
+    def keep_source(_ctm: nn.Module, _args: Any, output: tuple[Tokens, KeySource]) -> None:
         sources.append(output[1])
 
     with contextlib.ExitStack() as hooks, torch.inference_mode():
@@ -154,7 +154,7 @@ def _here(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 def _keyed_by(
-    layer: Attention, layout: Layout, sources: Sequence[Source], first: bool
+    layer: Attention, layout: Layout, sources: Sequence[KeySource], first: bool
 ) -> tuple[Tensor, str]:
     """The key of each cell, and what keys are."""
     if layer.sr_ratio == 1:

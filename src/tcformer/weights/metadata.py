@@ -251,7 +251,7 @@ def merge_options(
     Args:
         model: the name of the network.
         keep_ratio: one share or three.
-        k: neighbours in the density estimate.
+        k: neighbors in the density estimate.
         num_clusters: one number or three.
         part_grids: one grid or three, such as "4x4", or "4" for the same.
 

@@ -31,7 +31,7 @@ _MMPOSE = "https://download.openmmlab.com/mmpose"
 
 
 @dataclass(frozen=True)
-class Source:
+class Download:
     """One place that has the file.
 
     Attributes:
@@ -47,12 +47,12 @@ class Source:
     sha256: str = ""
 
 
-def _on_drive(file_name: str, drive_id: str, sha256: str = "") -> Source:
-    return Source(file_name, _DRIVE.format(drive_id), drive_id, sha256)
+def _on_drive(file_name: str, drive_id: str, sha256: str = "") -> Download:
+    return Download(file_name, _DRIVE.format(drive_id), drive_id, sha256)
 
 
 @dataclass(frozen=True)
-class Entry:
+class Release:
     """One set of released weights.
 
     Attributes:
@@ -67,7 +67,7 @@ class Entry:
     architecture: str
     task: str
     paper: str
-    sources: tuple[Source, ...]
+    sources: tuple[Download, ...]
 
 
 _BASE = "tcformer-4e1adbf1_20220421.pth"
@@ -75,44 +75,44 @@ _LARGE = "tcformer_large-a47cc309_20220606.pth"
 _POSE = "tcformer_coco-wholebody_256x192-a0720efa_20220627.pth"
 _POSE_ON_DRIVE = "tcformer_mta_256x192-68d5f8aa_20220606.pth"
 
-ZOO = {
+RELEASED = {
     entry.name: entry
     for entry in (
-        Entry(
+        Release(
             "tcformer_light",
             "tcformer_light",
             "ImageNet-1k classification",
             "79.4 % top-1",
             (_on_drive("tcformer_light.pth", "1TvcJCQhHaxXJhGo13i6b5PWErhzIivuD"),),
         ),
-        Entry(
+        Release(
             "tcformer",
             "tcformer",
             "ImageNet-1k classification",
             "82.3 % top-1",
             (
-                Source(_BASE, f"{_MMPOSE}/pretrain_models/{_BASE}", sha256="4e1adbf1"),
+                Download(_BASE, f"{_MMPOSE}/pretrain_models/{_BASE}", sha256="4e1adbf1"),
                 _on_drive(_BASE, "1sIrTzIKFfW5Io2MybIWJoS0sv72Wd-av", "4e1adbf1"),
             ),
         ),
-        Entry(
+        Release(
             "tcformer_large",
             "tcformer_large",
             "ImageNet-1k classification",
             "83.6 % top-1",
             (_on_drive(_LARGE, "1wu9joQJU807IGW51mIlhK4dNnMze8E1K", "a47cc309"),),
         ),
-        Entry(
+        Release(
             "tcformer_wholebody_256x192",
             "tcformer",
             "COCO-WholeBody pose (backbone, neck and head)",
             "",
             (
-                Source(_POSE, f"{_MMPOSE}/top_down/tcformer/{_POSE}", sha256="a0720efa"),
+                Download(_POSE, f"{_MMPOSE}/top_down/tcformer/{_POSE}", sha256="a0720efa"),
                 _on_drive(_POSE_ON_DRIVE, "1tRMhOxiab8BcuImi7B64BRgXPZ2A3BAx", "68d5f8aa"),
             ),
         ),
-        Entry(
+        Release(
             "tcformer_large_wholebody_384x288",
             "tcformer_large",
             "COCO-WholeBody pose (backbone, neck and head)",
@@ -145,7 +145,7 @@ def pretrained_path(
     Processes that ask at the same time wait for the first.
 
     Args:
-        name: a key of `ZOO`.
+        name: a key of `RELEASED`.
         cache_dir: where files are kept; default `cache_folder()` (TCFORMER_CACHE changes it).
         base_url: fetch `base_url/FILE_NAME` instead of the published addresses; default the
             environment variable TCFORMER_ZOO_URL. For mirrors and tests.
@@ -156,7 +156,7 @@ def pretrained_path(
         UserError: the name is unknown, or the file cannot be had; the sentence says where to
             put it by hand.
     """
-    entry = find_entry(name)
+    entry = find_release(name)
     folder = make_folder(cache_folder() if cache_dir is None else Path(cache_dir).expanduser())
     kept = folder / f"{entry.name}.safetensors"
     if not force and is_kept(entry, kept):
@@ -175,18 +175,20 @@ def pretrained_path(
     return kept
 
 
-def find_entry(name: str) -> Entry:
+def find_release(name: str) -> Release:
     """Look `name` up in the zoo.
 
     Raises:
         UserError: there is no such entry.
     """
-    if name in ZOO:
-        return ZOO[name]
-    raise UserError(f"there are no released weights called '{name}'; there are {', '.join(ZOO)}")
+    if name in RELEASED:
+        return RELEASED[name]
+    raise UserError(
+        f"there are no released weights called '{name}'; there are {', '.join(RELEASED)}"
+    )
 
 
-def is_kept(entry: Entry, kept: Path) -> bool:
+def is_kept(entry: Release, kept: Path) -> bool:
     """Whether `kept` is a whole safetensors file for this entry."""
     if not kept.is_file():
         return False
@@ -206,7 +208,7 @@ def kept_metadata(kept: Path) -> dict[str, str] | None:
         return None
 
 
-def by_hand_hint(entry: Entry, folder: Path) -> str:
+def by_hand_hint(entry: Release, folder: Path) -> str:
     """Say, as the second half of a sentence, how to get the file without this program."""
     source = entry.sources[0]
     return (
@@ -215,11 +217,13 @@ def by_hand_hint(entry: Entry, folder: Path) -> str:
     )
 
 
-def _download(entry: Entry, folder: Path, kept: Path, base_url: str | None, progress: bool) -> None:
+def _download(
+    entry: Release, folder: Path, kept: Path, base_url: str | None, progress: bool
+) -> None:
     if base_url:
         first = entry.sources[0]
         address = f"{base_url.rstrip('/')}/{first.file_name}"
-        sources: tuple[Source, ...] = (Source(first.file_name, address, "", first.sha256),)
+        sources: tuple[Download, ...] = (Download(first.file_name, address, "", first.sha256),)
     else:
         sources = entry.sources
     causes = []
@@ -256,7 +260,7 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _fetch_from_drive(source: Source, file: Path, progress: bool) -> None:
+def _fetch_from_drive(source: Download, file: Path, progress: bool) -> None:
     try:
         import gdown
     except ImportError as error:
@@ -273,7 +277,7 @@ def _fetch_from_drive(source: Source, file: Path, progress: bool) -> None:
         raise FetchError(cause, cause)
 
 
-def _verify(file: Path, source: Source) -> None:
+def _verify(file: Path, source: Download) -> None:
     with open(file, "rb") as stream:
         if is_web_page(stream.read(512)):
             cause = "a web page came instead of the file"
@@ -287,7 +291,7 @@ def _verify(file: Path, source: Source) -> None:
         raise FetchError(f"cannot use {file}: {cause}; replace or remove it", cause)
 
 
-def _keep(entry: Entry, source: Source, file: Path, kept: Path) -> None:
+def _keep(entry: Release, source: Download, file: Path, kept: Path) -> None:
     """Convert the published `file` to safetensors."""
     from tcformer.weights.metadata import save_weights
     from tcformer.weights.remap import identify, translate
