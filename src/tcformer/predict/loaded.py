@@ -48,8 +48,8 @@ class Loaded:
     Attributes:
         network: the classifier, or the backbone alone (`task`), on `device`.
         name: what it is called, such as "tcformer_light".
-        task: "classification"; "segmentation" and "pose" for the backbone of such a model;
-            "features" for a backbone without classifier.
+        task: "classification"; "segmentation", "pose" and "detection" for the backbone of such a
+            model; "features" for a backbone without classifier.
         preprocessing: from a picture to its input.
         classes: the name of each class, never fewer than the scores; empty without classifier.
         notes: what a person should know, each a sentence without its full stop, such as that the
@@ -154,7 +154,11 @@ class Loaded:
             UserError: the file has parts, such as a neck and a head, that `by` cannot carry.
         """
         if self.left_out:
-            kind = {"segmentation": "a segmentation model", "pose": "a pose model"}.get(self.task)
+            kind = {
+                "segmentation": "a segmentation model",
+                "pose": "a pose model",
+                "detection": "a detector",
+            }.get(self.task)
             raise UserError(
                 f"{self.source} is {kind or 'a larger network'}, and {by} has no place for its "
                 f"{' and '.join(self.left_out)}; give a classifier or a backbone alone"
@@ -369,6 +373,7 @@ def _width_of_head(name: str, state: Mapping[str, Tensor]) -> dict[str, int]:
 def _task_of(parts: list[str]) -> str:
     """What the parts besides the backbone are for."""
     tasks = {"decode_head": "segmentation", "keypoint_head": "pose"}
+    tasks |= dict.fromkeys(("roi_heads", "head"), "detection")  # of an R-CNN, of RetinaNet
     return next((tasks[part] for part in parts if part in tasks), "features")
 
 

@@ -98,6 +98,11 @@ def check_topk(loaded: Loaded, topk: int | None) -> int:
             f"{where} is a segmentation model, which names a class for each pixel and none for the "
             "picture; give a classifier, or look at its tokens with `tcformer show`"
         )
+    if loaded.task == "detection":
+        raise UserError(
+            f"{where} is a detector, which finds objects and names no class for the picture; give "
+            "a classifier, or look at its tokens with `tcformer show`"
+        )
     if not loaded.num_classes:
         raise UserError(f"{where} is a backbone without a classifier, so it cannot name classes")
     if topk is None:

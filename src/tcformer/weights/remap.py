@@ -19,7 +19,7 @@ from tcformer.weights.safe_torch import StateDict
 
 __all__ = ["Architecture", "Translated", "identify", "strip_wrappers", "translate"]
 
-_OURS = re.compile(r"(patch_embed1|block[1-4]|norm[1-4]|ctm[1-3]|head)\.")
+_OURS = re.compile(r"(patch_embed1|block[1-4]|norm[1-4]|ctm[1-3])\.|head\.(weight|bias)$")
 _WRAPPERS = ("module.", "_orig_mod.")
 _HOLDERS = (*_WRAPPERS, "model.", "net.", "network.")  # what training code calls its network
 _STEM = re.compile(r"(.*?)patch_embed1\.(?:proj|projection)\.weight")
@@ -119,7 +119,7 @@ def translate(state: Mapping[str, Tensor]) -> Translated:
         name = key.removeprefix(part)
         while name.startswith(("backbone.", *_WRAPPERS)):
             name = name[name.index(".") + 1 :]
-        foreign = part and not _OURS.match(name) and name == key
+        foreign = part and not _OURS.match(name) and (name == key or not key.startswith(part))
         _put(others if foreign else ours, name, value)
     renamed: StateDict = {}
     for key, value in ours.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from detection import SMALL, edit, write_coco
+from PIL import Image
 from processes import Family
 from recorded import whole_record
 from safetensors import safe_open
@@ -18,12 +19,14 @@ from safetensors import safe_open
 from tcformer import cli
 from tcformer.data.detection import ShapesSource
 from tcformer.errors import UserError
+from tcformer.predict import load
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.tasks.detection.task import DetectionTask, build_model
 from tcformer.tasks.runner import run
 from tcformer.training.loop import Interrupted
 from tcformer.training.options import build, load_config, parse
+from tcformer.weights.load import load_checkpoint
 from tcformer.weights.metadata import save_weights
 from tcformer.weights.safe_torch import safe_torch_load
 from tcformer.zoo import create_model
@@ -246,6 +249,21 @@ def test_finetune(trained, tmp_path):
     assert torch.equal(state["roi_heads.box_predictor.cls_score.weight"], scores)
     for key in ("backbone.neck.lateral_convs.0.conv.weight", "rpn.head.cls_logits.weight"):
         assert torch.equal(state[key], saved[key])
+
+
+def test_its_backbone_can_be_used(trained):
+    """What takes a backbone takes that of a detector; what names classes says what the file is."""
+    _, _, folder = trained
+    path = folder / "best.safetensors"
+    with safe_open(path, "pt") as file:
+        weight = file.get_tensor("backbone.body.norm4.weight")
+    network = create_model("tcformer_nano", num_classes=0)
+    assert "left out neck, roi_heads, rpn" in str(load_checkpoint(network, path))
+    assert torch.equal(network.state_dict()["norm4.weight"], weight)
+    loaded = load(path)
+    assert loaded.task == "detection"
+    with pytest.raises(UserError, match="is a detector"):
+        loaded.predict(Image.new("RGB", (32, 32)))
 
 
 def test_freeze(trained):
