@@ -264,7 +264,7 @@ def data_set(name, decoder="pil"):
 
 
 def segmentation(root, kind):
-    from tcformer.data.ade20k import Ade20kSource
+    from tcformer.data.segmentation import Ade20kSource
 
     for folder in ("images", "annotations"):
         (root / folder / "validation").mkdir(parents=True)

@@ -11,7 +11,7 @@ from tcformer import drawn as drawings
 from tcformer import export
 from tcformer.errors import UserError
 from tcformer.export import formats, making
-from tcformer.export.program import ExportedNetwork
+from tcformer.export.contract import ExportedNetwork
 
 ROOT = Path(__file__).parents[2]
 SIZE = (32, 48)

@@ -4,8 +4,8 @@ import torch
 
 from tcformer.errors import UserError
 from tcformer.export import TOLERANCE, Parity
+from tcformer.export.contract import ExportedNetwork
 from tcformer.export.parity import batches, compare
-from tcformer.export.program import ExportedNetwork
 
 
 def runner_of(loaded, contract, **changes):

@@ -12,8 +12,7 @@ from torch.export import ExportedProgram
 
 from tcformer.errors import UserError, is_installed, nearest
 from tcformer.export import onnx_file, openvino_file, torch_files
-from tcformer.export.contract import Contract
-from tcformer.export.runner import Runner
+from tcformer.export.contract import Contract, Runner
 
 __all__ = ["FORMATS", "Format", "choose"]
 

@@ -18,10 +18,8 @@ from PIL import Image, ImageOps
 from tcformer import drawn
 from tcformer.errors import UserError
 from tcformer.export import onnx_file, parity, timing
-from tcformer.export.contract import INPUTS, OUTPUTS, Contract
+from tcformer.export.contract import INPUTS, OUTPUTS, Contract, Runner, trace
 from tcformer.export.formats import Format, choose
-from tcformer.export.program import trace
-from tcformer.export.runner import Runner
 from tcformer.files import check_writable, staging
 from tcformer.images import check_seen, read_image
 from tcformer.models import TCFormer

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tcformer.errors import UserError
-from tcformer.export.contract import Contract
-from tcformer.export.runner import Runner
+from tcformer.export.contract import Contract, Runner
 
 OPSETS = (18, 23)
 """First and last version of ONNX's operators that are written."""

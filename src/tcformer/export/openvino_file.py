@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tcformer.export import onnx_file
-from tcformer.export.contract import Contract
-from tcformer.export.runner import Runner
+from tcformer.export.contract import Contract, Runner
 
 PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 """On processors with bfloat16 OpenVINO computes in it unless told otherwise. Distances in three

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tcformer.errors import UserError
-from tcformer.export.contract import NUM_STAGES, Contract
-from tcformer.export.program import ExportedNetwork
-from tcformer.export.runner import Runner
+from tcformer.export.contract import NUM_STAGES, Contract, ExportedNetwork, Runner
 from tcformer.models import TCFormer
 
 TOLERANCE = 1e-4

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from tcformer.export.contract import Contract
-from tcformer.export.program import ExportedNetwork
-from tcformer.export.runner import Runner
+from tcformer.export.contract import Contract, ExportedNetwork, Runner
 from tcformer.models import TCFormer
 from tcformer.runtime import timing
 

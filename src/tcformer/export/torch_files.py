@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tcformer.errors import UserError
-from tcformer.export.contract import Contract
-from tcformer.export.runner import Runner
+from tcformer.export.contract import Contract, Runner
 
 METADATA = "tcformer.json"
 """What the contract says, as an extra file of a torch.export archive."""

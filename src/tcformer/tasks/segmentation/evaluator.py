@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.data.pixelwise import listed
+from tcformer.data.segmentation import listed
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
 from tcformer.tasks.evaluator import BaseEvaluator, renumbered

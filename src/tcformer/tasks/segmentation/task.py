@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcformer.data import ResumableSampler, SteppedSampler
-from tcformer.data.pixelwise import (
+from tcformer.data.segmentation import (
     NOWHERE,
     EvalPair,
     PixelBatch,

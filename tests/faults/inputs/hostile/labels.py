@@ -19,7 +19,13 @@ from PIL import Image
 from hostile.images import hostile_bytes, sound
 from hostile.kinds import TRACE, Kind, disturbed, mutated, strange_name
 from tcformer.data import DataSpec, build_dataset
-from tcformer.data.pixelwise import NOWHERE, EvalPair, PixelDataset, PixelSpec, build_pixel_source
+from tcformer.data.segmentation import (
+    NOWHERE,
+    EvalPair,
+    PixelDataset,
+    PixelSpec,
+    build_pixel_source,
+)
 from tcformer.errors import UserError
 
 

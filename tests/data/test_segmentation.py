@@ -9,17 +9,18 @@ from image_kinds import encode, held, png, tiff
 from PIL import Image
 
 from tcformer.data import SeededDataset, SteppedSampler, build_loader
-from tcformer.data.ade20k import Ade20kSource, MaskFolderSource
-from tcformer.data.pixelwise import (
+from tcformer.data.scenes import DigitScenesSource
+from tcformer.data.segmentation import (
     NOWHERE,
+    Ade20kSource,
     EvalPair,
+    MaskFolderSource,
     PixelDataset,
     PixelSpec,
     TrainPair,
     distort,
     stacked,
 )
-from tcformer.data.scenes import DigitScenesSource
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.errors import UserError
 from tcformer.images import NotLabelsError, decode_labels
