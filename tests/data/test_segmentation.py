@@ -9,7 +9,7 @@ from image_kinds import encode, held, png, tiff
 from PIL import Image
 
 from tcformer.data import SeededDataset, SteppedSampler, build_loader
-from tcformer.data.scenes import DigitScenesSource
+from tcformer.data.builtin import DigitScenesSource
 from tcformer.data.segmentation import (
     NOWHERE,
     Ade20kSource,

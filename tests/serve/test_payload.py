@@ -113,7 +113,7 @@ def test_examples_are_pictures_and_those_that_cannot_be_drawn_are_left_out(monke
         raise UserError("scikit-learn is not installed")
 
     assert list(pictures.examples()) == ["house", "person", "shapes", "digits on canvas", "a digit"]
-    monkeypatch.setattr("tcformer.data.scenes.DigitScenesSource", missing)
+    monkeypatch.setattr("tcformer.data.builtin.DigitScenesSource", missing)
     found = pictures.examples.__wrapped__()
     assert list(found) == ["house", "person", "shapes"]
     for picture in found.values():

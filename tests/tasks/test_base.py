@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import tcformer
-from tcformer.data import scenes
+from tcformer.data import builtin
 from tcformer.errors import UserError
 from tcformer.predict import examine, labelled_folder, load, match_classes
 from tcformer.runtime.distributed import World
@@ -171,7 +171,7 @@ def test_finetuning_keeps_a_classifier_of_the_same_names_alone(data, network, fi
 
 
 def test_segments_are_matched_by_name(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scenes, "VAL_SCENES", 4)
+    monkeypatch.setattr(builtin, "VAL_SCENES", 4)
     common = {
         "task": "segmentation", "model": "tcformer_nano", "data_set": "digits", "input_size": 32,
         "batch_size": 4, "num_workers": 0, "device": "cpu", "neck_channels": 8, "neck_heads": 2,

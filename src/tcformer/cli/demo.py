@@ -146,7 +146,7 @@ def _configuration(args: Namespace) -> TrainConfig:
 
 def _check(folder: Path) -> None:
     """Refuse what would end the demo later, and a folder with anything but an earlier demo."""
-    from tcformer.data.small import require_digits
+    from tcformer.data.builtin import require_digits
 
     require_digits()
     check_writable(folder / LOG)

@@ -170,11 +170,11 @@ def _source(spec: DataSpec, split: Split) -> Source:
         year = 2018 if name == "INAT" else 2019
         return INatSource(spec.data_path, split, year=year, category=spec.inat_category)
     if name == "digits":
-        from tcformer.data.small import DigitsSource
+        from tcformer.data.builtin import DigitsSource
 
         return DigitsSource(split)
     if name == "fake":
-        from tcformer.data.small import FakeSource
+        from tcformer.data.builtin import FakeSource
 
         return FakeSource(split, images=spec.fake_images, classes=spec.fake_classes)
     from tcformer.data.from_timm import timm_source

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tcformer.data.builtin import DigitScenesSource
 from tcformer.data.dataset import Item, unreadable
 from tcformer.data.folder import PathList, images_below, read_names, require_folder
-from tcformer.data.scenes import DigitScenesSource
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.data.transforms import ToNormalised
 from tcformer.errors import UserError, nearest

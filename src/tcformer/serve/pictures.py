@@ -132,8 +132,7 @@ class Kept:
 @cache
 def examples() -> dict[str, NDArray[np.uint8]]:
     """Name -> (H, W, 3) uint8. Those with digits are there where scikit-learn is."""
-    from tcformer.data.scenes import DigitScenesSource
-    from tcformer.data.small import DigitsSource
+    from tcformer.data.builtin import DigitScenesSource, DigitsSource
 
     found = {"house": drawn.house(), "person": drawn.person(), "shapes": drawn.shapes()}
     with contextlib.suppress(UserError):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tcformer.data import DataSpec, build_dataset
-from tcformer.data.small import DigitsSource
+from tcformer.data.builtin import DigitsSource
 from tcformer.errors import UserError
 
 
