@@ -85,28 +85,23 @@ def _front(
     record: Mapping[str, Any] | None,
     result: tuple[str, float, int] | None,
 ) -> str:
-    """What the Hub reads: YAML, of which JSON's strings and numbers are a part."""
-    lines = ["---", "tags:", f"- {task}", "- timm", "- tcformer"]
-    lines += ["library_name: timm", f"pipeline_tag: {task}"]
-    if licence:
-        lines.append(f"license: {json.dumps(licence)}")
+    """What the Hub reads: YAML between two lines."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    measured = None
     if result is not None and record is not None:
-        data = json.dumps(str(record.get("data", {}).get("name", "unknown")))
-        kind, value = _METRICS.get(result[0], (result[0], ""))[0], result[1]
-        lines += [
-            "model-index:",
-            f"- name: {json.dumps(name)}",
-            "  results:",
-            "  - task:",
-            f"      type: {task}",
-            "    dataset:",
-            f"      name: {data}",
-            f"      type: {data}",
-            "    metrics:",
-            f"    - type: {kind}",
-            f"      value: {value:.3f}",
-        ]
-    return "\n".join([*lines, "---"])
+        data = str(record.get("data", {}).get("name", "unknown"))
+        kind, value = _METRICS.get(result[0], (result[0], ""))[0], round(result[1], 3)
+        measured = [EvalResult(task, data, data, kind, value)]
+    told = ModelCardData(
+        license=licence,
+        tags=[task, "timm", "tcformer"],
+        library_name="timm",
+        pipeline_tag=task,
+        model_name=name if measured else None,
+        eval_results=measured,
+    )
+    return f"---\n{told.to_yaml()}\n---"
 
 
 def _opening(config: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from tcformer.data.keypoints import Layout
+from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.data.keypoints.crop import Crop, warp
 from tcformer.errors import UserError
 from tcformer.images import as_rgb, resize_image
@@ -139,21 +140,12 @@ _TALLEST = 768
 _FINER = 3  # crops are drawn so many times larger than the network saw them
 
 
-class HasInputSize(Protocol):
-    """What is needed of a codec."""
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Width and height."""
-        ...
-
-
 def people_sheet(
     picture: Any,
     drawn: Any,
     people: Sequence[Seen],
     layout: Layout,
-    codec: HasInputSize,
+    codec: HeatmapCodec,
     *,
     threshold: float = 0.2,
 ) -> NDArray[np.uint8]:
@@ -224,14 +216,10 @@ def frame(picture: NDArray[np.uint8], points: NDArray[np.float64], color: Color)
     low = np.clip(points.min(0) - _FRAME_MARGIN, 0, [width - 1, height - 1]).astype(int)
     high = np.clip(points.max(0) + _FRAME_MARGIN, 0, [width - 1, height - 1]).astype(int)
     (left, top), (right, bottom) = low, high + 1
-    line = _FRAME_LINE
-    for rows, columns in (
-        (slice(top, min(top + line, bottom)), slice(left, right)),
-        (slice(max(bottom - line, top), bottom), slice(left, right)),
-        (slice(top, bottom), slice(left, min(left + line, right))),
-        (slice(top, bottom), slice(max(right - line, left), right)),
-    ):
-        picture[rows, columns] = color
+    window, inner = picture[top:bottom, left:right], np.s_[_FRAME_LINE:-_FRAME_LINE]
+    kept = window[inner, inner].copy()
+    window[:] = color
+    window[inner, inner] = kept
 
 
 def detail(
