@@ -224,7 +224,7 @@ def pose(tmp_path_factory) -> Path:
         "codec": "udp", "heatmap_sigma": 1.5, "neck_heads": 8, "neck_channels": 32,
         "neck_reduction": "pool", "device": "cpu", "num_workers": 0, "eval": True,
     }  # fmt: skip
-    task = PoseTask(TrainConfig(**options), World())
+    task = PoseTask(TrainConfig.build(options), World())
     torch.nn.init.normal_(task.model.keypoint_head.final_layer.weight)
     path = tmp_path_factory.mktemp("pose") / "best.safetensors"
     task.save_weights(task.model.state_dict(), path)

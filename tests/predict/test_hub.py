@@ -89,8 +89,8 @@ def test_names_that_were_assumed_are_not_passed_on(tmp_path):
 def record(tmp_path):
     """The record of a run of two epochs."""
     place = tmp_path / "run" / "record.json"
-    cfg = TrainConfig(record=str(place), lr=0.25, finetune="/at/our/place/x.pth")
-    kept = RunRecord(cfg, World(), ["train", "/at/our/place/config.py"])
+    cfg = TrainConfig().replace(record=str(place), lr=0.25, finetune="/at/our/place/x.pth")
+    kept = RunRecord(cfg.run, World(), ["train", "/at/our/place/config.py"], config=cfg.to_json())
     data = {"name": "IMNET", "train": {"images": 70, "classes": 3, "sha256": "0" * 16}}
     kept.begin({"task": "classification", "metric": "acc1", "data": data})
     kept.epoch({"epoch": 0, "test_acc1": 61.5})

@@ -47,7 +47,7 @@ def numbers(task):
 def start(world, cfg, **kw):
     interrupt.clear()
     task = Shared(cfg, **kw)
-    ckpt.seed_everything(cfg.seed, world.rank)
+    ckpt.seed_everything(cfg.run.seed, world.rank)
     return task
 
 

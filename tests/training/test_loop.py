@@ -114,8 +114,8 @@ def rates(**changes):
     cfg = config(epochs=300, warmup_epochs=5, lr=5e-4, batch_size=1024, **changes)
     state = build_state(ToyTask(cfg), cfg, World())
     out = {}
-    for epoch in range(cfg.epochs):
-        set_learning_rate(state.scheduler, epoch, compat=cfg.lr_schedule_compat)
+    for epoch in range(cfg.optimization.epochs):
+        set_learning_rate(state.scheduler, epoch, compat=cfg.optimization.lr_schedule_compat)
         out[epoch] = state.optimizer.param_groups[0]["lr"]
     return out
 
@@ -137,10 +137,10 @@ def test_accumulation_is_one_update_for_the_whole_group():
     class Halves(ToyTask):
         def batches(self, epoch, start):
             for number in range(self.steps_per_epoch):
-                generator = torch.Generator().manual_seed(number // (8 // self.cfg.batch_size))
+                generator = torch.Generator().manual_seed(number // (8 // self.cfg.data.batch_size))
                 x = torch.randn(8, 6, generator=generator)
-                half = number % (8 // self.cfg.batch_size) * 4
-                part = x[half : half + self.cfg.batch_size]
+                half = number % (8 // self.cfg.data.batch_size) * 4
+                part = x[half : half + self.cfg.data.batch_size]
                 yield part, part[:, :3] * 2
 
     def weights(batch_size, accum, steps):

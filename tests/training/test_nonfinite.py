@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
@@ -53,7 +52,7 @@ class Poisoned(ToyTask):
 def run(cfg, **kw):
     interrupt.clear()
     task = Poisoned(cfg, **kw)
-    ckpt.seed_everything(cfg.seed, 0)
+    ckpt.seed_everything(cfg.run.seed, 0)
     try:
         fit(task, cfg, World())
     except Interrupted:
@@ -107,7 +106,7 @@ def test_the_step_can_be_repeated(tmp_path, kind, accum):
     cfg = config(output_dir=str(tmp_path), accum=accum)
     again = config(accum=accum, resume=str(tmp_path / "nonfinite_epoch1_step3.pth"))
     first = Poisoned(cfg, **{kind: [(1, 3)]})
-    ckpt.seed_everything(cfg.seed, 0)
+    ckpt.seed_everything(cfg.run.seed, 0)
     with pytest.raises(NotFinite) as stopped:
         fit(first, cfg, World())
     torch.rand(9)
@@ -171,7 +170,7 @@ def test_a_resumed_run_goes_on_counting(tmp_path):
     whole = run(config(output_dir=str(tmp_path / "whole"), skip_nonfinite=3), nan=nan)
     cfg = config(output_dir=str(tmp_path / "two"), skip_nonfinite=3)
     first = run(cfg, nan=nan, stop=(1, 1))
-    second = run(dataclasses.replace(cfg, resume="auto"), nan=nan)
+    second = run(cfg.replace(resume="auto"), nan=nan)
     assert str(whole.losses) == str(first.losses + second.losses)
     a, b = state_of(tmp_path / "whole"), state_of(tmp_path / "two")
     for key in ("model", "optimizer", "ranks", "skips"):

@@ -13,16 +13,19 @@ from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.training import record as module
 from tcformer.training.loop import Interrupted, fit
-from tcformer.training.record import RunRecord, closing, read_record
+from tcformer.training.record import RunRecord, read_record, recording
+
+
+def new(cfg, world=None, command=None):
+    return RunRecord(cfg.run, world or World(), command, config=cfg.to_json())
 
 
 def train(cfg, world=None, command=("train", "config.py"), **options):
     interrupt.clear()
     world = world or World()
-    record = RunRecord(cfg, world, command)
-    with closing(record):
+    with recording(new(cfg, world, command)) as record:
         try:
-            return fit(ToyTask(cfg, **options), cfg, world, record=record)
+            return fit(ToyTask(cfg, **options), cfg, world)
         except Interrupted as stop:
             record.close("interrupted", str(stop))
 
@@ -91,7 +94,7 @@ def test_a_run_in_parts_has_one_record_of_several_sessions(tmp_path):
 
 def test_a_session_that_died_without_a_word_is_killed(tmp_path, monkeypatch):
     cfg = config(output_dir=str(tmp_path), resume="auto", epochs=2)
-    record = RunRecord(cfg, World())
+    record = new(cfg)
     record.begin({"metric": "acc1"})
     train(cfg)
     assert [s["status"] for s in read_record(tmp_path / "record.json")["sessions"]] == [
@@ -117,9 +120,8 @@ def test_a_failure_is_recorded_with_its_reason(tmp_path):
             raise OSError("cannot read /data/private/a.png")
 
     cfg = config(output_dir=str(tmp_path))
-    record = RunRecord(cfg, World())
-    with pytest.raises(OSError), closing(record):
-        fit(Broken(cfg), cfg, World(), record=record)
+    with pytest.raises(OSError), recording(new(cfg)):
+        fit(Broken(cfg), cfg, World())
     kept = read_record(tmp_path / "record.json")
     assert (kept["status"], kept["sessions"][0]["status"]) == ("failed", "failed")
     assert kept["sessions"][0]["reason"] == "OSError: cannot read a.png"
@@ -127,21 +129,19 @@ def test_a_failure_is_recorded_with_its_reason(tmp_path):
 
 def test_only_the_main_process_writes_and_only_where_it_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert RunRecord(config(), World()).path is None
-    assert RunRecord(config(output_dir="out"), World(rank=1, size=2)).path is None
-    assert RunRecord(config(output_dir="out", dry_run=True), World()).path is None
-    assert (
-        str(RunRecord(config(output_dir="out", eval=True), World()).path) == "out/evaluation.json"
-    )
+    assert new(config()).path is None
+    assert new(config(output_dir="out"), World(rank=1, size=2)).path is None
+    assert new(config(output_dir="out", dry_run=True)).path is None
+    assert str(new(config(output_dir="out", eval=True)).path) == "out/evaluation.json"
     train(config(record="sub/mine.json", epochs=1))
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")] == ["sub/mine.json"]
-    with closing(RunRecord(config(output_dir="never"), World())):
+    with recording(new(config(output_dir="never"))):
         pass  # refused before it began
     assert not (tmp_path / "never").exists()
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
-    record = RunRecord(config(record=str(tmp_path / "r.json")), World())
+    record = new(config(record=str(tmp_path / "r.json")))
     record.begin({"metric": "acc1"})
     record.epoch({"epoch": 0, "test_acc1": float("nan"), "train_loss": float("inf")})
     record.epoch({"epoch": 1, "test_acc1": 3.0})
@@ -157,10 +157,10 @@ def test_the_cause_of_a_failure_is_not_hidden_by_a_record_that_cannot_be_written
         raise UserError("the disk is full")
 
     def end(cause):
-        record = RunRecord(config(record=str(tmp_path / f"{cause}.json")), World())
+        record = new(config(record=str(tmp_path / f"{cause}.json")))
         record.begin({})
         monkeypatch.setattr(module, "atomic_write", full)
-        with closing(record):
+        with recording(record):
             if cause:
                 raise cause
 
@@ -182,7 +182,7 @@ def test_what_is_no_record_is_refused_and_set_aside(tmp_path, content, capsys):
     path.write_text(content)
     with pytest.raises(UserError, match=r"record\.json"):
         read_record(path)
-    record = RunRecord(config(output_dir=str(tmp_path)), World())
+    record = new(config(output_dir=str(tmp_path)))
     record.begin({}, resumed=True)
     assert "the record begins anew" in capsys.readouterr().out
     assert (tmp_path / "record-1.json").read_text() == content

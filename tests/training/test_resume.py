@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 
@@ -31,10 +30,10 @@ def _no_request():
 def stop_then_resume(cfg, stop_at):
     with pytest.raises(Interrupted):
         train(cfg, stop_at=stop_at)
-    first = safe_torch_load(f"{cfg.output_dir}/checkpoint.pth")
+    first = safe_torch_load(f"{cfg.run.output_dir}/checkpoint.pth")
     # A new process has other random states; they must come from the file.
     torch.rand(17)
-    return first, train(config(**{**cfg.__dict__, "resume": "auto"}))
+    return first, train(cfg.replace(resume="auto"))
 
 
 def last(folder):
@@ -297,13 +296,13 @@ OTHERS = {
 def test_another_kind_of_run_is_refused_with_both_names(tmp_path, name, change):
     cfg = config(output_dir=str(tmp_path), epochs=1)
     for before, after in (({}, change), (change, {})):
-        train(dataclasses.replace(cfg, resume="", **before))
+        train(cfg.replace(resume="", **before))
         kept = content(tmp_path)
-        first, second = dataclasses.replace(cfg, **before), dataclasses.replace(cfg, **after)
+        first, second = cfg.replace(**before), cfg.replace(**after)
         words = [str(getattr(one, name) or False).replace("auto", "off") for one in (first, second)]
         said = rf"--{name} {words[0]}\b.*--{name} {words[1]}\b.*--finetune"
         with pytest.raises(UserError, match=said):
-            train(dataclasses.replace(second, epochs=2, resume="auto"))
+            train(second.replace(epochs=2, resume="auto"))
         assert content(tmp_path) == kept
 
 
@@ -328,24 +327,24 @@ def test_the_published_optimizer_is_looked_at_and_its_schedule_is_not(tmp_path):
 @pytest.mark.parametrize("own", [True, False])
 def test_an_optimizer_that_no_option_names_is_told_by_its_state(tmp_path, theirs, ours, own):
     cfg = config(output_dir=str(tmp_path), epochs=1)
-    train(dataclasses.replace(cfg, opt=theirs))
+    train(cfg.replace(opt=theirs))
     saved = last(tmp_path)
     saved = {k: v for k, v in saved.items() if k != "args" and (own or k in _FOREIGN)}
     torch.save(saved, tmp_path / "checkpoint.pth")
     kept = content(tmp_path)
-    again = dataclasses.replace(cfg, epochs=2, resume="auto")
+    again = cfg.replace(epochs=2, resume="auto")
     with pytest.raises(UserError, match=rf"optimizer.*--opt {ours}\b.*--finetune"):
-        train(dataclasses.replace(again, opt=ours))
+        train(again.replace(opt=ours))
     assert content(tmp_path) == kept
-    assert train(dataclasses.replace(again, opt=theirs)).seen[0] == (1, 0)
+    assert train(again.replace(opt=theirs)).seen[0] == (1, 0)
 
 
 def test_another_size_and_way_of_merging_are_said(tmp_path, capsys):
     cfg = config(output_dir=str(tmp_path), epochs=1, keep_ratio=(0.5,))
     train(cfg)
-    train(dataclasses.replace(cfg, epochs=2, resume="auto"))
+    train(cfg.replace(epochs=2, resume="auto"))
     assert "now it is" not in capsys.readouterr().out
-    train(dataclasses.replace(cfg, epochs=3, resume="auto", input_size=96, k=3))
+    train(cfg.replace(epochs=3, resume="auto", input_size=96, k=3))
     said = capsys.readouterr().out
     assert "--input-size 224, and now it is 96" in said
     assert "--k None, and now it is 3" in said
@@ -383,18 +382,18 @@ def test_an_earlier_run_is_never_touched_by_one_that_does_not_resume_it(tmp_path
     train(first)
     train(other)
     kept = content(tmp_path / "a")
-    train(config(**{**first.__dict__, "seed": 1}))
+    train(first.replace(seed=1))
     assert content(tmp_path / "a" / "earlier-1") == kept
     assert f"{tmp_path / 'a' / 'earlier-1'} now" in capsys.readouterr().out
     # The same where it goes on from a run that lies elsewhere.
     second = content(tmp_path / "a")
     whole = str(tmp_path / "b" / "checkpoint.pth")
-    train(config(**{**first.__dict__, "resume": whole, "epochs": 3}))
+    train(first.replace(resume=whole, epochs=3))
     assert content(tmp_path / "a" / "earlier-2") == second
     # And a run that is resumed is one run.
-    train(config(**{**first.__dict__, "resume": "auto", "epochs": 4}))
+    train(first.replace(resume="auto", epochs=4))
     again = str(tmp_path / "a" / "checkpoint_2.pth")
-    train(config(**{**first.__dict__, "resume": again, "epochs": 4}))
+    train(first.replace(resume=again, epochs=4))
     assert aside(tmp_path / "a") == ["earlier-1", "earlier-2"]
 
 
@@ -404,13 +403,14 @@ def test_what_is_refused_moves_nothing(tmp_path, monkeypatch):
     kept = content(tmp_path)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="tensorboard"):
-        train(config(**{**cfg.__dict__, "tensorboard": True}))
+        train(cfg.replace(tensorboard=True))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is not a folder"):
-        RunRecord(config(**{**cfg.__dict__, "record": str(tmp_path / "file" / "a")}), World())
+        RunRecord(cfg.replace(record=str(tmp_path / "file" / "a")).run, World())
     (tmp_path / "file").unlink()
     weights = str(tmp_path / "best.pth")
+    run = config(record=weights, resume=weights, eval=True).run
     with pytest.raises(UserError, match="made from"):
-        RunRecord(config(record=weights, resume=weights, eval=True), World())
+        RunRecord(run, World(), made_from=[run.resume])
     assert content(tmp_path) == kept
     assert aside(tmp_path) == []

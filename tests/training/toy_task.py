@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import nn
 
@@ -14,13 +12,13 @@ from tcformer.training.config import TrainConfig
 from tcformer.training.loop import fit
 from tcformer.weights.metadata import save_weights
 
-BASE = TrainConfig(
+BASE = TrainConfig().replace(
     epochs=3, batch_size=4, warmup_epochs=1, lr=0.05, save_every=0, device="cpu", num_workers=0
 )
 
 
 def config(**changes) -> TrainConfig:
-    return dataclasses.replace(BASE, **changes)
+    return BASE.replace(**changes)
 
 
 class ToyTask:
@@ -30,7 +28,7 @@ class ToyTask:
     lower_is_better = False
 
     def __init__(self, cfg: TrainConfig, steps: int = 5, stop_at: int | None = None) -> None:
-        ckpt.seed_everything(cfg.seed, 0)
+        ckpt.seed_everything(cfg.run.seed, 0)
         self.cfg = cfg
         self.model = nn.Sequential(
             nn.Linear(6, 8), nn.LayerNorm(8), nn.Dropout(0.3), nn.GELU(), nn.Linear(8, 3)
@@ -45,8 +43,8 @@ class ToyTask:
     def batches(self, epoch, start):
         for number in range(start, self.steps_per_epoch):
             generator = torch.Generator().manual_seed(1000 * epoch + number)
-            x = torch.randn(self.cfg.batch_size, 6, generator=generator)
-            y = torch.randn(self.cfg.batch_size, 3, generator=generator)
+            x = torch.randn(self.cfg.data.batch_size, 6, generator=generator)
+            y = torch.randn(self.cfg.data.batch_size, 3, generator=generator)
             if self.poison_at == len(self.losses):
                 x[0, 0] = float("nan")
             if self.stop_at == len(self.losses):
@@ -102,6 +100,6 @@ def train(cfg: TrainConfig, **kw) -> ToyTask:
     """Train from a fresh process's point of view."""
     interrupt.clear()
     task = ToyTask(cfg, **kw)
-    ckpt.seed_everything(cfg.seed, 0)
+    ckpt.seed_everything(cfg.run.seed, 0)
     fit(task, cfg, World())
     return task

@@ -10,7 +10,6 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -64,8 +63,9 @@ def main(argv: list[str]) -> int:
     folder = Path(args.output_dir)
     cfg = _configuration(args)
     _check(folder)
+    epochs = cfg.optimization.epochs
     print(
-        f"Training {cfg.model} for {cfg.epochs} epoch{'s' * (cfg.epochs > 1)} on scikit-learn's "
+        f"Training {cfg.network.model} for {epochs} epoch{'s' * (epochs > 1)} on scikit-learn's "
         "handwritten digits, here and now.",
         flush=True,
     )
@@ -125,22 +125,19 @@ def _parse(argv: list[str]) -> Namespace:
 
 
 def _configuration(args: Namespace) -> TrainConfig:
-    from tcformer.training.config import check
     from tcformer.training.options import build, load_config
 
     cfg = build(load_config(CONFIG), where=CONFIG)
-    cfg = replace(
-        cfg,
+    cfg = cfg.replace(
         output_dir=args.output_dir,
         seed=args.seed,
         save_every=0,
         # One thread is enough for such small tensors, and several wait for each other at every
         # operation: where cores are busy or capped, that costs far more than it gains.
-        threads=cfg.threads or 1,
+        threads=cfg.run.threads or 1,
     )
     if args.epochs is not None:
-        cfg = replace(cfg, epochs=args.epochs)
-    check(cfg)
+        cfg = cfg.replace(epochs=args.epochs)
     return cfg
 
 

@@ -99,13 +99,13 @@ class _Evaluation:
 def _recorded(args: Namespace, argv: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
     """The same with a record: what was compared, by its hashes, where, and what it came to."""
     from tcformer.runtime.distributed import World
-    from tcformer.training.record import RunRecord, closing
+    from tcformer.training.record import RunRecord, recording
     from tcformer.weights.released import file_sha256
 
     files = {"truth": args.truth, "results": args.results}
     settings = _Evaluation(record=args.record, **files)
     record = RunRecord(settings, World(), ["evaluate-keypoints", *argv])
-    with closing(record):
+    with recording(record):
         result, lines = _evaluated(args)
         data = {name: {"sha256": file_sha256(Path(file))[:16]} for name, file in files.items()}
         record.begin({"task": "pose", "model": None, "parameters": None, "data": data})

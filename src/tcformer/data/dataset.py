@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from tcformer.data.decode import decode_tensor, pil_to_tensor, require_decoder
 from tcformer.data.folder import FolderSource, refuse_different_classes
-from tcformer.data.spec import DataSpec
+from tcformer.data.spec import DataSpec, refuse_unknown_set
 from tcformer.errors import UserError, cut
 from tcformer.images import UnreadableImageError, decode_rgb, to_rgb
 
@@ -158,6 +158,7 @@ def _source(spec: DataSpec, split: Split) -> Source:
     name = spec.data_set
     if split not in ("train", "val"):
         raise UserError(f"There is no split {split!r}: use train or val.")
+    refuse_unknown_set(name)
     if name == "IMNET":
         return FolderSource(spec.data_path, split)
     if name in ("CIFAR", "CIFAR10"):

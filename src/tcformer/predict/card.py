@@ -164,8 +164,9 @@ def _training(record: Mapping[str, Any] | None, result: tuple[str, float, int] |
         ("commit", _commit(last)),
         ("command", last.get("command")),
     ]
+    defaults = TrainConfig().flat()
     for key, value in record.get("config", {}).items():
-        default = getattr(TrainConfig, key, None)
+        default = defaults.get(key)
         usual = list(default) if isinstance(default, tuple) else default
         if key not in _PRIVATE and value != usual:
             rows.append((f"--{key.replace('_', '-')}", json.dumps(value)))

@@ -18,9 +18,9 @@ from tcformer.errors import UserError, shown
 from tcformer.predict.classes import Matching, match_names
 from tcformer.runtime.distributed import World, all_reduce_sums
 from tcformer.tasks.evaluator import BaseEvaluator, renumbered, say_left_out
-from tcformer.training.config import TrainConfig, check_task
+from tcformer.training.config import NetworkConfig, TrainConfig
 from tcformer.training.metrics import MetricLogger
-from tcformer.weights.metadata import merging_entry, names_of, save_weights
+from tcformer.weights.metadata import merge_options, merging_entry, names_of, save_weights
 
 Batch = TypeVar("Batch", bound=Any)
 
@@ -29,7 +29,7 @@ class BaseTask(ABC, Generic[Batch]):
     """Implements `tcformer.training.task.Task` but for what makes a task this one.
 
     A task sets `evaluator` in its constructor, calls `use_training_set` unless it evaluates alone
-    (`cfg.eval`), then `use_model`, and fills in the abstract methods. How to add one is told in
+    (`cfg.run.eval`), then `use_model`, and fills in the abstract methods. How to add one is told in
     docs/design.md.
 
     Args:
@@ -56,7 +56,6 @@ class BaseTask(ABC, Generic[Batch]):
     num_classes = 0
 
     def __init__(self, cfg: TrainConfig, world: World) -> None:
-        check_task(cfg)
         self.cfg, self.world = cfg, world
         self.classes: list[str] = []
         self.places: Tensor | None = None
@@ -104,12 +103,12 @@ class BaseTask(ABC, Generic[Batch]):
     @property
     def average(self) -> bool | None:
         """Which weights of other files are taken: the average where there is one, or not."""
-        return False if self.cfg.ema is False else None
+        return False if self.cfg.optimization.ema is False else None
 
     @property
     def input_shape(self) -> tuple[int, int]:
         """Height and width of the network's input, pixels."""
-        return self.cfg.input_size, self.cfg.input_size
+        return self.cfg.augmentation.input_size, self.cfg.augmentation.input_size
 
     def outputs_of(self, weights: Mapping[str, Tensor]) -> int | None:
         """How many classes weights are for; None where it cannot be told, or does not matter."""
@@ -142,14 +141,15 @@ class BaseTask(ABC, Generic[Batch]):
             outputs, recorded = self.outputs_of(weights), names_of(said.get("classes"))
         if not self.classes or outputs is None:
             return []
-        if self.cfg.eval and self.cfg.num_classes not in (None, outputs):
+        wanted = self.cfg.network.num_classes
+        if self.cfg.run.eval and wanted not in (None, outputs):
             raise UserError(
-                f"{where} is for {outputs} classes, but --num-classes is {self.cfg.num_classes}; "
-                "leave it out, the file says the number."
+                f"{where} is for {outputs} classes, but --num-classes is {wanted}; leave it out, "
+                "the file says the number."
             )
         own = len(self.classes)
         matching = self._matched(recorded, outputs, where)
-        if not self.cfg.eval and (
+        if not self.cfg.run.eval and (
             outputs != self.num_classes or (recorded and len(recorded) > own)
         ):
             known = matching.names[: len(recorded or ())]
@@ -179,7 +179,7 @@ class BaseTask(ABC, Generic[Batch]):
     @property
     def data(self) -> str:
         """The data, for messages."""
-        return f"{self.cfg.data_set} at {self.cfg.data_path!r}"
+        return f"{self.cfg.data.data_set} at {self.cfg.data.data_path!r}"
 
     def _matched(self, recorded: Sequence[str] | None, outputs: int, where: str) -> Matching:
         """`match_names`; where the numbers differ, they are told first."""
@@ -196,7 +196,9 @@ class BaseTask(ABC, Generic[Batch]):
         except UserError as error:
             if own == outputs:
                 raise
-            if not recorded and self.cfg.num_classes == outputs:  # so many on purpose, by order
+            if (
+                not recorded and self.cfg.network.num_classes == outputs
+            ):  # so many on purpose, by order
                 return Matching(tuple(range(own)), tuple(map(str, range(outputs))), (), ())
             raise UserError(
                 f"{where} is for {outputs} classes, but the data ({self.data}) has {own}; give "
@@ -246,10 +248,10 @@ class BaseTask(ABC, Generic[Batch]):
     def share(self) -> dict[str, int]:
         """Arguments by which a `ResumableSampler` gives this process its share of the items."""
         return {
-            "batch_size": self.cfg.batch_size,
+            "batch_size": self.cfg.data.batch_size,
             "world_size": self.world.size,
             "rank": self.world.rank,
-            "seed": self.cfg.seed,
+            "seed": self.cfg.run.seed,
         }
 
     def use_training_set(
@@ -263,15 +265,15 @@ class BaseTask(ABC, Generic[Batch]):
         self.loader = build_loader(
             dataset,
             sampler,
-            num_workers=min(self.cfg.num_workers, self.steps_per_epoch),  # more would be idle
-            pin_memory=self.cfg.pin_mem,
+            num_workers=min(self.cfg.data.num_workers, self.steps_per_epoch),  # more would be idle
+            pin_memory=self.cfg.data.pin_mem,
             collate=collate,
         )
 
     def use_model(self, model: nn.Module) -> None:
         """Train `model`, all of it or what `--freeze` leaves."""
         self.model = model.to(self.world.device)
-        if self.cfg.freeze:
+        if self.cfg.network.freeze:
             freeze_all_but(self.model, self.learning_parts())
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -286,7 +288,7 @@ class BaseTask(ABC, Generic[Batch]):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean loss of a batch; see `batch_loss`."""
-        if self.cfg.freeze:
+        if self.cfg.network.freeze:
             rest_all_but(self.model, self.learning_parts())
         return self.batch_loss(model, batch)
 
@@ -315,16 +317,16 @@ class BaseTask(ABC, Generic[Batch]):
         """Model, data and metric; see `tcformer.training.record`."""
         sets = {"train": self._train, "val": self.evaluator.dataset}
         prints = {
-            split: fingerprint(dataset, self.cfg.data_path)
+            split: fingerprint(dataset, self.cfg.data.data_path)
             for split, dataset in sets.items()
             if dataset is not None
         }
         return {
             "task": self.cfg.task,
-            "model": self.cfg.model,
+            "model": self.cfg.network.model,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "metric": self.metric,
-            "data": {"name": self.cfg.data_set, **prints},
+            "data": {"name": self.cfg.data.data_set, **prints},
         }
 
     def save_weights(self, state_dict: Mapping[str, Tensor], path: Path) -> None:
@@ -367,8 +369,19 @@ def naming(where: str) -> Iterator[None]:
         raise UserError(f"{where} cannot be used: {error}") from None
 
 
+def merging_of_options(options: NetworkConfig) -> dict[str, Any]:
+    """The arguments of a network that say how it merges tokens."""
+    return merge_options(
+        options.model,
+        options.keep_ratio,
+        options.k,
+        options.num_clusters,
+        options.part_grids,
+    )
+
+
 @contextmanager
-def options_named(cfg: TrainConfig) -> Iterator[None]:
+def options_named(model: str) -> Iterator[None]:
     """Say of a network that cannot be built that it is the options that do not go together."""
     try:
         yield
@@ -376,5 +389,5 @@ def options_named(cfg: TrainConfig) -> Iterator[None]:
         raise
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"--model {cfg.model} cannot be built with these options: {str(error).rstrip('.')}."
+            f"--model {model} cannot be built with these options: {str(error).rstrip('.')}."
         ) from error

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from tcformer.errors import UserError, nearest
 from tcformer.models.mta import REDUCTIONS
 from tcformer.models.sizes import VARIANTS
-from tcformer.tasks.base import BaseTask, Batch, naming, options_named
+from tcformer.tasks.base import BaseTask, Batch, merging_of_options, naming, options_named
 from tcformer.training.config import TrainConfig, option
 from tcformer.weights.load import load_checkpoint, open_weights
-from tcformer.weights.metadata import NECK, merge_options
+from tcformer.weights.metadata import NECK
 from tcformer.weights.remap import translate
 from tcformer.zoo import create_model
 
@@ -51,7 +51,7 @@ class DenseTask(BaseTask[Batch]):
 
     def neck(self) -> dict[str, str]:
         """The options of the neck, for `about`: the parameters do not show all of them."""
-        return {name: str(getattr(self.cfg, name)) for name in NECK}
+        return {name: str(getattr(self.cfg.neck, name)) for name in NECK}
 
     def follow(
         self, said: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
@@ -60,7 +60,7 @@ class DenseTask(BaseTask[Batch]):
         with naming(where):
             alike = self.in_our_names(weights).keys() == self.model.state_dict().keys()
         for name in self.unseen if alike else ():
-            now = str(getattr(self.cfg, name))
+            now = str(self.cfg.flat()[name])
             if str(said.get(name, now)) != now:
                 raise UserError(
                     f"{where} was trained with {option(name)} {said[name]}, but it is {now} now; "
@@ -126,7 +126,7 @@ class DenseTask(BaseTask[Batch]):
 
 
 def build_dense(
-    cfg: TrainConfig, purpose: str, on_backbone: Callable[..., Network], **options: Any
+    cfg: TrainConfig, purpose: str, on_backbone: Callable[..., Network], **arguments: Any
 ) -> Network:
     """The network that the options name.
 
@@ -134,34 +134,35 @@ def build_dense(
         cfg: of the backbone: its name, merging and regularisation; of the neck: its sizes.
         purpose: what tokens are needed for, in words ("segment by").
         on_backbone: `SemanticFPN` or its like: backbone and keyword arguments to network.
-        **options: further ones for it.
+        **arguments: further ones for it.
 
     Raises:
         UserError: an unknown name, or options that do not go together.
     """
-    if cfg.model not in VARIANTS:
-        near = nearest(cfg.model, VARIANTS)
+    options, neck = cfg.network, cfg.neck
+    if options.model not in VARIANTS:
+        near = nearest(options.model, VARIANTS)
         hint = f"did you mean {near}?" if near else f"use one of {', '.join(VARIANTS)}."
-        raise UserError(f"--model {cfg.model} gives no tokens to {purpose}; {hint}")
-    if cfg.neck_reduction not in REDUCTIONS:
-        near = nearest(cfg.neck_reduction, REDUCTIONS)
+        raise UserError(f"--model {options.model} gives no tokens to {purpose}; {hint}")
+    if neck.neck_reduction not in REDUCTIONS:
+        near = nearest(neck.neck_reduction, REDUCTIONS)
         hint = f"did you mean {near}?" if near else f"use one of {', '.join(REDUCTIONS)}."
-        raise UserError(f"--neck-reduction {cfg.neck_reduction} is not known; {hint}")
-    merging = merge_options(cfg.model, cfg.keep_ratio, cfg.k, cfg.num_clusters, cfg.part_grids)
-    with options_named(cfg):
+        raise UserError(f"--neck-reduction {neck.neck_reduction} is not known; {hint}")
+    merging = merging_of_options(options)
+    with options_named(options.model):
         backbone = create_model(
-            cfg.model,
-            pretrained=cfg.pretrained,
+            options.model,
+            pretrained=options.pretrained,
             num_classes=0,
-            drop_path_rate=cfg.drop_path,
-            proj_drop_rate=cfg.drop,
+            drop_path_rate=options.drop_path,
+            proj_drop_rate=options.drop,
             **merging,
         )
         return on_backbone(
             backbone,
-            neck_channels=cfg.neck_channels,
-            neck_heads=cfg.neck_heads,
-            neck_mlp_ratio=cfg.neck_mlp_ratio,
-            reduction=cfg.neck_reduction,
-            **options,
+            neck_channels=neck.neck_channels,
+            neck_heads=neck.neck_heads,
+            neck_mlp_ratio=neck.neck_mlp_ratio,
+            reduction=neck.neck_reduction,
+            **arguments,
         )

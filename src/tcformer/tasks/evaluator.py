@@ -48,16 +48,16 @@ class BaseEvaluator(ABC):
         say_left_out("val", dataset, world)
         self.places: Tensor | None = None
         self.classes: list[str] = []
-        self.shared = cfg.dist_eval and world.size > 1
+        self.shared = cfg.run.dist_eval and world.size > 1
         rank, size = (world.rank, world.size) if self.shared else (0, 1)
-        indices = exact_eval_indices(len(dataset), cfg.batch_size, size, rank)
-        self.steps = math.ceil(len(indices) / cfg.batch_size)
+        indices = exact_eval_indices(len(dataset), cfg.data.batch_size, size, rank)
+        self.steps = math.ceil(len(indices) / cfg.data.batch_size)
         self._loader = build_loader(
             dataset,
             indices,
-            batch_size=cfg.batch_size,
-            num_workers=min(cfg.num_workers, self.steps),  # more would have nothing to do
-            pin_memory=cfg.pin_mem,
+            batch_size=cfg.data.batch_size,
+            num_workers=min(cfg.data.num_workers, self.steps),  # more would have nothing to do
+            pin_memory=cfg.data.pin_mem,
             collate=collate,
         )
         self.num_corrupt = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,13 @@ from tcformer.tasks.detection.task import DetectionTask
 from tcformer.tasks.pose.task import PoseTask
 from tcformer.tasks.segmentation.task import SegmentationTask
 from tcformer.training import checkpoint as ckpt
-from tcformer.training.config import TrainConfig, check
+from tcformer.training.config import TrainConfig
 from tcformer.training.dryrun import dry_run
 from tcformer.training.log import say
 from tcformer.training.loop import Interrupted, NotFinite, count_parameters, fit
 from tcformer.training.metrics import MetricLogger, OnProgress
 from tcformer.training.optim import build_precision
-from tcformer.training.record import RunRecord, closing
+from tcformer.training.record import RunRecord, current, recording
 from tcformer.weights.load import open_weights, place_of
 from tcformer.weights.metadata import WEIGHTS, merging_of, size_note
 from tcformer.weights.released import fetch_cached, file_sha256
@@ -76,7 +75,7 @@ def run(
     on_progress: OnProgress | None = None,
     command: Sequence[str] | None = None,
 ) -> RunResult:
-    """Train as `cfg` says, or evaluate (`cfg.eval`), or only plan (`cfg.dry_run`).
+    """Train as `cfg` says, or evaluate (`cfg.run.eval`), or only plan (`cfg.run.dry_run`).
 
     Args:
         cfg: see `TrainConfig`; `tcformer.training.options.build` makes one from plain values.
@@ -88,16 +87,16 @@ def run(
         Interrupted: asked to stop; saved, and requeued where Slurm does that.
         NotFinite: the loss became infinite or NaN.
     """
-    check(cfg)
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    world = init_world(cfg.device, cfg.dist_url)
+    if cfg.run.threads:
+        torch.set_num_threads(cfg.run.threads)
+    world = init_world(cfg.run.device, cfg.run.dist_url)
     stopped: Interrupted | NotFinite | None = None
     result = RunResult(float("nan"), None, None, [])
-    record = RunRecord(cfg, world, command)
-    with guard(world), closing(record):
+    read = cfg.run.resume, cfg.network.finetune
+    record = RunRecord(cfg.run, world, command, config=cfg.to_json(), made_from=read)
+    with guard(world), recording(record):
         try:
-            result = _run(cfg, world, on_progress, record)
+            result = _run(cfg, world, on_progress)
         except (Interrupted, NotFinite) as error:
             stopped = error  # raised by every process at the same step: leave in good order
             record.close("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
@@ -118,42 +117,43 @@ def _explained(error: Exception, world: World) -> Exception:
     return error
 
 
-def _run(
-    cfg: TrainConfig, world: World, on_progress: OnProgress | None, record: RunRecord
-) -> RunResult:
-    if cfg.world_size not in (1, world.size):
+def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunResult:
+    record = current()
+    if cfg.run.world_size not in (1, world.size):
         raise UserError(
-            f"--world_size {cfg.world_size} does not match the {world.size} process(es) that were "
-            "started; leave it out, the launcher decides."
+            f"--world_size {cfg.run.world_size} does not match the {world.size} process(es) that "
+            "were started; leave it out, the launcher decides."
         )
     if world.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     say(world, str(cfg))
     # The same weights on every process from the start (averages are copied before DDP shares them),
     # then another stream of dropout for each.
-    ckpt.seed_everything(cfg.seed, 0)
-    say(world, f"Creating model: {cfg.model}")
+    ckpt.seed_everything(cfg.run.seed, 0)
+    say(world, f"Creating model: {cfg.network.model}")
     task = _build_task(cfg, world)
-    ckpt.seed_everything(cfg.seed, world.rank)
+    ckpt.seed_everything(cfg.run.seed, world.rank)
     cfg = _local(cfg)
-    measured = _load_for_evaluation(task, cfg, world) if cfg.eval and not cfg.dry_run else ""
+    measured = (
+        _load_for_evaluation(task, cfg, world) if cfg.run.eval and not cfg.run.dry_run else ""
+    )
     say(world, f"number of params: {count_parameters(task.model)}")
-    if record.path is None and not cfg.dry_run:
+    if record.path is None and not cfg.run.dry_run:
         say(world, _nothing_kept(cfg))
-    if cfg.finetune and not cfg.eval:
-        say(world, f"finetune from {task.finetune(cfg.finetune)}")
-        record.also |= _weights(cfg.finetune, record)
-    if cfg.dry_run:
-        if cfg.eval:
+    if cfg.network.finetune and not cfg.run.eval:
+        say(world, f"finetune from {task.finetune(cfg.network.finetune)}")
+        record.also |= _weights(cfg.network.finetune)
+    if cfg.run.dry_run:
+        if cfg.run.eval:
             raise UserError("--dry-run plans a training run; leave --eval out.")
         for line in dry_run(task, cfg, world, facts=task.facts()):
             say(world, line)
         return RunResult(float("nan"), None, None, [])
-    if cfg.eval:
-        return _evaluate(task, cfg, world, on_progress, record, measured)
-    outcome = fit(task, cfg, world, on_progress=on_progress, record=record)
+    if cfg.run.eval:
+        return _evaluate(task, cfg, world, on_progress, measured)
+    outcome = fit(task, cfg, world, on_progress=on_progress)
     check_workers()  # after the last batch nobody else tells
-    folder = Path(cfg.output_dir) if cfg.output_dir else None
+    folder = Path(cfg.run.output_dir) if cfg.run.output_dir else None
     best = folder / ckpt.BEST_WEIGHTS if folder else None
     shown = outcome.best_result or outcome.last
     lines = task.report(shown)[:2] if shown else []
@@ -165,14 +165,14 @@ def _evaluate(
     cfg: TrainConfig,
     world: World,
     on_progress: OnProgress | None,
-    record: RunRecord,
     source: str,
 ) -> RunResult:
+    record = current()
     if record.path is not None:
-        record.also |= _weights(source, record) if source else {}
+        record.also |= _weights(source) if source else {}
         record.begin({"weights": None, **task.facts_for_record()})
         say(world, f"The record goes to {record.path}")
-    if cfg.compile:
+    if cfg.run.compile:
         task.model.compile()
     log = MetricLogger(world, on_progress, "test")
     result = task.evaluate(task.model, log, build_precision(cfg, world.device).autocast)
@@ -186,17 +186,17 @@ def _evaluate(
 
 def _nothing_kept(cfg: TrainConfig) -> str:
     """Said before hours are spent on what leaves nothing behind."""
-    lost = "record of this evaluation" if cfg.eval else "checkpoint, log or record"
-    alone = "" if cfg.eval else " for the record alone"
+    lost = "record of this evaluation" if cfg.run.eval else "checkpoint, log or record"
+    alone = "" if cfg.run.eval else " for the record alone"
     return (
         f"NOTICE: no {lost} will be kept; name a folder with --output_dir, or a file with "
         f"--record{alone}."
     )
 
 
-def _weights(source: str, record: RunRecord) -> dict[str, str]:
+def _weights(source: str) -> dict[str, str]:
     """For the record: which weights a run began with or measures."""
-    if record.path is None:
+    if current().path is None:
         return {}
     file = place_of(source)
     file = file / WEIGHTS if file.is_dir() else file
@@ -205,14 +205,14 @@ def _weights(source: str, record: RunRecord) -> dict[str, str]:
 
 def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
     """Load `--resume` (or `--finetune`) into the model; '' if there are no weights to load."""
-    source = cfg.resume or cfg.finetune
+    source = cfg.run.resume or cfg.network.finetune
     if source == "auto":
-        found = ckpt.find_latest(cfg.output_dir)
+        found = ckpt.find_latest(cfg.run.output_dir)
         if found is None:
-            raise UserError(f"--resume auto found no checkpoint in {cfg.output_dir}.")
+            raise UserError(f"--resume auto found no checkpoint in {cfg.run.output_dir}.")
         source = str(found[0])
     if not source:
-        if not cfg.pretrained:
+        if not cfg.network.pretrained:
             say(world, "NOTICE: no --resume given, so this measures a model with random weights.")
         return ""
     weights = open_weights(source, task.average)
@@ -237,6 +237,6 @@ def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
 
 def _local(cfg: TrainConfig) -> TrainConfig:
     """Addresses in --resume replaced by the file fetched from there."""
-    if cfg.resume.startswith(("http://", "https://")):
-        return dataclasses.replace(cfg, resume=str(fetch_cached(cfg.resume)))
+    if cfg.run.resume.startswith(("http://", "https://")):
+        return cfg.replace(resume=str(fetch_cached(cfg.run.resume)))
     return cfg

@@ -47,7 +47,6 @@ from tcformer.runtime.distributed import World, gather_objects
 from tcformer.training.config import TrainConfig
 from tcformer.training.metrics import Skips, SmoothedValue
 from tcformer.training.optim import Ema, Precision
-from tcformer.training.options import to_json
 from tcformer.weights.safe_torch import safe_torch_load
 
 FORMAT = 1
@@ -101,11 +100,11 @@ def snapshot(state: TrainState, cfg: TrainConfig, world: World) -> dict[str, Any
         "scaler": state.precision.scaler.state_dict(),
         "epoch": state.epoch,
         "step": state.step,
-        "samples": state.step * cfg.batch_size * world.size,
+        "samples": state.step * cfg.data.batch_size * world.size,
         "evaluated": state.evaluated,
         "best": dict(state.best),
         "skips": dataclasses.asdict(state.skips),
-        "args": to_json(cfg),
+        "args": cfg.to_json(),
         "ranks": gather_objects(world, mine),
     }
 
@@ -334,7 +333,7 @@ def _restore(
     state.best = dict(content["best"])
     state.evaluated = bool(content["evaluated"])
     state.skips = Skips(**{name: int(n) for name, n in content.get("skips", {}).items()})
-    state.step, rest = divmod(int(content["samples"]), cfg.batch_size * world.size)
+    state.step, rest = divmod(int(content["samples"]), cfg.data.batch_size * world.size)
     if rest:
         notes.append(f"the images per step have changed, so {rest} images are shown twice")
     if len(content["ranks"]) != world.size:

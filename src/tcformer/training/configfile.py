@@ -1,50 +1,32 @@
-"""Config files: Python's notation for settings, read and never run.
+"""Config files: found by name, and read as Python's notation for settings, never run.
 
-The published configs are Python files such as `cfg = dict(model="tcformer", lr=5e-4)`. Whoever gets
-one from somebody else should not have to trust them with the machine, so what stands in it is
-worked out here instead: values, containers, arithmetic, and names given before. Nothing else is
-known, no import, no function but `dict` and its like, no attribute; there is no Python to break out
-into.
+People pass recipes on, in issues and beside weights, and whoever tries somebody else's must not
+run that person's code; so values, containers, arithmetic and names set before are worked out here,
+and anything else is refused.
 """
 
 from __future__ import annotations
 
 import ast
 import operator
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tcformer.errors import UserError
+from tcformer.errors import UserError, cut, nearest
 from tcformer.files import parse_json, read_text
 
 _MOST_BYTES = 1 << 20
-_MOST_ITEMS = 10_000  # of a string or a container; an option takes three at most
-_GREATEST = 10**100
+_MOST_ITEMS = 10_000  # of a text or a container; an option takes three at most
+_GREATEST = 1e100
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
     ast.BitOr: operator.or_,
-}
-_SIGNS: dict[type[ast.unaryop], Callable[[Any], Any]] = {
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-    ast.Not: operator.not_,
-}
-_BUILDERS: dict[str, Callable[..., Any]] = {
-    "dict": dict,
-    "list": list,
-    "tuple": tuple,
-    "int": int,
-    "float": float,
-    "str": str,
-    "bool": bool,
 }
 
 
@@ -52,6 +34,35 @@ class _NotASettingError(Exception):
     def __init__(self, node: ast.AST, why: str) -> None:
         super().__init__(why)
         self.line = getattr(node, "lineno", 0)
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """All settings of a config file, `find_config(path)`.
+
+    Raises:
+        UserError: no such file, or the file cannot be read as a configuration.
+    """
+    return read_config(find_config(path))
+
+
+def find_config(path: str | Path) -> Path:
+    """The file of that name on disk or, failing that, among the configs of the package."""
+    path = Path(path)
+    if os.path.isfile(path):  # which takes a name that no file can have for none
+        return path
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    package = Path(__file__).parents[1]
+    # Inside an installed wheel, or beside `src` in a clone.
+    roots = [r for r in (package / "configs", package.parents[1] / "configs") if r.is_dir()]
+    for root in roots if inside.name else ():
+        for name in (inside, inside.with_name(inside.name + ".py")):
+            if not path.is_absolute() and os.path.isfile(root / name):
+                return root / name
+    shipped = [f"configs/{p.relative_to(r).as_posix()}" for r in roots for p in r.rglob("*.py")]
+    near = nearest(path.as_posix(), shipped)
+    folders = sorted({name.rpartition("/")[0] for name in shipped})
+    hint = f"; did you mean {near}?" if near else f"; those shipped are in {', '.join(folders)}."
+    raise UserError(f"the config file {cut(str(path))} does not exist{hint}")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -78,13 +89,13 @@ def read_config(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} must hold one JSON object.")
         return values
     merged: dict[str, Any] = {}
-    for name, value in _worked_out(path, text).items():
+    for name, value in _assignments(path, text).items():
         if isinstance(value, dict) and not name.startswith("__"):
             merged.update(value)
     return merged
 
 
-def _worked_out(path: Path, text: str) -> dict[str, Any]:
+def _assignments(path: Path, text: str) -> dict[str, Any]:
     """The top-level names of a Python file with their values."""
     names: dict[str, Any] = {}
     try:
@@ -107,69 +118,24 @@ def _worked_out(path: Path, text: str) -> dict[str, Any]:
 
 
 def _assign(statement: ast.stmt, names: dict[str, Any]) -> None:
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-        return  # a docstring
-    if isinstance(statement, ast.Pass):
-        return
-    if isinstance(statement, ast.AnnAssign) and statement.value is not None:
-        targets: list[ast.expr] = [statement.target]
-        value = statement.value
-    elif isinstance(statement, ast.Assign):
-        targets, value = statement.targets, statement.value
-    else:
-        raise _NotASettingError(statement, f"stands {_kind(statement)}")
+    match statement:
+        case ast.Expr(value=ast.Constant()) | ast.Pass():
+            return  # a docstring
+        case ast.AnnAssign(target=target, value=ast.expr() as value):
+            targets = [target]
+        case ast.Assign(targets=targets, value=value):
+            pass
+        case _:
+            raise _NotASettingError(statement, f"stands {_kind(statement)}")
     result = _value(value, names)
     for target in targets:
-        if isinstance(target, ast.Name):
-            names[target.id] = result
-        elif isinstance(target, ast.Subscript):
-            container = _value(target.value, names)
-            if not isinstance(container, dict):
-                raise _NotASettingError(target, "an entry is set in something that is no dict")
-            container[_key(target.slice, names)] = result
-        else:
-            raise _NotASettingError(target, f"the value goes to {_kind(target)}")
-
-
-def _value(node: ast.expr, names: dict[str, Any]) -> Any:
-    """What an expression comes to."""
-    match node:
-        case ast.Constant(value=None | bool() | int() | float() | str() as value):
-            return _bounded(node, value)
-        case ast.Name(id=name) if name in names:
-            return names[name]
-        case ast.Name(id=name):
-            raise _NotASettingError(node, f"stands the name {name!r}, which was not set before")
-        case ast.List(elts=items):
-            return [_value(item, names) for item in items]
-        case ast.Tuple(elts=items):
-            return tuple(_value(item, names) for item in items)
-        case ast.Dict(keys=keys, values=values):
-            return _merged(
-                node, [(k and _key(k, names), v) for k, v in zip(keys, values, strict=True)], names
-            )
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in _SIGNS:
-            return _try(node, _SIGNS[type(op)], _value(operand, names))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-            return _arithmetic(node, op, _value(left, names), _value(right, names))
-        case ast.Subscript(value=container, slice=index):
-            return _try(node, operator.getitem, _value(container, names), _value(index, names))
-        case ast.Call(func=ast.Name(id=name)) if name in _BUILDERS:
-            return _call(node, name, names)
-    raise _NotASettingError(node, f"stands {_kind(node)}")
-
-
-def _merged(
-    node: ast.expr, entries: list[tuple[Any, ast.expr]], names: dict[str, Any]
-) -> dict[Any, Any]:
-    """A dict display: an entry without a key is `**another`."""
-    result: dict[Any, Any] = {}
-    for key, value in entries:
-        if key is None:
-            result.update(_try(node, dict, _value(value, names)))
-        else:
-            result[key] = _value(value, names)
-    return result
+        match target:
+            case ast.Name(id=name):
+                names[name] = result
+            case ast.Subscript(value=ast.Name(id=name)) if isinstance(names.get(name), dict):
+                names[name][_key(target.slice, names)] = result
+            case _:
+                raise _NotASettingError(target, f"the value goes to {_kind(target)}")
 
 
 def _key(node: ast.expr, names: dict[str, Any]) -> str | int:
@@ -179,48 +145,49 @@ def _key(node: ast.expr, names: dict[str, Any]) -> str | int:
     return key
 
 
-def _call(node: ast.Call, name: str, names: dict[str, Any]) -> Any:
-    given = [_value(argument, names) for argument in node.args]
-    named = {word.arg: _value(word.value, names) for word in node.keywords if word.arg}
-    for word in node.keywords:
-        if word.arg is None:
-            named = {**_try(node, dict, _value(word.value, names)), **named}
-    if len(given) > 1 or (named and name != "dict"):
-        raise _NotASettingError(node, f"{name}() is given more than it takes")
-    return _bounded(node, _try(node, lambda: _BUILDERS[name](*given, **named)))
-
-
-def _arithmetic(node: ast.expr, op: ast.operator, left: Any, right: Any) -> Any:
-    # Small before the work is done: 9 ** 9 ** 9 and "x" * 10**12 would never end.
-    if isinstance(op, ast.Pow) and not (_is_number(left) and _is_number(right) and right < 100):
-        raise _NotASettingError(node, "stands a power with an exponent of 100 or more")
-    for one, other in ((left, right), (right, left)):
-        long = isinstance(op, ast.Mult) and hasattr(one, "__len__") and _is_number(other)
-        if long and len(one) * other > _MOST_ITEMS:
-            raise _NotASettingError(node, f"something of more than {_MOST_ITEMS} items is made")
-    if isinstance(op, ast.Mod) and isinstance(left, str):
-        raise _NotASettingError(node, "text is formatted")  # "%1000000000d" % 1
-    return _bounded(node, _try(node, _ARITHMETIC[type(op)], left, right))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
-
-
-def _bounded(node: ast.expr, value: Any) -> Any:
+def _value(node: ast.expr, names: dict[str, Any]) -> Any:
+    """What an expression comes to."""
+    value: Any
+    try:
+        match node:
+            case ast.Constant(value=None | bool() | int() | float() | str() as value):
+                pass
+            case ast.Name(id=name) if name in names:
+                return names[name]
+            case ast.Name(id=name):
+                raise _NotASettingError(node, f"stands the name {name!r}, which was not set before")
+            case ast.List(elts=items):
+                return [_value(item, names) for item in items]
+            case ast.Tuple(elts=items):
+                return tuple(_value(item, names) for item in items)
+            case ast.Dict(keys=keys, values=values):
+                value = {}
+                for key, one in zip(keys, values, strict=True):
+                    entry = _value(one, names)
+                    value |= entry if key is None else {_key(key, names): entry}
+            case ast.Call(func=ast.Name(id="dict"), args=args) if len(args) < 2:
+                value = dict(*(_value(one, names) for one in args))
+                for word in node.keywords:
+                    entry = _value(word.value, names)
+                    value |= entry if word.arg is None else {word.arg: entry}
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                value = -_value(operand, names)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+                one, other = _value(left, names), _value(right, names)
+                if isinstance(op, ast.Mult) and not isinstance(one + 0 * other, (int, float)):
+                    raise TypeError("only numbers are multiplied")
+                value = _ARITHMETIC[type(op)](one, other)
+            case _:
+                raise _NotASettingError(node, f"stands {_kind(node)}")
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        text = " ".join(str(error).split())[:100]
+        raise _NotASettingError(node, f"{type(error).__name__} is raised ({text})") from None
+    # Before the next line makes more of it: x = x * x, sixty times.
     if isinstance(value, int) and abs(value) > _GREATEST:
         raise _NotASettingError(node, "stands a number of more than 100 digits")
     if hasattr(value, "__len__") and len(value) > _MOST_ITEMS:
         raise _NotASettingError(node, f"something of more than {_MOST_ITEMS} items is made")
     return value
-
-
-def _try(node: ast.expr, compute: Callable[..., Any], *values: Any) -> Any:
-    try:
-        return compute(*values)
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        text = " ".join(str(error).split())[:100]
-        raise _NotASettingError(node, f"{type(error).__name__} is raised ({text})") from None
 
 
 _KINDS = {

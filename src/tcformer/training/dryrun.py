@@ -6,7 +6,6 @@ written. What comes out is the plan, with a memory estimate.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
@@ -43,29 +42,37 @@ def dry_run(task: Task, cfg: TrainConfig, world: World, *, facts: Mapping[str, s
     """
     _check_output(cfg)
     state = loop.build_state(task, cfg, world)
-    resumes = resume(state, task, dataclasses.replace(cfg, output_dir=_existing(cfg)), world)
-    if cfg.compile:
+    resumes = resume(state, task, _with_existing_folder(cfg), world)
+    if cfg.run.compile:
         state.model.compile()
     model = parallel(state.model, world)
-    size = cfg.batch_size if world.device.type == "cuda" else min(cfg.batch_size, _CPU_BATCH)
+    size = (
+        cfg.data.batch_size if world.device.type == "cuda" else min(cfg.data.batch_size, _CPU_BATCH)
+    )
     saved = _one_step(task, cfg, state, model, size)
-    images = cfg.batch_size * world.size * cfg.accum
+    accum = cfg.optimization.accum
+    images = cfg.data.batch_size * world.size * accum
     dtype = state.precision.dtype
-    epochs = cfg.epochs + cfg.cooldown_epochs
-    updates = -(-task.steps_per_epoch // cfg.accum)
+    epochs = cfg.optimization.epochs + cfg.optimization.cooldown_epochs
+    updates = -(-task.steps_per_epoch // accum)
     lines = [
         "Dry run: everything was built and one step was made on made-up data; nothing was written.",
         *(f"{name}: {text}" for name, text in facts.items()),
-        f"model: {cfg.model}, {loop.count_parameters(task.model):,} parameters",
+        f"model: {cfg.network.model}, {loop.count_parameters(task.model):,} parameters",
         f"processes: {world.size} on {world.device.type}"
         + (f" ({world.launcher}, {world.backend})" if world.size > 1 else ""),
-        f"batch: {cfg.batch_size} per process x {world.size} processes x {cfg.accum} accumulated = "
-        f"{images} images per update",
+        f"batch: {cfg.data.batch_size} per process x {world.size} processes x {accum} accumulated "
+        f"= {images} images per update",
         f"schedule: {epochs - state.epoch - 1} epochs of {task.steps_per_epoch} steps "
-        f"({updates} updates), {cfg.opt}, peak learning rate {scaled_lr(cfg, world.size):g}",
+        f"({updates} updates), {cfg.optimization.opt}, "
+        f"peak learning rate {scaled_lr(cfg, world.size):g}",
         f"precision: {'float32' if dtype is None else str(dtype).removeprefix('torch.')}",
         f"step tried with: {size} images per process"
-        + ("" if size == cfg.batch_size else f", fewer than --batch-size {cfg.batch_size}"),
+        + (
+            ""
+            if size == cfg.data.batch_size
+            else f", fewer than --batch-size {cfg.data.batch_size}"
+        ),
         f"memory per process, estimated: {_memory(cfg, model, saved, size)}",
         f"output: {_output(cfg, task.model)}",
         f"resume: {'from epoch ' + str(state.epoch + 1) if resumes else 'no, starts anew'}",
@@ -100,7 +107,7 @@ def _one_step(task: Task, cfg: TrainConfig, state: TrainState, model: nn.Module,
         )
     state.precision.scaler.scale(loss).backward()
     state.precision.scaler.unscale_(state.optimizer)
-    clip_gradients(state.model, cfg.clip_grad)
+    clip_gradients(state.model, cfg.optimization.clip_grad)
     state.precision.scaler.step(state.optimizer)
     return sum(kept.values())
 
@@ -108,44 +115,48 @@ def _one_step(task: Task, cfg: TrainConfig, state: TrainState, model: nn.Module,
 def _memory(cfg: TrainConfig, model: nn.Module, saved: int, size: int) -> str:
     """Weights, gradients, two moments and an average, plus what the backward pass keeps."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    copies = 4 + bool(cfg.ema)
-    activations = saved / size * cfg.batch_size
+    average = " and average" if cfg.optimization.ema else ""
+    copies = 4 + bool(average)
+    activations = saved / size * cfg.data.batch_size
     total = weights * copies + activations
     return (
         f"{total / 2**30:.2f} GiB ({copies} x {weights / 2**20:.0f} MiB of weights, gradients, "
-        f"optimiser{' and average' if cfg.ema else ''}; {activations / 2**30:.2f} GiB for backward)"
+        f"optimizer{average}; {activations / 2**30:.2f} GiB for backward)"
     )
 
 
 def _check_output(cfg: TrainConfig) -> None:
     """Refuse a folder that could not be written to, without creating it."""
-    if not cfg.output_dir:
+    if not cfg.run.output_dir:
         return
-    folder = Path(cfg.output_dir).absolute()
+    folder = Path(cfg.run.output_dir).absolute()
     parent = next(p for p in (folder, *folder.parents) if p.exists())
     if not parent.is_dir():
-        raise UserError(f"--output_dir {cfg.output_dir} cannot be made: {parent} is a file.")
+        raise UserError(f"--output_dir {cfg.run.output_dir} cannot be made: {parent} is a file.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(
-            f"--output_dir {cfg.output_dir} cannot be written: no permission in {parent}."
+            f"--output_dir {cfg.run.output_dir} cannot be written: no permission in {parent}."
         )
 
 
-def _existing(cfg: TrainConfig) -> str:
-    """The output folder if it is there to resume from."""
-    return cfg.output_dir if cfg.output_dir and Path(cfg.output_dir).is_dir() else ""
+def _with_existing_folder(cfg: TrainConfig) -> TrainConfig:
+    """The configuration without an output folder that is not there to resume from."""
+    if Path(cfg.run.output_dir).is_dir():
+        return cfg
+    resume = "" if cfg.run.resume == "auto" else cfg.run.resume
+    return cfg.replace(output_dir="", tensorboard=False, resume=resume)
 
 
 def _output(cfg: TrainConfig, model: nn.Module) -> str:
     """Where checkpoints would go, and their size against the space that is left."""
-    if not cfg.output_dir:
+    if not cfg.run.output_dir:
         return "nothing is saved (--output_dir is empty)"
-    folder = Path(cfg.output_dir).absolute()
+    folder = Path(cfg.run.output_dir).absolute()
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     one, kept = checkpoint_bytes(cfg, model), num_kept(cfg)
     note = "" if free > one * (kept + 1) else ", WHICH IS NOT ENOUGH"
     return (
-        f"{cfg.output_dir}, up to {kept} checkpoints of about {one / 2**20:.0f} MiB, "
+        f"{cfg.run.output_dir}, up to {kept} checkpoints of about {one / 2**20:.0f} MiB, "
         f"{free / 2**30:.1f} GiB free{note}"
     )
 
@@ -164,9 +175,10 @@ def _slurm(world: World, cfg: TrainConfig) -> list[str]:
     if world.launcher == "slurm" and tasks.isdigit() and int(tasks) != world.size:
         lines.append(f"slurm: warning: {tasks} tasks were asked for, but {world.size} run.")
     cpus = env.get("SLURM_CPUS_PER_TASK", "")
-    if cpus.isdigit() and cfg.num_workers > int(cpus):
+    if cpus.isdigit() and cfg.data.num_workers > int(cpus):
         lines.append(
-            f"slurm: warning: --num_workers {cfg.num_workers} exceeds the {cpus} CPUs of a task."
+            f"slurm: warning: --num_workers {cfg.data.num_workers} exceeds the {cpus} CPUs of a "
+            "task."
         )
     if world.device.type == "cpu" and env.get("SLURM_GPUS_ON_NODE", "0") not in ("", "0"):
         lines.append("slurm: warning: the job has GPUs, but this process runs on the CPU.")

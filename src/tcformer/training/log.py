@@ -16,7 +16,6 @@ from tcformer.errors import UserError
 from tcformer.files import FULL, atomic_write, is_full, make_folder
 from tcformer.runtime.distributed import World
 from tcformer.training.config import TrainConfig
-from tcformer.training.options import to_json
 
 
 class RunLog:
@@ -35,16 +34,16 @@ class RunLog:
         self._board: Any = None
         self._board_failed = False
         self._excepthook = threading.excepthook
-        if not (cfg.output_dir and world.is_main):
+        if not (cfg.run.output_dir and world.is_main):
             return
         require_tensorboard(cfg)
-        folder = make_folder(cfg.output_dir)
-        text = json.dumps(to_json(cfg), indent=2) + "\n"
+        folder = make_folder(cfg.run.output_dir)
+        text = json.dumps(cfg.to_json(), indent=2) + "\n"
         atomic_write(folder / "config.json", lambda stream: stream.write(text.encode()))
         self.path = folder / "log.txt"
         if resumed and self.path.is_file():
             self._take_off(first_epoch)
-        if cfg.tensorboard:
+        if cfg.run.tensorboard:
             self._board = _summary_writer(folder, first_epoch)
             threading.excepthook = self._without_traceback
 
@@ -135,7 +134,7 @@ def require_tensorboard(cfg: TrainConfig) -> None:
     Raises:
         UserError: it is.
     """
-    if not cfg.tensorboard:
+    if not cfg.run.tensorboard:
         return
     try:
         importlib.import_module("torch.utils.tensorboard")

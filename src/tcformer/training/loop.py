@@ -39,7 +39,7 @@ from tcformer.training.optim import (
     parallel,
     set_learning_rate,
 )
-from tcformer.training.record import RunRecord
+from tcformer.training.record import current
 from tcformer.training.resume import resume
 from tcformer.training.retention import (
     check_room,
@@ -73,9 +73,8 @@ def fit(
     world: World,
     *,
     on_progress: OnProgress | None = None,
-    record: RunRecord | None = None,
 ) -> FitResult:
-    """Train `task` as `cfg` says, and keep `record` up to date.
+    """Train `task` as `cfg` says, and keep the record of the run (`recording`) up to date.
 
     Raises:
         Interrupted: a signal asked for the end; everything is saved.
@@ -85,23 +84,26 @@ def fit(
     state = build_state(task, cfg, world)
     source = resume(state, task, cfg, world)
     resumed = bool(source)
-    if cfg.compile:
+    if cfg.run.compile:
         state.model.compile()
     prepare_folder(cfg, state, world, source)
     model = parallel(state.model, world)
-    epochs = cfg.epochs + cfg.cooldown_epochs
+    epochs = cfg.optimization.epochs + cfg.optimization.cooldown_epochs
     pending = not state.evaluated  # stopped after an epoch was saved, before it was evaluated
     first = state.epoch + 1
     log = RunLog(cfg, world, first_epoch=first - pending, resumed=resumed)
-    if record is not None and record.path is not None:
+    record = current()
+    if record.path is not None:
         record.begin(task.facts_for_record(), resumed=resumed, first_epoch=first - pending)
-    run = _Run(task, cfg, world, state, model, log, on_progress, first, epochs, record)
+    run = _Run(task, cfg, world, state, model, log, on_progress, first, epochs)
 
-    say(world, f"Start training for {cfg.epochs} epochs")
+    say(world, f"Start training for {cfg.optimization.epochs} epochs")
     began = time.monotonic()
     try:
         if pending:
-            set_learning_rate(state.scheduler, state.epoch, compat=cfg.lr_schedule_compat)
+            set_learning_rate(
+                state.scheduler, state.epoch, compat=cfg.optimization.lr_schedule_compat
+            )
             run.save_epoch()  # killed between its two files, it left only the first
             run.finish_epoch()
         for epoch in range(first, epochs):
@@ -130,7 +132,6 @@ class _Run:
     on_progress: OnProgress | None
     first_epoch: int
     epochs: int
-    record: RunRecord | None = None
 
     def __post_init__(self) -> None:
         self.last: dict[str, float] = {}
@@ -141,23 +142,26 @@ class _Run:
         """From `state.step` (0, or where an interrupted run stopped) to the end of the epoch."""
         task, cfg, state, precision = self.task, self.cfg, self.state, self.state.precision
         steps = task.steps_per_epoch
-        set_learning_rate(state.scheduler, epoch, compat=cfg.lr_schedule_compat)
-        warm_up = WarmUp(state.optimizer, cfg.warmup_steps)
-        precision.paused = cfg.fp32_resume and epoch < self.first_epoch + 2
+        set_learning_rate(state.scheduler, epoch, compat=cfg.optimization.lr_schedule_compat)
+        warm_up = WarmUp(state.optimizer, cfg.optimization.warmup_steps)
+        precision.paused = cfg.optimization.fp32_resume and epoch < self.first_epoch + 2
         self.model.train()
         state.optimizer.zero_grad(set_to_none=True)
         # The whole group whose gradients are added is repeated if a resume falls inside one.
-        start = state.step // cfg.accum * cfg.accum
+        start = state.step // cfg.optimization.accum * cfg.optimization.accum
         if start == 0:
             reset_meters(state)
         meters = self._meters(epoch, "train")
         meters.meters = state.meters
         batches = task.batches(epoch, start)
         for step, batch in meters.log_every(batches, steps, f"Epoch: [{epoch}]", start=start):
-            group = min(cfg.accum, steps - step // cfg.accum * cfg.accum)
-            updates = (step + 1) % cfg.accum == 0 or step + 1 == steps
+            group = min(
+                cfg.optimization.accum,
+                steps - step // cfg.optimization.accum * cfg.optimization.accum,
+            )
+            updates = (step + 1) % cfg.optimization.accum == 0 or step + 1 == steps
             warm_up.step(epoch * steps + step)
-            if step % cfg.accum == 0:
+            if step % cfg.optimization.accum == 0:
                 self.nonfinite.begin(step)
             value, norm = 0.0, None
             if not self.nonfinite.dropping:
@@ -169,7 +173,7 @@ class _Run:
                     (precision.scaler.scale(scaled) if precision.scales else scaled).backward()
                 value = loss.item()
                 if updates and not precision.scales:  # the loss scaler looks for itself
-                    norm = clip_gradients(state.model, cfg.clip_grad).item()
+                    norm = clip_gradients(state.model, cfg.optimization.clip_grad).item()
             here = Step(epoch, step, batch, value, norm)
             stop = self._agree(here)
             state.meters["lr"].update(state.optimizer.param_groups[0]["lr"])
@@ -180,13 +184,16 @@ class _Run:
             if not self.nonfinite.dropping:
                 self._update(here)
             before, state.step = state.step, step + 1
-            due = cfg.save_steps > 0 and before // cfg.save_steps < state.step // cfg.save_steps
+            due = (
+                cfg.run.save_steps > 0
+                and before // cfg.run.save_steps < state.step // cfg.run.save_steps
+            )
             if state.step < steps and (stop or due):
                 self._save(ckpt.LAST)
                 if stop:
                     raise Interrupted(self._farewell())
         meters.synchronise()
-        self._tell_averages(meters, -(-steps // cfg.accum))
+        self._tell_averages(meters, -(-steps // cfg.optimization.accum))
         state.epoch, state.step, state.evaluated = epoch, 0, False
 
     def _agree(self, here: Step) -> bool:
@@ -206,7 +213,7 @@ class _Run:
         state, precision = self.state, self.state.precision
         if not precision.scales:
             state.optimizer.step()
-        elif not precision.step(state.optimizer, state.model, self.cfg.clip_grad):
+        elif not precision.step(state.optimizer, state.model, self.cfg.optimization.clip_grad):
             # Averaged gradients are the same everywhere, so every process comes here.
             if precision.exhausted:
                 self.nonfinite.handle(here)
@@ -234,7 +241,7 @@ class _Run:
 
     def save_epoch(self) -> None:
         """Save the epoch that was just trained, before its evaluation, as published."""
-        every = self.cfg.save_every
+        every = self.cfg.run.save_every
         keep = every > 0 and self.state.epoch % every == 0
         # The last one last: should a disk be full between them, a resumed run writes both again.
         self._save(*([f"checkpoint_{self.state.epoch}.pth"] if keep else []), ckpt.LAST)
@@ -247,7 +254,7 @@ class _Run:
         """Evaluate the last trained epoch, keep it if it is the best, and log it."""
         state, task, cfg = self.state, self.task, self.cfg
         epoch = state.epoch
-        due = (epoch + 1) % cfg.eval_every == 0 or epoch + 1 == self.epochs
+        due = (epoch + 1) % cfg.run.eval_every == 0 or epoch + 1 == self.epochs
         result = self._evaluate() if due else {}
         state.evaluated = True
         if due:
@@ -269,15 +276,14 @@ class _Run:
             **self._skipped(),
         }
         self.log.write(numbers)
-        if self.record is not None:
-            self.record.epoch(numbers)
+        current().epoch(numbers)
 
     def _skipped(self) -> dict[str, int]:
         """Updates of the epoch that were left out, by reason, where there may be any."""
         skips, facts = self.state.skips, {}
         if self.state.precision.scaler.is_enabled():
             facts["skipped_overflow"] = skips.epoch_overflow
-        if self.cfg.skip_nonfinite:
+        if self.cfg.optimization.skip_nonfinite:
             facts["skipped_nonfinite"] = skips.epoch_nonfinite
         return facts
 
@@ -291,24 +297,24 @@ class _Run:
         return result
 
     def _farewell(self) -> str:
-        if not self.cfg.output_dir:
+        if not self.cfg.run.output_dir:
             return f"Stopped by {interrupt.reason}; nothing saved, --output_dir is empty."
-        return f"Stopped by {interrupt.reason}; saved {Path(self.cfg.output_dir) / ckpt.LAST}."
+        return f"Stopped by {interrupt.reason}; saved {Path(self.cfg.run.output_dir) / ckpt.LAST}."
 
     def _save(self, *names: str) -> None:
-        if self.cfg.output_dir:
-            refuse_nonfinite_weights(self.state, self.cfg.output_dir)
+        if self.cfg.run.output_dir:
+            refuse_nonfinite_weights(self.state, self.cfg.run.output_dir)
             content = ckpt.snapshot(self.state, self.cfg, self.world)
             content["about"] = self.task.about()
-            paths = [Path(self.cfg.output_dir) / name for name in names]
+            paths = [Path(self.cfg.run.output_dir) / name for name in names]
             if self.world.is_main:
                 spare(paths, self.state)
             ckpt.save(content, paths, self.world)
 
     def _save_best_weights(self) -> None:
-        if self.cfg.output_dir and self.world.is_main:
+        if self.cfg.run.output_dir and self.world.is_main:
             best = self.state.ema.module or self.state.model
-            path = Path(self.cfg.output_dir) / ckpt.BEST_WEIGHTS
+            path = Path(self.cfg.run.output_dir) / ckpt.BEST_WEIGHTS
             spare([path], self.state)
             self.task.save_weights(best.state_dict(), path)
 
@@ -332,7 +338,7 @@ def build_state(task: Task, cfg: TrainConfig, world: World) -> TrainState:
         scheduler=build_scheduler(cfg, optimizer),
         precision=build_precision(cfg, world.device),
         ema=Ema(cfg, task.model),
-        epoch=cfg.start_epoch - 1,
+        epoch=cfg.optimization.start_epoch - 1,
     )
     reset_meters(state)
     return state
@@ -344,9 +350,9 @@ def prepare_folder(cfg: TrainConfig, state: TrainState, world: World, source: st
     What killed processes left is cleared, and an earlier run that is not the one of `source` (the
     checkpoint that is resumed, or '') is set aside.
     """
-    if cfg.output_dir and world.is_main:
+    if cfg.run.output_dir and world.is_main:
         require_tensorboard(cfg)
-        folder = make_folder(cfg.output_dir)
+        folder = make_folder(cfg.run.output_dir)
         for name in (ckpt.LAST, ckpt.BEST, ckpt.BEST_WEIGHTS, "log.txt"):
             if (folder / name).is_dir():  # else it would be found at the end of the first epoch
                 raise UserError(f"{folder / name} is a folder; the run must write a file there.")
@@ -360,8 +366,8 @@ def prepare_folder(cfg: TrainConfig, state: TrainState, world: World, source: st
 
 def prune_checkpoints(cfg: TrainConfig, state: TrainState, world: World) -> None:
     """Keep as many numbered checkpoints as --keep-last says."""
-    if cfg.output_dir and world.is_main:
-        for path in prune(Path(cfg.output_dir), cfg.keep_last, state):
+    if cfg.run.output_dir and world.is_main:
+        for path in prune(Path(cfg.run.output_dir), cfg.run.keep_last, state):
             say(world, f"NOTICE: {path} could not be deleted (--keep-last).")
 
 

@@ -73,7 +73,7 @@ class NonFiniteSteps:
         """
         state, cfg = self.state, self.cfg
         norm = gradient_norm(state.model).item() if step.norm is None else step.norm
-        skip = state.skips.nonfinite < cfg.skip_nonfinite
+        skip = state.skips.nonfinite < cfg.optimization.skip_nonfinite
         files = self.task.describe(step.batch)
         mine: dict[str, Any] = {
             "rank": self.world.rank,
@@ -85,7 +85,7 @@ class NonFiniteSteps:
         ranks = gather_objects(self.world, mine)
         # If no loss is bad, the batch of any process may have made the gradient that all share.
         seen = [r for r in ranks if isinstance(r["loss"], str)] or ranks
-        if not skip and cfg.output_dir:
+        if not skip and cfg.run.output_dir:
             for culprit in seen:
                 culprit["batch"] = self._batch_file(step, culprit["rank"]).name
             if self.world.rank in [culprit["rank"] for culprit in seen]:
@@ -101,7 +101,8 @@ class NonFiniteSteps:
         saved = self._keep_record(step, ranks, skip)
         where = self._circumstances(step, seen[0])
         if skip:
-            done = f"{state.skips.nonfinite} of at most {cfg.skip_nonfinite}, --skip-nonfinite"
+            most = cfg.optimization.skip_nonfinite
+            done = f"{state.skips.nonfinite} of at most {most}, --skip-nonfinite"
             say(self.world, f"NOTICE: {where[0]}, skipped ({done}; {where[1]}); {saved}.")
             return
         after = f" after {state.skips.nonfinite} skipped" if state.skips.nonfinite else ""
@@ -124,7 +125,7 @@ class NonFiniteSteps:
 
     def _stem(self, step: Step) -> Path:
         name = f"nonfinite_epoch{step.epoch}_step{step.number}"
-        return Path(self.cfg.output_dir) / name
+        return Path(self.cfg.run.output_dir) / name
 
     def _batch_file(self, step: Step, rank: int) -> Path:
         return self._stem(step).with_suffix(f".rank{rank}.pt")
@@ -145,7 +146,7 @@ class NonFiniteSteps:
         Returns:
             What was saved, in words; the same on every process.
         """
-        if not self.cfg.output_dir:
+        if not self.cfg.run.output_dir:
             return "nothing saved, --output_dir is empty"
         state, cfg = self.state, self.cfg
         stem = self._stem(step)
@@ -154,9 +155,9 @@ class NonFiniteSteps:
             "step": step.number,
             "lr": state.optimizer.param_groups[0]["lr"],
             "loss_scale": state.precision.scaler.get_scale() if state.precision.scales else None,
-            "seed": cfg.seed,
-            "batch_size": cfg.batch_size,
-            "accum": cfg.accum,
+            "seed": cfg.run.seed,
+            "batch_size": cfg.data.batch_size,
+            "accum": cfg.optimization.accum,
             "first_step_of_update": self._first,
             "skipped": skip,
             "ranks": ranks,

@@ -28,7 +28,13 @@ is here after 30 updates of which none succeeded.
 
 def scaled_lr(cfg: TrainConfig, world_size: int) -> float:
     """The peak learning rate: `--lr` times the images per update over 512 (linear scaling)."""
-    return cfg.lr * cfg.batch_size * world_size * cfg.accum / REFERENCE_BATCH
+    return (
+        cfg.optimization.lr
+        * cfg.data.batch_size
+        * world_size
+        * cfg.optimization.accum
+        / REFERENCE_BATCH
+    )
 
 
 def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torch.optim.Optimizer:
@@ -40,30 +46,31 @@ def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torc
     from timm.optim import create_optimizer_v2, list_optimizers
 
     known = list_optimizers()
-    if cfg.opt.lower().removeprefix("lookahead_") not in known:
+    if cfg.optimization.opt.lower().removeprefix("lookahead_") not in known:
         raise UserError(
-            f"--opt {cfg.opt} is not an optimiser of timm; known are {', '.join(known)}."
+            f"--opt {cfg.optimization.opt} is not an optimizer of timm; known are "
+            f"{', '.join(known)}."
         )
     extra: dict[str, Any] = {}
-    if cfg.opt_eps is not None:
-        extra["eps"] = cfg.opt_eps
-    if cfg.opt_betas is not None:
-        extra["betas"] = cfg.opt_betas
+    if cfg.optimization.opt_eps is not None:
+        extra["eps"] = cfg.optimization.opt_eps
+    if cfg.optimization.opt_betas is not None:
+        extra["betas"] = cfg.optimization.opt_betas
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model,
-            opt=cfg.opt.lower(),
+            opt=cfg.optimization.opt.lower(),
             lr=scaled_lr(cfg, world_size),
-            weight_decay=cfg.weight_decay,
-            momentum=cfg.momentum,
-            filter_bias_and_bn=not cfg.decay_all,
+            weight_decay=cfg.optimization.weight_decay,
+            momentum=cfg.optimization.momentum,
+            filter_bias_and_bn=not cfg.optimization.decay_all,
             **extra,
         )
     except (AssertionError, ImportError, TypeError, ValueError) as error:
         why = str(error).rstrip(".") or type(error).__name__
-        raise UserError(f"--opt {cfg.opt} cannot be used: {why}.") from error
-    if cfg.opt_betas is not None and "betas" not in optimizer.defaults:
-        raise UserError(f"--opt {cfg.opt} has no betas; leave --opt-betas out.")
+        raise UserError(f"--opt {cfg.optimization.opt} cannot be used: {why}.") from error
+    if cfg.optimization.opt_betas is not None and "betas" not in optimizer.defaults:
+        raise UserError(f"--opt {cfg.optimization.opt} has no betas; leave --opt-betas out.")
     return optimizer
 
 
@@ -88,30 +95,32 @@ def build_scheduler(cfg: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
     """The schedule, by timm's name, a function of the epoch (see `set_learning_rate`)."""
     from timm.scheduler import create_scheduler_v2
 
-    noise = list(cfg.lr_noise) if cfg.lr_noise else None
-    decay_rate = cfg.decay_rate
+    noise = list(cfg.optimization.lr_noise) if cfg.optimization.lr_noise else None
+    decay_rate = cfg.optimization.decay_rate
     if decay_rate is None:  # timm takes it for the power of a polynomial, where 0.1 hardly decays
-        decay_rate = 0.9 if cfg.sched == "poly" else 0.1
+        decay_rate = 0.9 if cfg.optimization.sched == "poly" else 0.1
     try:
         scheduler, _ = create_scheduler_v2(
             optimizer,
-            sched=cfg.sched,
-            num_epochs=cfg.epochs,
-            decay_epochs=cfg.decay_epochs,
+            sched=cfg.optimization.sched,
+            num_epochs=cfg.optimization.epochs,
+            decay_epochs=cfg.optimization.decay_epochs,
             # timm decays an epoch early: in the epoch that, counted from 1, is a milestone.
-            decay_milestones=[milestone + 1 for milestone in cfg.decay_milestones],
-            cooldown_epochs=cfg.cooldown_epochs,
+            decay_milestones=[milestone + 1 for milestone in cfg.optimization.decay_milestones],
+            cooldown_epochs=cfg.optimization.cooldown_epochs,
             decay_rate=decay_rate,
-            min_lr=cfg.min_lr,
-            warmup_lr=cfg.warmup_lr,
-            warmup_epochs=cfg.warmup_epochs,
+            min_lr=cfg.optimization.min_lr,
+            warmup_lr=cfg.optimization.warmup_lr,
+            warmup_epochs=cfg.optimization.warmup_epochs,
             noise=noise[0] if noise and len(noise) == 1 else noise,
-            noise_pct=cfg.lr_noise_pct,
-            noise_std=cfg.lr_noise_std,
-            noise_seed=cfg.seed,
+            noise_pct=cfg.optimization.lr_noise_pct,
+            noise_std=cfg.optimization.lr_noise_std,
+            noise_seed=cfg.run.seed,
         )
     except (ValueError, AssertionError) as error:
-        raise UserError(f"--sched {cfg.sched} cannot be used: {str(error).rstrip('.')}.") from error
+        raise UserError(
+            f"--sched {cfg.optimization.sched} cannot be used: {str(error).rstrip('.')}."
+        ) from error
     if scheduler is None:
         raise UserError("--sched none is refused: it would ignore the warm-up and every rate.")
     return scheduler
@@ -203,7 +212,7 @@ def build_precision(cfg: TrainConfig, device: torch.device) -> Precision:
 
     The published script makes a new scaler every epoch, so each epoch begins by overflowing.
     """
-    amp = cfg.amp
+    amp = cfg.optimization.amp
     if amp == "auto":
         amp = "fp16" if device.type == "cuda" else "off"
     dtype = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}[amp]
@@ -217,7 +226,9 @@ class Ema:
     def __init__(self, cfg: TrainConfig, model: nn.Module) -> None:
         from timm.utils import ModelEmaV3
 
-        self._average = ModelEmaV3(model, decay=cfg.ema_decay) if cfg.ema else None
+        self._average = (
+            ModelEmaV3(model, decay=cfg.optimization.ema_decay) if cfg.optimization.ema else None
+        )
 
     def update(self, model: nn.Module) -> None:
         """Move the average towards the weights of `model`, after an optimiser step."""

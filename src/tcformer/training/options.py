@@ -1,4 +1,4 @@
-"""From a config file and a command line to one checked `TrainConfig`. Imports no torch.
+"""From a config file and a command line to one checked configuration. Imports no torch.
 
 The command line wins over the config file, the config file over the defaults. (The published
 script does the reverse: keys of its config silently overwrite what was typed.)
@@ -7,30 +7,27 @@ script does the reverse: keys of its config silently overwrite what was typed.)
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import io
-import json
-import os
 import re
-import types
-import typing
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from tcformer.errors import UserError, cut, nearest, shown
-from tcformer.training.config import TrainConfig, check, option
-from tcformer.training.configfile import read_config
+from tcformer.sections import documented, option, typed
+from tcformer.training.config import TrainConfig
+from tcformer.training.configfile import find_config, load_config
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
+__all__ = ["build", "find_config", "load_config", "parse"]
 
 _ALIASES = {"dr": "decay_rate"}
-_FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
-_SWITCHES = {"bool", "bool | None"}  # the types of fields that take no value
+_KINDS = TrainConfig.kinds()
+_SWITCHES = {name for name, kind in _KINDS.items() if kind.__origin__ in (bool, bool | None)}
+
+
+def build(values: Mapping[str, Any], *, where: str = "the configuration") -> TrainConfig:
+    """A `TrainConfig` from plain values, each key and type checked; `where` names their origin."""
+    return TrainConfig.build(_known(values, where))
 
 
 def parse(argv: list[str], *, prog: str, description: str, **fixed: Any) -> TrainConfig:
@@ -40,7 +37,7 @@ def parse(argv: list[str], *, prog: str, description: str, **fixed: Any) -> Trai
         argv: arguments without the name of the program or verb.
         prog: how the command is called in its help.
         description: first lines of the help.
-        fixed: fields that the verb sets whatever was typed (`eval=True`).
+        fixed: options that the verb sets whatever was typed (`eval=True`).
 
     Raises:
         UserError: unknown option or key, wrong value, missing config file.
@@ -49,9 +46,20 @@ def parse(argv: list[str], *, prog: str, description: str, **fixed: Any) -> Trai
     import tyro  # 0.1 s: only when a command line is really parsed
 
     config, rest = _split_config(argv)
-    values = load_config(config) if config else {}
-    default = build(values, where=str(config))
+    values = _known(load_config(config), config) if config else {}
     rest = _with_known_names(rest)
+    help_of = explanations()
+    fields: list[Any] = [
+        (
+            name,
+            Annotated[
+                kind.__origin__,
+                tyro.conf.arg(help=help_of[name], help_behavior_hint=_default_in_help),
+            ],
+            dataclasses.field(default=values.get(name, default)),
+        )
+        for (name, kind), default in zip(_KINDS.items(), TrainConfig().flat().values(), strict=True)
+    ]
     heading = (
         f"{description}\n\nusage: {prog} CONFIG [options]; CONFIG is a Python file or config.json."
     )
@@ -59,86 +67,41 @@ def parse(argv: list[str], *, prog: str, description: str, **fixed: Any) -> Trai
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            cfg = tyro.cli(
-                type(shown_default := for_help(default, rest)),
+            flat: Any = tyro.cli(
+                dataclasses.make_dataclass("TrainConfig", fields),
                 prog=prog,
                 description=heading,
                 args=rest,
-                default=shown_default,
             )
     except SystemExit as stop:
         if stop.code:
             raise UserError(_one_sentence(complaint.getvalue(), prog)) from None
         raise
-    cfg = dataclasses.replace(cfg, **fixed)
-    check(cfg)
-    return cfg
+    return TrainConfig.build({**vars(flat), **fixed})
 
 
-def for_help(default: T, argv: Sequence[str]) -> T:
-    """The dataclass as it is, or, where its help is asked for, one that shows no empty defaults."""
-    if not {"-h", "--help"} & set(argv):
-        return default
-    import tyro
-
-    def hint(text: str) -> str:
-        return "" if text in ("", "''", "None") else f"(default: {text})"
-
-    kind = type(default)
-    kinds = {
-        name: Annotated[wanted, tyro.conf.arg(help_behavior_hint=hint)]
-        for name, wanted in typing.get_type_hints(kind).items()
-    }
-    # Copies: a field takes the type that it is given here, and these are the configuration's own.
-    fields = [(f.name, kinds[f.name], copy.copy(f)) for f in dataclasses.fields(kind)]
-    quiet = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
-    return cast(T, quiet(**{f.name: getattr(default, f.name) for f in dataclasses.fields(kind)}))
+def _default_in_help(text: str) -> str:
+    return "" if text in ("", "''", "None") else f"(default: {text})"
 
 
-def build(values: Mapping[str, Any], *, where: str = "the configuration") -> TrainConfig:
-    """A `TrainConfig` from plain values, each key and type checked; `where` names their origin."""
+def explanations() -> dict[str, str]:
+    """What `--help` says of each option, in the order of the configuration."""
+    found: dict[str, str] = {}
+    kinds: list[type] = [TrainConfig, *TrainConfig.sections().values()]
+    for kind in kinds:
+        found |= documented(kind)
+    return {name: found[name] for name in _KINDS}
+
+
+def _known(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Plain values by the names of options, each of its option's type."""
     known = {}
     for key, value in values.items():
         name = _ALIASES.get(key, str(key)).replace("-", "_")
-        if name not in _FIELDS:
+        if name not in _KINDS:
             raise UserError(f"{where} sets {shown(key)}, which is not an option{_nearest(name)}.")
-        known[name] = _typed(name, value, where)
-    return TrainConfig(**known)
-
-
-def load_config(path: str | Path) -> dict[str, Any]:
-    """All settings of a config file, `find_config(path)`.
-
-    Raises:
-        UserError: no such file, or the file cannot be read as a configuration.
-    """
-    return read_config(find_config(path))
-
-
-def find_config(path: str | Path) -> Path:
-    """The file of that name on disk or, failing that, among the configs of the package."""
-    path = Path(path)
-    if os.path.isfile(path):  # which takes a name that no file can have for none
-        return path
-    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    for root in _shipped_roots() if inside.name else ():
-        for name in (inside, inside.with_name(inside.name + ".py")):
-            if not path.is_absolute() and os.path.isfile(root / name):
-                return root / name
-    shipped = [
-        f"configs/{p.relative_to(r).as_posix()}" for r in _shipped_roots() for p in r.rglob("*.py")
-    ]
-    near = nearest(path.as_posix(), shipped)
-    folders = sorted({name.rpartition("/")[0] for name in shipped})
-    hint = f"; did you mean {near}?" if near else f"; those shipped are in {', '.join(folders)}."
-    raise UserError(f"the config file {cut(str(path))} does not exist{hint}")
-
-
-def _shipped_roots() -> list[Path]:
-    """Where the shipped configs are: inside an installed wheel, or beside `src` in a clone."""
-    package = Path(__file__).parents[1]
-    roots = [package / "configs", package.parents[1] / "configs"]
-    return [root for root in roots if root.is_dir()]
+        known[name] = typed(_KINDS[name], value, f"{where} sets {name} to")
+    return known
 
 
 def _split_config(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -161,8 +124,7 @@ def _split_config(argv: list[str]) -> tuple[str | None, list[str]]:
 
 def _takes_value(word: str) -> bool:
     """Whether the next word may belong to this one: an option that is no switch and has no `=`."""
-    field = _FIELDS.get(word[2:].replace("-", "_"))
-    switch = field is not None and field.type in _SWITCHES
+    switch = word[2:].replace("-", "_") in _SWITCHES
     return word.startswith("--") and "=" not in word and not switch
 
 
@@ -177,18 +139,17 @@ def _with_known_names(argv: list[str]) -> list[str]:
         field = name.replace("-", "_")
         field = _ALIASES.get(field, field)
         bare = field.removeprefix("no_")
-        is_switch = bare in _FIELDS and _FIELDS[bare].type in _SWITCHES
-        if field not in _FIELDS and not is_switch and field != "help":
+        if field not in _KINDS and bare not in _SWITCHES and field != "help":
             raise UserError(f"--{cut(name)} is not an option{_nearest(field, as_option=True)}.")
-        if is_switch and not equals and _FIELDS[bare].type != "bool":  # no, yes, or not said
-            out += ["--" + bare.replace("_", "-"), str(field == bare)]
+        if bare in _SWITCHES and not equals and _KINDS[bare].__origin__ is not bool:
+            out += ["--" + bare.replace("_", "-"), str(field == bare)]  # no, yes, or not said
             continue
         out.append("--" + field.replace("_", "-") + equals + value)
     return out
 
 
 def _nearest(name: str, *, as_option: bool = False) -> str:
-    near = nearest(name, _FIELDS)
+    near = nearest(name, _KINDS)
     if not near:
         return "; see tcformer train --help"
     return f"; the nearest one is {option(near) if as_option else repr(near)}"
@@ -205,44 +166,3 @@ def _one_sentence(complaint: str, prog: str) -> str:
     body = re.split(r"Got errors:|Argument helptext:|For full helptext|Perhaps you meant", body)[0]
     body = cut(re.sub(r"\s+", " ", body).strip().rstrip("."))
     return f"{body}; see {prog} --help."
-
-
-def _typed(name: str, value: Any, where: str) -> Any:
-    """The value as the field's type, or a sentence that says what is wanted."""
-    wanted = typing.get_type_hints(TrainConfig)[name]
-    for kind in typing.get_args(wanted) if _is_union(wanted) else (wanted,):
-        fits, result = _fit(kind, value)
-        if fits:
-            return result
-    meant = re.sub(r"typing\.|<class '|'>", "", str(wanted))
-    raise UserError(f"{where} sets {name} to {shown(value)}, but {meant} is meant.")
-
-
-def _fit(kind: Any, value: Any) -> tuple[bool, Any]:
-    """Whether `value` may stand for `kind`, and what it becomes (a list becomes a tuple)."""
-    if typing.get_origin(kind) is Literal:
-        return value in typing.get_args(kind), value
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            return False, None
-        inner = typing.get_args(kind)
-        kinds: Iterable[Any] = [inner[0]] * len(value) if inner[-1] is ... else inner
-        if inner[-1] is not ... and len(inner) != len(value):
-            return False, None
-        fits = [_fit(k, v) for k, v in zip(kinds, value, strict=True)]
-        return all(ok for ok, _ in fits), tuple(v for _, v in fits)
-    if isinstance(value, bool) and kind is not bool:
-        return False, None
-    if kind is float and isinstance(value, int):
-        return True, float(value)
-    return isinstance(value, kind), value
-
-
-def _is_union(kind: Any) -> bool:
-    return typing.get_origin(kind) in (Union, types.UnionType)
-
-
-def to_json(cfg: Any) -> dict[str, Any]:
-    """Options as JSON-able values; of a `TrainConfig`, `build(to_json(cfg)) == cfg`."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(cfg)))
-    return values

@@ -9,6 +9,7 @@ be published; the whole ones are in OUTPUT/config.json.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import math
@@ -16,6 +17,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,9 +27,17 @@ from tcformer.errors import UserError
 from tcformer.files import atomic_write, check_writable, make_folder, parse_json, read_whole
 from tcformer.runtime import provenance
 from tcformer.runtime.distributed import World
-from tcformer.training.options import to_json
 
-__all__ = ["EVALUATION", "FORM", "TRAINING", "RunRecord", "Settings", "closing", "read_record"]
+__all__ = [
+    "EVALUATION",
+    "FORM",
+    "TRAINING",
+    "RunRecord",
+    "Settings",
+    "current",
+    "read_record",
+    "recording",
+]
 
 FORM = "tcformer run 1"
 """Name and version of the records' form."""
@@ -36,7 +46,7 @@ TRAINING, EVALUATION = "record.json", "evaluation.json"
 
 
 class Settings(Protocol):
-    """What a record asks of the options of a run: a dataclass, `TrainConfig` or another."""
+    """What a record asks of the options of a run: `RunConfig` or another dataclass."""
 
     @property
     def output_dir(self) -> str:
@@ -59,16 +69,21 @@ class Settings(Protocol):
         """Of the run; None where nothing is drawn."""
 
 
+_active: list[RunRecord] = []
+
+
 class RunRecord:
     """The record of one run, kept up to date on disk. Silent where nothing is to be kept.
 
     Nothing is written before `begin`, so that a run which is refused leaves no file.
 
     Args:
-        cfg: the options.
+        settings: where it goes, and what is run.
         world: this process among all; only the main one writes.
         command: the words of the command line behind the program; None when called from Python.
         program: what was called.
+        config: all options as JSON has them; None for those of `settings`.
+        made_from: files that the run reads, which a record must not replace.
 
     Attributes:
         also: facts to begin with, beside those of the task.
@@ -76,14 +91,18 @@ class RunRecord:
 
     def __init__(
         self,
-        cfg: Settings,
+        settings: Settings,
         world: World,
         command: Sequence[str] | None = None,
         *,
         program: str = "tcformer",
+        config: Mapping[str, Any] | None = None,
+        made_from: Sequence[str] = (),
     ) -> None:
-        self.path = _place(cfg) if world.is_main and not cfg.dry_run else None
-        self._cfg, self._world = cfg, world
+        self.path = _place(settings) if world.is_main and not settings.dry_run else None
+        self._cfg, self._world = settings, world
+        options: Any = settings
+        self._config = dataclasses.asdict(options) if config is None else config
         self._command = None if command is None else provenance.command_line(command, program)
         self.also: dict[str, Any] = {}
         self._started = self._last = time.monotonic()
@@ -91,8 +110,7 @@ class RunRecord:
         self._content: dict[str, Any] = {}
         self._session: dict[str, Any] = {}
         if self.path is not None:
-            read = [getattr(cfg, name, None) for name in ("resume", "finetune")]
-            check_writable(self.path, made_from=read)
+            check_writable(self.path, made_from=made_from)
 
     def begin(
         self, about: Mapping[str, Any], *, resumed: bool = False, first_epoch: int = 0
@@ -131,7 +149,7 @@ class RunRecord:
             "status": "running",
             **{**about, **self.also},
             "seed": self._cfg.seed,
-            "config": _without_places(to_json(self._cfg)),
+            "config": _without_places(self._config),
             "best": None,
             "wall_seconds": 0.0,
             "processor_seconds": 0.0,
@@ -220,15 +238,35 @@ class RunRecord:
 
 
 @contextlib.contextmanager
-def closing(record: RunRecord) -> Iterator[None]:
-    """Close the record when the block ends, in whatever way; what is closed already stays so."""
+def recording(record: RunRecord) -> Iterator[RunRecord]:
+    """Let the run inside the block write to `record`, and close it when the block ends.
+
+    What is closed already stays so.
+    """
+    _active.append(record)
     try:
-        yield
+        yield record
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
         record.close("interrupted" if stopped else "failed", f"{type(error).__name__}: {error}")
         raise
+    finally:
+        _active.pop()
     record.close("finished")
+
+
+def current() -> RunRecord:
+    """The record of the run under way; one that keeps nothing where none is written."""
+    return _active[-1] if _active else RunRecord(_Nowhere(), World())
+
+
+@dataclass(frozen=True)
+class _Nowhere:
+    output_dir: str = ""
+    record: str = ""
+    eval: bool = False
+    dry_run: bool = False
+    seed: int | None = None
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -266,12 +304,12 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
     )
 
 
-def _place(cfg: Settings) -> Path | None:
-    if cfg.record:
-        return Path(cfg.record)
-    if not cfg.output_dir:
+def _place(settings: Settings) -> Path | None:
+    if settings.record:
+        return Path(settings.record)
+    if not settings.output_dir:
         return None
-    return Path(cfg.output_dir) / (EVALUATION if cfg.eval else TRAINING)
+    return Path(settings.output_dir) / (EVALUATION if settings.eval else TRAINING)
 
 
 def _set_aside(path: Path) -> Path | None:

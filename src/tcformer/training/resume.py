@@ -18,7 +18,6 @@ from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig, option
 from tcformer.training.log import say
 from tcformer.training.optim import state_entries
-from tcformer.training.options import to_json
 from tcformer.training.task import Task
 
 
@@ -34,7 +33,7 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
         content = ckpt.read(source)
     say(world, f"resume from{source}")
 
-    ours = {**vars(cfg), "amp": state.precision.name, "ema": bool(cfg.ema)}
+    ours = {**cfg.flat(), "amp": state.precision.name, "ema": bool(cfg.optimization.ema)}
     _refuse_another_run(source, content, ours, "task", "model")
 
     def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
@@ -63,7 +62,7 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
 def _changed(content: Mapping[str, Any], cfg: TrainConfig) -> list[str]:
     """What to say of options that may change within a run, but make another network of it."""
     names = ("input_size", "crop_size", "keep_ratio", "num_clusters", "k", "part_grids")
-    saved, now = ckpt.configuration_of(content), to_json(cfg)
+    saved, now = ckpt.configuration_of(content), cfg.to_json()
     return [
         f"trained with {option(name)} {saved[name]}, and now it is {now[name]}"
         for name in names
@@ -117,26 +116,26 @@ def _refuse_another_state(
         found = sorted(strange or set().union(*lacking))[:3]
         raise UserError(
             f"{source} does not name its optimizer, but its state ({shown(', '.join(found))}) is "
-            f"not that of --opt {cfg.opt}; give its own --opt, or start from its weights with "
-            f"--finetune {source} and another --output_dir."
+            f"not that of --opt {cfg.optimization.opt}; give its own --opt, or start from its "
+            f"weights with --finetune {source} and another --output_dir."
         )
 
 
 def find_resume(cfg: TrainConfig) -> tuple[str | Path | None, dict[str, Any] | None]:
     """Where to go on from. A run that was started again by Slurm or torchrun goes on by itself."""
-    if cfg.output_dir and (cfg.resume == "auto" or was_restarted()):
-        found = ckpt.find_latest(cfg.output_dir)
+    if cfg.run.output_dir and (cfg.run.resume == "auto" or was_restarted()):
+        found = ckpt.find_latest(cfg.run.output_dir)
         if found:
             return found
-    if cfg.resume in ("", "auto"):
+    if cfg.run.resume in ("", "auto"):
         return None, None
-    if not Path(cfg.resume).is_file():
+    if not Path(cfg.run.resume).is_file():
         # The published script starts from scratch instead: days of training lost to a typing error.
         raise UserError(
-            f"--resume {cfg.resume} does not exist; mend the path, or give --resume auto to go on "
-            "from whatever there is in --output_dir."
+            f"--resume {cfg.run.resume} does not exist; mend the path, or give --resume auto to go "
+            "on from whatever there is in --output_dir."
         )
-    return cfg.resume, None
+    return cfg.run.resume, None
 
 
 def was_restarted() -> bool:

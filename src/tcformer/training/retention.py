@@ -109,13 +109,17 @@ def clear_leftovers(folder: Path) -> None:
 
 def checkpoint_bytes(cfg: TrainConfig, model: nn.Module) -> int:
     """Estimated size of a checkpoint: weights, two moments and, with --ema, the average."""
-    return _weight_bytes(model) * (3 + bool(cfg.ema))
+    return _weight_bytes(model) * (3 + bool(cfg.optimization.ema))
 
 
 def num_kept(cfg: TrainConfig) -> int:
     """Checkpoints that a whole run leaves: the last, the best and the numbered ones."""
-    each = -(-(cfg.epochs + cfg.cooldown_epochs) // cfg.save_every) if cfg.save_every else 0
-    return 2 + (min(each, cfg.keep_last) if cfg.keep_last else each)
+    each = (
+        -(-(cfg.optimization.epochs + cfg.optimization.cooldown_epochs) // cfg.run.save_every)
+        if cfg.run.save_every
+        else 0
+    )
+    return 2 + (min(each, cfg.run.keep_last) if cfg.run.keep_last else each)
 
 
 def check_room(cfg: TrainConfig, model: nn.Module) -> str:
@@ -124,12 +128,13 @@ def check_room(cfg: TrainConfig, model: nn.Module) -> str:
     Raises:
         UserError: not even the weights of one checkpoint fit.
     """
-    folder = Path(cfg.output_dir).absolute()
+    folder = Path(cfg.run.output_dir).absolute()
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-    if free < _weight_bytes(model) * (1 + bool(cfg.ema)):
+    if free < _weight_bytes(model) * (1 + bool(cfg.optimization.ema)):
         raise UserError(
-            f"--output_dir {cfg.output_dir} has {size(free)} free, too little for a checkpoint of "
-            f"about {size(checkpoint_bytes(cfg, model))}; free some space or name another folder."
+            f"--output_dir {cfg.run.output_dir} has {size(free)} free, too little for a checkpoint "
+            f"of about {size(checkpoint_bytes(cfg, model))}; free some space or name another "
+            "folder."
         )
     one = checkpoint_bytes(cfg, model)
     # One more, for a file is written beside the one it replaces; those that are there count.
@@ -139,7 +144,7 @@ def check_room(cfg: TrainConfig, model: nn.Module) -> str:
     if free + have >= wanted:
         return ""
     return (
-        f"{cfg.output_dir} has {size(free)} free, but this run leaves up to {num_kept(cfg)} "
+        f"{cfg.run.output_dir} has {size(free)} free, but this run leaves up to {num_kept(cfg)} "
         f"checkpoints of about {size(one)}: free some space, or give --keep-last N or a larger "
         "--save-every"
     )

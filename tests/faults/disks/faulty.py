@@ -113,7 +113,7 @@ def train(folder: Path, width: int = 8) -> Weights:
     cfg = config(output_dir=str(folder), resume="auto", **OPTIONS)
     kind = type("Toy", (WideToy,), {"width": width})
     task = kind(cfg)
-    ckpt.seed_everything(cfg.seed, 0)
+    ckpt.seed_everything(cfg.run.seed, 0)
     fit(task, cfg, World())
     return {name: value.clone() for name, value in task.model.state_dict().items()}
 

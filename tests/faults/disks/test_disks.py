@@ -140,12 +140,10 @@ def test_keep_last_holds_while_the_run_goes_on(tmp_path):
 def test_zero_keeps_all_and_nothing_to_keep_is_refused(tmp_path):
     train_toy(config(output_dir=str(tmp_path), epochs=4, save_every=1), steps=1)
     assert sorted(retention.numbered(tmp_path)) == [0, 1, 2, 3]
-    from tcformer.training.config import check
-
     with pytest.raises(UserError, match="--keep-last does nothing with --save-every 0"):
-        check(config(save_every=0, keep_last=2))
+        config(save_every=0, keep_last=2)
     with pytest.raises(UserError, match="--keep-last is -1, but at least 0"):
-        check(config(keep_last=-1))
+        config(keep_last=-1)
 
 
 def test_what_killed_processes_left_is_cleared(tmp_path):
@@ -186,7 +184,7 @@ def test_the_room_is_looked_at_before_training(tmp_path, monkeypatch, capsys, fr
     task = ToyTask(cfg, steps=1)  # 99 numbers: about 1200 bytes a checkpoint, 22 of them
     if said == "refused":
         with pytest.raises(UserError, match=r"run has 0\.0 MiB free, too little for a checkpoint"):
-            fit(task, config(output_dir=cfg.output_dir, ema=True, ema_decay=0.9), World())
+            fit(task, config(output_dir=cfg.run.output_dir, ema=True, ema_decay=0.9), World())
         assert task.losses == []
         return
     fit(task, cfg, World())
@@ -292,7 +290,7 @@ def test_a_disk_that_becomes_read_only(mountable, tmp_path):
         cfg = config(output_dir=str(folder))
         command = ["mount", "-o", "remount,ro", str(folder)]
         task = during(1, lambda: subprocess.run(command, check=True))(cfg)
-        ckpt.seed_everything(cfg.seed, 0)
+        ckpt.seed_everything(cfg.run.seed, 0)
         with pytest.raises(UserError, match=r"cannot write .*: no permission to write"):
             fit(task, cfg, World())
         assert safe_torch_load(folder / "checkpoint.pth")["epoch"] == 0

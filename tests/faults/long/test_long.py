@@ -63,7 +63,7 @@ def test_a_run_resumes_beside_a_rotated_log(tmp_path):
     cfg = config(output_dir=str(tmp_path), epochs=2)
     train(cfg, steps=1)
     (tmp_path / "log.txt").rename(tmp_path / "log.txt.1")
-    train(dataclasses.replace(cfg, epochs=4, resume="auto"), steps=1)
+    train(cfg.replace(epochs=4, resume="auto"), steps=1)
     assert epochs_in(tmp_path / "log.txt") == [1, 2, 3]  # 1 was evaluated again: it may stand twice
     assert epochs_in(tmp_path / "log.txt.1") == [0, 1]
 

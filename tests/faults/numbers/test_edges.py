@@ -19,7 +19,6 @@ from tcformer.tasks.classification.evaluator import batch_sums
 from tcformer.tasks.runner import run
 from tcformer.tasks.segmentation import MeanIoU
 from tcformer.tasks.segmentation.evaluator import best_class, confusion
-from tcformer.training.config import check
 from tcformer.training.loop import NotFinite, fit
 from tcformer.training.options import build
 from tcformer.weights.safe_torch import safe_torch_load
@@ -309,4 +308,4 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_options_that_are_not_finite_are_refused(name, value):
     with pytest.raises(UserError, match=rf"--{name.replace('_', '-')} is (nan|inf), but a finite"):
-        check(config(**{name: value}))
+        config(**{name: value})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import multiprocessing
@@ -23,7 +22,7 @@ from tcformer.errors import UserError
 from tcformer.predict import Preprocessing, load
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
-from tcformer.tasks import evaluating
+from tcformer.tasks import evaluator
 from tcformer.tasks.classification import ClassificationTask, run, task
 from tcformer.training.loop import Interrupted, NotFinite
 from tcformer.training.metrics import MetricLogger
@@ -52,14 +51,14 @@ def test_result_and_files(trained):
     for name in ("best.safetensors", "best.pth", "checkpoint.pth"):
         loaded = load(checkpoint=folder / name)
         assert loaded.classes == ("blue", "green", "red")
-        assert loaded.preprocessing == Preprocessing(cfg.input_size)
+        assert loaded.preprocessing == Preprocessing(cfg.augmentation.input_size)
         assert ["EMA" in note for note in loaded.notes] == [True] * name.endswith(".pth")
 
 
 def test_evaluation_repeats_the_result_of_the_training(trained, capsys):
     cfg, result, folder = trained
     for source in ("best.pth", "best.safetensors"):
-        again = run(dataclasses.replace(cfg, eval=True, resume=str(folder / source), output_dir=""))
+        again = run(cfg.replace(eval=True, resume=str(folder / source), output_dir=""))
         assert again.eval_lines == result.eval_lines
     out = capsys.readouterr().out
     assert f"resume from{folder / 'best.pth'}" in out
@@ -69,11 +68,11 @@ def test_evaluation_repeats_the_result_of_the_training(trained, capsys):
 
 def test_weights_that_were_trained_to_merge_otherwise_are_noticed(trained, capsys):
     cfg, _, folder = trained
-    again = dataclasses.replace(cfg, eval=True, output_dir="")
+    again = cfg.replace(eval=True, output_dir="")
     for source in ("best.pth", "best.safetensors"):
-        run(dataclasses.replace(again, resume=str(folder / source)))
+        run(again.replace(resume=str(folder / source)))
         assert "trained to merge" not in capsys.readouterr().out
-        run(dataclasses.replace(again, resume=str(folder / source), keep_ratio=(0.5,)))
+        run(again.replace(resume=str(folder / source), keep_ratio=(0.5,)))
         assert "trained to merge tokens in another way" in capsys.readouterr().out
 
 
@@ -96,7 +95,7 @@ def test_training_and_evaluation_leave_records(trained, tmp_path, capsys):
     assert [kept["data"][split]["images"] for split in ("train", "val")] == [14, 11]
     weights = str(folder / "best.safetensors")
     place = tmp_path / "measured.json"
-    run(dataclasses.replace(cfg, eval=True, resume=weights, output_dir="", record=str(place)))
+    run(cfg.replace(eval=True, resume=weights, output_dir="", record=str(place)))
     said = capsys.readouterr().out.splitlines()
     assert not any("NOTICE: no record" in line for line in said)
     assert f"The record goes to {place}" in said[:-2]  # the published lines come last
@@ -106,7 +105,7 @@ def test_training_and_evaluation_leave_records(trained, tmp_path, capsys):
     assert measured["result"]["acc1"] == result.best
     assert measured["data"] == {"name": "IMNET", "val": kept["data"]["val"]}
     for _ in range(2):  # beside the results of the training, which stay as they are
-        run(dataclasses.replace(cfg, eval=True, resume=weights))
+        run(cfg.replace(eval=True, resume=weights))
     assert read_record(folder / "evaluation.json")["status"] == "finished"
     assert read_record(folder / "evaluation-1.json")["status"] == "finished"
     assert read_record(folder / "record.json") == kept
@@ -170,7 +169,7 @@ def test_resume_is_exact_with_everything_on(small, tmp_path, monkeypatch):
     losses = losses_of(monkeypatch, whole)
     first = losses_of(monkeypatch, broken, stop_at=0)
     assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 2
-    second = losses_of(monkeypatch, dataclasses.replace(broken, resume="auto", num_workers=2))
+    second = losses_of(monkeypatch, broken.replace(resume="auto", num_workers=2))
     assert first + second == losses
     a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
     for key in ("model", "model_ema"):
@@ -205,15 +204,15 @@ def test_interrupted_evaluation_stops(trained, capsys):
     cfg, _, folder = trained
     interrupt.request("SIGTERM")
     with pytest.raises(Interrupted, match="SIGTERM"):
-        run(dataclasses.replace(cfg, eval=True, resume=str(folder / "best.pth")))
+        run(cfg.replace(eval=True, resume=str(folder / "best.pth")))
     interrupt.clear()
 
 
 def test_a_process_of_several_stops_evaluating_at_once(trained, monkeypatch):
     cfg, _, _ = trained
-    monkeypatch.setattr(evaluating, "all_reduce_sums", lambda world, sums: sums)
-    monkeypatch.setattr(evaluating, "interrupt_reason", lambda world: interrupt.reason)
-    both = ClassificationTask(dataclasses.replace(cfg, eval=True, batch_size=1), World(size=2))
+    monkeypatch.setattr(evaluator, "all_reduce_sums", lambda world, sums: sums)
+    monkeypatch.setattr(evaluator, "interrupt_reason", lambda world: interrupt.reason)
+    both = ClassificationTask(cfg.replace(eval=True, batch_size=1), World(size=2))
     batches = []
     both.model.register_forward_hook(lambda *_: batches.append(1))
     interrupt.request("SIGUSR1")

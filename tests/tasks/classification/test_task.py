@@ -12,12 +12,7 @@ from tcformer.runtime.distributed import World
 from tcformer.tasks.classification import ClassificationTask
 from tcformer.tasks.classification.task import (
     build_model,
-    data_spec,
-    mix_spec,
-    transform_spec,
 )
-from tcformer.training.config import TrainConfig
-from tcformer.training.options import build
 
 
 @pytest.mark.parametrize(
@@ -79,32 +74,6 @@ def test_repeated_augmentation_shows_images_three_times(small):
     assert {indices.count(i) for i in indices} == {3}
 
 
-def test_options_reach_the_specifications():
-    """Each option, changed from its default, arrives under the same name."""
-    arrives = {
-        data_spec: {
-            "data_path": "D", "data_set": "CIFAR", "inat_category": "genus",
-            "decoder": "torchvision",
-            "skip_corrupt": True,
-        },
-        transform_spec: {
-            "input_size": 64, "color_jitter": 0.1, "aa": None, "train_interpolation": "random",
-            "hflip": 0.25,
-            "reprob": 0.5, "remode": "const", "recount": 2, "in_chans": 1,
-        },
-        mix_spec: {
-            "mixup": 0.1, "cutmix": 0.2, "cutmix_minmax": (0.2, 0.5), "mixup_prob": 0.3,
-            "mixup_switch_prob": 0.7,
-            "mixup_mode": "pair", "smoothing": 0.2,
-        },
-    }  # fmt: skip
-    for make, values in arrives.items():
-        spec = make(build(values))
-        assert {name: getattr(spec, name) for name in values} == values
-        default = make(TrainConfig())
-        assert all(getattr(default, name) != value for name, value in values.items())
-
-
 def test_options_reach_the_model(small):
     task = ClassificationTask(small(drop=0.3, drop_path=0.2, in_chans=1), World())
     assert task.model.patch_embed1.proj.weight.shape[1] == 1
@@ -145,12 +114,6 @@ def test_impossible_merges_are_one_sentence(small, changes, words):
     with pytest.raises(UserError, match=words) as error:
         build_model(small(**changes), 2)
     assert "\n" not in str(error.value)
-
-
-def test_flip_is_off_for_digits():
-    assert transform_spec(build({"data_set": "digits"})).hflip == 0.0
-    assert transform_spec(build({"data_set": "digits", "hflip": 0.5})).hflip == 0.5
-    assert transform_spec(TrainConfig()).hflip == 0.5
 
 
 def test_fake_batches_look_like_real_ones(small):

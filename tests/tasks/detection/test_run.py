@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
@@ -59,33 +58,37 @@ def trained(tmp_path_factory):
 def test_every_recipe_builds_its_detector(path):
     cfg = build(load_config(path))
     with torch.device("meta"):
-        model = build_model(cfg, ShapesSource(5, "val", keypoints=cfg.detector == "keypoint_rcnn"))
-    assert type(model).__name__.lower() == cfg.detector.replace("_", "")
+        model = build_model(
+            cfg, ShapesSource(5, "val", keypoints=cfg.detection.detector == "keypoint_rcnn")
+        )
+    assert type(model).__name__.lower() == cfg.detection.detector.replace("_", "")
     features = model.backbone
-    assert features.neck.out_channels == cfg.neck_channels
-    assert features.neck.reduction == cfg.neck_reduction
-    assert features.strides[0] == 4 * 2**cfg.start_level
-    assert len(features.strides) == cfg.num_outs
-    assert hasattr(features.neck, "extra_convs") == (cfg.extra != "pool")
+    assert features.neck.out_channels == cfg.neck.neck_channels
+    assert features.neck.reduction == cfg.neck.neck_reduction
+    assert features.strides[0] == 4 * 2**cfg.detection.start_level
+    assert len(features.strides) == cfg.detection.num_outs
+    assert hasattr(features.neck, "extra_convs") == (cfg.detection.extra != "pool")
 
 
 def test_the_coco_recipes_are_the_known_ones():
     recipe = {
-        name: build(load_config(ROOT / f"configs/detection/{name}_coco.py"))
+        name: build(load_config(ROOT / f"configs/detection/{name}_coco.py")).flat()
         for name in ("mask_rcnn", "retinanet")
     }
-    for cfg in recipe.values():
-        assert (cfg.epochs, cfg.sched, cfg.decay_milestones) == (12, "multistep", (8, 11))
-        assert (cfg.decay_rate, cfg.warmup_steps, cfg.warmup_epochs) == (0.1, 500, 0)
-        assert (cfg.weight_decay, cfg.decay_all, cfg.batch_size, cfg.hflip) == (1e-4, True, 1, 0.5)
-        assert (cfg.min_size, cfg.max_size, cfg.clip_grad, cfg.ema) == (800, 1333, None, None)
-        assert (cfg.neck_channels, cfg.neck_heads, cfg.neck_mlp_ratio) == (256, 4, 4.0)
-        assert (cfg.extra, cfg.num_outs, cfg.amp) == ("on_input", 5, "off")
+    same = {
+        "epochs": 12, "sched": "multistep", "decay_milestones": (8, 11), "decay_rate": 0.1,
+        "warmup_steps": 500, "warmup_epochs": 0, "weight_decay": 1e-4, "decay_all": True,
+        "batch_size": 1, "hflip": 0.5, "min_size": 800, "max_size": 1333, "clip_grad": None,
+        "ema": None, "neck_channels": 256, "neck_heads": 4, "neck_mlp_ratio": 4.0,
+        "extra": "on_input", "num_outs": 5, "amp": "off",
+    }  # fmt: skip
+    for options in recipe.values():
+        assert {name: options[name] for name in same} == same
     # The rate is for 512 images; theirs was for 8.
-    assert recipe["mask_rcnn"].lr * 8 / 512 == pytest.approx(1.43e-4, rel=1e-2)
-    assert recipe["retinanet"].lr * 8 / 512 == pytest.approx(1e-4)
-    assert recipe["mask_rcnn"].start_level == 0
-    assert recipe["retinanet"].start_level == 1
+    assert recipe["mask_rcnn"]["lr"] * 8 / 512 == pytest.approx(1.43e-4, rel=1e-2)
+    assert recipe["retinanet"]["lr"] * 8 / 512 == pytest.approx(1e-4)
+    assert recipe["mask_rcnn"]["start_level"] == 0
+    assert recipe["retinanet"]["start_level"] == 1
 
 
 def test_the_rate_and_the_optimizer(monkeypatch):
@@ -166,7 +169,7 @@ def test_resume_is_exact(tmp_path, monkeypatch, detector):
     assert len(losses) == 4
     first = losses_of(monkeypatch, broken, stop_at=0)
     assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 1
-    second = losses_of(monkeypatch, dataclasses.replace(broken, resume="auto"))
+    second = losses_of(monkeypatch, broken.replace(resume="auto"))
     assert first + second == losses
     a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
     for key in ("model", "model_ema"):
@@ -200,7 +203,7 @@ def test_an_unreadable_image_is_not_measured(tmp_path):
     next((coco / "val2017").glob("*.png")).write_bytes(b"no image")
     with pytest.raises(UserError, match="Cannot read the image"):
         run(cfg)
-    lines = run(dataclasses.replace(cfg, skip_corrupt=True)).eval_lines
+    lines = run(cfg.replace(skip_corrupt=True)).eval_lines
     assert "on the 2 test images" in lines[1]
     assert lines[2] == "1 unreadable images were left out."
 

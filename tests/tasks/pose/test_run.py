@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import re
 
@@ -110,7 +109,7 @@ def test_resume_is_exact(small, tmp_path, monkeypatch):
     assert len(losses) >= 4
     first = losses_of(monkeypatch, broken, stop_at=1)
     assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 2
-    second = losses_of(monkeypatch, dataclasses.replace(broken, resume="auto"))
+    second = losses_of(monkeypatch, broken.replace(resume="auto"))
     assert first + second == losses
     a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
     for key in ("model", "model_ema"):

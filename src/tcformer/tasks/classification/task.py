@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +17,6 @@ from tcformer.data import (
     DataSpec,
     MixSpec,
     ResumableSampler,
-    TransformSpec,
     build_dataset,
     build_mixer,
     eval_transform,
@@ -26,11 +25,10 @@ from tcformer.data import (
 from tcformer.data.dataset import ImageDataset, require_same_classes
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
-from tcformer.tasks.base import BaseTask, naming, options_named
+from tcformer.tasks.base import BaseTask, merging_of_options, naming, options_named
 from tcformer.tasks.classification.evaluator import Evaluator
 from tcformer.training.config import TrainConfig
 from tcformer.weights.load import classifier_of, load_checkpoint, open_weights, renamed_for
-from tcformer.weights.metadata import merge_options
 
 REPEATS = 3  # versions of an image under --repeated-aug, as in DeiT
 
@@ -55,28 +53,30 @@ class ClassificationTask(BaseTask[TrainBatch]):
 
     def __init__(self, cfg: TrainConfig, world: World) -> None:
         super().__init__(cfg, world)
-        self.data_spec, transforms = data_spec(cfg), transform_spec(cfg)
-        mixing = mix_spec(cfg)
-        val = build_dataset(self.data_spec, "val", eval_transform(transforms))
+        data = replace(cfg.data, fake_classes=cfg.network.num_classes or DataSpec.fake_classes)
+        transforms = cfg.augmentation.for_data_set(data.data_set)
+        val = build_dataset(data, "val", eval_transform(transforms))
         self.classes = list(val.classes)
         self.num_classes = _num_classes(cfg, len(self.classes))
         self.evaluator = Evaluator(val, cfg, world)
-        self.mixer = build_mixer(mixing, num_classes=self.num_classes, seed=cfg.seed)
-        if not cfg.eval:
-            self._open_training(train_transform(transforms), val)
+        self.mixer = build_mixer(
+            cfg.classification, num_classes=self.num_classes, seed=cfg.run.seed
+        )
+        if not cfg.run.eval:
+            train = build_dataset(data, "train", train_transform(transforms))
+            self._open_training(train, val)
             if world.is_main:
                 print(*transforms.notes(), sep="\n", end="\n" if transforms.notes() else "")
         self.use_model(build_model(cfg, self.num_classes))
-        self.criterion = _criterion(mixing)
+        self.criterion = _criterion(cfg.classification)
 
     def learning_parts(self) -> Sequence[nn.Module]:
         """The classifier."""
         return [cast(Any, self.model).get_classifier()]  # timm asks it of every model
 
-    def _open_training(self, transform: Callable[..., Tensor], val: ImageDataset) -> None:
-        train = build_dataset(self.data_spec, "train", transform)
+    def _open_training(self, train: ImageDataset, val: ImageDataset) -> None:
         require_same_classes(train, val)
-        repeats = REPEATS if self.cfg.repeated_aug else 1
+        repeats = REPEATS if self.cfg.classification.repeated_aug else 1
         self.use_training_set(train, ResumableSampler(len(train), **self.share(), repeats=repeats))
 
     def to_device(self, batch: Batch, epoch: int, number: int) -> TrainBatch:
@@ -98,8 +98,8 @@ class ClassificationTask(BaseTask[TrainBatch]):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError(
-                f"--model {self.cfg.model} has batch norm, which cannot train on a batch of "
-                f"{len(batch.images)} image(s) of {self.cfg.input_size} px: give a larger "
+                f"--model {self.cfg.network.model} has batch norm, which cannot train on a batch "
+                f"of {len(batch.images)} image(s) of {self.input_shape[0]} px: give a larger "
                 "--batch-size or --input-size."
             ) from None
 
@@ -124,9 +124,9 @@ class ClassificationTask(BaseTask[TrainBatch]):
         """What whoever uses the weights needs to know; `tcformer.predict` reads it."""
         return {
             "task": "classification",
-            "model": self.cfg.model,
-            "input_size": self.cfg.input_size,
-            "in_chans": self.cfg.in_chans,
+            "model": self.cfg.network.model,
+            "input_size": self.cfg.augmentation.input_size,
+            "in_chans": self.cfg.augmentation.in_chans,
             "classes": list(self.classes),
         }
 
@@ -158,18 +158,20 @@ class ClassificationTask(BaseTask[TrainBatch]):
 
     def facts(self) -> dict[str, str]:
         """What `--dry-run` shows of the data."""
-        left_over = self.train_size - self.steps_per_epoch * self.cfg.batch_size * self.world.size
+        left_over = (
+            self.train_size - self.steps_per_epoch * self.cfg.data.batch_size * self.world.size
+        )
         return {
-            "data": f"{self.data_spec.data_set} {self.data_spec.data_path}".strip(),
+            "data": f"{self.cfg.data.data_set} {self.cfg.data.data_path}".strip(),
             "images": f"{self.train_size} to train on ({left_over} of them left out of each epoch, "
             f"less than a batch), {len(self.evaluator.dataset)} to evaluate on",
             "classes": str(self.num_classes),
-            "input": f"{self.cfg.in_chans} x {self.cfg.input_size} x {self.cfg.input_size}",
+            "input": " x ".join(map(str, (self.cfg.augmentation.in_chans, *self.input_shape))),
         }
 
     def fake_batch(self, size: int) -> TrainBatch:
         """Noise with labels, mixed like a real batch."""
-        shape = (size, self.cfg.in_chans, self.cfg.input_size, self.cfg.input_size)
+        shape = (size, self.cfg.augmentation.in_chans, *self.input_shape)
         images = torch.randn(shape, device=self.world.device)
         targets = torch.arange(size, device=self.world.device) % self.num_classes
         if self.mixer is not None:
@@ -177,77 +179,38 @@ class ClassificationTask(BaseTask[TrainBatch]):
         return TrainBatch(images, targets, torch.arange(size))
 
 
-def data_spec(cfg: TrainConfig) -> DataSpec:
-    """Which data the options name."""
-    return DataSpec(
-        data_path=cfg.data_path,
-        data_set=cfg.data_set,
-        inat_category=cfg.inat_category,
-        decoder=cfg.decoder,
-        skip_corrupt=cfg.skip_corrupt,
-        fake_classes=cfg.num_classes or DataSpec.fake_classes,
-    )
-
-
-def transform_spec(cfg: TrainConfig) -> TransformSpec:
-    """How the options turn images into tensors."""
-    return TransformSpec(
-        input_size=cfg.input_size,
-        color_jitter=cfg.color_jitter,
-        aa=cfg.aa,
-        crop_area=cfg.crop_area,
-        train_interpolation=cfg.train_interpolation,
-        reprob=cfg.reprob,
-        remode=cfg.remode,
-        recount=cfg.recount,
-        hflip=cfg.hflip,
-        in_chans=cfg.in_chans,
-    ).for_data_set(cfg.data_set)
-
-
-def mix_spec(cfg: TrainConfig) -> MixSpec:
-    """How the options mix images and smooth labels."""
-    return MixSpec(
-        mixup=cfg.mixup,
-        cutmix=cfg.cutmix,
-        cutmix_minmax=cfg.cutmix_minmax,
-        mixup_prob=cfg.mixup_prob,
-        mixup_switch_prob=cfg.mixup_switch_prob,
-        mixup_mode=cfg.mixup_mode,
-        smoothing=cfg.smoothing,
-    )
-
-
 def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
     """The network by timm's name."""
-    if not timm.is_model(cfg.model):
-        near = timm.list_models(f"*{cfg.model}*")[:3] or timm.list_models("tcformer*")
-        raise UserError(f"--model {cfg.model} is not known; near are {', '.join(near)}.")
+    options = cfg.network
+    if not timm.is_model(options.model):
+        near = timm.list_models(f"*{options.model}*")[:3] or timm.list_models("tcformer*")
+        raise UserError(f"--model {options.model} is not known; near are {', '.join(near)}.")
     # The published --drop acts inside attention and MLPs; other models know it before their head.
-    drop = "proj_drop_rate" if cfg.model.startswith("tcformer") else "drop_rate"
-    merging = merge_options(cfg.model, cfg.keep_ratio, cfg.k, cfg.num_clusters, cfg.part_grids)
-    with options_named(cfg):
+    drop = "proj_drop_rate" if options.model.startswith("tcformer") else "drop_rate"
+    merging = merging_of_options(options)
+    with options_named(options.model):
         return timm.create_model(
-            cfg.model,
-            pretrained=cfg.pretrained,
+            options.model,
+            pretrained=options.pretrained,
             num_classes=num_classes,
-            in_chans=cfg.in_chans,
-            drop_path_rate=cfg.drop_path,
-            **{drop: cfg.drop},
+            in_chans=cfg.augmentation.in_chans,
+            drop_path_rate=options.drop_path,
+            **{drop: options.drop},
             **merging,
         )
 
 
 def _num_classes(cfg: TrainConfig, in_data: int) -> int:
     """The classifier's width: `--num-classes`, which must cover the data, or the data's."""
-    if cfg.num_classes is None:
+    wanted = cfg.network.num_classes
+    if wanted is None:
         return in_data
-    if cfg.num_classes < in_data:
+    if wanted < in_data:
         raise UserError(
-            f"--num-classes {cfg.num_classes} is fewer than the {in_data} classes of the data; "
+            f"--num-classes {wanted} is fewer than the {in_data} classes of the data; "
             "leave it out to take the number from the data."
         )
-    return cfg.num_classes
+    return wanted
 
 
 def _criterion(mixing: MixSpec) -> nn.Module:

@@ -66,27 +66,27 @@ class DetectionTask(DenseTask[DetectionBatch]):
 
     def __init__(self, cfg: TrainConfig, world: World) -> None:
         super().__init__(cfg, world)
-        self.outputs, self.head = _OUTPUTS[cfg.detector]
-        self.metric = f"{KINDS[cfg.detector][-1]} AP"
+        self.outputs, self.head = _OUTPUTS[cfg.detection.detector]
+        self.metric = f"{KINDS[cfg.detection.detector][-1]} AP"
         self.source = source = self._source("val")
-        if cfg.detector == "mask_rcnn" and not source.masks:
+        if cfg.detection.detector == "mask_rcnn" and not source.masks:
             raise UserError("Mask R-CNN learns from masks, but not every object of val has one.")
         self.classes, self.num_classes = source.classes, source.num_classes
-        val = DetectionDataset(source, skip_corrupt=cfg.skip_corrupt)
-        self.evaluator = Evaluator(val, KINDS[cfg.detector], cfg, world)
-        if not cfg.eval:
+        val = DetectionDataset(source, skip_corrupt=cfg.data.skip_corrupt)
+        self.evaluator = Evaluator(val, KINDS[cfg.detection.detector], cfg, world)
+        if not cfg.run.eval:
             self._open_training()
         self.use_model(build_model(cfg, source))
 
     def _source(self, split: str) -> CocoSource:
         cfg = self.cfg
         return build_detection_source(
-            cfg.data_set,
-            cfg.data_path,
+            cfg.data.data_set,
+            cfg.data.data_path,
             split,
-            keypoints=cfg.detector == "keypoint_rcnn",
-            num_shapes=cfg.num_shapes,
-            seed=cfg.seed,
+            keypoints=cfg.detection.detector == "keypoint_rcnn",
+            num_shapes=cfg.detection.num_shapes,
+            seed=cfg.run.seed,
         )
 
     def _open_training(self) -> None:
@@ -95,7 +95,7 @@ class DetectionTask(DenseTask[DetectionBatch]):
             raise UserError(
                 "train and val list different categories, or only one of them has masks."
             )
-        flip = 0.5 if self.cfg.hflip is None else self.cfg.hflip
+        flip = 0.5 if self.cfg.augmentation.hflip is None else self.cfg.augmentation.hflip
         train = DetectionDataset(source, flip=flip, skip_corrupt=True)
         self.use_training_set(train, ResumableSampler(len(train), **self.share()), listed)
 
@@ -123,20 +123,20 @@ class DetectionTask(DenseTask[DetectionBatch]):
 
     def facts(self) -> dict[str, str]:
         """What `--dry-run` shows of the data."""
-        cfg = self.cfg
+        data, chosen = self.cfg.data, self.cfg.detection
         return {
-            "data": f"{cfg.data_set} {cfg.data_path if cfg.data_set == 'COCO' else ''}".strip(),
+            "data": f"{data.data_set} {data.data_path if data.data_set == 'COCO' else ''}".strip(),
             "images": f"{self.train_size} to train on, {len(self.evaluator.dataset)} to evaluate "
             "on",
             "categories": str(len(self.classes)),
-            "detector": cfg.detector,
-            "input": f"short side {cfg.min_size}, long side at most {cfg.max_size}",
+            "detector": chosen.detector,
+            "input": f"short side {chosen.min_size}, long side at most {chosen.max_size}",
         }
 
     def facts_for_record(self) -> dict[str, Any]:
         """As every task, with the detector's name."""
         facts = super().facts_for_record()
-        return {**facts, "model": f"{self.cfg.detector} over {self.cfg.model}"}
+        return {**facts, "model": f"{self.cfg.detection.detector} over {self.cfg.network.model}"}
 
     def in_our_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights without what wrappers put before their names."""
@@ -176,7 +176,7 @@ class DetectionTask(DenseTask[DetectionBatch]):
                 )
         notes = super().follow(said, weights, where)
         for name in ("min_size", "max_size"):
-            trained, now = str(said.get(name)), str(getattr(self.cfg, name))
+            trained, now = str(said.get(name)), str(getattr(self.cfg.detection, name))
             if name in said and trained != now:
                 notes.append(f"trained with {option(name)} {trained}, and now it is {now}")
         return notes
@@ -185,16 +185,16 @@ class DetectionTask(DenseTask[DetectionBatch]):
         """What whoever uses the weights needs to know."""
         return {
             "task": "detection",
-            "model": self.cfg.model,
+            "model": self.cfg.network.model,
             "classes": list(self.classes),
             "category_ids": [str(number) for number in self.source.categories],
-            **{name: str(getattr(self.cfg, name)) for name in _SHOWN},
+            **{name: str(getattr(self.cfg.detection, name)) for name in _SHOWN},
             **self.neck(),
         }
 
     def fake_batch(self, size: int) -> DetectionBatch:
         """Noise of the largest size, with one object in the middle."""
-        height, width = self.cfg.min_size, self.cfg.max_size
+        height, width = self.cfg.detection.min_size, self.cfg.detection.max_size
         box = torch.tensor([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
         target: Target = {"boxes": box, "labels": torch.tensor([1])}
         if self.source.masks:
@@ -211,10 +211,6 @@ class DetectionTask(DenseTask[DetectionBatch]):
 
 def build_model(cfg: TrainConfig, source: CocoSource) -> nn.Module:
     """The detector that the options name, for the categories of the data."""
-    if cfg.head_norm and cfg.detector != "retinanet":
-        raise UserError(f"--head-norm applies to retinanet, not to {cfg.detector}.")
-    if cfg.head_layers and cfg.detector == "retinanet":
-        raise UserError("--head-layers applies to a mask or keypoint head; retinanet has neither.")
     return build_dense(cfg, "detect objects by", partial(_detector, cfg, source))
 
 
@@ -228,28 +224,32 @@ def _detector(
     neck_mlp_ratio: float,
     reduction: str,
 ) -> nn.Module:
+    chosen = cfg.detection
     features = detectors.pyramid(
         backbone,
         out_channels=neck_channels,
-        num_outs=cfg.num_outs,
-        start_level=cfg.start_level,
+        num_outs=chosen.num_outs,
+        start_level=chosen.start_level,
         num_heads=neck_heads,
         mlp_ratios=neck_mlp_ratio,
         reduction=reduction,
-        add_extra_convs=False if cfg.extra == "pool" else cfg.extra,
+        add_extra_convs=False if chosen.extra == "pool" else chosen.extra,
     )
-    options: dict[str, Any] = {"min_size": cfg.min_size, "max_size": cfg.max_size}
-    if cfg.detector != "retinanet":
-        options["rpn_post_nms_top_n_train"] = cfg.proposals
-        options["rpn_post_nms_top_n_test"] = cfg.proposals // 2
-        options["box_batch_size_per_image"] = cfg.rois
-        options["box_detections_per_img"] = cfg.detections
-    if cfg.head_layers and cfg.detector == "mask_rcnn":
-        options["mask_head"] = MaskRCNNHeads(neck_channels, (256,) * cfg.head_layers, 1)
-    if cfg.head_layers and cfg.detector == "keypoint_rcnn":
-        options["keypoint_head"] = KeypointRCNNHeads(neck_channels, (512,) * cfg.head_layers)
-    if cfg.head_norm:
-        generator = detectors.anchors(features, cfg.anchor_scale, 3)
+    options: dict[str, Any] = {
+        "min_size": chosen.min_size,
+        "max_size": chosen.max_size,
+    }
+    if chosen.detector != "retinanet":
+        options["rpn_post_nms_top_n_train"] = chosen.proposals
+        options["rpn_post_nms_top_n_test"] = chosen.proposals // 2
+        options["box_batch_size_per_image"] = chosen.rois
+        options["box_detections_per_img"] = chosen.detections
+    if chosen.head_layers and chosen.detector == "mask_rcnn":
+        options["mask_head"] = MaskRCNNHeads(neck_channels, (256,) * chosen.head_layers, 1)
+    if chosen.head_layers and chosen.detector == "keypoint_rcnn":
+        options["keypoint_head"] = KeypointRCNNHeads(neck_channels, (512,) * chosen.head_layers)
+    if chosen.head_norm:
+        generator = detectors.anchors(features, chosen.anchor_scale, 3)
         options["anchor_generator"] = generator
         options["head"] = RetinaNetHead(
             neck_channels,
@@ -261,8 +261,8 @@ def _detector(
         "mask_rcnn": detectors.mask_rcnn,
         "retinanet": detectors.retinanet,
         "keypoint_rcnn": partial(detectors.keypoint_rcnn, num_keypoints=source.num_keypoints),
-    }[cfg.detector]
+    }[chosen.detector]
     detector: nn.Module = make(
-        features, source.num_classes, anchor_scale=cfg.anchor_scale, **options
+        features, source.num_classes, anchor_scale=chosen.anchor_scale, **options
     )
     return detector

@@ -48,7 +48,7 @@ class Evaluator(BaseEvaluator):
 
     def __init__(self, dataset: KeypointDataset, cfg: TrainConfig, world: World) -> None:
         super().__init__(dataset, cfg, world, stacked)
-        self.flip_test, self.output_dir = cfg.flip_test, cfg.output_dir
+        self.flip_test, self.output_dir = cfg.pose.flip_test, cfg.run.output_dir
         kind = dataset.source.layout
         self.metric = "ap" if kind.sigmas is not None else "nme" if kind.norm else "pck"
         if self.metric == "ap":

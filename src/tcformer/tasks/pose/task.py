@@ -42,26 +42,26 @@ class PoseTask(DenseTask[KeypointBatch]):
     def __init__(self, cfg: TrainConfig, world: World) -> None:
         super().__init__(cfg, world)
         self.codec = build_codec(cfg)
-        source = build_keypoint_source(cfg.data_set, cfg.data_path, "val", cfg.boxes)
+        source = build_keypoint_source(cfg.data.data_set, cfg.data.data_path, "val", cfg.pose.boxes)
         self.layout = source.layout
-        val = KeypointDataset(source, self.codec, None, skip_corrupt=cfg.skip_corrupt)
+        val = KeypointDataset(source, self.codec, None, skip_corrupt=cfg.data.skip_corrupt)
         self.evaluator = evaluator = Evaluator(val, cfg, world)
         self.metric = evaluator.metric
         self.lower_is_better = self.metric == "nme"
-        if not cfg.eval:
+        if not cfg.run.eval:
             self._open_training()
         self.use_model(build_model(cfg, len(self.layout)))
 
     def _open_training(self) -> None:
         cfg = self.cfg
         augmentation = PoseAugmentation(
-            shift_prob=cfg.shift_prob,
-            flip_prob=0.5 if cfg.hflip is None else cfg.hflip,
-            half_body_prob=cfg.half_body_prob,
-            scale_spread=cfg.scale_spread,
-            rotation=cfg.rotation,
+            shift_prob=cfg.pose.shift_prob,
+            flip_prob=0.5 if cfg.augmentation.hflip is None else cfg.augmentation.hflip,
+            half_body_prob=cfg.pose.half_body_prob,
+            scale_spread=cfg.pose.scale_spread,
+            rotation=cfg.pose.rotation,
         )
-        source = build_keypoint_source(cfg.data_set, cfg.data_path, "train", "")
+        source = build_keypoint_source(cfg.data.data_set, cfg.data.data_path, "train", "")
         train = KeypointDataset(source, self.codec, augmentation, skip_corrupt=True)
         self.use_training_set(train, ResumableSampler(len(train), **self.share()), stacked)
 
@@ -80,9 +80,9 @@ class PoseTask(DenseTask[KeypointBatch]):
 
     def facts(self) -> dict[str, str]:
         """What `--dry-run` shows of the data."""
-        height, width = self.cfg.crop_size
+        height, width = self.cfg.pose.crop_size
         return {
-            "data": f"{self.cfg.data_set} {self.cfg.data_path}".strip(),
+            "data": f"{self.cfg.data.data_set} {self.cfg.data.data_path}".strip(),
             "people": f"{self.train_size} to train on, {len(self.evaluator.dataset)} to evaluate "
             "on",
             "keypoints": f"{len(self.layout)} ({self.layout.name})",
@@ -92,7 +92,7 @@ class PoseTask(DenseTask[KeypointBatch]):
     @property
     def input_shape(self) -> tuple[int, int]:
         """Height and width of the crops, pixels."""
-        return self.cfg.crop_size
+        return self.cfg.pose.crop_size
 
     def follow(
         self, said: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
@@ -102,13 +102,13 @@ class PoseTask(DenseTask[KeypointBatch]):
         as_many = found in LAYOUTS and len(layout(str(found))) == len(self.layout)
         if found != self.layout.name and as_many:
             raise UserError(
-                f"{where} finds the keypoints of {found}, but {self.cfg.data_set} has those of "
-                f"{self.layout.name}; give data with the same keypoints, or train new heat maps "
+                f"{where} finds the keypoints of {found}, but {self.cfg.data.data_set} has those "
+                f"of {self.layout.name}; give data with the same keypoints, or train new heat maps "
                 "with --finetune."
             )
         notes = super().follow(said, weights, where)
         for name in ("codec", "heatmap_sigma"):
-            trained, now = (str(v) for v in (said.get(name), getattr(self.cfg, name)))
+            trained, now = (str(v) for v in (said.get(name), getattr(self.cfg.pose, name)))
             if name in said and trained != now:
                 notes.append(f"trained with {option(name)} {trained}, and now it is {now}")
         return notes
@@ -117,7 +117,7 @@ class PoseTask(DenseTask[KeypointBatch]):
         """Refuse heat maps of other keypoints."""
         if len(saved) != len(self.layout):
             raise UserError(
-                f"{where} finds {len(saved)} keypoints, but {self.cfg.data_set} has "
+                f"{where} finds {len(saved)} keypoints, but {self.cfg.data.data_set} has "
                 f"{len(self.layout)}; give data with the same keypoints, or train new heat maps "
                 "with --finetune."
             )
@@ -127,18 +127,18 @@ class PoseTask(DenseTask[KeypointBatch]):
         cfg = self.cfg
         return {
             "task": "pose",
-            "model": cfg.model,
+            "model": cfg.network.model,
             "keypoints": self.layout.name,
-            "crop_size": "x".join(str(side) for side in cfg.crop_size),
-            "codec": cfg.codec,
-            "heatmap_sigma": str(cfg.heatmap_sigma),
+            "crop_size": "x".join(str(side) for side in cfg.pose.crop_size),
+            "codec": cfg.pose.codec,
+            "heatmap_sigma": str(cfg.pose.heatmap_sigma),
             **self.neck(),
         }
 
     def fake_batch(self, size: int) -> KeypointBatch:
         """Noise, and peaks in the middle."""
         device = self.world.device
-        height, width = self.cfg.crop_size
+        height, width = self.cfg.pose.crop_size
         columns, rows = self.codec.heatmap_size
         targets = torch.zeros((size, len(self.layout), rows, columns), device=device)
         targets[:, :, rows // 2, columns // 2] = 1
@@ -153,16 +153,10 @@ class PoseTask(DenseTask[KeypointBatch]):
 
 def build_codec(cfg: TrainConfig) -> HeatmapCodec:
     """The codec that the options name."""
-    height, width = cfg.crop_size
-    if min(height, width) < 32 or height % STRIDE or width % STRIDE:
-        raise UserError(
-            f"--crop-size {height} {width} is not possible: both sides must be multiples of "
-            f"{STRIDE}, and 32 pixels or more."
-        )
+    height, width = cfg.pose.crop_size
+    cells = width // STRIDE, height // STRIDE
     try:
-        return HeatmapCodec(
-            (width, height), (width // STRIDE, height // STRIDE), cfg.heatmap_sigma, cfg.codec
-        )
+        return HeatmapCodec((width, height), cells, cfg.pose.heatmap_sigma, cfg.pose.codec)
     except ValueError as error:
         raise UserError(f"--heatmap-sigma or --codec cannot be used: {error}.") from error
 

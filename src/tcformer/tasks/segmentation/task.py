@@ -49,21 +49,21 @@ class SegmentationTask(DenseTask[PixelBatch]):
         source = self._source("val")
         self.classes = list(source.classes)
         self.num_classes = _num_classes(cfg, len(self.classes))
-        val = PixelDataset(source, EvalPair(self.spec), skip_corrupt=cfg.skip_corrupt)
+        val = PixelDataset(source, EvalPair(self.spec), skip_corrupt=cfg.data.skip_corrupt)
         names = self.classes + [f"class {i}" for i in range(len(self.classes), self.num_classes)]
         self.evaluator = Evaluator(val, names, cfg, world)
-        if not cfg.eval:
+        if not cfg.run.eval:
             self._open_training()
         self.use_model(build_model(cfg, self.num_classes))
 
     def _source(self, split: str) -> PixelSource:
         cfg = self.cfg
         return build_pixel_source(
-            cfg.data_set,
-            cfg.data_path,
+            cfg.data.data_set,
+            cfg.data.data_path,
             split,
-            cfg.input_size,
-            reduce_zero_label=cfg.reduce_zero_label,
+            cfg.augmentation.input_size,
+            reduce_zero_label=cfg.segmentation.reduce_zero_label,
         )
 
     def _open_training(self) -> None:
@@ -71,8 +71,8 @@ class SegmentationTask(DenseTask[PixelBatch]):
         source = self._source("train")
         train = PixelDataset(source, TrainPair(self.spec, source.ignore), skip_corrupt=True)
         sampler = (
-            SteppedSampler(len(train), steps=cfg.steps_per_epoch, **self.share())
-            if cfg.steps_per_epoch
+            SteppedSampler(len(train), steps=cfg.segmentation.steps_per_epoch, **self.share())
+            if cfg.segmentation.steps_per_epoch
             else ResumableSampler(len(train), **self.share())
         )
         self.use_training_set(train, sampler, stacked)
@@ -95,11 +95,11 @@ class SegmentationTask(DenseTask[PixelBatch]):
     def facts(self) -> dict[str, str]:
         """What `--dry-run` shows of the data."""
         return {
-            "data": f"{self.cfg.data_set} {self.cfg.data_path}".strip(),
+            "data": f"{self.cfg.data.data_set} {self.cfg.data.data_path}".strip(),
             "images": f"{self.train_size} to train on, {len(self.evaluator.dataset)} to evaluate "
             "on",
             "classes": str(self.num_classes),
-            "input": f"3 x {self.cfg.input_size} x {self.cfg.input_size}",
+            "input": f"3 x {self.cfg.augmentation.input_size} x {self.cfg.augmentation.input_size}",
         }
 
     def check_outputs(self, saved: Tensor, where: str) -> None:
@@ -126,9 +126,13 @@ class SegmentationTask(DenseTask[PixelBatch]):
     ) -> list[str]:
         """As every dense task; says where masks were numbered otherwise in training."""
         notes = super().follow(said, weights, where)
-        now = str(self.cfg.reduce_zero_label)
-        if self.cfg.data_set == "folder" and str(said.get("reduce_zero_label", now)) != now:
-            here, there = ("with", "without") if self.cfg.reduce_zero_label else ("without", "with")
+        now = str(self.cfg.segmentation.reduce_zero_label)
+        if self.cfg.data.data_set == "folder" and str(said.get("reduce_zero_label", now)) != now:
+            here, there = (
+                ("with", "without")
+                if self.cfg.segmentation.reduce_zero_label
+                else ("without", "with")
+            )
             notes.append(
                 f"{where} was trained {there} --reduce-zero-label, and is used {here} it now: the "
                 "same number in a mask is another class"
@@ -137,19 +141,19 @@ class SegmentationTask(DenseTask[PixelBatch]):
 
     def about(self) -> dict[str, Any]:
         """What whoever uses the weights needs to know; `tcformer.predict` reads it."""
-        masks = {"reduce_zero_label": str(self.cfg.reduce_zero_label)}
+        masks = {"reduce_zero_label": str(self.cfg.segmentation.reduce_zero_label)}
         return {
-            **(masks if self.cfg.data_set == "folder" else {}),
+            **(masks if self.cfg.data.data_set == "folder" else {}),
             "task": "segmentation",
-            "model": self.cfg.model,
-            "input_size": self.cfg.input_size,
+            "model": self.cfg.network.model,
+            "input_size": self.cfg.augmentation.input_size,
             "classes": list(self.classes),
             **self.neck(),
         }
 
     def fake_batch(self, size: int) -> PixelBatch:
         """Noise with labels in stripes."""
-        side, device = self.cfg.input_size, self.world.device
+        side, device = self.cfg.augmentation.input_size, self.world.device
         stripes = torch.arange(side, device=device) % self.num_classes
         return PixelBatch(
             torch.randn((size, 3, side, side), device=device),
@@ -161,29 +165,33 @@ class SegmentationTask(DenseTask[PixelBatch]):
 
 def pixel_spec(cfg: TrainConfig) -> PixelSpec:
     """How the options turn images and labels into tensors."""
-    flips = 0.0 if cfg.data_set == "digits" else 0.5
+    flips = 0.0 if cfg.data.data_set == "digits" else 0.5
     return PixelSpec(
-        input_size=cfg.input_size,
-        scale=cfg.scale,
-        hflip=flips if cfg.hflip is None else cfg.hflip,
-        color_jitter=cfg.color_jitter,
+        input_size=cfg.augmentation.input_size,
+        scale=cfg.segmentation.scale,
+        hflip=flips if cfg.augmentation.hflip is None else cfg.augmentation.hflip,
+        color_jitter=cfg.augmentation.color_jitter,
     )
 
 
 def build_model(cfg: TrainConfig, num_classes: int) -> SemanticFPN:
     """The network that the options name."""
     return build_dense(
-        cfg, "segment by", SemanticFPN, num_classes=num_classes, channels=cfg.head_channels
+        cfg,
+        "segment by",
+        SemanticFPN,
+        num_classes=num_classes,
+        channels=cfg.segmentation.head_channels,
     )
 
 
 def _num_classes(cfg: TrainConfig, in_data: int) -> int:
     """The number of scores: `--num-classes`, which must cover the data, or the data's."""
-    if cfg.num_classes is None:
+    if cfg.network.num_classes is None:
         return in_data
-    if not in_data <= cfg.num_classes < NOWHERE:
+    if not in_data <= cfg.network.num_classes < NOWHERE:
         raise UserError(
-            f"--num-classes {cfg.num_classes} does not fit the {in_data} classes of the data (and "
-            f"at most {NOWHERE - 1}); leave it out to take the number from the data."
+            f"--num-classes {cfg.network.num_classes} does not fit the {in_data} classes of the "
+            f"data (and at most {NOWHERE - 1}); leave it out to take the number from the data."
         )
-    return cfg.num_classes
+    return cfg.network.num_classes

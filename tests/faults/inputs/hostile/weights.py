@@ -26,7 +26,7 @@ from hostile.kinds import TRACE, Kind, disturbed, mutated, silent
 from tcformer.errors import UserError
 from tcformer.predict import load
 from tcformer.training import checkpoint as ckpt
-from tcformer.training.options import to_json
+from tcformer.training.options import build
 from tcformer.weights.load import load_checkpoint
 from tcformer.weights.metadata import save_weights
 from tcformer.weights.safe_torch import read_checkpoint, safe_torch_load
@@ -37,7 +37,6 @@ FILE = "weights.file"
 @functools.cache
 def content() -> dict[str, Any]:
     """A small training checkpoint, with everything that one holds."""
-    from tcformer.training.config import TrainConfig
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
@@ -56,7 +55,7 @@ def content() -> dict[str, Any]:
         "samples": 16,
         "evaluated": True,
         "best": {"epoch": 2, "acc1": 51.0},
-        "args": to_json(TrainConfig(model="tcformer_nano")),
+        "args": build({"model": "tcformer_nano"}).to_json(),
         "ranks": [{"rng": ckpt.rng_state(torch.device("cpu")), "meters": {}}],
     }
 
@@ -307,7 +306,7 @@ def _read_odd(path: Path) -> None:
     with silent():
         found = ckpt.find_latest(path.parent)
     if found is not None:
-        cfg = TrainConfig(device="cpu", num_workers=0, batch_size=4, ema=True, epochs=9)
+        cfg = TrainConfig().replace(device="cpu", num_workers=0, batch_size=4, ema=True, epochs=9)
         task = _Task()
         state = build_state(task, cfg, World())
         ckpt.restore(state, found[1], cfg, World(), task.load_weights)

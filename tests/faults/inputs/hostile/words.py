@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
@@ -15,7 +14,7 @@ from tcformer.errors import UserError
 from tcformer.training.config import TrainConfig
 from tcformer.training.options import build, load_config, parse
 
-FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
+FIELDS = list(TrainConfig.kinds())
 ODD = (
     "", " ", "nan", "inf", "-inf", "-1", "0", "1e400", "9" * 30, "9" * 5000, "-0.0", "1.5", "abc",
     "None", "True", "[]", "{}", "()", "a b", "a\nb", "\ud800", os.fsdecode(b"\xff"), "ü", "--", "-",
