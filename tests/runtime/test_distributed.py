@@ -13,7 +13,6 @@ from tcformer.runtime import distributed
 from tcformer.runtime.distributed import (
     World,
     all_reduce_sums,
-    any_rank,
     barrier,
     broadcast_object,
     gather_objects,
@@ -48,7 +47,6 @@ said = {
     "sums": all_reduce_sums(world, half).tolist(),
     "integers": all_reduce_sums(world, torch.tensor([world.rank + 1])).tolist(),
     "unchanged": half.tolist(),
-    "any": [any_rank(world, world.rank == 1), any_rank(world, False)],
     "from 1": broadcast_object(world, {"rank": world.rank}, src=1),
     "all": gather_objects(world, world.rank),
     "quiet": interrupt_reason(world),
@@ -120,7 +118,6 @@ def test_processes_meet_and_talk(family, size):
             "sums": [[total, total], [total, total]],
             "integers": [sum(range(1, size + 1))],
             "unchanged": [[2.0**-40 + rank] * 2] * 2,
-            "any": [True, False],
             "from 1": {"rank": 1},
             "all": list(range(size)),
             "quiet": "",
@@ -182,8 +179,6 @@ def test_alone_everything_is_the_identity(monkeypatch, capsys):
     sums = all_reduce_sums(world, torch.tensor([1, 2]))
     assert sums.dtype == torch.float64
     assert sums.tolist() == [1, 2]
-    assert any_rank(world, True)
-    assert not any_rank(world, False)
     assert gather_objects(world, "a") == ["a"]
     assert broadcast_object(world, "a") == "a"
     assert interrupt_reason(world) == ""

@@ -213,7 +213,7 @@ def test_the_average_is_taken_unless_it_is_refused(data, network, tmp_path, caps
     assert measured(data, both, ema=True) == mean
     assert measured(data, both, ema=False) == last
     for typed, ema in (("", None), ("--ema", True), ("--no-ema", False)):
-        assert parse(typed.split(), prog="x", description="x").ema is ema
+        assert parse(typed.split(), prog="x", description="x").optimization.ema is ema
     for ema, expected in ((None, average), (False, network)):
         cfg = build({**SMALL, "data_path": str(data), "finetune": str(both), "ema": ema})
         task = ClassificationTask(cfg, World())

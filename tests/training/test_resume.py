@@ -66,7 +66,7 @@ def test_same_losses_weights_and_log(tmp_path, kind, stop_at):
     _, second = stop_then_resume(broken, stop_at)
     assert losses[-len(second.losses) :] == second.losses if second.losses else True
     done = len(losses) - len(second.losses)
-    assert stop_at < done <= stop_at + 2 * whole.accum
+    assert stop_at < done <= stop_at + 2 * whole.optimization.accum
     a, b = last(tmp_path / "whole"), last(tmp_path / "broken")
     for key in ("model", "model_ema", "optimizer", "scaler", "epoch", "step", "best", "ranks"):
         assert same(a[key], b[key]), key
@@ -299,7 +299,7 @@ def test_another_kind_of_run_is_refused_with_both_names(tmp_path, name, change):
         train(cfg.replace(resume="", **before))
         kept = content(tmp_path)
         first, second = cfg.replace(**before), cfg.replace(**after)
-        words = [str(getattr(one, name) or False).replace("auto", "off") for one in (first, second)]
+        words = [str(one.flat()[name] or False).replace("auto", "off") for one in (first, second)]
         said = rf"--{name} {words[0]}\b.*--{name} {words[1]}\b.*--finetune"
         with pytest.raises(UserError, match=said):
             train(second.replace(epochs=2, resume="auto"))

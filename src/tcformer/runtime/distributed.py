@@ -15,6 +15,7 @@ With one process nothing is set up and every function below returns its input.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import socket
 import sys
@@ -33,6 +34,7 @@ from tcformer.errors import UserError
 from tcformer.runtime.devices import choose_device
 from tcformer.runtime.failure import collective_timeout, end_workers, guard, quiet_stderr
 from tcformer.runtime.launcher import LaunchEnvironment, Launcher, read_environment
+from tcformer.runtime.logger import logger
 from tcformer.runtime.signals import STOP_SIGNALS, ignore_from_now_on, interrupt
 
 T = TypeVar("T")
@@ -84,6 +86,7 @@ def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: 
     if env.size == 1:
         return World(device=choose_device(device, env), launcher=env.launcher)
     if env.rank != 0:
+        logger.setLevel(logging.WARNING)
         _silence_stdout()
     timeout = timedelta(minutes=timeout_minutes)
     store = _meet(address, port, env, timeout)
@@ -181,11 +184,6 @@ def gather_objects(world: World, obj: T) -> list[T]:
     for rank in range(world.size):
         gathered[rank] = broadcast_object(world, obj, src=rank)
     return gathered
-
-
-def any_rank(world: World, flag: bool) -> bool:
-    """True on every process if `flag` is true on at least one."""
-    return _maximum(world, int(flag)) > 0
 
 
 def interrupt_reason(world: World) -> str:

@@ -49,6 +49,8 @@ import time
 from types import FrameType
 from typing import Protocol
 
+from tcformer.runtime.logger import logger
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
@@ -163,20 +165,22 @@ def requeue_if_slurm(world: _HasIsMain) -> bool:
         return False
     by_hand = "the checkpoint is saved, the same command with --resume auto continues"
     if shutil.which("scontrol") is None:
-        print(f"Slurm job {job} is not requeued, for scontrol is not installed here; {by_hand}.")
+        logger.info(
+            f"Slurm job {job} is not requeued, for scontrol is not installed here; {by_hand}."
+        )
         return False
     shown = _scontrol("show", "job", "-o", job).stdout
     if interrupt.reason == "SIGTERM" and not _is_preempted(shown):
         return False
     if re.search(r"\bBatchFlag=0\b", shown):
-        print(f"Slurm job {job} has no batch script and cannot be requeued; {by_hand}.")
+        logger.info(f"Slurm job {job} has no batch script and cannot be requeued; {by_hand}.")
         return False
     done = _scontrol("requeue", job)
     if done.returncode:
         why = " ".join(done.stderr.split()) or f"status {done.returncode}"
-        print(f"Slurm did not requeue job {job} ({why}); {by_hand}.")
+        logger.info(f"Slurm did not requeue job {job} ({why}); {by_hand}.")
         return False
-    print(f"Slurm job {job} is queued again and will resume by itself.", flush=True)
+    logger.info(f"Slurm job {job} is queued again and will resume by itself.")
     return True
 
 

@@ -17,6 +17,7 @@ from tcformer.data.loader import Collate
 from tcformer.errors import UserError, shown
 from tcformer.predict.classes import Matching, match_names
 from tcformer.runtime.distributed import World, all_reduce_sums
+from tcformer.runtime.logger import logger
 from tcformer.tasks.evaluator import BaseEvaluator, renumbered, say_left_out
 from tcformer.training.config import NetworkConfig, TrainConfig
 from tcformer.training.metrics import MetricLogger
@@ -260,7 +261,7 @@ class BaseTask(ABC, Generic[Batch]):
         """Train on `dataset` in the order of `sampler`; `collate` as for `build_loader`."""
         self._train, self.sampler = dataset, sampler
         self.train_size = len(dataset)
-        say_left_out("train", dataset, self.world)
+        say_left_out("train", dataset)
         self.steps_per_epoch = sampler.batches_per_epoch
         self.loader = build_loader(
             dataset,
@@ -283,8 +284,10 @@ class BaseTask(ABC, Generic[Batch]):
             yield self.to_device(batch, epoch, number)
         skipped = torch.tensor([self.loader.num_corrupt])
         self.num_corrupt = int(all_reduce_sums(self.world, skipped).item())
-        if self.num_corrupt and self.world.is_main:
-            print(f"NOTICE: {self.num_corrupt} unreadable images were skipped in epoch {epoch}.")
+        if self.num_corrupt:
+            logger.info(
+                f"NOTICE: {self.num_corrupt} unreadable images were skipped in epoch {epoch}."
+            )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean loss of a batch; see `batch_loss`."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tcformer.data import build_loader, exact_eval_indices
 from tcformer.data.loader import Collate
 from tcformer.runtime.distributed import World, all_reduce_sums, interrupt_reason
+from tcformer.runtime.logger import logger
 from tcformer.runtime.signals import interrupt
 from tcformer.training.config import TrainConfig
 from tcformer.training.loop import Interrupted
@@ -45,7 +46,7 @@ class BaseEvaluator(ABC):
         self, dataset: Any, cfg: TrainConfig, world: World, collate: Collate | None = None
     ) -> None:
         self.dataset, self.world = dataset, world
-        say_left_out("val", dataset, world)
+        say_left_out("val", dataset)
         self.places: Tensor | None = None
         self.classes: list[str] = []
         self.shared = cfg.run.dist_eval and world.size > 1
@@ -118,11 +119,11 @@ class BaseEvaluator(ABC):
         return [f"{self.num_corrupt} {self.left_out} were left out."] if self.num_corrupt else []
 
 
-def say_left_out(split: str, dataset: Any, world: World) -> None:
-    """Print what the search for a data set's files passed by, if anything."""
+def say_left_out(split: str, dataset: Any) -> None:
+    """Tell what the search for a data set's files passed by, if anything."""
     left_out = str(getattr(getattr(dataset, "source", None), "left_out", ""))
-    if left_out and world.is_main:
-        print(f"NOTICE: the {split} set {left_out}.")
+    if left_out:
+        logger.info(f"NOTICE: the {split} set {left_out}.")
 
 
 def renumbered(labels: Tensor, places: Tensor | None) -> Tensor:

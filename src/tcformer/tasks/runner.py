@@ -14,6 +14,7 @@ from tcformer.errors import UserError
 from tcformer.runtime.devices import out_of_memory
 from tcformer.runtime.distributed import World, init_world, shutdown
 from tcformer.runtime.failure import guard
+from tcformer.runtime.logger import logger
 from tcformer.runtime.signals import requeue_if_slurm
 from tcformer.tasks.base import BaseTask
 from tcformer.tasks.classification.task import ClassificationTask
@@ -23,7 +24,6 @@ from tcformer.tasks.segmentation.task import SegmentationTask
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.config import TrainConfig
 from tcformer.training.dryrun import dry_run
-from tcformer.training.log import say
 from tcformer.training.loop import Interrupted, NotFinite, count_parameters, fit
 from tcformer.training.metrics import MetricLogger, OnProgress
 from tcformer.training.optim import build_precision
@@ -126,28 +126,28 @@ def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunR
         )
     if world.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    say(world, str(cfg))
+    logger.info(str(cfg))
     # The same weights on every process from the start (averages are copied before DDP shares them),
     # then another stream of dropout for each.
     ckpt.seed_everything(cfg.run.seed, 0)
-    say(world, f"Creating model: {cfg.network.model}")
+    logger.info(f"Creating model: {cfg.network.model}")
     task = _build_task(cfg, world)
     ckpt.seed_everything(cfg.run.seed, world.rank)
     cfg = _local(cfg)
     measured = (
         _load_for_evaluation(task, cfg, world) if cfg.run.eval and not cfg.run.dry_run else ""
     )
-    say(world, f"number of params: {count_parameters(task.model)}")
+    logger.info(f"number of params: {count_parameters(task.model)}")
     if record.path is None and not cfg.run.dry_run:
-        say(world, _nothing_kept(cfg))
+        logger.info(_nothing_kept(cfg))
     if cfg.network.finetune and not cfg.run.eval:
-        say(world, f"finetune from {task.finetune(cfg.network.finetune)}")
+        logger.info(f"finetune from {task.finetune(cfg.network.finetune)}")
         record.also |= _weights(cfg.network.finetune)
     if cfg.run.dry_run:
         if cfg.run.eval:
             raise UserError("--dry-run plans a training run; leave --eval out.")
         for line in dry_run(task, cfg, world, facts=task.facts()):
-            say(world, line)
+            logger.info(line)
         return RunResult(float("nan"), None, None, [])
     if cfg.run.eval:
         return _evaluate(task, cfg, world, on_progress, measured)
@@ -171,7 +171,7 @@ def _evaluate(
     if record.path is not None:
         record.also |= _weights(source) if source else {}
         record.begin({"weights": None, **task.facts_for_record()})
-        say(world, f"The record goes to {record.path}")
+        logger.info(f"The record goes to {record.path}")
     if cfg.run.compile:
         task.model.compile()
     log = MetricLogger(world, on_progress, "test")
@@ -180,7 +180,7 @@ def _evaluate(
     record.result(result)
     lines = task.report(result)
     for line in lines:
-        say(world, line)
+        logger.info(line)
     return RunResult(result[task.metric], Path(source) if source else None, None, lines)
 
 
@@ -213,11 +213,11 @@ def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
         source = str(found[0])
     if not source:
         if not cfg.network.pretrained:
-            say(world, "NOTICE: no --resume given, so this measures a model with random weights.")
+            logger.info("NOTICE: no --resume given, so this measures a model with random weights.")
         return ""
     weights = open_weights(source, task.average)
     state = weights.checkpoint.state_dict
-    say(world, f"resume from{source}")
+    logger.info(f"resume from{source}")
     notes = [
         *weights.notes,
         *size_note(weights.metadata.trained_at, *task.input_shape),
@@ -230,7 +230,7 @@ def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
             "was not trained"
         )
     for note in notes:
-        say(world, f"NOTICE: {note}.")
+        logger.info(f"NOTICE: {note}.")
     task.load_weights(task.model, state, source)
     return source
 

@@ -44,6 +44,7 @@ from torch import nn
 from tcformer.errors import UserError, shown
 from tcformer.files import atomic_write
 from tcformer.runtime.distributed import World, gather_objects
+from tcformer.runtime.logger import logger
 from tcformer.training.config import TrainConfig
 from tcformer.training.metrics import Skips, SmoothedValue
 from tcformer.training.optim import Ema, Precision
@@ -249,7 +250,7 @@ def find_latest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
             "another --output_dir."
         )
     for path, problem in unfit.items():
-        print(f"NOTICE: leaving out {path}, which cannot be resumed from: {problem}")
+        logger.info(f"NOTICE: leaving out {path}, which cannot be resumed from: {problem}")
     return found
 
 

@@ -174,10 +174,10 @@ class DetectionConfig(Section):
                 "--min-size."
             )
         if self.head_norm and self.detector != "retinanet":
-            raise UserError(f"--head-norm is about the head of retinanet, not of {self.detector}.")
+            raise UserError(f"--head-norm applies to retinanet, not to {self.detector}.")
         if self.head_layers and self.detector == "retinanet":
             raise UserError(
-                "--head-layers is about a mask or keypoint head; retinanet has neither."
+                "--head-layers applies to a mask or keypoint head; retinanet has neither."
             )
 
 
@@ -370,10 +370,10 @@ class TrainConfig(Options):
     data: DataSpec = DataSpec()  # noqa: RUF009 - frozen
     augmentation: TransformSpec = TransformSpec()  # noqa: RUF009
     classification: ClassificationConfig = ClassificationConfig()
-    neck: NeckConfig = NeckConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     pose: PoseConfig = PoseConfig()
     detection: DetectionConfig = DetectionConfig()
+    neck: NeckConfig = NeckConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     run: RunConfig = RunConfig()
     refused: RefusedConfig = RefusedConfig()
@@ -410,7 +410,8 @@ class TrainConfig(Options):
             for name in kind.options():
                 value = getattr(getattr(self, section), name)
                 if about := kind.foreign(name, value, self.task):
+                    tasks = " and ".join(filter(None, (", ".join(about[:-1]), about[-1])))
                     raise UserError(
-                        f"{option(name)} is about {' and '.join(about)} and would do nothing with "
+                        f"{option(name)} is about {tasks} and would do nothing with "
                         f"--task {self.task}; leave it out."
                     )

@@ -110,12 +110,6 @@ class RunLog:
             self._excepthook(args)
 
 
-def say(world: World, line: str) -> None:
-    """Print on the main process."""
-    if world.is_main:
-        print(line, flush=True)
-
-
 def plain_number(value: float) -> float | str:
     """The number, or its name ("nan", "inf", "-inf") where JSON has none."""
     return value if math.isfinite(value) else str(value)

@@ -22,11 +22,12 @@ from tcformer.runtime.distributed import (
     all_reduce_sums,
     interrupt_reason,
 )
+from tcformer.runtime.logger import logger
 from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
-from tcformer.training.log import RunLog, require_tensorboard, say
+from tcformer.training.log import RunLog, require_tensorboard
 from tcformer.training.metrics import MetricLogger, OnProgress, SmoothedValue, hms
 from tcformer.training.nonfinite import NonFiniteSteps, NotFinite, Step, refuse_nonfinite_weights
 from tcformer.training.optim import (
@@ -97,7 +98,7 @@ def fit(
         record.begin(task.facts_for_record(), resumed=resumed, first_epoch=first - pending)
     run = _Run(task, cfg, world, state, model, log, on_progress, first, epochs)
 
-    say(world, f"Start training for {cfg.optimization.epochs} epochs")
+    logger.info(f"Start training for {cfg.optimization.epochs} epochs")
     began = time.monotonic()
     try:
         if pending:
@@ -112,7 +113,7 @@ def fit(
             run.finish_epoch()
     finally:
         log.close()
-    say(world, f"Training time {hms(time.monotonic() - began)}")
+    logger.info(f"Training time {hms(time.monotonic() - began)}")
     best = state.best
     return FitResult(
         best.get(task.metric, math.nan), int(best.get("epoch", -1)), run.last, run.best_result
@@ -229,10 +230,9 @@ class _Run:
         """The published line, and how many updates of the epoch were left out, if any."""
         skips = self.state.skips
         left_out = f"  skipped: {skips.in_epoch}/{updates}" if skips.in_epoch else ""
-        say(self.world, f"Averaged stats: {meters}{left_out}")
+        logger.info(f"Averaged stats: {meters}{left_out}")
         if skips.in_epoch == updates:
-            say(
-                self.world,
+            logger.info(
                 f"NOTICE: all {updates} updates of this epoch were left out "
                 f"({skips.epoch_overflow} by the loss scaler, {skips.epoch_nonfinite} by "
                 "--skip-nonfinite), so the weights are those of the epoch before; lower --lr, give "
@@ -266,7 +266,7 @@ class _Run:
                 self._save_best_weights()
             name = "accuracy" if task.metric == "acc1" else task.metric
             most = "Min" if task.lower_is_better else "Max"
-            say(self.world, f"{most} {name}: {state.best.get(task.metric, math.nan):.2f}%")
+            logger.info(f"{most} {name}: {state.best.get(task.metric, math.nan):.2f}%")
         numbers = {
             **{f"train_{name}": meter.global_avg for name, meter in state.meters.items()},
             **{f"test_{name}": value for name, value in result.items()},
@@ -293,7 +293,7 @@ class _Run:
         model = self.state.model if average is None else average
         result = self.task.evaluate(model, log, self.state.precision.autocast)
         for line in self.task.report(result):
-            say(self.world, line)
+            logger.info(line)
         return result
 
     def _farewell(self) -> str:
@@ -359,16 +359,16 @@ def prepare_folder(cfg: TrainConfig, state: TrainState, world: World, source: st
         clear_leftovers(folder)
         prune_checkpoints(cfg, state, world)
         if problem := check_room(cfg, state.model):
-            say(world, f"NOTICE: {problem}.")
+            logger.info(f"NOTICE: {problem}.")
         if moved := set_earlier_aside(folder, source):
-            say(world, f"NOTICE: {moved}.")
+            logger.info(f"NOTICE: {moved}.")
 
 
 def prune_checkpoints(cfg: TrainConfig, state: TrainState, world: World) -> None:
     """Keep as many numbered checkpoints as --keep-last says."""
     if cfg.run.output_dir and world.is_main:
         for path in prune(Path(cfg.run.output_dir), cfg.run.keep_last, state):
-            say(world, f"NOTICE: {path} could not be deleted (--keep-last).")
+            logger.info(f"NOTICE: {path} could not be deleted (--keep-last).")
 
 
 def reset_meters(state: TrainState) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from tcformer.runtime.distributed import World, all_reduce_sums
+from tcformer.runtime.logger import logger
 
 T = TypeVar("T")
 PRINT_EVERY = 10
@@ -147,7 +148,7 @@ class MetricLogger:
             data_time.update(time.monotonic() - end)
             yield step, batch
             step_time.update(time.monotonic() - end)
-            if self.world.is_main and (step % PRINT_EVERY == 0 or step == steps - 1):
+            if step % PRINT_EVERY == 0 or step == steps - 1:
                 eta = int(step_time.global_avg * (steps - 1 - step))
                 parts = [
                     header,
@@ -158,7 +159,7 @@ class MetricLogger:
                     f"data: {data_time}",
                     f"max mem: {peak_memory_mib(self.world.device):.0f}",
                 ]
-                print("  ".join(parts), flush=True)
+                logger.info("  ".join(parts))
             if self.on_progress and self.world.is_main:
                 values = {name: meter.value for name, meter in self.meters.items()}
                 self.on_progress(
@@ -166,9 +167,8 @@ class MetricLogger:
                 )
             end = time.monotonic()
         total = time.monotonic() - began
-        if self.world.is_main:
-            each = total / max(steps - start, 1)
-            print(f"{header} Total time: {hms(total)} ({each:.4f} s / it)", flush=True)
+        each = total / max(steps - start, 1)
+        logger.info(f"{header} Total time: {hms(total)} ({each:.4f} s / it)")
 
 
 def hms(seconds: float) -> str:

@@ -19,10 +19,11 @@ from torch import Tensor
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, make_folder
 from tcformer.runtime.distributed import World, broadcast_object, gather_objects
+from tcformer.runtime.logger import logger
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
-from tcformer.training.log import plain_number, say
+from tcformer.training.log import plain_number
 from tcformer.training.optim import gradient_norm
 from tcformer.training.task import Task
 
@@ -103,7 +104,7 @@ class NonFiniteSteps:
         if skip:
             most = cfg.optimization.skip_nonfinite
             done = f"{state.skips.nonfinite} of at most {most}, --skip-nonfinite"
-            say(self.world, f"NOTICE: {where[0]}, skipped ({done}; {where[1]}); {saved}.")
+            logger.info(f"NOTICE: {where[0]}, skipped ({done}; {where[1]}); {saved}.")
             return
         after = f" after {state.skips.nonfinite} skipped" if state.skips.nonfinite else ""
         raise NotFinite(f"{where[0]}, stopping training{after} ({where[1]}); {saved}.")

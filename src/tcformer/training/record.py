@@ -27,6 +27,7 @@ from tcformer.errors import UserError
 from tcformer.files import atomic_write, check_writable, make_folder, parse_json, read_whole
 from tcformer.runtime import provenance
 from tcformer.runtime.distributed import World
+from tcformer.runtime.logger import logger
 
 __all__ = [
     "EVALUATION",
@@ -206,7 +207,7 @@ class RunRecord:
                 os.replace(kept, self.path)
             raise
         if kept is not None and not self._cfg.eval:  # whose last lines are its figures
-            print(f"NOTICE: the earlier record is {kept} now.", flush=True)
+            logger.info(f"NOTICE: the earlier record is {kept} now.")
 
     def _write(self) -> None:
         assert self.path is not None
@@ -233,7 +234,7 @@ class RunRecord:
         try:
             return read_record(self.path)
         except UserError as problem:
-            print(f"NOTICE: the record begins anew: {problem}.", flush=True)
+            logger.info(f"NOTICE: the record begins anew: {problem}.")
             return None
 
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from tcformer.errors import UserError, shown
 from tcformer.runtime.distributed import World, broadcast_object
+from tcformer.runtime.logger import logger
 from tcformer.runtime.signals import was_queued_again
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig, option
-from tcformer.training.log import say
 from tcformer.training.optim import state_entries
 from tcformer.training.task import Task
 
@@ -31,7 +31,7 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
         return ""
     if content is None:
         content = ckpt.read(source)
-    say(world, f"resume from{source}")
+    logger.info(f"resume from{source}")
 
     ours = {**cfg.flat(), "amp": state.precision.name, "ema": bool(cfg.optimization.ema)}
     _refuse_another_run(source, content, ours, "task", "model")
@@ -55,7 +55,7 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
             f"({type(error).__name__}: {what}); resume from another one."
         ) from error
     for note in [*said, *_changed(content, cfg), *notes]:
-        say(world, f"NOTICE: resuming from {source}: {note}.")
+        logger.info(f"NOTICE: resuming from {source}: {note}.")
     return source
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from tcformer.errors import UserError
 from tcformer.files import leftovers, set_aside
+from tcformer.runtime.logger import logger
 from tcformer.training.checkpoint import BEST, BEST_WEIGHTS, LAST, TrainState, read
 from tcformer.training.config import TrainConfig
 from tcformer.weights.safe_torch import read_checkpoint
@@ -68,7 +69,7 @@ def spare(paths: Iterable[Path], state: TrainState) -> None:
                 read_checkpoint(path) if path.suffix == ".safetensors" else read(path)
             except UserError as error:
                 kept = set_aside(path.parent, [path.name])
-                print(f"NOTICE: {path.name} is in {kept} now, for {error}", flush=True)
+                logger.info(f"NOTICE: {path.name} is in {kept} now, for {error}")
         state.own.add(path)
 
 

@@ -25,6 +25,7 @@ from tcformer.data import (
 from tcformer.data.dataset import ImageDataset, require_same_classes
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
+from tcformer.runtime.logger import logger
 from tcformer.tasks.base import BaseTask, merging_of_options, naming, options_named
 from tcformer.tasks.classification.evaluator import Evaluator
 from tcformer.training.config import TrainConfig
@@ -65,8 +66,8 @@ class ClassificationTask(BaseTask[TrainBatch]):
         if not cfg.run.eval:
             train = build_dataset(data, "train", train_transform(transforms))
             self._open_training(train, val)
-            if world.is_main:
-                print(*transforms.notes(), sep="\n", end="\n" if transforms.notes() else "")
+            for note in transforms.notes():
+                logger.info(note)
         self.use_model(build_model(cfg, self.num_classes))
         self.criterion = _criterion(cfg.classification)
 
