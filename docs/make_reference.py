@@ -96,7 +96,9 @@ def home(module: str, name: str) -> str | None:
         return None
     defined = getattr(value, "__module__", None)
     if isinstance(defined, str) and defined.startswith("tcformer") and hasattr(value, "__name__"):
-        return f"{defined}.{value.__name__}"
+        place = tree()[defined.removeprefix("tcformer.")] if "." in defined else tree()
+        # A function that is made in a loop, such as a registered model, has no source of its own.
+        return f"{defined}.{value.__name__}" if value.__name__ in place.members else ""
     return _constant(module, name)
 
 
@@ -169,7 +171,8 @@ def _page(page: str, owners: dict[str, str]) -> str:
                 elsewhere.append(f"* [`{module}.{name}`]({name}.md)")
             elif not target:
                 value = getattr(importlib.import_module(module), name)
-                entries += [f"{'#' * level} {name}", "", f"`{value!r}`", ""]
+                text = markdown(inspect.getdoc(value)) if callable(value) else f"`{value!r}`"
+                entries += [f"{'#' * level} {name}", "", text, ""]
             elif owners.get(target, page) != page:
                 elsewhere.append(f"* [`{module}.{name}`][{target}]")
             elif target in written:

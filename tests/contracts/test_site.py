@@ -195,7 +195,7 @@ def test_the_search_works_without_a_server(site, chromium):
     tab.wait_for_selector(".md-search-result__item a", timeout=20_000)
     results = tab.locator(".md-search-result__item a")
     found = [results.nth(n).get_attribute("href") for n in range(results.count())]
-    assert any("slurm.html" in place for place in found), found
+    assert any("training.html" in place for place in found), found
     assert wrong == []
 
 
