@@ -1,5 +1,10 @@
 """Suites: bounds, verdicts, and their logic without a GPU."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -60,3 +65,25 @@ def test_the_bounds_are_those_that_were_asked_for():
         setting = suites.models.Setting(torch.device("cuda"), **case.changes)
         for name in case.models:
             suites.models.check_possible(suites.models.parse(name), setting)
+
+
+@pytest.mark.slow(seconds=60)
+def test_a_build_beside_a_commit():
+    """benchmarks/compare.py, which checks out the commit and removes it again."""
+    root = Path(__file__).parents[2]
+    git = ["git", "-C", str(root)]
+    try:
+        subprocess.run([*git, "worktree", "list"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("the history is not here")
+    words = ["--commit", "HEAD", "--turns", "1", "--rounds", "1", "tcformer_nano/pvt_v2_b0:1,32"]
+    script = str(root / "benchmarks" / "compare.py")
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"new \d+\.\d+, old \d+\.\d+, new / old \d+\.\d+$", done.stdout.strip())
+    assert (
+        b"/compare-" not in subprocess.run([*git, "worktree", "list"], capture_output=True).stdout
+    )
+    done = subprocess.run([sys.executable, script, "--commit", "nobody"], capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: ")

@@ -251,10 +251,10 @@ def test_sweeps():
 
 
 def test_every_option_is_read_by_some_run():
-    from tcformer.cli.bench import HONOURED, _parser
+    from tcformer.cli.bench import HONORED, _parser
 
     known = {action.dest for action in _parser()._actions} - {"help"}
-    assert set().union(*HONOURED.values()) == known
+    assert set().union(*HONORED.values()) == known
 
 
 def test_a_suite_that_is_interrupted_keeps_its_first_parts(monkeypatch, tmp_path, capsys):

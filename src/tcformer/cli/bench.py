@@ -15,7 +15,7 @@ KINDS = ("ops", "data", "suite", "plot")
 
 _EVERYWHERE = {"device", "threads", "quick", "output"}
 _TIMING = {"rounds", "warmup", "budget"}
-HONOURED = {
+HONORED = {
     "models": _EVERYWHERE
     | _TIMING
     | {"models", "against", "mode", "batch", "size", "sweep", "phases", "dtype", "compile"}
@@ -76,7 +76,7 @@ def _refuse_what_is_not_read(options: argparse.Namespace) -> None:
     if len(kinds) > 1:
         raise UserError(f"tcformer bench: --{kinds[0]} and --{kinds[1]} are two runs; choose one.")
     kind = kinds[0] if kinds else "models"
-    unread = sorted(given - HONOURED[kind])
+    unread = sorted(given - HONORED[kind])
     if unread:
         option = f"--{unread[0].replace('_', '-')}"
         run = f"--{kind}" if kinds else "comparing models"
