@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 
@@ -48,11 +49,18 @@ def test_a_run_that_fails_is_named(tmp_path):
     assert "cifar10-tcformer_nano-seed0: status 2. error: CIFAR-10 is not in" in done.stdout
 
 
-def test_words_that_do_not_fit_are_refused():
-    done = learn("cifar10")
-    assert (done.returncode, "needs --data-path" in done.stderr) == (2, True)
-    done = learn("digits", "--models", "tcformer_light")
-    assert (done.returncode, "digits is trained with tcformer_nano" in done.stderr) == (2, True)
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cifar10"], "needs --data-path"),
+        (["digits", "--models", "tcformer_light"], "digits is trained with tcformer_nano"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused(monkeypatch, capsys, words, said):
+    monkeypatch.setattr(sys, "argv", ["learning.py", *words])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / "benchmarks" / "learning.py"), run_name="__main__")
+    assert (left.value.code, said in capsys.readouterr().err) == (2, True)
 
 
 @pytest.mark.parametrize("folder", ["digits", "cifar10"])

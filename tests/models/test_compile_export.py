@@ -10,11 +10,16 @@ from tcformer.ops import csrc, regroup
 from tcformer.ops.linear import unsupported_reason as onednn_unsupported_reason
 
 
+def small(name="tcformer_nano", **options):
+    """A network of one block a stage: the graph of all others is as much longer."""
+    return tcformer.create_model(name, depths=(1, 1, 1, 1), **options)
+
+
 @pytest.fixture(params=["tcformer_nano", pytest.param("tcformerv2_nano", marks=pytest.mark.slow)])
 def model(request):
     torch.manual_seed(0)
     torch._dynamo.reset()
-    return tcformer.create_model(request.param, num_classes=10).eval()
+    return small(request.param, num_classes=10).eval()
 
 
 X = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -39,10 +44,10 @@ def test_compile_makes_one_graph_forward(model):
         assert graphs.count("tcformer.dpc_knn_cpp") == 3
         assert graphs.count("tcformer.regroup_plan") >= 6
         assert graphs.count("tcformer.gather_sum") >= 9
-        assert graphs.count("tcformer.token_mlp") == 8
+        assert graphs.count("tcformer.token_mlp") == 4
         assert not graphs.count("topk", "scatter_add")
     if onednn_unsupported_reason() is None:
-        assert graphs.count("tcformer.onednn_linear") > 20
+        assert graphs.count("tcformer.onednn_linear") > 12
 
 
 @torch.no_grad()
@@ -92,18 +97,16 @@ class DenseWithTokens(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.backbone = small(num_classes=0)
-        self.segmentation = SemanticFPN(self.backbone, 3, neck_channels=16, channels=16)
-        self.pose = TopDownPose(self.backbone, 3, neck_channels=16)
+        whole = SemanticFPN(self.backbone, 3, neck_channels=16, channels=16)
+        self.neck, self.decode_head = whole.neck, whole.decode_head
+        pose = TopDownPose(self.backbone, 3, neck_channels=16)
+        self.pose_neck, self.keypoint_head = pose.neck, pose.keypoint_head
 
     def forward(self, x):
         stages = self.backbone.forward_tokens(x)
-        scores = self.segmentation.decode_head(self.segmentation.neck(stages))
-        heatmaps = self.pose.keypoint_head(self.pose.neck(stages)[0])
+        scores = self.decode_head(self.neck(stages))
+        heatmaps = self.keypoint_head(self.pose_neck(stages)[0])
         return (scores, heatmaps, *[tokens.layout.cell_to_token for tokens in stages])
-
-
-def small(name="tcformer_nano", **options):
-    return tcformer.create_model(name, depths=(1, 1, 1, 1), **options)
 
 
 def smp_fpn():

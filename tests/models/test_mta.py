@@ -296,7 +296,8 @@ def one_image(layout):
     )
 
 
-@pytest.mark.parametrize("reduction", ["conv", pytest.param("cluster", marks=pytest.mark.slow)])
+@pytest.mark.slow(seconds=20)
+@pytest.mark.parametrize("reduction", ["conv", "cluster"])
 def test_one_graph(reduction):
     torch._dynamo.reset()
     neck = MTA(**SMALL, num_outs=5, reduction=reduction, add_extra_convs="on_output")
