@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tcformer.errors import UserError
+from tcformer.images import LEAST_SIDE
 from tcformer.models import TCFormer
 from tcformer.models.sizes import V1, V2, VARIANTS
 from tcformer.predict.classes import class_names
@@ -38,7 +39,7 @@ __all__ = ["DEFAULT_MODEL", "Loaded", "load"]
 OnePicture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor | Picture
 
 DEFAULT_MODEL = "tcformer_light"
-LEAST_INPUT, MOST_INPUT = 16, 4096
+MOST_INPUT = 4096
 
 
 @dataclass(frozen=True)
@@ -255,9 +256,9 @@ def _is_place(text: str | os.PathLike[str]) -> bool:
 
 
 def _check_input_size(size: int | None) -> None:
-    if size is not None and not LEAST_INPUT <= size <= MOST_INPUT:
+    if size is not None and not LEAST_SIDE <= size <= MOST_INPUT:
         raise UserError(
-            f"the input size is {size}, but {LEAST_INPUT} to {MOST_INPUT} pixels are meant"
+            f"the input size is {size}, but {LEAST_SIDE} to {MOST_INPUT} pixels are meant"
         )
 
 
