@@ -219,7 +219,7 @@ def watched(model: torch.nn.Module, imposed: dict | None) -> Iterator[dict[str, 
         step, merge = divmod(next(calls), len(MERGES))
         found = own(*arguments, **options)
         seen[f"assignment{merge + 1}"].append(found.assignment.to(torch.int16).numpy())
-        seen[f"centres{merge + 1}"].append(found.centres.to(torch.int16).numpy())
+        seen[f"centres{merge + 1}"].append(found.centers.to(torch.int16).numpy())
         if imposed is None:
             return found
         others = Clusters(
@@ -228,7 +228,7 @@ def watched(model: torch.nn.Module, imposed: dict | None) -> Iterator[dict[str, 
                 for what in ("assignment", "centres")
             )
         )
-        centres = (found.centres != others.centres).any(1)
+        centres = (found.centers != others.centers).any(1)
         for image in (centres | (found.assignment != others.assignment).any(1)).nonzero():
             kind = "centre" if centres[image] else "member"
             seen["overruled"].append([step, merge + 1, int(image), kind])

@@ -111,7 +111,7 @@ def _peak(run: Run) -> int | None:
 def _rows_scanned(x: Tensor) -> float:
     features = kernels.prepare(x.contiguous(), None, SAME)
     everyone = kernels._Columns(features.half, features.norm, None)
-    found = kernels.closest(features, everyone, references.NEIGHBORS + kernels.NUM_EXTRA_NEIGHBOURS)
+    found = kernels.closest(features, everyone, references.NEIGHBORS + kernels.NUM_EXTRA_NEIGHBORS)
     doubted = kernels.compact(None, found, place=references.NEIGHBORS - 1, like=x)
     return float(doubted.number.double().mean() / x.shape[1])
 
@@ -143,7 +143,7 @@ def _clustering_speed(run: Run) -> None:
             "closest, denser token": lambda f=f, e=everyone, r=rank: kernels.closest(
                 f, e, 4, rank=r
             ),
-            "nearest center": lambda f=f, c=found.centres: kernels.assign(f, c, None, None),
+            "nearest center": lambda f=f, c=found.centers: kernels.assign(f, c, None, None),
             "separation": lambda f=f, e=everyone, n=near, r=rank: kernels.separation_of(
                 f, e, n, r, None
             ),

@@ -74,7 +74,7 @@ def watched_clusters(answers: Sequence[Clusters] | None = None) -> Iterator[list
                 "x": x.detach(),
                 "num_clusters": num_clusters,
                 "assignment": found.assignment,
-                "centers": found.centres,
+                "centers": found.centers,
             }
         )
         return found
@@ -127,7 +127,7 @@ def case(
         "mask": mask,
         "tolerance": tolerance,
         "assignment": found.assignment,
-        "centers": found.centres,
+        "centers": found.centers,
     }
 
 

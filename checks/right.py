@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
 from tcformer.bench.ops import ceilings
-from tcformer.ops import attend, dispatch, dpc_knn, merge_tokens, selfcheck
+from tcformer.ops import attend, cases, dispatch, dpc_knn, merge_tokens
 from tcformer.ops.dpc_knn import Clusters
 from tcformer.ops.dpc_knn import triton as kernels
 from tcformer.ops.regroup import EPS, apply_plan, eager, plan_both_ways
@@ -78,8 +78,8 @@ def kernel_tests(run: Run) -> None:
 def self_check(run: Run) -> None:
     """Every implementation against the definition of its op, on small cases."""
     found = [
-        selfcheck.check(op, impl, run.device)
-        for op, impl in selfcheck.implementations(run.device)
+        cases.check(op, impl, run.device)
+        for op, impl in cases.implementations(run.device)
         if not run.quick or impl == "triton"
     ]
     run.numbers["checked"] = [f"{one.op}/{one.impl}" for one in found]
@@ -106,7 +106,7 @@ def clustering(run: Run) -> None:
         repeated = _cluster(x.repeat(copies, 1, 1), case, many)
         first = Clusters(*(part[: x.shape[0]] for part in repeated))
         _same(run, case["name"], found, first, "in a larger batch")
-        with mock.patch.object(kernels, "NUM_EXTRA_NEIGHBOURS", 3):
+        with mock.patch.object(kernels, "NUM_EXTRA_NEIGHBORS", 3):
             _same(run, case["name"], found, _cluster(x, case, options), "with short lists")
         for tiles in _tilings(run, x.shape[2]):
             with mock.patch.object(kernels, "tiles_for", lambda channels, tiles=tiles: tiles):
@@ -126,7 +126,7 @@ def clustering(run: Run) -> None:
 
 
 def _cluster(x: Tensor, case: dict[str, Any], options: dict[str, Any]) -> Clusters:
-    with selfcheck.poisoned():
+    with cases.poisoned():
         return dpc_knn(x, case["num_clusters"], case["k"], **options, impl="triton")
 
 
@@ -155,7 +155,7 @@ def _compare(run: Run, case: dict[str, Any], x: Tensor, found: Clusters, wanted:
     name, differ = case["name"], (found.assignment != wanted.assignment).any(1)
     share = float((found.assignment != wanted.assignment).double().mean())
     run.numbers[name] = {"other_clusters": share}
-    differ |= (found.centres != wanted.centres).any(1)
+    differ |= (found.centers != wanted.centers).any(1)
     if not bool(differ.any()):
         return
     if case["mask"] is not None:  # made without near ties
@@ -163,7 +163,7 @@ def _compare(run: Run, case: dict[str, Any], x: Tensor, found: Clusters, wanted:
         return
     for image in differ.nonzero().flatten().tolist():
         exact = x[image : image + 1].double()
-        ours, theirs = set(found.centres[image].tolist()), set(wanted.centres[image].tolist())
+        ours, theirs = set(found.centers[image].tolist()), set(wanted.centers[image].tolist())
         if ours != theirs:
             score = references.scores(exact, case["k"], case["tolerance"])[0]
             exchanged = score[torch.tensor(sorted(ours ^ theirs), device=x.device)]
@@ -171,7 +171,7 @@ def _compare(run: Run, case: dict[str, Any], x: Tensor, found: Clusters, wanted:
             near = gap <= 10 * NEAR * max(1.0, float(exchanged.abs().max()))
             run.require(near, f"{name}: other centers, and scores differ by {gap:.1e}")
         for start in range(0, exact.shape[1], 1024):
-            d2 = torch.cdist(exact[:, start : start + 1024], exact[:, found.centres[image]])[0]
+            d2 = torch.cdist(exact[:, start : start + 1024], exact[:, found.centers[image]])[0]
             own = d2.gather(1, found.assignment[image, start : start + 1024, None])[:, 0]
             least = d2.amin(1)
             slack = 1e-9 * float(exact.norm(dim=-1).max()) + case["tolerance"] * x.shape[2] ** 0.5
@@ -222,7 +222,7 @@ def certificate(run: Run) -> None:
         x = x.to(run.device).contiguous()
         features = kernels.prepare(x, None, 0.0)
         everyone = kernels._Columns(features.half, features.norm, None)
-        with selfcheck.poisoned():
+        with cases.poisoned():
             found = kernels.closest(features, everyone, 16)
         outside = []
         for start in range(0, x.shape[1], 512):
@@ -270,7 +270,7 @@ def gathers(run: Run) -> None:
     map_size = (side // 2, side // 2)
     pixels = pixel_of_cell((side, side), map_size, run.device).expand_as(cells).contiguous()
     sizes = (case["num_clusters"], map_size[0] * map_size[1])
-    with selfcheck.poisoned():
+    with cases.poisoned():
         made = plan_both_ways(cells, pixels, *sizes, impl="triton")
     for ours, plain in zip(
         made,
@@ -331,7 +331,7 @@ def _applied(
             .to(dtype)
             .requires_grad_()
         )
-        with selfcheck.poisoned():
+        with cases.poisoned():
             out = apply_plan(x, ready, impl="triton")
         # .sum() hands an expanded gradient of stride zero to the kernel.
         (grad,) = torch.autograd.grad(out.sum(), x)

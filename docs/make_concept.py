@@ -112,7 +112,7 @@ def peaks() -> list[Panel]:
     squares = ((points[:, None] - points[None]) ** 2).sum(-1) / 2
     density = np.exp(-np.sort(squares, axis=1)[:, :5].mean(1))
     share = (density - density.min()) / np.ptp(density)
-    centres, groups = found.centres[0].tolist(), found.assignment[0].tolist()
+    centres, groups = found.centers[0].tolist(), found.assignment[0].tolist()
     grey = [tuple([int(225 - 200 * value)] * 3) for value in share]
     colors = [CLUSTERS[group] for group in groups]
     return [

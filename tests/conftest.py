@@ -2,11 +2,18 @@
 
 import os
 import signal
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if find_spec("jaxtyping") and find_spec("beartype"):
+    # Before the package is imported: it then checks the shapes in its signatures.
+    import_module("jaxtyping")
+    import_module("beartype")
 
 from tcformer.runtime import signals
 

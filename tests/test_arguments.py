@@ -322,8 +322,8 @@ def test_the_declared_types_are_those_of_the_sources():
 def test_a_number_that_a_compiler_follows_stays_symbolic():
     @torch.compile(dynamic=True, fullgraph=True, backend="eager")
     def cluster(x):
-        return dpc_knn(x, x.shape[1] // 2, impl="eager").centres
+        return dpc_knn(x, x.shape[1] // 2, impl="eager").centers
 
     for tokens in (16, 20, 24):
         x = torch.randn(1, tokens, 4)
-        assert torch.equal(cluster(x), dpc_knn(x, tokens // 2, impl="eager").centres)
+        assert torch.equal(cluster(x), dpc_knn(x, tokens // 2, impl="eager").centers)

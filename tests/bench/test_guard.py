@@ -8,7 +8,7 @@ import torch
 
 from tcformer.bench import inputs, models, ops
 from tcformer.bench.models import Setting
-from tcformer.ops import selfcheck
+from tcformer.ops import cases
 from tcformer.runtime import timing
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ NOTHING_FAST = pytest.mark.skip(reason="only plain PyTorch runs here")
 FAST = sorted(
     {
         (op, impl)
-        for op, impl in selfcheck.implementations()
+        for op, impl in cases.implementations()
         if impl not in ("eager", "triton", "export") and op in ops.NAMES
     }
 )

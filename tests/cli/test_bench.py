@@ -9,7 +9,7 @@ import torch
 
 from tcformer import cli
 from tcformer.bench import record
-from tcformer.ops import selfcheck
+from tcformer.ops import cases
 from tcformer.processor import usable_cores
 from tcformer.runtime import provenance
 
@@ -132,7 +132,7 @@ def test_a_busy_machine_is_named(monkeypatch, capsys):
     ],
 )
 def test_mistakes_are_one_sentence(arguments, says, capsys, monkeypatch):
-    monkeypatch.setattr(selfcheck, "failures", lambda device: [])
+    monkeypatch.setattr(cases, "failures", lambda device: [])
     monkeypatch.setattr(provenance, "load_average", lambda: 0.0)
     assert cli.main(["bench", *arguments]) == 2
     error = capsys.readouterr().err
@@ -164,8 +164,8 @@ def test_ops(capsys, tmp_path):
 
 
 def test_no_ratio_of_a_wrong_implementation(monkeypatch, capsys):
-    bad = selfcheck.Check("attend", "reference", "the sum of its weights is 2")
-    monkeypatch.setattr(selfcheck, "failures", lambda device: [bad])
+    bad = cases.Check("attend", "reference", "the sum of its weights is 2")
+    monkeypatch.setattr(cases, "failures", lambda device: [bad])
     arguments = ["--ops", "attend", "merge", "--quick", "--device", "cpu", "--mode", "inference"]
     assert cli.main(["bench", *arguments, "--size", "32"]) == 1
     told = capsys.readouterr()
@@ -215,8 +215,8 @@ def test_a_whole_suite_without_a_gpu(name, tmp_path):
 
 
 def test_a_suite_judges_nothing_while_an_op_is_wrong(monkeypatch, capsys):
-    bad = selfcheck.Check("attend", "eager", "the sum of its weights is 2")
-    monkeypatch.setattr(selfcheck, "failures", lambda device: [bad])
+    bad = cases.Check("attend", "eager", "the sum of its weights is 2")
+    monkeypatch.setattr(cases, "failures", lambda device: [bad])
     arguments = ["--suite", "cpu", "--quick", "--device", "cpu", "--part", "large"]
     assert cli.main(["bench", *arguments]) == 1
     out = capsys.readouterr().out

@@ -140,7 +140,7 @@ def test_clustering_counts_what_the_page_says_whatever_runs(impl):
         found = dpc_knn(x, 5, 3, mask=mask, impl=impl)
     assert counter.get_total_flops() == 2 * 3 * 20 * (20 + 5) * 8
     assert torch.equal(found.assignment, expected.assignment)
-    assert torch.equal(found.centres, expected.centres)
+    assert torch.equal(found.centers, expected.centers)
     torch.library.opcheck(torch.ops.tcformer.dpc_knn.default, (x, 5, 3, mask, None, 0.0, "eager"))
 
 

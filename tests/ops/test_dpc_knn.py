@@ -15,7 +15,7 @@ def features(seed, batch=2, tokens=40, channels=8, dtype=torch.float64):
 
 def assert_same(actual, expected):
     assert torch.equal(actual.assignment, expected.assignment)
-    assert torch.equal(actual.centres, expected.centres)
+    assert torch.equal(actual.centers, expected.centers)
 
 
 @settings(max_examples=25, deadline=None)
@@ -49,7 +49,7 @@ def test_equals_the_definition_with_noise():
     noise = torch.rand(2, 30, dtype=torch.float64) * 0.1
     actual = dpc_knn(x, 8, density_noise=noise)
     assert_same(actual, dpc_knn(x, 8, density_noise=noise, impl="reference"))
-    assert not torch.equal(actual.centres, dpc_knn(x, 8).centres)
+    assert not torch.equal(actual.centers, dpc_knn(x, 8).centers)
 
 
 @settings(max_examples=20, deadline=None)
@@ -86,13 +86,13 @@ def test_masked_tokens_change_nothing_for_the_others():
     padded = dpc_knn(torch.cat((x, padding), dim=1), 5, mask=mask)
     plain = dpc_knn(x, 5)
     assert torch.equal(padded.assignment[:, :20], plain.assignment)
-    assert torch.equal(padded.centres, plain.centres)
+    assert torch.equal(padded.centers, plain.centers)
 
 
 def test_a_mask_may_leave_fewer_tokens_than_clusters():
     mask = torch.tensor([[True, False, True, False]])
     clusters = dpc_knn(features(9, batch=1, tokens=4), 3, mask=mask)
-    assert clusters.centres.tolist() == [[0, 2, -1]]
+    assert clusters.centers.tolist() == [[0, 2, -1]]
     assert clusters.assignment.tolist() == [[0, -1, 1, -1]]
 
 
@@ -111,10 +111,10 @@ def test_the_path_without_data_dependent_sizes_says_the_same(monkeypatch):
     for m in (None, mask):
         expected = dpc_knn(x, 40, mask=m)
         assert_same(dpc_knn(x, 40, mask=m), expected)
-        centres = expected.centres
+        centers = expected.centers
         static = eager._cluster(x, 40, 5, m, None, 0.0, 5000)
         assert torch.equal(static[0], expected.assignment)
-        assert torch.equal(static[1], centres)
+        assert torch.equal(static[1], centers)
 
 
 def test_no_block_is_larger_than_allowed():
@@ -142,13 +142,13 @@ def test_the_two_step_selection_finds_the_smallest(seed, count, columns):
 
 
 @pytest.mark.parametrize("min_rows", [1, 3, 32, 128])
-def test_the_full_scans_find_what_the_neighbour_lists_say(monkeypatch, min_rows):
+def test_the_full_scans_find_what_the_neighbor_lists_say(monkeypatch, min_rows):
     monkeypatch.setattr(eager, "MIN_ROWS", min_rows)
     x = features(11, tokens=80, dtype=torch.float32)
     f = eager._prepare(x, None, 0.0, 1)
-    d2, neighbour = eager._nearest(f, 8)
+    d2, neighbor = eager._nearest(f, 8)
     rank = rank_of(sparsity_of(d2, 5, None, None))
-    quick = eager._separation(f, rank, d2, neighbour)
+    quick = eager._separation(f, rank, d2, neighbor)
     full = eager._separation_scan(f, rank, torch.arange(80))
     torch.testing.assert_close(quick, full, rtol=1e-6, atol=0)
     ordered = eager._separation_in_order(f, rank)
@@ -169,17 +169,17 @@ def test_shifting_all_features_changes_no_cluster(shift):
     assert_same(dpc_knn(x + shift, 12), dpc_knn(x, 12))
 
 
-def test_clusters_are_never_empty_and_centres_lead_them():
+def test_clusters_are_never_empty_and_centers_lead_them():
     clusters = dpc_knn(features(14, tokens=90), 30)
     for b in range(2):
         assert clusters.assignment[b].unique().numel() == 30
-        assert clusters.assignment[b][clusters.centres[b]].tolist() == list(range(30))
-        assert clusters.centres[b].tolist() == sorted(clusters.centres[b].tolist())
+        assert clusters.assignment[b][clusters.centers[b]].tolist() == list(range(30))
+        assert clusters.centers[b].tolist() == sorted(clusters.centers[b].tolist())
 
 
 def test_equal_tokens_are_shared_out_by_index():
     clusters = dpc_knn(torch.ones(1, 100, 4), 10)
-    assert clusters.centres.tolist() == [list(range(10))]
+    assert clusters.centers.tolist() == [list(range(10))]
     assert clusters.assignment[0].tolist() == [*range(10), *[0] * 90]
 
 
@@ -222,11 +222,11 @@ def test_an_image_without_distances_is_flat_whatever_runs(place, bad, impl):
         found = dpc_knn(x, 8, mask=mask, impl=impl)
         for b in range(3):
             if b == place[0]:
-                assert found.centres[b].tolist() == list(range(8))
+                assert found.centers[b].tolist() == list(range(8))
                 assert found.assignment[b].tolist() == [*range(8), *[0] * 22]
             else:
                 assert torch.equal(found.assignment[b], expected.assignment[b])
-                assert torch.equal(found.centres[b], expected.centres[b])
+                assert torch.equal(found.centers[b], expected.centers[b])
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -254,7 +254,7 @@ def test_noise_that_is_no_number_or_exceeds_a_density_means_the_same_everywhere(
     assert_same(dpc_knn(x, 6, density_noise=noise, impl=impl), expected)
     noise[0, 3] = float("nan")
     found = dpc_knn(x, 6, density_noise=noise, impl=impl)
-    assert found.centres[0].tolist() == list(range(6))
+    assert found.centers[0].tolist() == list(range(6))
     assert torch.equal(found.assignment[1], expected.assignment[1])
 
 
@@ -270,7 +270,7 @@ def test_large_features_that_do_not_overflow_are_clustered(dtype, scale, impl):
     x = x.to(dtype)
     found = dpc_knn(x, 6, impl=impl)
     assert_same(found, dpc_knn(x, 6, impl="reference"))
-    assert found.centres[0].tolist() != list(range(6))
+    assert found.centers[0].tolist() != list(range(6))
 
 
 @pytest.mark.slow(seconds=60)
@@ -283,7 +283,7 @@ def test_the_rule_holds_in_a_compiled_graph():
 
 def test_sizes_beyond_the_tokens_are_clamped():
     x = features(18, tokens=3)
-    assert dpc_knn(x, 100, k=100).centres.tolist() == [[0, 1, 2]] * 2
+    assert dpc_knn(x, 100, k=100).centers.tolist() == [[0, 1, 2]] * 2
 
 
 @pytest.mark.parametrize(
@@ -319,3 +319,8 @@ def test_exported_graphs_sort_equal_values_by_index_too(monkeypatch, descending)
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     for x, order in zip(values, expected, strict=True):
         assert torch.equal(stable_order(x, descending=descending), order)
+
+
+def test_centers_have_their_old_name_too():
+    found = dpc_knn(torch.arange(6.0).view(1, 6, 1), 2)
+    assert found.centres is found.centers

@@ -22,7 +22,7 @@ def features(seed, batch=2, tokens=40, channels=8):
 
 def same(actual, expected):
     return torch.equal(actual.assignment, expected.assignment) and torch.equal(
-        actual.centres, expected.centres
+        actual.centers, expected.centers
     )
 
 
@@ -93,12 +93,12 @@ def test_what_products_cannot_tell_apart_is_searched_exactly():
     x = (side[:, None] + near)[None]
     found = dpc_knn(x, 60, impl="cpp")
     assert same(found, dpc_knn(x.double(), 60, impl="eager"))
-    assert found.centres.unique().numel() == 60
+    assert found.centers.unique().numel() == 60
 
 
 def test_flat_images_are_shared_out_by_index():
     clusters = dpc_knn(torch.ones(1, 300, 8), 50, impl="cpp")
-    assert torch.equal(clusters.centres[0], torch.arange(50))
+    assert torch.equal(clusters.centers[0], torch.arange(50))
     assert torch.equal(clusters.assignment[0], torch.arange(300).where(torch.arange(300) < 50, 0))
 
 
@@ -111,8 +111,8 @@ def test_what_is_not_finite_never_leaves_the_range(bad, tokens):
     clusters = dpc_knn(x, 12, impl="cpp")
     count = min(12, tokens)
     assert ((clusters.assignment >= 0) & (clusters.assignment < count)).all()
-    assert torch.equal(clusters.centres, clusters.centres.sort(dim=1).values)
-    assert ((clusters.centres >= 0) & (clusters.centres < tokens)).all()
+    assert torch.equal(clusters.centers, clusters.centers.sort(dim=1).values)
+    assert ((clusters.centers >= 0) & (clusters.centers < tokens)).all()
 
 
 def test_strided_and_half_precision_features():
@@ -143,4 +143,4 @@ def test_stand_ins_for_tensors_get_the_shapes():
     with FakeTensorMode():
         clusters = dpc_knn(torch.empty(3, 64, 8), 16)
     assert clusters.assignment.shape == (3, 64)
-    assert clusters.centres.shape == (3, 16)
+    assert clusters.centers.shape == (3, 16)

@@ -80,7 +80,7 @@ def test_equals_clustering_each_part_alone(height, width, grids, seed):
     parts = cut(layout_of(height, width), nest)
     share = height * width // 3 // parts.num_parts
     found = cluster_parts(x, parts, share, 4, density_noise=noise)
-    assert found.centres.shape == (2, share * parts.num_parts)
+    assert found.centers.shape == (2, share * parts.num_parts)
     members = {}
     for cell in range(height * width):
         number = part_of(cell // width, cell % width, (height, width), nest[0])
@@ -90,8 +90,8 @@ def test_equals_clustering_each_part_alone(height, width, grids, seed):
         labels = found.assignment[:, cells]
         first = int(labels.min()) // share * share
         assert torch.equal(labels - first, alone.assignment)
-        centres = found.centres[:, first : first + share]
-        assert torch.equal(centres, torch.tensor(cells)[alone.centres])
+        centers = found.centers[:, first : first + share]
+        assert torch.equal(centers, torch.tensor(cells)[alone.centers])
 
 
 def test_runs_of_tokens():
@@ -102,7 +102,7 @@ def test_runs_of_tokens():
         assert torch.equal(
             found.assignment[:, 6 * part : 6 * part + 6], alone.assignment + 2 * part
         )
-        assert torch.equal(found.centres[:, 2 * part : 2 * part + 2], alone.centres + 6 * part)
+        assert torch.equal(found.centers[:, 2 * part : 2 * part + 2], alone.centers + 6 * part)
 
 
 def test_one_part_is_plain_clustering():
@@ -112,14 +112,14 @@ def test_one_part_is_plain_clustering():
             assert torch.equal(found, plain)
 
 
-def test_padding_is_nobodys_neighbour():
+def test_padding_is_nobodys_neighbor():
     # 3 x 5 cells in 2 x 2 parts of 2 x 3: were padding a token of zeros, these ones would join it.
     x = torch.randn(1, 15, 8, generator=torch.Generator().manual_seed(2)) * 1e-3 + 1
     parts = grid_parts((3, 5), ((2, 2), (1, 1)))
     found = cluster_parts(x, parts, 1)
     assert parts.smallest == 2
     assert sorted(found.assignment.unique().tolist()) == [0, 1, 2, 3]
-    assert int(found.centres.min()) >= 0
+    assert int(found.centers.min()) >= 0
 
 
 @pytest.mark.parametrize(

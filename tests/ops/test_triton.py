@@ -103,7 +103,7 @@ def check_machine_code(launches, folder):
 def test_clustering_waits_for_nothing_and_compiles(launches, tmp_path):
     clusters = dpc_knn(fake(256, 3136, 128), 784, tolerance=1e-3)
     assert clusters.assignment.shape == (256, 3136)
-    assert clusters.centres.shape == (256, 784)
+    assert clusters.centers.shape == (256, 784)
     names = {launch.name: launch for launch in launches}
     rows = {"prepare_kernel", "resolve_kernel", "compact_kernel"}
     assert set(names) == {"closest_kernel", "scan_kernel", *rows}

@@ -14,7 +14,7 @@ import torch
 
 from tcformer.bench import inputs, models, ops, pipeline, plot, record, suites, tables
 from tcformer.errors import UserError, nearest
-from tcformer.ops import selfcheck
+from tcformer.ops import cases
 from tcformer.processor import usable_cores
 from tcformer.runtime import provenance
 from tcformer.runtime.devices import choose_device
@@ -58,7 +58,7 @@ class Bench:
         self.options, self.device = options, device
         self.kept: dict[str, Any] = {}
         self.place: Path | None = None
-        self.wrong: list[selfcheck.Check] = []
+        self.wrong: list[cases.Check] = []
         self.folder = None if options.images is None else Path(options.images)
         self.turn = 0.0 if options.quick else None
         self.begun = time.monotonic()
@@ -74,7 +74,7 @@ class Bench:
         warning = provenance.busy_warning(self.kept["load_average_at_start"], usable_cores())
         if warning:
             print(warning, file=sys.stderr)
-        self.wrong = selfcheck.failures(self.device)
+        self.wrong = cases.failures(self.device)
         self.kept["self_check"] = [one._asdict() for one in self.wrong]
         for one in self.wrong:
             print(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tcformer.arguments import as_float, as_int
 from tcformer.models.mta import MTA
 from tcformer.models.tcformer import TCFormer
+from tcformer.shapes import Float, shaped
 
 __all__ = ["HeatmapHead", "SemanticFPN", "SemanticFPNHead", "TopDownPose"]
 
@@ -185,7 +186,8 @@ class SemanticFPN(_OnTokens):
             self.neck.out_channels, num_classes, channels, levels, dropout
         )
 
-    def forward(self, images: Tensor) -> Tensor:
+    @shaped
+    def forward(self, images: Float[Tensor, "b cin hi wi"]) -> Float[Tensor, "b out h w"]:
         """Score the classes at every fourth pixel.
 
         Args:
@@ -215,7 +217,8 @@ class HeatmapHead(nn.Module):
         if self.final_layer.bias is not None:
             nn.init.zeros_(self.final_layer.bias)
 
-    def forward(self, features: Tensor) -> Tensor:
+    @shaped
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         """(B, in_channels, H, W) to (B, num_keypoints, H, W)."""
         heatmaps: Tensor = self.final_layer(features)
         return heatmaps
@@ -245,7 +248,8 @@ class TopDownPose(_OnTokens):
         super().__init__(backbone, 1, **neck)
         self.keypoint_head = HeatmapHead(self.neck.out_channels, num_keypoints)
 
-    def forward(self, images: Tensor) -> Tensor:
+    @shaped
+    def forward(self, images: Float[Tensor, "b cin hi wi"]) -> Float[Tensor, "b out h w"]:
         """Find the keypoints: (B, 3, H, W) to heat maps (B, num_keypoints, H/4, W/4), rounded up.
 
         The images are float32, normalized.

@@ -15,6 +15,7 @@ from tcformer.models.sizes import several
 from tcformer.models.tcformer import Block, TokenMlp, init_weights
 from tcformer.ops import TokenMap, plan_token_map, tokens_to_map, tokens_to_tokens
 from tcformer.ops.regroup import plan_regroup
+from tcformer.shapes import Float, shaped
 from tcformer.tokens import Layout, Tokens, pixel_of_cell
 
 __all__ = ["MTA", "REDUCTIONS", "AggregationBlock"]
@@ -67,7 +68,8 @@ class AggregationBlock(Block):
         if reduction not in ("conv", "pool", "cluster"):
             self.attn.norm = LayerNorm(dim, eps=1e-5)
 
-    def forward(self, tokens: Tokens, plan: TokenMap, clusters: Layout) -> Tensor:
+    @shaped
+    def forward(self, tokens: Tokens, plan: TokenMap, clusters: Layout) -> Float[Tensor, "b n c"]:
         """Return the new features (B, N, C) of a level's tokens.
 
         Args:

@@ -35,6 +35,7 @@ from tcformer.ops import (
 from tcformer.ops.local import cut
 from tcformer.ops.regroup import apply_plan
 from tcformer.ops.token_conv.chunked import suits_chunks, token_mlp
+from tcformer.shapes import Float, shaped
 from tcformer.tokens import Tokens, grid_layout
 
 __all__ = [
@@ -92,7 +93,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=7, stride=4, padding=3)
         self.norm = LayerNorm(embed_dim, eps=1e-5)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    @shaped
+    def forward(self, images: Float[Tensor, "b cin hi wi"]) -> tuple[Tensor, tuple[int, int]]:
         """Cut images into the grid of tokens."""
         x = self.proj(images)
         grid_size = (x.shape[2], x.shape[3])
@@ -211,7 +213,13 @@ class Attention(nn.Module):
         weight = self.sr.weight[:, :, :h, :w].permute(0, 2, 3, 1).flatten(1)
         return self.norm(linear(patches.reshape(batch, rows * columns, -1), weight, self.sr.bias))
 
-    def forward(self, x: Tensor, keys: Tensor, bias: Tensor | None = None) -> Tensor:
+    @shaped
+    def forward(
+        self,
+        x: Float[Tensor, "b n c"],
+        keys: Float[Tensor, "b nk c"],
+        bias: Float[Tensor, "b nk"] | None = None,
+    ) -> Float[Tensor, "b n c"]:
         """Attend from (B, N, C) to (B, Nk, C) with a bias (B, Nk) on the keys."""
         batch, num_queries, dim = x.shape
         heads, width = self.num_heads, dim // self.num_heads
@@ -239,7 +247,8 @@ class _Mlp(nn.Module):
         conv = self.dwconv.dwconv if skip is None else self.dwconv
         return conv.weight, conv.bias, None if skip is None else skip.weight.flatten()
 
-    def forward(self, x: Tensor, plan: TokenMap) -> Tensor:
+    @shaped
+    def forward(self, x: Float[Tensor, "b n c"], plan: TokenMap) -> Float[Tensor, "b n c"]:
         """(B, N, C) features of tokens -> the same shape; the plan leads to their map and back."""
         if self._runs_in_chunks(x, plan):
             fc1, fc2 = self.fc1, self.fc2
@@ -328,7 +337,8 @@ class GridBlock(Block):
 
     mlp_class = GridMlp
 
-    def forward(self, x: Tensor, plan: TokenMap) -> Tensor:
+    @shaped
+    def forward(self, x: Float[Tensor, "b n c"], plan: TokenMap) -> Float[Tensor, "b n c"]:
         """(B, H0*W0, C) -> the same shape; the map of the plan is the grid."""
         keys = queries = self.norm1(x)
         if self.attn.sr_ratio > 1:
@@ -349,7 +359,10 @@ class TokenBlock(Block):
 
     mlp_class = TokenMlp
 
-    def forward(self, tokens: Tokens, plan: TokenMap, source: KeySource | None = None) -> Tensor:
+    @shaped
+    def forward(
+        self, tokens: Tokens, plan: TokenMap, source: KeySource | None = None
+    ) -> Float[Tensor, "b n c"]:
         """Return the new features (B, N, C) of the tokens.
 
         Args:
@@ -647,7 +660,8 @@ class TCFormer(nn.Module):
 
     # ---- tokens to classes ------------------------------------------------------------------
 
-    def forward_features(self, images: Tensor) -> Tensor:
+    @shaped
+    def forward_features(self, images: Float[Tensor, "b cin hi wi"]) -> Float[Tensor, "b n c"]:
         """Features of the last stage's tokens, (B, N, C)."""
         return self.forward_tokens(images)[-1].x
 
@@ -662,7 +676,8 @@ class TCFormer(nn.Module):
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
-    def forward(self, images: Tensor) -> Tensor:
+    @shaped
+    def forward(self, images: Float[Tensor, "b cin hi wi"]) -> Float[Tensor, "b *classes"]:
         """Classify images: (B, in_chans, H, W) -> (B, num_classes)."""
         return self.forward_head(self.forward_features(images))
 

@@ -7,7 +7,7 @@ from then on no geometry is needed: cutting the sequence of tokens into nh*nw eq
 parts. In such a sequence the order of tokens has a meaning, which `Layout.part_grids` records.
 
 Where a grid does not divide the cells, padding makes the parts equally long. Padding takes no part
-in the clustering: it is nobody's neighbour and no centre.
+in the clustering: it is nobody's neighbor and no center.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 from tcformer.arguments import as_int, as_size
 from tcformer.errors import shown
 from tcformer.ops.dpc_knn import Clusters, dpc_knn
+from tcformer.shapes import Float, shaped
 from tcformer.tokens import Layout, is_grid
 
 __all__ = ["Nest", "Parts", "cluster_parts", "cut", "nest_of", "usable_nest"]
@@ -137,13 +138,14 @@ def run_parts(num_tokens: int, num_parts: int) -> Parts:
     return Parts(num_parts, num_tokens // num_parts, num_tokens // num_parts)
 
 
+@shaped
 def cluster_parts(
-    x: Tensor,
+    x: Float[Tensor, "b n c"],
     parts: Parts,
     num_clusters: int,
     k: int = 5,
     *,
-    density_noise: Tensor | None = None,
+    density_noise: Float[Tensor, "b n"] | None = None,
     tolerance: float = 0.0,
     impl: str = "auto",
 ) -> Clusters:
@@ -154,13 +156,13 @@ def cluster_parts(
         parts: where the tokens of every part stand.
         num_clusters: clusters of each part, from 1; the numbers of part p are
             ``p * num_clusters`` and the following ones.
-        k: neighbours in the density estimate, from 1 (the token itself); at most those of a part.
+        k: neighbors in the density estimate, from 1 (the token itself); at most those of a part.
         density_noise: (B, N) float, see :func:`dpc_knn`.
         tolerance: see :func:`dpc_knn`.
         impl: implementation of :func:`dpc_knn`.
 
     Returns:
-        :class:`Clusters` with an assignment (B, N) and centres (B, P * num_clusters).
+        :class:`Clusters` with an assignment (B, N) and centers (B, P * num_clusters).
 
     Raises:
         ValueError: a part has fewer tokens than clusters, or the shapes do not fit.
@@ -206,11 +208,11 @@ def cluster_parts(
     )
     part = torch.arange(parts.num_parts, device=x.device)[:, None]
     labels = found.assignment.view(batch, parts.num_parts, parts.size) + part * num_clusters
-    centres = found.centres.view(batch, parts.num_parts, num_clusters) + part * parts.size
-    labels, centres = labels.flatten(1), centres.flatten(1)
+    centers = found.centers.view(batch, parts.num_parts, num_clusters) + part * parts.size
+    labels, centers = labels.flatten(1), centers.flatten(1)
     if parts.order is None or parts.place is None:
-        return Clusters(labels, centres)
-    return Clusters(labels.index_select(1, parts.place), parts.order[centres])
+        return Clusters(labels, centers)
+    return Clusters(labels.index_select(1, parts.place), parts.order[centers])
 
 
 def _padding(length: int, parts: int) -> tuple[int, int]:

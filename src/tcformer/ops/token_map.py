@@ -17,6 +17,7 @@ from tcformer.ops.regroup import (
     regroup,
     resolve_plan,
 )
+from tcformer.shapes import Float, shaped
 from tcformer.tokens import Layout, Tokens, is_grid, pixel_of_cell
 
 __all__ = ["TokenMap", "map_to_tokens", "plan_token_map", "tokens_to_map", "tokens_to_tokens"]
@@ -120,9 +121,10 @@ def _cells_of_pixels(
     return cells.reshape(shape), valid.reshape(shape)
 
 
+@shaped
 def tokens_to_map(
     tokens: Tokens, map_size: tuple[int, int] | None = None, *, plan: TokenMap | None = None
-) -> Tensor:
+) -> Float[Tensor, "b c h w"]:
     """Lay tokens out as a feature_map: every pixel is the mean over its cells of their tokens.
 
     Args:
@@ -139,7 +141,10 @@ def tokens_to_map(
     return flat.view(batch, *plan.map_size, channels).permute(0, 3, 1, 2)
 
 
-def map_to_tokens(feature_map: Tensor, layout: Layout, *, plan: TokenMap | None = None) -> Tensor:
+@shaped
+def map_to_tokens(
+    feature_map: Float[Tensor, "b c h w"], layout: Layout, *, plan: TokenMap | None = None
+) -> Float[Tensor, "b n c"]:
     """Read tokens off a feature_map: every token is the mean over its cells of their pixels.
 
     Args:
@@ -158,7 +163,8 @@ def map_to_tokens(feature_map: Tensor, layout: Layout, *, plan: TokenMap | None 
     return flat if plan.to_tokens is None else apply_plan(flat, plan.to_tokens)
 
 
-def tokens_to_tokens(source: Tokens, target: Layout) -> Tensor:
+@shaped
+def tokens_to_tokens(source: Tokens, target: Layout) -> Float[Tensor, "b n c"]:
     """Express features on other tokens: means over shared cells, weighted as the target weighs.
 
     Args:

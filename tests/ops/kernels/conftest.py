@@ -52,7 +52,7 @@ def device():
 def poison():
     """Memory that no kernel wrote shows up as NaN, or as an index far out of range."""
     import tcformer.ops.regroup.triton  # noqa: F401  (defines its kernels before anything is patched)
-    from tcformer.ops.selfcheck import poisoned
+    from tcformer.ops.cases import poisoned
 
     with poisoned():
         yield

@@ -14,7 +14,7 @@ from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Several tiles even where there are few tokens; short lists, to interpret less."""
-    monkeypatch.setattr(kernels, "NUM_EXTRA_NEIGHBOURS", kernels.NUM_EXTRA)
+    monkeypatch.setattr(kernels, "NUM_EXTRA_NEIGHBORS", kernels.NUM_EXTRA)
     use_tiles(monkeypatch, kernels.Tiles(32, 16, 16, 4, 2), kernels.Tiles(32, 32, 4, 4, 2))
 
 
@@ -30,7 +30,7 @@ def features(device, seed, batch=2, tokens=40, channels=8):
 
 def assert_same(actual, expected):
     assert torch.equal(actual.assignment, expected.assignment.to(actual.assignment.device))
-    assert torch.equal(actual.centres, expected.centres.to(actual.centres.device))
+    assert torch.equal(actual.centers, expected.centers.to(actual.centers.device))
 
 
 def exact_d2(x, tolerance=0.0):
@@ -43,10 +43,10 @@ def exact_d2(x, tolerance=0.0):
     ("tokens", "channels", "clusters", "k"),
     [
         (1, 8, 1, 5),
-        (3, 3, 2, 5),  # fewer tokens than neighbours
+        (3, 3, 2, 5),  # fewer tokens than neighbors
         (16, 8, 4, 1),
         (17, 1, 5, 5),  # one channel, one token beyond a tile
-        (40, 20, 40, 3),  # every token a centre
+        (40, 20, 40, 3),  # every token a center
         (40, 40, 1, 8),  # features wider than a resident tile
         (60, 16, 15, 5),
     ],
@@ -67,10 +67,10 @@ def test_an_image_without_a_token_reads_nothing_but_features(device, small_tiles
     made = kernels.prepare(x, mask, 0.0)
     expected = made.x.clone()
     with fenced(made.x) as inside:
-        centres = torch.arange(4).expand(2, 4).clone()
+        centers = torch.arange(4).expand(2, 4).clone()
         valid = mask[:, :4]
-        centres[image] = -1
-        label = kernels.assign(made._replace(x=inside), centres, valid, mask)
+        centers[image] = -1
+        label = kernels.assign(made._replace(x=inside), centers, valid, mask)
         assert torch.equal(inside, expected)
     assert torch.equal(label[1 - image, :4], torch.arange(4))
 
@@ -106,7 +106,7 @@ def test_equal_tokens(device, small_tiles, seed):
 
 def test_a_constant_image(device, small_tiles):
     clusters = dpc_knn(torch.ones(1, 100, 4, device=device), 10, impl="triton")
-    assert clusters.centres.tolist() == [list(range(10))]
+    assert clusters.centers.tolist() == [list(range(10))]
     assert clusters.assignment[0].tolist() == [*range(10), *[0] * 90]
     zeros = dpc_knn(torch.zeros(1, 100, 4, device=device), 10, impl="triton")
     assert_same(zeros, clusters)
@@ -164,7 +164,7 @@ def test_no_tile_size_shows_in_any_number(device, monkeypatch):
 
 
 def smooth_features(device):
-    """Like those of a network: neighbours are similar, parts are flat, lengths are normalised."""
+    """Like those of a network: neighbors are similar, parts are flat, lengths are normalized."""
     g = torch.Generator().manual_seed(4)
     coarse = torch.randn(1, 8, 5, 5, generator=g)
     smooth = torch.nn.functional.interpolate(coarse, (7, 7), mode="bilinear").flatten(2).mT
@@ -190,7 +190,7 @@ def test_nor_does_the_precision_of_the_proposals(device, small_tiles, monkeypatc
     monkeypatch.setattr(kernels, "prepare", hardly_any)
     monkeypatch.setattr(kernels, "compact", compact)
     assert_same(dpc_knn(x, 12, tolerance=tolerance, impl="triton"), expected)
-    # So nearly all was done again: neighbours (all but equal tokens), centres (all).
+    # So nearly all was done again: neighbors (all but equal tokens), centers (all).
     assert scanned[0] > 0.2 + (tolerance == 0.0) * 0.4
     assert scanned[-1] == 1.0
 
@@ -211,7 +211,7 @@ def test_the_bound_is_one(device, small_tiles, shift):
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.5])
-def test_neighbours_are_the_nearest_in_order(device, small_tiles, tolerance):
+def test_neighbors_are_the_nearest_in_order(device, small_tiles, tolerance):
     x = features(device, 12, batch=1, tokens=70, channels=4)
     f = kernels.prepare(x, None, tolerance)
     everyone = kernels._Columns(f.half, f.norm, None)
@@ -257,12 +257,12 @@ def test_separation_is_the_distance_to_the_nearest_denser_token(device, small_ti
     assert not in_list.all()  # so the second search was needed
 
 
-def test_the_first_of_equal_centres_even_where_others_are_proposed(device, small_tiles):
-    # All distances count as zero, and which four centres are proposed is a matter of rounding.
+def test_the_first_of_equal_centers_even_where_others_are_proposed(device, small_tiles):
+    # All distances count as zero, and which four centers are proposed is a matter of rounding.
     x = 1.0 + 1e-5 * features(device, 21, batch=1, tokens=40)
     f = kernels.prepare(x, None, 1e-2)
-    centres = torch.arange(30, device=device)[None]
-    assert kernels.assign(f, centres, None, None).tolist() == [[0] * 40]
+    centers = torch.arange(30, device=device)[None]
+    assert kernels.assign(f, centers, None, None).tolist() == [[0] * 40]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
@@ -283,7 +283,7 @@ def test_an_image_does_not_depend_on_its_batch_mates(device, small_tiles):
     for b in range(3):
         alone = dpc_knn(x[[b]], 10, impl="triton")
         assert torch.equal(together.assignment[b], alone.assignment[0])
-        assert torch.equal(together.centres[b], alone.centres[0])
+        assert torch.equal(together.centers[b], alone.centers[0])
 
 
 def test_permuting_tokens_permutes_the_partition(device, small_tiles):
@@ -292,7 +292,7 @@ def test_permuting_tokens_permutes_the_partition(device, small_tiles):
     plain, permuted = dpc_knn(x, 20, impl="triton"), dpc_knn(x[:, order], 20, impl="triton")
     together = plain.assignment[0, order][:, None] == plain.assignment[0, order]
     assert torch.equal(together, permuted.assignment[0][:, None] == permuted.assignment[0])
-    assert torch.equal(order[permuted.centres[0]].sort().values, plain.centres[0])
+    assert torch.equal(order[permuted.centers[0]].sort().values, plain.centers[0])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e38])
@@ -317,7 +317,7 @@ def test_refusals(device):
     x = features(device, 1, tokens=64)
     with pytest.raises(ValueError, match="these features are float64"):
         dpc_knn(x.double(), 4, impl="triton")
-    with pytest.raises(ValueError, match="hold 29 neighbours, not k=30"):
+    with pytest.raises(ValueError, match="hold 29 neighbors, not k=30"):
         dpc_knn(x, 4, k=30, impl="triton")
     assert_same(dpc_knn(x, 4, k=29, impl="triton"), dpc_knn(x.double(), 4, k=29, impl="eager"))
 
@@ -334,8 +334,8 @@ def test_registration(device, small_tiles):
 
 def test_one_graph(device, small_tiles):
     def whole(x):
-        assignment, centres = dpc_knn(x * 2, 5, impl="triton")
-        return assignment + 1, centres
+        assignment, centers = dpc_knn(x * 2, 5, impl="triton")
+        return assignment + 1, centers
 
     x = features(device, 20, tokens=20)
     compiled = torch.compile(whole, backend="aot_eager", fullgraph=True)
@@ -346,7 +346,7 @@ def test_one_graph(device, small_tiles):
 def test_no_batch(device):
     clusters = dpc_knn(torch.zeros(0, 5, 4, device=device), 2, impl="triton")
     assert clusters.assignment.shape == (0, 5)
-    assert clusters.centres.shape == (0, 2)
+    assert clusters.centers.shape == (0, 2)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
@@ -355,6 +355,6 @@ def test_an_image_without_distances_is_flat(device, small_tiles, bad):
     expected = dpc_knn(x, 5, impl="triton")
     x[0, 7, 3] = bad
     found = dpc_knn(x, 5, impl="triton")
-    assert found.centres[0].tolist() == list(range(5))
+    assert found.centers[0].tolist() == list(range(5))
     assert found.assignment[0].tolist() == [*range(5), *[0] * 15]
     assert torch.equal(found.assignment[1], expected.assignment[1])

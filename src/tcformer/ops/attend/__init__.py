@@ -7,21 +7,23 @@ from torch import Tensor
 from tcformer.arguments import as_float
 from tcformer.ops.attend import eager
 from tcformer.ops.dispatch import resolve
+from tcformer.shapes import Float, shaped
 
 __all__ = ["attend"]
 
 IMPLEMENTATIONS = ("eager", "reference")
 
 
+@shaped
 def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    q: Float[Tensor, "b heads nq d"],
+    k: Float[Tensor, "b heads nk d"],
+    v: Float[Tensor, "b heads nk d"],
     *,
-    bias: Tensor | None = None,
+    bias: Float[Tensor, "b nk"] | None = None,
     dropout: float = 0.0,
     impl: str = "auto",
-) -> Tensor:
+) -> Float[Tensor, "b heads nq d"]:
     """Multi-head attention whose score carries one additive bias a key.
 
     ``softmax(q k^T / sqrt(d) + bias) v``; the bias (a log-weight: the importance score of the

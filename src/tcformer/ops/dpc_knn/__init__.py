@@ -1,4 +1,4 @@
-"""Density-peaks clustering with k nearest neighbours, DPC-KNN."""
+"""Density-peaks clustering with k nearest neighbors, DPC-KNN."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from tcformer.arguments import as_float, as_int
 from tcformer.ops.dispatch import counted, is_exporting, is_transformed, operator, resolve
 from tcformer.ops.dpc_knn import cpp, eager, reference
 from tcformer.ops.dpc_knn.peaks import flop, shapes
+from tcformer.shapes import Bool, Float, shaped
 
 __all__ = ["Clusters", "dpc_knn"]
 
 IMPLEMENTATIONS = ("cpp", "triton", "eager", "reference")
 
 TRITON_MAX_K = 29
-"""The longest list of neighbours that the Triton kernels keep on the chip, less a reserve."""
+"""The longest list of neighbors that the Triton kernels keep on the chip, less a reserve."""
 
 
 class Clusters(NamedTuple):
@@ -25,33 +26,39 @@ class Clusters(NamedTuple):
 
     Attributes:
         assignment: (B, N) int64, the cluster of every token; -1 for masked tokens.
-        centres: (B, M) int64, the token at the centre of every cluster, ascending; where a mask
+        centers: (B, M) int64, the token at the center of every cluster, ascending; where a mask
             leaves an image fewer tokens than clusters, the last ones are -1.
     """
 
     assignment: Tensor
-    centres: Tensor
+    centers: Tensor
+
+    @property
+    def centres(self) -> Tensor:
+        """:attr:`centers`, under the name that they had before."""
+        return self.centers
 
 
 @torch.no_grad()
+@shaped
 def dpc_knn(
-    x: Tensor,
+    x: Float[Tensor, "b n c"],
     num_clusters: int,
     k: int = 5,
     *,
-    mask: Tensor | None = None,
-    density_noise: Tensor | None = None,
+    mask: Bool[Tensor, "b n"] | None = None,
+    density_noise: Float[Tensor, "b n"] | None = None,
     tolerance: float = 0.0,
     impl: str = "auto",
 ) -> Clusters:
     """Cluster tokens around density peaks: dense tokens that lie far from any denser one.
 
-    With d(i,j) = |x_i - x_j| / sqrt(C) and every token its own first neighbour::
+    With d(i,j) = |x_i - x_j| / sqrt(C) and every token its own first neighbor::
 
-        rho_i   = exp(-mean of d^2 over the k nearest neighbours)         density
+        rho_i   = exp(-mean of d^2 over the k nearest neighbors)         density
         delta_i = min of d(i,j) over j before i in (rho down, index up)   separation
-        centres = the num_clusters tokens of largest rho_i * delta_i      (the first one: infinite)
-        token i joins the nearest centre; ties go to the lower index; a centre joins itself
+        centers = the num_clusters tokens of largest rho_i * delta_i      (the first one: infinite)
+        token i joins the nearest center; ties go to the lower index; a center joins itself
 
     Deterministic: ties are broken by index, never by noise, and every image is treated on its
     own, whatever the batch around it. Memory grows with N, not with N^2. Nothing is
@@ -59,17 +66,17 @@ def dpc_knn(
 
     An image has no distances if a feature is NaN, infinite or so large that squares overflow (from
     2e17 at 128 channels in float32), or if its noise is not finite. Then all its tokens count as
-    equal, whatever implementation runs: the first M are the centres, all others join the first of
+    equal, whatever implementation runs: the first M are the centers, all others join the first of
     them. No other image of the batch changes, no device is waited for. Masked tokens may hold
     anything. Exported graphs do not look, and may cluster such an image otherwise.
 
     Args:
         x: (B, N, C) float, any float dtype.
-        num_clusters: M, from 1, at most N are made; cluster numbers follow the centres' token
+        num_clusters: M, from 1, at most N are made; cluster numbers follow the centers' token
             order.
-        k: neighbours in the density estimate, from 1 (the token itself); at most N count.
-        mask: (B, N) bool, True for tokens that take part. The others are nobody's neighbour and
-            no centre.
+        k: neighbors in the density estimate, from 1 (the token itself); at most N count.
+        mask: (B, N) bool, True for tokens that take part. The others are nobody's neighbor and
+            no center.
         density_noise: (B, N) float added to the densities, to compare with the published code,
             which draws uniform noise of 1e-6 even at inference. Nothing by default.
         tolerance: distances d up to this one, itself from 0, count as zero. Where features are
@@ -172,5 +179,5 @@ def _unsupported(x: Tensor, k: int) -> dict[str, str | None]:
         reason = "it computes in float32, these features are float64"
         return dict.fromkeys(("cpp", "triton"), reason)
     if k > TRITON_MAX_K:
-        return {"triton": f"its lists hold {TRITON_MAX_K} neighbours, not k={k}"}
+        return {"triton": f"its lists hold {TRITON_MAX_K} neighbors, not k={k}"}
     return {}

@@ -21,7 +21,7 @@ def dpc_knn(
     """Cluster a (B, N, C) float32 batch on the CPU; the caller has checked the arguments.
 
     Returns:
-        assignment (B, N) int64 and centres (B, M) int64, both -1 where a mask leaves nothing.
+        assignment (B, N) int64 and centers (B, M) int64, both -1 where a mask leaves nothing.
     """
     # Traced, a stand-in for a tensor, or one inside a transform: only operators see the values.
     if torch.compiler.is_compiling() or type(x) is not Tensor or is_transformed():
@@ -42,7 +42,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     batch, num_tokens, channels = x.shape
     assignment = torch.empty(batch, num_tokens, dtype=torch.int64)
-    centres = torch.empty(batch, num_clusters, dtype=torch.int64)
+    centers = torch.empty(batch, num_clusters, dtype=torch.int64)
     failed = torch.zeros(1, dtype=torch.int64)
     csrc.run(
         "tcf_dpc_knn",
@@ -56,14 +56,14 @@ def _run(
         None if density_noise is None else density_noise.float().contiguous(),
         float(tolerance),
         assignment,
-        centres,
+        centers,
         failed,
     )
     if failed.item():
         raise MemoryError(
             f"dpc_knn: not enough memory to cluster {num_tokens} tokens of {channels} channels."
         )
-    return assignment, centres
+    return assignment, centers
 
 
 operator(

@@ -1,7 +1,7 @@
 """DPC-KNN in plain PyTorch: row blocks instead of an N x N matrix, exact where it matters.
 
 A matrix product finds candidates fast but rounds: two features of norm 20 at distance 0.01 lose
-most of their digits in |a|^2 + |b|^2 - 2ab. So products only *propose* (on features centred per
+most of their digits in |a|^2 + |b|^2 - 2ab. So products only *propose* (on features centered per
 image, which shrinks the cancellation), and the few proposed distances are computed again from
 differences. What is decided then depends neither on the size of the row blocks nor on the other
 images of the batch nor on the number of threads.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tcformer.ops.dispatch import is_exporting
-from tcformer.ops.dpc_knn.peaks import choose_centres, rank_of, sparsity_of, stable_order
+from tcformer.ops.dpc_knn.peaks import choose_centers, rank_of, sparsity_of, stable_order
 from tcformer.ops.linear import linear
 
 NUM_EXTRA = 3
@@ -51,7 +51,7 @@ def dpc_knn(
     """Cluster a (B, N, C) float32 or float64 batch.
 
     Returns:
-        assignment (B, N) int64 and centres (B, M) int64, both -1 where a mask leaves nothing.
+        assignment (B, N) int64 and centers (B, M) int64, both -1 where a mask leaves nothing.
     """
     batch, num_tokens, _ = x.shape
     if x.device.type != "cpu" or torch.compiler.is_compiling() or batch == 0:
@@ -72,8 +72,8 @@ def dpc_knn(
                 CPU_BLOCK_ELEMENTS,
             )
         )
-    assignment, centres = zip(*parts, strict=True)
-    return torch.cat(assignment), torch.cat(centres)
+    assignment, centers = zip(*parts, strict=True)
+    return torch.cat(assignment), torch.cat(centers)
 
 
 def _cluster(
@@ -86,23 +86,23 @@ def _cluster(
     block_elements: int,
 ) -> tuple[Tensor, Tensor]:
     features = _prepare(x, mask, tolerance, block_elements)
-    neighbour_d2, neighbour = _nearest(features, k + NUM_EXTRA)
-    sparsity = sparsity_of(neighbour_d2, k, mask, density_noise)
+    neighbor_d2, neighbor = _nearest(features, k + NUM_EXTRA)
+    sparsity = sparsity_of(neighbor_d2, k, mask, density_noise)
     rank = rank_of(sparsity)
-    separation2 = _separation(features, rank, neighbour_d2, neighbour)
-    centres, centre_valid = choose_centres(separation2, sparsity, rank, num_clusters, mask)
-    if mask is None or centre_valid is None:
-        return _assign(features, centres, None), centres
-    assignment = _assign(features, torch.where(centre_valid, centres, 0), centre_valid)
-    return torch.where(mask, assignment, -1), torch.where(centre_valid, centres, -1)
+    separation2 = _separation(features, rank, neighbor_d2, neighbor)
+    centers, center_valid = choose_centers(separation2, sparsity, rank, num_clusters, mask)
+    if mask is None or center_valid is None:
+        return _assign(features, centers, None), centers
+    assignment = _assign(features, torch.where(center_valid, centers, 0), center_valid)
+    return torch.where(mask, assignment, -1), torch.where(center_valid, centers, -1)
 
 
 class _Features(NamedTuple):
     """Features (B, N, C) with what the candidate search needs."""
 
     x: Tensor
-    centred: Tensor  # (B, N', C): x minus the image's mean, the same distances, less cancellation
-    norm2: Tensor  # (B, N') squared norms of those; inf for what is nobody's neighbour
+    centered: Tensor  # (B, N', C): x minus the image's mean, the same distances, less cancellation
+    norm2: Tensor  # (B, N') squared norms of those; inf for what is nobody's neighbor
     mask: Tensor | None  # (B, N) bool
     same_d2: float  # squared distances over C up to this one are zero
     block_elements: int
@@ -111,22 +111,22 @@ class _Features(NamedTuple):
 def _prepare(x: Tensor, mask: Tensor | None, tolerance: float, block_elements: int) -> _Features:
     if mask is None and torch.compiler.is_exporting():
         # By a product: onnxruntime's mean of one image alone has other last digits than in a batch.
-        centred = x - x.new_full((1, 1, x.shape[1]), 1 / x.shape[1]) @ x
+        centered = x - x.new_full((1, 1, x.shape[1]), 1 / x.shape[1]) @ x
     elif mask is None:
-        centred = x - x.mean(dim=1, keepdim=True)
+        centered = x - x.mean(dim=1, keepdim=True)
     else:
         keep = mask.unsqueeze(-1)
         count = keep.sum(dim=1, keepdim=True).clamp(min=1)
         mean = torch.where(keep, x, 0.0).sum(dim=1, keepdim=True) / count
-        centred = torch.where(keep, x - mean, 0.0)
-    norm2 = centred.square().sum(dim=-1)
+        centered = torch.where(keep, x - mean, 0.0)
+    norm2 = centered.square().sum(dim=-1)
     if mask is not None:
         norm2 = torch.where(mask, norm2, torch.inf)
     # Full runs of columns for the two-step selection; what is added is infinitely far away.
     padding = -x.shape[1] % RUN
-    centred = torch.nn.functional.pad(centred, (0, 0, 0, padding))
+    centered = torch.nn.functional.pad(centered, (0, 0, 0, padding))
     norm2 = torch.nn.functional.pad(norm2, (0, padding), value=torch.inf)
-    return _Features(x, centred, norm2, mask, tolerance**2, block_elements)
+    return _Features(x, centered, norm2, mask, tolerance**2, block_elements)
 
 
 def _proposals(rows: Tensor, columns: Tensor, norm2: Tensor) -> Tensor:
@@ -199,12 +199,12 @@ def _lexicographic(d2: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 def _nearest(features: _Features, count: int) -> tuple[Tensor, Tensor]:
     """The nearest tokens of every token (itself among them), exact distances ascending."""
-    x, centred, norm2, mask, *_ = features
+    x, centered, norm2, mask, *_ = features
     batch, num_tokens, _ = x.shape
     count = min(count, num_tokens)
     distances, indices = [], []
-    for start, stop in _blocks(features, num_tokens, centred.shape[1]):
-        proposals = _proposals(centred[:, start:stop], centred, norm2)
+    for start, stop in _blocks(features, num_tokens, centered.shape[1]):
+        proposals = _proposals(centered[:, start:stop], centered, norm2)
         candidates = _smallest(proposals, count)
         visible = candidates < num_tokens  # where little is visible, the padding may be proposed
         candidates = candidates.clamp(max=num_tokens - 1)
@@ -218,14 +218,14 @@ def _nearest(features: _Features, count: int) -> tuple[Tensor, Tensor]:
     return torch.cat(distances, dim=1), torch.cat(indices, dim=1)
 
 
-def _separation(features: _Features, rank: Tensor, d2: Tensor, neighbour: Tensor) -> Tensor:
+def _separation(features: _Features, rank: Tensor, d2: Tensor, neighbor: Tensor) -> Tensor:
     """Squared distance over C to the nearest token of smaller rank, (B, N); inf for rank 0.
 
-    The neighbour list is sorted by distance, so the first denser token in it is the nearest one;
+    The neighbor list is sorted by distance, so the first denser token in it is the nearest one;
     only tokens whose whole list is less dense (2 to 12 % on photographs) need another look.
     """
-    neighbour_rank = rank.gather(1, neighbour.flatten(1)).view_as(neighbour)
-    denser = neighbour_rank < rank.unsqueeze(-1)
+    neighbor_rank = rank.gather(1, neighbor.flatten(1)).view_as(neighbor)
+    denser = neighbor_rank < rank.unsqueeze(-1)
     separation = torch.where(denser, d2, torch.inf).amin(dim=-1)
     resolved = denser.any(dim=-1)
     if rank.shape[0] == 1 and rank.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -243,19 +243,19 @@ def _separation_in_order(features: _Features, rank: Tensor) -> Tensor:
     num_tokens = rank.shape[1]
     place = torch.arange(num_tokens, device=rank.device).expand_as(rank)
     token = torch.empty_like(rank).scatter(1, rank, place)
-    x, centred = _take(features.x, token), _take(features.centred, token)
+    x, centered = _take(features.x, token), _take(features.centered, token)
     norm2 = features.norm2.gather(1, token)
-    ordered = features._replace(x=x, centred=centred, norm2=norm2)
+    ordered = features._replace(x=x, centered=centered, norm2=norm2)
     blocks = _blocks(ordered, num_tokens, num_tokens)
     side = torch.arange(blocks[0][1], device=rank.device)
     behind = torch.where(side >= side[:, None], torch.inf, 0.0).to(norm2.dtype)
     found = []
     for start, stop in blocks:
-        rows, size = centred[:, start:stop], stop - start
+        rows, size = centered[:, start:stop], stop - start
         own = _proposals(rows, rows, norm2[:, start:stop]) + behind[:size, :size]
         candidates = _smallest(own, min(1 + NUM_EXTRA, size)) + start
         if start > 0:
-            before = _proposals(rows, centred[:, :start], norm2[:, :start])
+            before = _proposals(rows, centered[:, :start], norm2[:, :start])
             nearest = _smallest(before, min(1 + NUM_EXTRA, start))
             candidates = torch.cat((nearest, candidates), dim=-1)
         row = place[:, start:stop]
@@ -268,13 +268,13 @@ def _separation_scan(features: _Features, rank: Tensor, rows: Tensor) -> Tensor:
     """Scan all tokens for the nearest of smaller rank than the given rows (R,): (B, R)."""
     x = features.x
     batch, num_tokens, _ = x.shape
-    centred, norm2 = features.centred[:, :num_tokens], features.norm2[:, :num_tokens]
+    centered, norm2 = features.centered[:, :num_tokens], features.norm2[:, :num_tokens]
     count = min(1 + NUM_EXTRA, num_tokens)
     found = [x.new_empty(batch, 0)]
     for start, stop in _blocks(features, rows.shape[0], num_tokens):
         block = rows[start:stop].expand(batch, -1)
         own = rank.gather(1, block).unsqueeze(-1)
-        proposals = _proposals(_take(features.centred, block), centred, norm2)
+        proposals = _proposals(_take(features.centered, block), centered, norm2)
         proposals = proposals.masked_fill(rank.unsqueeze(1) >= own, torch.inf)
         candidates = _smallest(proposals, count)
         d2 = _exact_d2(features, block, candidates)
@@ -283,35 +283,35 @@ def _separation_scan(features: _Features, rank: Tensor, rows: Tensor) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def _assign(features: _Features, centres: Tensor, centre_valid: Tensor | None) -> Tensor:
-    """The nearest centre of every token, ties to the first; centres to themselves, (B, N)."""
+def _assign(features: _Features, centers: Tensor, center_valid: Tensor | None) -> Tensor:
+    """The nearest center of every token, ties to the first; centers to themselves, (B, N)."""
     x = features.x
     batch, num_tokens, _ = x.shape
-    num_clusters = centres.shape[1]
-    centred = _take(features.centred, centres)
-    norm2 = features.norm2.gather(1, centres)
-    if centre_valid is not None:
-        norm2 = torch.where(centre_valid, norm2, torch.inf)
+    num_clusters = centers.shape[1]
+    centered = _take(features.centered, centers)
+    norm2 = features.norm2.gather(1, centers)
+    if center_valid is not None:
+        norm2 = torch.where(center_valid, norm2, torch.inf)
     count = min(1 + NUM_EXTRA, num_clusters)
     slack = ROUNDING * torch.finfo(x.dtype).eps * _largest(norm2)
     found = []
     for start, stop in _blocks(features, num_tokens, num_clusters):
-        proposals = _proposals(features.centred[:, start:stop], centred, norm2)
+        proposals = _proposals(features.centered[:, start:stop], centered, norm2)
         candidates = _smallest(proposals, count)
-        # Among many equal centres any may be proposed; the first of them is wanted.
+        # Among many equal centers any may be proposed; the first of them is wanted.
         near = proposals <= proposals.amin(dim=-1, keepdim=True) + slack
         first = near.to(torch.uint8).argmax(dim=-1, keepdim=True)
         candidates = torch.cat((first, candidates), dim=-1)
         rows = torch.arange(start, stop, device=x.device).expand(batch, -1)
-        others = centres.gather(1, candidates.flatten(1)).view_as(candidates)
+        others = centers.gather(1, candidates.flatten(1)).view_as(candidates)
         d2 = _exact_d2(features, rows, others)
-        if centre_valid is not None:
-            real = centre_valid.gather(1, candidates.flatten(1)).view_as(candidates)
+        if center_valid is not None:
+            real = center_valid.gather(1, candidates.flatten(1)).view_as(candidates)
             d2 = torch.where(real, d2, torch.inf)
         found.append(_lexicographic(d2, candidates)[1][..., 0])
     assignment = torch.cat(found, dim=1)
-    labels = torch.arange(num_clusters, device=centres.device).expand(batch, -1)
-    if centre_valid is None:
-        return assignment.scatter(1, centres, labels)
-    kept = assignment.gather(1, centres)
-    return assignment.scatter(1, centres, torch.where(centre_valid, labels, kept))
+    labels = torch.arange(num_clusters, device=centers.device).expand(batch, -1)
+    if center_valid is None:
+        return assignment.scatter(1, centers, labels)
+    kept = assignment.gather(1, centers)
+    return assignment.scatter(1, centers, torch.where(center_valid, labels, kept))

@@ -1,4 +1,4 @@
-"""From distances to cluster centres: the part of DPC-KNN that is cheap and must be one everywhere.
+"""From distances to cluster centers: the part of DPC-KNN that is cheap and must be one everywhere.
 
 Densities are compared on a logarithmic scale, minus log rho = "sparsity": exp(-sparsity)
 underflows for features of large scale.
@@ -15,7 +15,7 @@ def flop(
 ) -> int:
     """What torch's FLOP counter says of a clustering: two for each multiply-add of its products.
 
-    The products of all pairs of tokens, and of all tokens and centres, of features (B, N, C). An
+    The products of all pairs of tokens, and of all tokens and centers, of features (B, N, C). An
     implementation may execute fewer (half of the first are equal) or repeat some.
     """
     batch, num_tokens, channels = x
@@ -51,7 +51,7 @@ def sparsity_of(d2: Tensor, k: int, mask: Tensor | None, noise: Tensor | None) -
 
     Args:
         d2: (B, N, L) squared distances to the L >= k nearest, ascending; inf beyond those there.
-        k: neighbours that count.
+        k: neighbors that count.
         mask: (B, N) bool, the tokens that take part.
         noise: (B, N) float added to the densities.
     """
@@ -75,7 +75,7 @@ def rank_of(sparsity: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places)
 
 
-def choose_centres(
+def choose_centers(
     separation2: Tensor, sparsity: Tensor, rank: Tensor, num_clusters: int, mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """The tokens of largest delta * rho, in token order.
@@ -83,12 +83,12 @@ def choose_centres(
     Args:
         separation2: (B, N) squared distance to the nearest token of smaller rank.
         sparsity: (B, N) from :func:`sparsity_of`.
-        rank: (B, N) from :func:`rank_of`; whoever has rank 0 is a centre.
+        rank: (B, N) from :func:`rank_of`; whoever has rank 0 is a center.
         num_clusters: M.
         mask: (B, N) bool, or None.
 
     Returns:
-        centres (B, M) int64 ascending; with a mask also which of them exist, (B, M) bool, while
+        centers (B, M) int64 ascending; with a mask also which of them exist, (B, M) bool, while
         the others are N.
     """
     score = 0.5 * separation2.log() - sparsity
@@ -102,5 +102,5 @@ def choose_centres(
     by_score = stable_order(score, descending=True)
     chosen = masked_last.gather(1, by_score)[:, :num_clusters]
     beyond = rank.shape[1]
-    centres = torch.sort(torch.where(mask.gather(1, chosen), chosen, beyond), dim=1).values
-    return centres, centres < beyond
+    centers = torch.sort(torch.where(mask.gather(1, chosen), chosen, beyond), dim=1).values
+    return centers, centers < beyond

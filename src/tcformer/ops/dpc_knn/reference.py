@@ -16,7 +16,7 @@ def dpc_knn(
     density_noise: Tensor | None,
     tolerance: float,
 ) -> tuple[Tensor, Tensor]:
-    """Cluster every image of a (B, N, C) batch; returns assignment (B, N) and centres (B, M)."""
+    """Cluster every image of a (B, N, C) batch; returns assignment (B, N) and centers (B, M)."""
     results = [
         _one_image(
             x[b],
@@ -68,8 +68,8 @@ def _one_image(
     assignment = torch.full((num_tokens,), -1, dtype=torch.int64)
     for i in valid:
         assignment[i] = min(range(len(chosen)), key=lambda m: (d2[i, chosen[m]], m))
-    for m, centre in enumerate(chosen):
-        assignment[centre] = m
-    centres = torch.full((num_clusters,), -1, dtype=torch.int64)
-    centres[: len(chosen)] = torch.tensor(chosen, dtype=torch.int64)
-    return assignment, centres
+    for m, center in enumerate(chosen):
+        assignment[center] = m
+    centers = torch.full((num_clusters,), -1, dtype=torch.int64)
+    centers[: len(chosen)] = torch.tensor(chosen, dtype=torch.int64)
+    return assignment, centers

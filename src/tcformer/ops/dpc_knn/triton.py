@@ -1,7 +1,7 @@
 """DPC-KNN on a GPU: streaming Triton kernels, nothing of size N x N, no wait for the host.
 
 Three questions are asked with the same two kernels (:mod:`.triton_kernels`): which tokens are
-nearest to each, which denser one is nearest, and which centre is. Products of float16 features
+nearest to each, which denser one is nearest, and which center is. Products of float16 features
 propose a few answers; float32 differences decide among them; a bound on all others proves the
 decision or has it made anew from every float32 distance. So rounding to float16 costs nothing but
 repeats (0.6 % of the rows on photographs), and the result is that of float32.
@@ -17,7 +17,7 @@ import triton
 from torch import Tensor
 
 from tcformer.ops.dispatch import operator
-from tcformer.ops.dpc_knn.peaks import choose_centres, flop, rank_of, shapes, sparsity_of
+from tcformer.ops.dpc_knn.peaks import choose_centers, flop, rank_of, shapes, sparsity_of
 from tcformer.ops.dpc_knn.triton_kernels import (
     closest_kernel,
     compact_kernel,
@@ -29,7 +29,7 @@ from tcformer.ops.dpc_knn.triton_kernels import (
 NUM_EXTRA = 3
 """Candidates beyond those asked for: the more, the farther away is what was not kept."""
 
-NUM_EXTRA_NEIGHBOURS = 11
+NUM_EXTRA_NEIGHBORS = 11
 """The same where all tokens ask. Three leave four times as many rows to scan."""
 
 LONGEST = 32
@@ -59,7 +59,7 @@ SCAN = Tiles(16, 64, 4, 4, 2)
 
 class _Features(NamedTuple):
     x: Tensor  # (B, N, C) float32, zero where masked
-    half: Tensor  # (B, N, C) float16, scaled and centred
+    half: Tensor  # (B, N, C) float16, scaled and centered
     norm: Tensor  # (B, N) float32, lower bound of the squared norms of `half`; inf where masked
     moved: Tensor  # (B, N) float32, how far rounding moved each
     largest: Tensor  # (B,) float32
@@ -99,10 +99,10 @@ def dpc_knn(
     """Cluster a (B, N, C) float32 batch; the caller has checked the arguments.
 
     Returns:
-        assignment (B, N) int64 and centres (B, M) int64, both -1 where a mask leaves nothing.
+        assignment (B, N) int64 and centers (B, M) int64, both -1 where a mask leaves nothing.
     """
-    assignment, centres = dpc_knn_op(x, num_clusters, k, mask, density_noise, tolerance)
-    return assignment, centres
+    assignment, centers = dpc_knn_op(x, num_clusters, k, mask, density_noise, tolerance)
+    return assignment, centers
 
 
 def _run(
@@ -145,20 +145,20 @@ def _cluster(
     sparsity = sparsity_of(near.d2, k, mask, density_noise)
     rank = rank_of(sparsity)
     separation2 = separation_of(features, everyone, near, rank, mask)
-    centres, valid = choose_centres(separation2, sparsity, rank, num_clusters, mask)
-    label = assign(features, centres, valid, mask)
+    centers, valid = choose_centers(separation2, sparsity, rank, num_clusters, mask)
+    label = assign(features, centers, valid, mask)
     if mask is None or valid is None:
-        labels = torch.arange(num_clusters, device=x.device).expand_as(centres)
-        return label.scatter(1, centres, labels), centres
-    # Centres that do not exist are sent to a token behind the last.
+        labels = torch.arange(num_clusters, device=x.device).expand_as(centers)
+        return label.scatter(1, centers, labels), centers
+    # Centers that do not exist are sent to a token behind the last.
     label = torch.nn.functional.pad(label, (0, 1))
-    labels = torch.arange(num_clusters, device=x.device).expand_as(centres)
-    label = label.scatter(1, centres, labels)[:, :-1]
-    return torch.where(mask, label, -1), torch.where(valid, centres, -1)
+    labels = torch.arange(num_clusters, device=x.device).expand_as(centers)
+    label = label.scatter(1, centers, labels)[:, :-1]
+    return torch.where(mask, label, -1), torch.where(valid, centers, -1)
 
 
 def prepare(x: Tensor, mask: Tensor | None, tolerance: float) -> _Features:
-    """Round the features to float16, scaled and centred per image; distances stay the same."""
+    """Round the features to float16, scaled and centered per image; distances stay the same."""
     if mask is None:
         x = x.contiguous()
         mean = x.mean(dim=1)
@@ -332,7 +332,7 @@ def compact(
 
 def nearest(features: _Features, everyone: _Columns, k: int, mask: Tensor | None) -> _Found:
     """The nearest tokens of every token, itself among them; the first k for certain."""
-    near = closest(features, everyone, min(k + NUM_EXTRA_NEIGHBOURS, LONGEST))
+    near = closest(features, everyone, min(k + NUM_EXTRA_NEIGHBORS, LONGEST))
     scan(features, everyone, compact(mask, near, place=k - 1, like=features.x), near)
     return near
 
@@ -359,7 +359,7 @@ def separation_of(
         num_warps=4,
         enable_fp_fusion=True,
     )
-    # Most tokens have a denser one among their neighbours. The others look further.
+    # Most tokens have a denser one among their neighbors. The others look further.
     further = compact(unresolved, like=rank)
     found = closest(features, everyone, 1 + NUM_EXTRA, rank=rank, rows=further)
     scan(features, everyone, compact(unresolved, found, like=rank), found, rank=rank)
@@ -367,11 +367,11 @@ def separation_of(
 
 
 def assign(
-    features: _Features, centres: Tensor, valid: Tensor | None, mask: Tensor | None
+    features: _Features, centers: Tensor, valid: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    """The nearest centre of every token, ties to the first, (B, N) int64."""
+    """The nearest center of every token, ties to the first, (B, N) int64."""
     channels = features.x.shape[2]
-    token = centres if valid is None else torch.where(valid, centres, 0)
+    token = centers if valid is None else torch.where(valid, centers, 0)
     half = features.half.gather(1, token.unsqueeze(-1).expand(-1, -1, channels))
     norm = features.norm.gather(1, token)
     if valid is not None:

@@ -48,7 +48,7 @@ def prepare_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ) -> None:
-    """Scale, centre and round; how far the rounded feature may be from the true one."""
+    """Scale, center and round; how far the rounded feature may be from the true one."""
     image = (tl.program_id(0) // num_blocks).to(tl.int64)
     row = (tl.program_id(0) % num_blocks) * ROWS + tl.arange(0, ROWS)
     exists = row < num_tokens
@@ -66,11 +66,11 @@ def prepare_kernel(
         at = flat[:, None] * channels + channel[None, :]
         mean = tl.load(mean_ptr + image * channels + channel, mask=inside, other=0.0)
         x = tl.load(x_ptr + at, mask=keep[:, None] & inside[None, :], other=0.0)
-        centred = tl.where(keep[:, None], (x - mean[None, :]) * scale, 0.0)
-        half = centred.to(tl.float16)
+        centered = tl.where(keep[:, None], (x - mean[None, :]) * scale, 0.0)
+        half = centered.to(tl.float16)
         rounded = half.to(tl.float32)
         norm += tl.sum(rounded * rounded, axis=1)
-        moved += tl.sum((centred - rounded) * (centred - rounded), axis=1)
+        moved += tl.sum((centered - rounded) * (centered - rounded), axis=1)
         tl.store(half_ptr + at, half, mask=exists[:, None] & inside[None, :])
 
     # Rounding to half precision, centring, and the rounding of this very sum.
@@ -95,7 +95,7 @@ def resolve_kernel(
     LIST: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> None:
-    """The nearest neighbour of smaller rank, where the list of neighbours can tell."""
+    """The nearest neighbor of smaller rank, where the list of neighbors can tell."""
     image = (tl.program_id(0) // num_blocks).to(tl.int64)
     row = (tl.program_id(0) % num_blocks) * ROWS + tl.arange(0, ROWS)
     exists = row < num_tokens
@@ -360,7 +360,7 @@ def closest_kernel(
         token = found
         if CHOSEN:
             token = tl.load(column_token_ptr + image * num_columns + found)
-            token = tl.maximum(token, 0)  # nobody: an image without a visible token has no centre
+            token = tl.maximum(token, 0)  # nobody: an image without a visible token has no center
         others = (image * num_tokens + token) * channels
         exact = _distances(
             x_ptr, (flat * channels)[:, None], others, channels, same_d2, ROWS, LIST, False

@@ -11,6 +11,7 @@ from tcformer.arguments import as_float, as_int
 from tcformer.ops.dispatch import resolve
 from tcformer.ops.merge import eager, export
 from tcformer.ops.regroup.plan import EPS
+from tcformer.shapes import Float, Integer, shaped
 from tcformer.tokens import Layout, Tokens
 
 __all__ = ["merge_tokens"]
@@ -21,12 +22,13 @@ MAX_EXPONENT = 80.0
 """exp(80) * 1e-6 is still finite in float32; a cluster of scores below -80 merges to zero."""
 
 
+@shaped
 def merge_tokens(
     tokens: Tokens,
-    assignment: Tensor,
+    assignment: Integer[Tensor, "b n"],
     num_clusters: int,
     *,
-    log_weight: Tensor | None = None,
+    log_weight: Float[Tensor, "b n"] | None = None,
     eps: float = EPS,
     impl: str = "auto",
 ) -> Tokens:

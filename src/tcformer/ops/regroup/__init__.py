@@ -25,6 +25,7 @@ from tcformer.ops.dispatch import Backend, in_interpreter, register, resolve, st
 from tcformer.ops.regroup import cpp, eager, export
 from tcformer.ops.regroup.export import ExportPlan
 from tcformer.ops.regroup.plan import EPS, GatherSum, RegroupPlan
+from tcformer.shapes import Float, Integer, shaped
 
 __all__ = [
     "EPS",
@@ -48,16 +49,17 @@ Plan = RegroupPlan | ExportPlan
 """What :func:`apply_plan` applies: the second kind is for exported graphs."""
 
 
+@shaped
 def regroup(
-    x: Tensor,
-    src: Tensor,
-    dst: Tensor,
+    x: Float[Tensor, "b s c"],
+    src: Integer[Tensor, "b e"],
+    dst: Integer[Tensor, "b e"],
     num_dst: int,
     *,
-    weight: Tensor | None = None,
+    weight: Float[Tensor, "b e"] | None = None,
     eps: float = EPS,
     impl: str = "auto",
-) -> Tensor:
+) -> Float[Tensor, "b {num_dst} c"]:
     """Take weighted means of source items into destinations through shared entries.
 
     The gradient flows to ``x`` only; ``weight`` is a constant (merging, where it is not, has
@@ -97,13 +99,14 @@ def regroup(
     return apply_plan(x, plans[1])
 
 
+@shaped
 def plan_regroup(
-    src: Tensor,
-    dst: Tensor,
+    src: Integer[Tensor, "b e"],
+    dst: Integer[Tensor, "b e"],
     num_src: int,
     num_dst: int,
     *,
-    weight: Tensor | None = None,
+    weight: Float[Tensor, "b e"] | None = None,
     eps: float = EPS,
     dtype: torch.dtype = torch.float32,
     impl: str = "auto",
@@ -117,7 +120,7 @@ def plan_regroup(
         num_dst: D, number of destinations.
         weight: (B, E) float, treated as a constant; ones when left out.
         eps: added to every destination's sum of weights.
-        dtype: of the normalised weights, float32 or float64.
+        dtype: of the normalized weights, float32 or float64.
         impl: which backend will apply the plan: "auto", "cpp", "triton", "eager" or "export".
 
     Raises:
@@ -131,9 +134,10 @@ def plan_regroup(
     return build_plans(backend, dst, src, num_dst, num_src, weight=weight, eps=eps, dtype=dtype)[1]
 
 
+@shaped
 def plan_both_ways(
-    a: Tensor,
-    b: Tensor,
+    a: Integer[Tensor, "b e"],
+    b: Integer[Tensor, "b e"],
     num_a: int,
     num_b: int,
     *,
@@ -187,7 +191,10 @@ def build_plans(
     )
 
 
-def apply_plan(x: Tensor, plan: Plan, *, impl: str = "auto") -> Tensor:
+@shaped
+def apply_plan(
+    x: Float[Tensor, "b s c"], plan: Plan, *, impl: str = "auto"
+) -> Float[Tensor, "b d c"]:
     """Regroup (B, S, C) into (B, D, C) with a plan that was built before.
 
     The plan's own backend does it, or plain PyTorch where that cannot take the features.

@@ -2,7 +2,7 @@
 
 Several cells often connect the same source with the same destination (a token that fills most of
 a pixel, say). Such entries are merged into one with a count, which leaves two thirds to nine
-tenths fewer entries; the weights are normalised here as well, so that applying a plan is a
+tenths fewer entries; the weights are normalized here as well, so that applying a plan is a
 single weighted gather-sum, forward and backward.
 """
 

@@ -2,7 +2,7 @@
 
 A program owns a few rows and a slab of channels, sums in float32 (float64 for float64) and writes
 once: no atomics, and each row's order of summation is fixed by its own entries alone, so neither
-its neighbours nor the batch move a bit. Most rows have one to four entries, which all rows of a
+its neighbors nor the batch move a bit. Most rows have one to four entries, which all rows of a
 program take together; what is left of the rare long ones (a token that covers half the picture)
 is summed in chunks, one row after the other. With ``TRITON_INTERPRET=1`` the same code runs on CPU
 tensors.

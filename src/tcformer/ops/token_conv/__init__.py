@@ -9,22 +9,24 @@ from tcformer.ops.dispatch import resolve, stands
 from tcformer.ops.regroup import RegroupPlan
 from tcformer.ops.token_conv import cpp, eager
 from tcformer.ops.token_map import TokenMap
+from tcformer.shapes import Float, shaped
 
 __all__ = ["token_conv"]
 
 IMPLEMENTATIONS = ("cpp", "eager", "reference")
 
 
+@shaped
 def token_conv(
-    x: Tensor,
+    x: Float[Tensor, "b n c"],
     plan: TokenMap,
-    weight: Tensor,
-    bias: Tensor,
-    skip: Tensor | None = None,
+    weight: Float[Tensor, "c 1 3 3"],
+    bias: Float[Tensor, " c"],
+    skip: Float[Tensor, " c"] | None = None,
     *,
     gelu: bool = False,
     impl: str = "auto",
-) -> Tensor:
+) -> Float[Tensor, "b n c"]:
     """Convolve tokens on their map, channel by channel, and optionally apply GELU.
 
     ``skip * x + map_to_tokens(conv3x3(tokens_to_map(x)))``; the convolution is depthwise, of

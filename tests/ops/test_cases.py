@@ -5,39 +5,42 @@ import importlib
 import pytest
 import torch
 
-from tcformer.ops import selfcheck
+from tcformer.ops import cases
 from tcformer.ops.dispatch import OPS
 
 
-@pytest.mark.parametrize(("op", "impl"), sorted(selfcheck.implementations()))
+@pytest.mark.parametrize(("op", "impl"), sorted(cases.implementations()))
 def test_every_implementation_that_can_run_here_agrees(op, impl):
-    assert selfcheck.check(op, impl).problem is None
+    assert cases.check(op, impl).problem is None
 
 
 def test_convolutions_are_checked_in_float32(monkeypatch):
     seen = []
-    case = selfcheck.Case("regroup", "one", lambda *args: seen.append(settings()) or [])
+
+    def call(impl):
+        seen.append(settings())
+        return (torch.zeros(1, dtype=torch.int64),)
 
     def settings():
         cudnn = torch.backends.cudnn
         return cudnn.enabled, cudnn.benchmark, cudnn.allow_tf32
 
-    monkeypatch.setattr(selfcheck, "CASES", (case,))
+    monkeypatch.setattr(cases, "CASES", (cases.Case("regroup", "one", call, ()),))
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     before = settings()
     assert before == (True, True, True)
-    selfcheck.check("regroup", "eager")
+    cases.check("regroup", "eager")
     assert seen[-1] == (True, True, False)
     assert settings() == before
 
 
 def test_every_op_has_cases():
-    assert {case.op for case in selfcheck.CASES} >= set(OPS)
+    assert {case.op for case in cases.CASES} >= set(OPS)
 
 
 def test_an_op_without_cases_would_not_pass(monkeypatch):
-    monkeypatch.setattr(selfcheck, "CASES", ())
-    assert "no case" in selfcheck.check("dpc_knn", "eager").problem
+    monkeypatch.setattr(cases, "CASES", ())
+    assert "no case" in cases.check("dpc_knn", "eager").problem
 
 
 @pytest.mark.parametrize(
@@ -53,10 +56,10 @@ def test_an_op_without_cases_would_not_pass(monkeypatch):
 def test_a_wrong_result_is_found(op, function, monkeypatch):
     module = importlib.import_module(f"tcformer.ops.{op}.eager")
     monkeypatch.setattr(module, function, slightly_wrong(getattr(module, function)))
-    found = selfcheck.check(op, "eager")
+    found = cases.check(op, "eager")
     assert found.problem
     assert "\n" not in found.problem
-    assert [(one.op, one.impl) for one in selfcheck.failures() if one.impl == "eager"] == [
+    assert [(one.op, one.impl) for one in cases.failures() if one.impl == "eager"] == [
         (op, "eager")
     ]
 
@@ -81,7 +84,7 @@ def test_not_a_number_is_found(monkeypatch):
     from tcformer.ops.attend import eager
 
     monkeypatch.setattr(eager, "attend", lambda q, k, v, bias, dropout: q * v.sum() * torch.nan)
-    assert selfcheck.check("attend", "eager").problem
+    assert cases.check("attend", "eager").problem
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,6 @@ def test_one_that_cannot_even_start(error, says, monkeypatch):
         return real(*args, impl=impl, **kwargs) if impl == "reference" else fail()
 
     monkeypatch.setattr(module, "attend", attend)
-    problem = selfcheck.check("attend", "eager").problem
+    problem = cases.check("attend", "eager").problem
     assert says in problem
     assert "\n" not in problem
