@@ -59,7 +59,7 @@ def regroup(
     weight: Float[Tensor, "b e"] | None = None,
     eps: float = EPS,
     impl: str = "auto",
-) -> Float[Tensor, "b {num_dst} c"]:
+) -> Float[Tensor, "b d c"]:
     """Take weighted means of source items into destinations through shared entries.
 
     The gradient flows to ``x`` only; ``weight`` is a constant (merging, where it is not, has
