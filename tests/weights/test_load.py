@@ -15,6 +15,7 @@ from torch import nn
 
 import tcformer
 from tcformer.errors import UserError
+from tcformer.models.heads import SemanticFPN, TopDownPose
 from tcformer.weights.load import load_checkpoint
 from tcformer.weights.metadata import save_weights
 from tcformer.weights.remap import identify, translate
@@ -193,6 +194,16 @@ def test_mmpose_checkpoint(tmp_path, model, state):
     backbone = build(num_classes=0)
     assert load_checkpoint(backbone, file).complete
     assert_same(backbone, state)
+
+
+@pytest.mark.parametrize("kind", [SemanticFPN, TopDownPose])
+def test_whole_networks_with_their_neck_and_head(kind):
+    one, other = (kind(build(num_classes=0), 5) for _ in range(2))
+    state = {key: value + 1 for key, value in one.state_dict().items()}
+    stem = ("patch_embed1.proj.", "patch_embed1.projection.")
+    load_checkpoint(other, {"state_dict": {f"module.{k.replace(*stem)}": state[k] for k in state}})
+    assert_same(other, state)
+    refused(other, {k: v for k, v in state.items() if "neck.merge" not in k}, "neck.merge_blocks")
 
 
 def test_classifier_is_left_out_for_a_backbone(state):

@@ -108,7 +108,7 @@ def test_so_do_the_options_of_a_run(tmp_path):
 def test_a_damaged_note_is_one_sentence(note, tmp_path):
     path = tmp_path / "w.safetensors"
     save_weights({"head.weight": torch.zeros(1)}, path, {"merging": note})
-    with pytest.raises(UserError, match="is damaged: it says of the merging"):
+    with pytest.raises(UserError, match="is damaged: it records a way of merging"):
         recorded_merging(read_checkpoint(path))
 
 

@@ -127,7 +127,7 @@ class PoseEstimator:
 
 
 def _boxes(given: Any) -> NDArray[np.float64]:
-    """(N, 4) from what a caller gives; nobody may be read out of boxes of another length."""
+    """Read boxes (N, 4) as a caller gives them; refuse rows of another length."""
     try:
         boxes = np.asarray(given, np.float64)
     except (TypeError, ValueError):

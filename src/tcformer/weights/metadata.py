@@ -343,7 +343,7 @@ def recorded_merging(checkpoint: Checkpoint) -> dict[str, Any]:
         return merge_arguments(merge_rules(**{**own, **given}))
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{checkpoint.path} is damaged: it says of the merging of tokens what cannot be "
+            f"{checkpoint.path} is damaged: it records a way of merging tokens that cannot be "
             f"({str(error)[:120].rstrip('.')})."
         ) from error
 
