@@ -154,5 +154,7 @@ def several(
         values = [value] * count
     if values is None or len(values) != count:
         wanted = f"one value or {count}" if or_one else f"{count} values"
-        raise ValueError(f"{name} needs {wanted}, not {shown(value)}.")
+        raise ValueError(
+            f"{name} needs {wanted}, not {shown(value if values is None else values)}."
+        )
     return [read(name, number) for number in values]

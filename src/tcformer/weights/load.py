@@ -319,10 +319,12 @@ def _translated_for(
         return translated.whole, notes, []
     if is_neck:
         state, what = translated.neck, "neck"
+        whole = [*(translated.prefix + key for key in translated.backbone), *translated.others]
+        with_more = any(key.startswith("neck.") for key in whole)
+        others = [key for key in whole if with_more and not key.startswith("neck.")]
     else:
-        state, what = translated.backbone, "backbone"
+        state, what, others = translated.backbone, "backbone", list(translated.others)
         notes += [f"prefix '{translated.prefix}' removed"] if translated.prefix else []
-    others = [key for key, value in translated.others.items() if not key.startswith(f"{what}.")]
     if others:
         parts = ", ".join(sorted({key.split(".")[0] for key in others}))
         notes.append(f"left out {parts} ({len(others)} tensors), no {what} weights")

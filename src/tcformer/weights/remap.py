@@ -231,8 +231,12 @@ _RANK = {name: rank for rank, name in enumerate(_INSIDE.split())}
 
 
 def _place(key: str) -> list[int]:
-    """Where the release lists `key`; unknown keys come last."""
+    """Where the release lists `key`; unknown keys come last, as they were."""
     stage, *inside = key.split(".")
     stages = _STAGES.split()
-    place = stages.index(stage) if stage in stages else len(stages)
-    return [place, *(int(n) if n.isdecimal() else _RANK.get(n, len(_RANK)) for n in inside)]
+    if stage not in stages:
+        return [len(stages)]
+    return [
+        stages.index(stage),
+        *(int(n) if n.isdecimal() else _RANK.get(n, len(_RANK)) for n in inside),
+    ]
