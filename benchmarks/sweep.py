@@ -40,7 +40,6 @@ from tcformer.models import TCFormer
 from tcformer.models.flops import geometry, published_flops
 from tcformer.predict import load
 from tcformer.runtime import timing
-from tcformer.tasks.classification.task import data_spec, transform_spec
 from tcformer.training.options import build, load_config
 from tcformer.weights.metadata import merge_options, merging_of
 from tcformer.weights.safe_torch import read_checkpoint
@@ -164,7 +163,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.data_path is not None:
         values["data_path"] = str(options.data_path)
     config = build(values)
-    dataset = build_dataset(data_spec(config), "val", eval_transform(transform_spec(config)))
+    dataset = build_dataset(config.data, "val", eval_transform(config.augmentation))
     count = min(options.images or len(dataset), len(dataset))
     models: dict[Setting, nn.Module] = {}
     for setting in settings(options.ratios, options.neighbours):
@@ -191,7 +190,7 @@ def evaluate(options: argparse.Namespace) -> None:
         **weights_of(Path(options.checkpoint), options.name),
         "model": trained.name,
         "trained_to_merge": {"keep_ratio": Setting().ratio, "k": Setting().k, **merging},
-        "data": {"name": config.data_set, **fingerprint(dataset, config.data_path)},
+        "data": {"name": config.data.data_set, **fingerprint(dataset, config.data.data_path)},
         "images": count,
         "size": f"{side}x{batch.images.shape[3]}",
         "rows": [

@@ -36,7 +36,6 @@ from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.errors import UserError
 from tcformer.models import TCFormer
 from tcformer.predict import load
-from tcformer.tasks.classification.task import data_spec, transform_spec
 from tcformer.training.options import build, load_config
 from tcformer.viz import (
     gradient_magnitude,
@@ -92,8 +91,7 @@ def measure(options: argparse.Namespace) -> None:
     if options.data_path is not None:
         values["data_path"] = options.data_path
     config = build(values)
-    spec = transform_spec(config)
-    dataset = build_dataset(data_spec(config), "val", eval_transform(spec))
+    dataset = build_dataset(config.data, "val", eval_transform(config.augmentation))
     count = min(options.images, len(dataset))
     chosen = [number * len(dataset) // count for number in range(count)]
     loader = build_loader(dataset, chosen, batch_size=BATCH, num_workers=0)
@@ -103,19 +101,19 @@ def measure(options: argparse.Namespace) -> None:
     size = gradients[0].shape
     kept |= {
         "config": options.config,
-        "data": {"name": config.data_set, **fingerprint(dataset, config.data_path)},
+        "data": {"name": config.data.data_set, **fingerprint(dataset, config.data.data_path)},
         "images": count,
         "size": f"{size[0]}x{size[1]}",
         "mean_gradient": summary([float(gradient.mean()) for gradient in gradients]),
         "networks": [],
     }
-    for network in networks(options, config.model):
+    for network in networks(options, config.network.model):
         row = look(network, inputs, gradients)
         kept["networks"].append(row)
         label = next(iter(network.weights.items()))
         for stage in row["stages"]:
             print(f"{network.name}, {' '.join(map(str, label))}: {told(stage)}", flush=True)
-    keep(kept, options.output, f"tokens-{config.data_set.lower()}.json")
+    keep(kept, options.output, f"tokens-{config.data.data_set.lower()}.json")
 
 
 def networks(options: argparse.Namespace, model: str) -> Iterator[Network]:

@@ -35,7 +35,7 @@ def test_evaluate_is_train_with_eval(seen):
     assert train.main([*words, "--eval"]) == 0
     assert evaluate.main(words) == 0
     assert seen[0] == seen[1]
-    assert seen[0].eval
+    assert seen[0].run.eval
 
 
 @pytest.mark.parametrize(
