@@ -306,9 +306,9 @@ def test_what_to_paint_and_what_to_see(tab):
     [
         ("big.png", bytes(2 * 2**20), "big.png has 2.0 MB, and at most 1 MB are taken"),
         ("none.png", b"", "none.png is empty: choose another picture."),
-        ("broken.png", png(64, 64)[:5000], "broken.png is damaged"),
+        ("broken.png", png(64, 64)[:5000], "broken.png cannot be shown"),
         ("text.png", b"not a picture", "text.png cannot be shown"),
-        ("small.png", png(8, 8), "small.png has 8 x 8 pixels, and the network needs at least 16"),
+        ("small.png", png(8, 8), "small.png has 8 x 8 pixels; at least 16 on each side"),
         ("narrow.png", png(16, 16000), "narrow.png has"),
     ],
 )
