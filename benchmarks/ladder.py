@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def measure(pictures: list[torch.Tensor], mode: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step of the ladder and of the grid twin, round by round."""
+    """Seconds of every step of the ladder and of PVTv2, round by round."""
     torch.manual_seed(0)
     ours, twin = tcformer.create_model("tcformer"), timm.create_model("pvt_v2_b2")
     steps = {name: step(ours, pictures, mode, fast) for name, fast in STEPS.items()}
