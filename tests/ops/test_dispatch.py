@@ -52,6 +52,8 @@ def test_the_interpreter_of_triton_is_never_chosen(monkeypatch, without_library)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert dispatch.resolve("op", "auto", names, CPU) == "eager"
     assert dispatch.resolve("op", "triton", names, CPU) == "triton"
+    with dispatch.interpreted_kernels():  # but where somebody tries networks on the kernels
+        assert dispatch.resolve("op", "auto", ("cpp", "triton", "eager"), CPU) == "triton"
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ValueError, match="need a GPU"):
         dispatch.resolve("op", "triton", names, CPU)

@@ -120,9 +120,11 @@ def resolve(
     traced = torch.compiler.is_compiling()
     if traced and is_exporting():
         return "export" if "export" in backends else "eager"
+    if _interpret and "triton" in backends and unsupported.get("triton") is None:
+        return "triton"
     for name in backends:
         # What Triton's interpreter would run is for tests: it is taken where they ask for it.
-        if unsupported.get(name) or (name == "triton" and device.type == "cpu" and not _interpret):
+        if unsupported.get(name) or (name == "triton" and device.type == "cpu"):
             continue
         if name not in _BACKENDS:
             return name
