@@ -29,6 +29,7 @@ def read(folder, text, name="c.py"):
         ("base = {'lr': 5e-4}\ncfg = {**base, 'model': 'm', 'clip_grad': None}", None),
         ("cfg: dict = dict(model='m', lr=5e-4) | {'clip_grad': None}\npass", None),
         ("gpus = 8\ncfg = dict(lr=5e-4 * gpus, warmup=-1)", {"lr": 4e-3, "warmup": -1}),
+        ("cfg = dict(batch_size=2 ** 5, epochs=+7 // 2)", {"batch_size": 32, "epochs": 3}),
         ("name = 'a'\ncfg = dict(output_dir='work/' + name)", {"output_dir": "work/a"}),
         ("cfg = dict(betas=(0.9, .99), lr=1e-3)", {"betas": (0.9, 0.99), "lr": 1e-3}),
         ("__hidden = dict(a=1)\nx = y = dict(b=2)", {"b": 2}),

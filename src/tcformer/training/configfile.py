@@ -26,6 +26,8 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: operator.pow,
     ast.BitOr: operator.or_,
 }
 
@@ -172,10 +174,14 @@ def _value(node: ast.expr, names: dict[str, Any]) -> Any:
                     value |= entry if word.arg is None else {word.arg: entry}
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 value = -_value(operand, names)
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                value = +_value(operand, names)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
                 one, other = _value(left, names), _value(right, names)
                 if isinstance(op, ast.Mult) and not isinstance(one + 0 * other, (int, float)):
                     raise TypeError("only numbers are multiplied")
+                if isinstance(op, ast.Pow) and not other < 100:  # 9 ** 9 ** 9 would never end
+                    raise _NotASettingError(node, "stands a power with an exponent of 100 or more")
                 value = _ARITHMETIC[type(op)](one, other)
             case _:
                 raise _NotASettingError(node, f"stands {_kind(node)}")
