@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 if find_spec("jaxtyping") and find_spec("beartype"):
-    # Before the package is imported: it then checks the shapes in its signatures.
-    import_module("jaxtyping")
-    import_module("beartype")
+    # In this process and not in those that tests start, which see the package as its users do.
+    os.environ["TCFORMER_CHECK_SHAPES"] = "1"
+    import_module("tcformer.shapes")
+    del os.environ["TCFORMER_CHECK_SHAPES"]
 
 from tcformer.runtime import signals
 

@@ -1,14 +1,15 @@
 """Shapes in signatures, which the tests check: ``Float[Tensor, "b n c"]``, as jaxtyping writes it.
 
-Letters are sizes: b images, n tokens, c channels, h and w of a map. Whoever imports jaxtyping and
-beartype before this package, as tests/conftest.py does, has every call of a :func:`shaped` function
-checked. For all others the names stand for any tensor and cost nothing.
+Letters are sizes: b images, n tokens, c channels, h and w of a map. Where the variable
+TCFORMER_CHECK_SHAPES is set while the package is imported, as tests/conftest.py sets it, every call
+of a :func:`shaped` function is checked (jaxtyping and beartype must be installed). Otherwise the
+names stand for any tensor and cost nothing.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
+import os
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +18,7 @@ import torch
 
 __all__ = ["CHECKED", "Bool", "Float", "Integer", "shaped"]
 
-CHECKED = "jaxtyping" in sys.modules and "beartype" in sys.modules
+CHECKED = bool(os.environ.get("TCFORMER_CHECK_SHAPES"))
 """Whether calls are checked in this process."""
 
 if TYPE_CHECKING:
