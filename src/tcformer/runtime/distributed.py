@@ -15,7 +15,6 @@ With one process nothing is set up and every function below returns its input.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import socket
 import sys
@@ -34,7 +33,6 @@ from tcformer.errors import UserError
 from tcformer.runtime.devices import choose_device
 from tcformer.runtime.failure import collective_timeout, end_workers, guard, quiet_stderr
 from tcformer.runtime.launcher import LaunchEnvironment, Launcher, read_environment
-from tcformer.runtime.logger import logger
 from tcformer.runtime.signals import STOP_SIGNALS, ignore_from_now_on, interrupt
 
 T = TypeVar("T")
@@ -86,7 +84,6 @@ def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: 
     if env.size == 1:
         return World(device=choose_device(device, env), launcher=env.launcher)
     if env.rank != 0:
-        logger.setLevel(logging.WARNING)
         _silence_stdout()
     timeout = timedelta(minutes=timeout_minutes)
     store = _meet(address, port, env, timeout)

@@ -3,8 +3,8 @@
     from tcformer.runtime.logger import logger
     logger.info("Start training")
 
-Other processes are silent from `init_world` on. A program that wants the lines elsewhere changes
-the handlers of `logging.getLogger("tcformer")`.
+`init_world` silences the standard output of the other processes. A program that wants the lines
+elsewhere changes the handlers of `logging.getLogger("tcformer")`.
 """
 
 from __future__ import annotations
