@@ -1,4 +1,4 @@
-"""timm's pvt_v2_b0 on CIFAR-10 at 64 px: the grid twin of tcformer_nano.
+"""timm's pvt_v2_b0 on CIFAR-10 at 64 px: the baseline of the size of tcformer_nano.
 
     tcformer train configs/cifar10/pvt_v2_b0.py --data-path DATA
 

@@ -1,4 +1,4 @@
-"""timm's pvt_v2_b1 on CIFAR-10 at 64 px: the grid twin of tcformer_light.
+"""timm's pvt_v2_b1 on CIFAR-10 at 64 px: the baseline of the size of tcformer_light.
 
     tcformer train configs/cifar10/pvt_v2_b1.py --data-path DATA
 

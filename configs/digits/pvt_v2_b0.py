@@ -1,4 +1,4 @@
-"""timm's pvt_v2_b0 on scikit-learn's handwritten digits, 32 px, on a CPU: the grid twin.
+"""timm's pvt_v2_b0 on scikit-learn's handwritten digits, 32 px, on a CPU: the baseline.
 
     tcformer train configs/digits/pvt_v2_b0.py
 
