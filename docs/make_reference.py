@@ -187,7 +187,7 @@ def _page(page: str, owners: dict[str, str]) -> str:
 
 
 def _entry(target: str, name: str, level: int) -> list[str]:
-    options = [f"heading: {name}", f"toc_label: {name}", f"heading_level: {level}"]
+    options = [f'heading: "{name}"', f'toc_label: "{name}"', f"heading_level: {level}"]
     return [f"::: {target}", "    options:", *(f"      {option}" for option in options), ""]
 
 

