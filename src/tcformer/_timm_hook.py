@@ -14,6 +14,7 @@ import importlib.machinery
 import itertools
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, cast
@@ -28,8 +29,21 @@ def register_when_timm_is_imported() -> None:
 
 
 def _register() -> None:
+    if not _registered():
+        # Another thread imports a part of tcformer, holds that part's lock and waits for
+        # `tcformer`, whose lock is ours. Let it go on, and come back without a lock.
+        threading.Thread(target=_register_later, name="tcformer registers with timm").start()
+
+
+def _register_later() -> None:
+    while not _registered():
+        time.sleep(0.01)
+
+
+def _registered() -> bool:
+    """Register, unless that would wait for a thread that waits for this one."""
     # The statement, not `import_module`: Python resolves two threads that wait for each other's
-    # module if it is begun, and does so for statements alone.
+    # module if it is begun, for statements alone. A module that is not begun it refuses.
     try:
         # First the whole package of networks: the zoo begins with one of its modules, whose lock
         # it would hold while another thread, in the middle of the package, waits for that module.
@@ -38,15 +52,12 @@ def _register() -> None:
     except RuntimeError as error:
         if type(error).__name__ != "_DeadlockError":
             raise
-        # A module that is not begun it refuses: another thread imports a part of tcformer, holds
-        # that part's lock and waits for `tcformer`, whose lock is ours. Let it go on, and come back
-        # without a lock.
-        threading.Thread(target=_register, name="tcformer registers with timm").start()
-        return
+        return False
     variants = sys.modules.get("tcformer.zoo")
     # Complete, and yet not there: timm was removed from `sys.modules` and imported afresh.
     if hasattr(variants, "create_model") and not sys.modules["timm"].is_model("tcformer"):
         importlib.reload(cast("ModuleType", variants))
+    return True
 
 
 class _TimmFinder(importlib.abc.MetaPathFinder):

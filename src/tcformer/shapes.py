@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-__all__ = ["CHECKED", "Bool", "Float", "Integer", "shaped"]
-
 CHECKED = bool(os.environ.get("TCFORMER_CHECK_SHAPES"))
 """Whether calls are checked in this process."""
 
