@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+__all__: list[str] = ["CHECKED", "Bool", "Float", "Integer", "shaped"]
+
 CHECKED = bool(os.environ.get("TCFORMER_CHECK_SHAPES"))
 """Whether calls are checked in this process."""
 
