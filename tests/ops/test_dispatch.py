@@ -82,7 +82,6 @@ def test_a_plan_carries_its_backend():
 
 
 @needs_cpp
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="reads qualified names of frames")
 def test_little_python_stands_before_the_kernels():
     model, images = timm.create_model("tcformer_light").eval(), torch.randn(1, 3, 224, 224)
     calls: Counter[str] = Counter()

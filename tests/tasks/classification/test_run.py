@@ -127,30 +127,7 @@ def test_only_val_is_needed_to_evaluate(trained, small, tmp_path, images):
     assert run(cfg).eval_lines == result.eval_lines
 
 
-def losses_of(monkeypatch, cfg, stop_at=None):
-    """The losses of a run; `stop_at` asks it to stop while it computes that loss."""
-    losses = []
-    real = ClassificationTask.loss
-
-    def watched(self, model, batch):
-        loss = real(self, model, batch)
-        if len(losses) == stop_at:
-            interrupt.request("SIGTERM")
-        losses.append(loss.item())
-        return loss
-
-    monkeypatch.setattr(ClassificationTask, "loss", watched)
-    interrupt.clear()
-    try:
-        run(cfg)
-    except Interrupted:
-        assert stop_at is not None
-    monkeypatch.undo()
-    interrupt.clear()
-    return losses
-
-
-def test_resume_is_exact_with_everything_on(small, tmp_path, monkeypatch):
+def test_resume_is_exact_with_everything_on(small, tmp_path, losses_of):
     """Mixup, CutMix, RandAugment, erasing, drop path, dropout, averaging, bf16, accumulation.
 
     And another number of loader workers; tests/faults/resume has more of them.
@@ -166,10 +143,10 @@ def test_resume_is_exact_with_everything_on(small, tmp_path, monkeypatch):
     }
     whole = small(**on, output_dir=str(tmp_path / "whole"), num_workers=0)
     broken = small(**on, output_dir=str(tmp_path / "broken"))
-    losses = losses_of(monkeypatch, whole)
-    first = losses_of(monkeypatch, broken, stop_at=0)
+    losses = losses_of(whole)
+    first = losses_of(broken, stop_at=0)
     assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 2
-    second = losses_of(monkeypatch, broken.replace(resume="auto", num_workers=2))
+    second = losses_of(broken.replace(resume="auto", num_workers=2))
     assert first + second == losses
     a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
     for key in ("model", "model_ema"):

@@ -20,10 +20,8 @@ from tcformer.data.detection import ShapesSource
 from tcformer.errors import UserError
 from tcformer.predict import load
 from tcformer.runtime.distributed import World
-from tcformer.runtime.signals import interrupt
 from tcformer.tasks.detection.task import DetectionTask, build_model
 from tcformer.tasks.runner import run
-from tcformer.training.loop import Interrupted
 from tcformer.training.options import build, load_config, parse
 from tcformer.weights.load import load_checkpoint
 from tcformer.weights.metadata import save_weights
@@ -135,41 +133,18 @@ def test_result_and_files(trained, capsys, tmp_path):
     assert math.isfinite(result.best)
 
 
-def losses_of(monkeypatch, cfg, stop_at=None):
-    """The losses of a run; `stop_at` asks it to stop while it computes that loss."""
-    losses = []
-    real = DetectionTask.loss
-
-    def watched(self, model, batch):
-        loss = real(self, model, batch)
-        if len(losses) == stop_at:
-            interrupt.request("SIGTERM")
-        losses.append(loss.item())
-        return loss
-
-    monkeypatch.setattr(DetectionTask, "loss", watched)
-    interrupt.clear()
-    try:
-        run(cfg)
-    except Interrupted:
-        assert stop_at is not None
-    monkeypatch.undo()
-    interrupt.clear()
-    return losses
-
-
 @pytest.mark.parametrize("detector", ["mask_rcnn", "retinanet"])
-def test_resume_is_exact(tmp_path, monkeypatch, detector):
+def test_resume_is_exact(tmp_path, losses_of, detector):
     """Flips, sampled regions, drop path, warm-up, averaging; stopped in the middle of an epoch."""
     on = {"detector": detector, "drop_path": 0.3, "ema": True, "ema_decay": 0.9, "eval_every": 2,
           "head_layers": 0 if detector == "retinanet" else 1, "warmup_steps": 3}  # fmt: skip
     whole = small(**on, output_dir=str(tmp_path / "whole"))
     broken = small(**on, output_dir=str(tmp_path / "broken"))
-    losses = losses_of(monkeypatch, whole)
+    losses = losses_of(whole)
     assert len(losses) == 4
-    first = losses_of(monkeypatch, broken, stop_at=0)
+    first = losses_of(broken, stop_at=0)
     assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 1
-    second = losses_of(monkeypatch, broken.replace(resume="auto"))
+    second = losses_of(broken.replace(resume="auto"))
     assert first + second == losses
     a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
     for key in ("model", "model_ema"):

@@ -18,10 +18,8 @@ from tcformer import cli
 from tcformer.errors import UserError
 from tcformer.predict.pose import load_pose
 from tcformer.runtime.distributed import World
-from tcformer.runtime.signals import interrupt
 from tcformer.tasks.pose import PoseTask, evaluate_keypoints
 from tcformer.tasks.runner import run
-from tcformer.training.loop import Interrupted
 from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build
 from tcformer.weights.metadata import save_weights
@@ -76,40 +74,17 @@ def test_use_of_the_weights(trained, small):
         )
 
 
-def losses_of(monkeypatch, cfg, stop_at=None):
-    """The losses of a run; `stop_at` asks it to stop while it computes that loss."""
-    losses = []
-    real = PoseTask.loss
-
-    def watched(self, model, batch):
-        loss = real(self, model, batch)
-        if len(losses) == stop_at:
-            interrupt.request("SIGTERM")
-        losses.append(loss.item())
-        return loss
-
-    monkeypatch.setattr(PoseTask, "loss", watched)
-    interrupt.clear()
-    try:
-        run(cfg)
-    except Interrupted:
-        assert stop_at is not None
-    monkeypatch.undo()
-    interrupt.clear()
-    return losses
-
-
-def test_resume_is_exact(small, tmp_path, monkeypatch):
+def test_resume_is_exact(small, tmp_path, losses_of):
     """Shifts, flips, halves, scales, turns, drop path, warm-up, averaging, bf16."""
     on = {"drop_path": 0.3, "ema": True, "ema_decay": 0.9, "amp": "bf16", "warmup_steps": 5,
           "half_body_prob": 0.9, "shift_prob": 0.9, "eval_every": 2}  # fmt: skip
     whole = small(**on, output_dir=str(tmp_path / "whole"))
     broken = small(**on, output_dir=str(tmp_path / "broken"))
-    losses = losses_of(monkeypatch, whole)
+    losses = losses_of(whole)
     assert len(losses) >= 4
-    first = losses_of(monkeypatch, broken, stop_at=1)
+    first = losses_of(broken, stop_at=1)
     assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 2
-    second = losses_of(monkeypatch, broken.replace(resume="auto"))
+    second = losses_of(broken.replace(resume="auto"))
     assert first + second == losses
     a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
     for key in ("model", "model_ema"):

@@ -17,10 +17,8 @@ from safetensors import safe_open
 
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
-from tcformer.runtime.signals import interrupt
 from tcformer.tasks.runner import run
 from tcformer.tasks.segmentation import SegmentationTask
-from tcformer.training.loop import Interrupted
 from tcformer.training.options import build, load_config
 from tcformer.weights.metadata import save_weights
 from tcformer.weights.safe_torch import safe_torch_load
@@ -53,30 +51,7 @@ def test_evaluation_repeats_the_result_of_the_training(trained, capsys):
     assert result.eval_lines[0] in capsys.readouterr().out
 
 
-def losses_of(monkeypatch, cfg, stop_at=None):
-    """The losses of a run; `stop_at` asks it to stop while it computes that loss."""
-    losses = []
-    real = SegmentationTask.loss
-
-    def watched(self, model, batch):
-        loss = real(self, model, batch)
-        if len(losses) == stop_at:
-            interrupt.request("SIGTERM")
-        losses.append(loss.item())
-        return loss
-
-    monkeypatch.setattr(SegmentationTask, "loss", watched)
-    interrupt.clear()
-    try:
-        run(cfg)
-    except Interrupted:
-        assert stop_at is not None
-    monkeypatch.undo()
-    interrupt.clear()
-    return losses
-
-
-def test_resume_is_exact(small, tmp_path, monkeypatch):
+def test_resume_is_exact(small, tmp_path, losses_of):
     """Scaling, crops, flips, colours, drop path, dropout, averaging, bf16, epochs of 3 steps."""
     on = {
         "drop_path": 0.3,
@@ -88,11 +63,11 @@ def test_resume_is_exact(small, tmp_path, monkeypatch):
     }
     whole = small(**on, output_dir=str(tmp_path / "whole"))
     broken = small(**on, output_dir=str(tmp_path / "broken"))
-    losses = losses_of(monkeypatch, whole)
+    losses = losses_of(whole)
     assert len(losses) == 2 * 3
-    first = losses_of(monkeypatch, broken, stop_at=0)
+    first = losses_of(broken, stop_at=0)
     assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 1
-    second = losses_of(monkeypatch, broken.replace(resume="auto"))
+    second = losses_of(broken.replace(resume="auto"))
     assert first + second == losses
     a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
     for key in ("model", "model_ema"):
