@@ -8,12 +8,23 @@ import reprlib
 from collections.abc import Iterable
 
 
+_LONGEST = 2000
+
+
 class UserError(ValueError):
     """Something the user can put right: a path, an option, a file, a size.
 
     The message is one sentence that says what is wrong, where, and what to do. The command line
     prints it as it stands and exits with status 2; no traceback is shown.
+
+    A message may quote a file, whose names and bytes may be of any length; what is longer than a
+    person reads loses its middle, and keeps what is wrong and what to do.
     """
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+        super().__init__(message)
 
 
 def is_installed(module: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ import numpy as np
 from timm.utils.misc import natural_key
 
 from tcformer.data.folder import PathList, read_names, require_folder
-from tcformer.errors import UserError, shown
+from tcformer.errors import UserError, cut, shown
 from tcformer.files import parse_json, read_whole
 from tcformer.images import IMAGE_EXTENSIONS, LeftOut, is_hidden, is_hidden_path
 
@@ -247,10 +248,11 @@ def _find_shards(root: Path, split: str) -> list[Path]:
             listed = next((splits[n]["filenames"] for n in names if n in splits), None)
             shards = [root / name for name in listed or ()]
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{info} does not list shards as timm writes it: {error!r}.") from None
+            reason = cut(f"{type(error).__name__}: {error}")
+            raise UserError(f"{info} does not list shards as timm writes it ({reason}).") from None
         if shards:
             for shard in shards:
-                if not shard.is_file():
+                if not os.path.isfile(shard):  # Path.is_file raises for a name that is too long
                     raise UserError(f"The shard {shard}, listed in {info.name}, is missing.")
             return shards
     for pattern in [f"{n}/*.tar" for n in names] + [f"*{n}*.tar" for n in names]:
