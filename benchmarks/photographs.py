@@ -31,7 +31,7 @@ from tcformer.data.fingerprint import fingerprint
 from tcformer.data.folder import images_below
 from tcformer.errors import UserError
 from tcformer.images import LeftOut
-from tcformer.predict import labelled_folder, load
+from tcformer.predict import labeled_folder, load
 
 GROUPS = {
     "bird": "7-24 80-100 127-146",
@@ -144,7 +144,7 @@ def describe(kept: dict[str, Any], pictures: Path) -> None:
     """What the data is, and what who always gives the same answer would reach."""
     kept["images"], kept["data"] = {}, {}
     for split in ("train", "val"):
-        source = labelled_folder(pictures / split)
+        source = labeled_folder(pictures / split)
         kept["images"][split] = len(source)
         holder = type("Holder", (), {"source": source})
         kept["data"][split] = fingerprint(holder, pictures)

@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
         one.set_defaults(verb=function)
         ratios = RATIOS if function is train else MORE_RATIOS
         one.add_argument("--ratios", type=float, nargs="*", default=list(ratios))
-        one.add_argument("--neighbours", type=int, nargs="*", default=list(NEIGHBORS))
+        one.add_argument("--neighbors", type=int, nargs="*", default=list(NEIGHBORS))
         folder = RESULTS / "clustering" if function is train else None
         one.add_argument("--output", type=Path, default=folder, help="place of the records")
         return one
@@ -128,7 +128,7 @@ def train(options: argparse.Namespace) -> int:
     """All seeds of all settings, a seed after the other: stopped early, whole seeds are there."""
     if options.set == "cifar10" and options.data_path is None:
         raise UserError("cifar10 needs --data-path, the folder that holds CIFAR-10")
-    chosen = settings(options.ratios, options.neighbours)
+    chosen = settings(options.ratios, options.neighbors)
     jobs = [(setting, seed) for seed in options.seeds for setting in chosen]
     with ThreadPoolExecutor(options.jobs) as pool:
         done = list(pool.map(lambda job: train_setting(options, *job), jobs))
@@ -166,7 +166,7 @@ def evaluate(options: argparse.Namespace) -> None:
     dataset = build_dataset(config.data, "val", eval_transform(config.augmentation))
     count = min(options.images or len(dataset), len(dataset))
     models: dict[Setting, nn.Module] = {}
-    for setting in settings(options.ratios, options.neighbours):
+    for setting in settings(options.ratios, options.neighbors):
         swept = {"keep_ratio": [setting.ratio] * 3, "k": setting.k}
         model = create_model(trained.name, num_classes=trained.num_classes, **{**merging, **swept})
         model.load_state_dict(trained.network.state_dict())
@@ -205,7 +205,7 @@ def measure(options: argparse.Namespace) -> None:
     """Forward passes with random weights."""
     torch.set_num_threads(1)
     kept = begin() | {"model": options.model, "rounds": options.rounds, "sizes": []}
-    chosen = settings(options.ratios, options.neighbours)
+    chosen = settings(options.ratios, options.neighbors)
     for side, batch in SIZES:
         images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
         models = {setting: network(options.model, setting) for setting in chosen}

@@ -42,7 +42,7 @@ from tcformer.viz import (
     size_against_detail,
     sizes_by_detail,
     token_areas,
-    unnormalise,
+    unnormalize,
 )
 from tcformer.weights.metadata import merging_of
 from tcformer.zoo import create_model
@@ -96,7 +96,7 @@ def measure(options: argparse.Namespace) -> None:
     chosen = [number * len(dataset) // count for number in range(count)]
     loader = build_loader(dataset, chosen, batch_size=BATCH, num_workers=0)
     inputs = [batch.images for batch in loader]
-    seen = (unnormalise(batch, mean=IMAGENET_MEAN, std=IMAGENET_STD) for batch in inputs)
+    seen = (unnormalize(batch, mean=IMAGENET_MEAN, std=IMAGENET_STD) for batch in inputs)
     gradients = [gradient_magnitude(image) for batch in seen for image in batch]
     size = gradients[0].shape
     kept |= {

@@ -113,12 +113,12 @@ def peaks() -> list[Panel]:
     density = np.exp(-np.sort(squares, axis=1)[:, :5].mean(1))
     share = (density - density.min()) / np.ptp(density)
     centres, groups = found.centers[0].tolist(), found.assignment[0].tolist()
-    grey = [tuple([int(225 - 200 * value)] * 3) for value in share]
+    gray = [tuple([int(225 - 200 * value)] * 3) for value in share]
     colors = [CLUSTERS[group] for group in groups]
     return [
         Panel(dots(points, [BLACK] * len(points)), "30 tokens with 2 features"),
-        Panel(dots(points, grey), "dark: dense, neighbours near"),
-        Panel(dots(points, grey, rings=centres), "centres: dense, far from denser"),
+        Panel(dots(points, gray), "dark: dense, neighbours near"),
+        Panel(dots(points, gray, rings=centres), "centres: dense, far from denser"),
         Panel(dots(points, colors, rings=centres), "each joins its nearest centre"),
     ]
 

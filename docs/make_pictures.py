@@ -64,7 +64,7 @@ def draw(folder: Path) -> None:
 def look(name: str, picture: np.ndarray) -> Trace:
     """The picture through a network with random weights."""
     loaded = load(name)
-    return trace(loaded.backbone, loaded.preprocessing.normalise(picture))
+    return trace(loaded.backbone, loaded.preprocessing.normalize(picture))
 
 
 def subject(picture: np.ndarray, traced: Trace) -> Figure:

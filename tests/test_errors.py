@@ -13,7 +13,8 @@ def test_it_is_a_value_error():
 def test_what_a_message_quotes_does_not_make_it_endless():
     names = str(UserError(f"a/b.json names {'x' * 100_000}; write it again."))
     assert len(names) < 2100
-    assert names.startswith("a/b.json names ") and names.endswith("; write it again.")
+    assert names.startswith("a/b.json names ")
+    assert names.endswith("; write it again.")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from tcformer.images import (
     resize_image,
     seen_size,
     to_rgb,
-    unnormalise,
+    unnormalize,
 )
 from tcformer.viz import write_png
 
@@ -299,10 +299,10 @@ def predict(root, kind):
 
 def confusion(root, kind):
     from tcformer.images import read_picture
-    from tcformer.predict import labelled_folder
+    from tcformer.predict import labeled_folder
 
     one_class(root, kind)
-    return read_picture(labelled_folder(root).describe(0))
+    return read_picture(labeled_folder(root).describe(0))
 
 
 def show(root, kind):
@@ -386,19 +386,19 @@ def test_unnormalise_undoes_normalisation(channels, batch):
     inputs = torch.from_numpy(np.moveaxis(pixels / 255.0, -1, -3).astype(np.float32))
     inputs = (inputs - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     expected = np.repeat(pixels, 3, axis=-1) if channels == 1 else pixels
-    np.testing.assert_array_equal(unnormalise(inputs, mean=mean, std=std), expected)
+    np.testing.assert_array_equal(unnormalize(inputs, mean=mean, std=std), expected)
 
 
 def test_unnormalise_clips_and_takes_half_precision():
     inputs = torch.tensor([-3.0, 0.5, 9.0], dtype=torch.bfloat16).expand(3, 1, 3)
-    assert unnormalise(inputs)[0, :, 0].tolist() == [0, 128, 255]
+    assert unnormalize(inputs)[0, :, 0].tolist() == [0, 128, 255]
 
 
 def test_unnormalise_refuses_what_is_no_network_input():
     with pytest.raises(UserError, match="network inputs"):
-        unnormalise(np.zeros((4, 4, 3)))
+        unnormalize(np.zeros((4, 4, 3)))
     with pytest.raises(UserError, match="2 values for 3 channels"):
-        unnormalise(np.zeros((3, 4, 4)), mean=(0.5, 0.5))
+        unnormalize(np.zeros((3, 4, 4)), mean=(0.5, 0.5))
 
 
 def test_png_is_written_with_its_folders_and_exactly(tmp_path):

@@ -7,7 +7,6 @@ import importlib.util
 import reprlib
 from collections.abc import Iterable
 
-
 _LONGEST = 2000
 
 

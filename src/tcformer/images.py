@@ -306,10 +306,10 @@ def _to_8_bit(image: Image.Image, key: Any, stored: _Stored) -> Image.Image:
     if image.mode not in ("I", *_SIXTEEN_BIT):
         return image
     values = _sixteen_bits(np.asarray(image), stored)
-    grey = Image.fromarray((values >> (4 if stored.mode == "I;12" else 8)).astype(np.uint8))
+    gray = Image.fromarray((values >> (4 if stored.mode == "I;12" else 8)).astype(np.uint8))
     if key is not None:
-        grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
-    return grey
+        gray.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return gray
 
 
 def _sixteen_bits(values: np.ndarray, stored: _Stored) -> np.ndarray:
@@ -514,7 +514,7 @@ def as_rgb(image: Any) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 from (H, W, 3), (H, W, 1) or (H, W) uint8, array or tensor.
 
     Raises:
-        UserError: for any other shape or type; floats are not guessed at, see `unnormalise`.
+        UserError: for any other shape or type; floats are not guessed at, see `unnormalize`.
     """
     pixels = as_array(image)
     if pixels.ndim == 2:
@@ -523,12 +523,12 @@ def as_rgb(image: Any) -> NDArray[np.uint8]:
     if not shape or pixels.dtype != np.uint8:
         raise UserError(
             f"an image has shape (height, width, 3) and type uint8, not {pixels.shape} and "
-            f"{pixels.dtype}: turn a batch of the network's inputs into images with viz.unnormalise"
+            f"{pixels.dtype}: turn a batch of the network's inputs into images with viz.unnormalize"
         )
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
-def unnormalise(
+def unnormalize(
     images: Any, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
 ) -> NDArray[np.uint8]:
     """Undo a network's input normalization: x * std + mean, clipped to [0, 1], as 8-bit images.

@@ -107,7 +107,7 @@ def borders(regions: Regions) -> list[tuple[int, int, int, int]]:
     return lines
 
 
-def neighbours(regions: Regions) -> NDArray[np.int64]:
+def neighbors(regions: Regions) -> NDArray[np.int64]:
     """Pairs of regions that share a side of a cell: (P, 2), smaller number first, sorted."""
     pairs = np.concatenate(
         [
@@ -185,7 +185,7 @@ def distinct_colors(regions: Regions) -> NDArray[np.uint8]:
     names = np.unique(regions)
     compact = numbers.reshape(regions.shape)
     around: list[list[int]] = [[] for _ in names]
-    for one, other in neighbours(compact).tolist():
+    for one, other in neighbors(compact).tolist():
         around[one].append(other)
         around[other].append(one)
     distance = _distances()

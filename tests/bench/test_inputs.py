@@ -14,9 +14,9 @@ CPU = torch.device("cpu")
 
 def blocks(image, side=8):
     """Standard deviations of grey values in small squares."""
-    grey = image.mean(axis=-1)
-    rows = grey.shape[0] // side * side
-    cut = grey[:rows, :rows].reshape(rows // side, side, rows // side, side)
+    gray = image.mean(axis=-1)
+    rows = gray.shape[0] // side * side
+    cut = gray[:rows, :rows].reshape(rows // side, side, rows // side, side)
     return cut.std(axis=(1, 3)).flatten()
 
 

@@ -19,7 +19,7 @@ def test_forward(model, case):
     if case == "drawn":
         (images,) = inputs.batches(2, 96, device=torch.device("cpu"), count=1)
     else:
-        images = golden.normalise(golden.values()[f"images/{case}"])
+        images = golden.normalize(golden.values()[f"images/{case}"])
     with torch.no_grad():
         expected = model(images)
         actual = PublishedStyle(model, noise=0.0)(images)
@@ -29,7 +29,7 @@ def test_forward(model, case):
 
 def test_golden_logits_of_the_published_code():
     light = golden.fill(tcformer.create_model("tcformer_light")).eval().double()
-    images = golden.normalise(golden.values()["images/p"]).double()
+    images = golden.normalize(golden.values()["images/p"]).double()
     with torch.no_grad():
         actual = PublishedStyle(light, noise=0.0)(images).float()
     expected = torch.from_numpy(golden.values()["tcformer_light/p/logits"])

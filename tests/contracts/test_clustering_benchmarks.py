@@ -55,7 +55,7 @@ def test_the_log_tells_which_epoch_the_best_weights_are_of(sweep, monkeypatch, t
 def test_what_cannot_be_is_refused_in_a_sentence(sweep, monkeypatch, capsys):
     assert call(sweep, monkeypatch, "train", "cifar10") == 2
     assert "cifar10 needs --data-path" in capsys.readouterr().err
-    assert call(sweep, monkeypatch, "time", "--neighbours", 0, "--rounds", 1) == 2
+    assert call(sweep, monkeypatch, "time", "--neighbors", 0, "--rounds", 1) == 2
     assert "k must be an integer from 1" in capsys.readouterr().err
 
 
@@ -81,7 +81,7 @@ def test_a_run_that_learning_has_finished_is_not_trained_again(
 @pytest.mark.slow
 def test_train_evaluate_and_time_make_records(sweep, monkeypatch, tmp_path, capsys):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    words = ["train", "digits", "--ratios", "--neighbours", "--seeds", 3, "--epochs", 1]
+    words = ["train", "digits", "--ratios", "--neighbors", "--seeds", 3, "--epochs", 1]
     words += ["--work", tmp_path / "work", "--output", tmp_path / "records"]
     assert call(sweep, monkeypatch, *words) == 0
     (path,) = (tmp_path / "records").iterdir()
@@ -94,7 +94,7 @@ def test_train_evaluate_and_time_make_records(sweep, monkeypatch, tmp_path, caps
 
     weights = tmp_path / "work" / path.stem / "best.safetensors"
     words = ["evaluate", "--config", "configs/digits/tcformer_nano.py", "--checkpoint", weights]
-    words += ["--ratios", 0.5, "--neighbours", 40]
+    words += ["--ratios", 0.5, "--neighbors", 40]
     assert call(sweep, monkeypatch, *words, "--output", tmp_path / "e.json") == 0
     text = (tmp_path / "e.json").read_text()
     assert str(tmp_path) not in text
@@ -108,7 +108,7 @@ def test_train_evaluate_and_time_make_records(sweep, monkeypatch, tmp_path, caps
     assert call(sweep, monkeypatch, *words, "--images", 70, "--output", tmp_path / "f.json") == 0
     assert json.loads((tmp_path / "f.json").read_text())["images"] == 70
 
-    words = ["time", "--ratios", "--neighbours", 2, "--rounds", 1, "--output", tmp_path / "t.json"]
+    words = ["time", "--ratios", "--neighbors", 2, "--rounds", 1, "--output", tmp_path / "t.json"]
     assert call(sweep, monkeypatch, *words) == 0
     sizes = json.loads((tmp_path / "t.json").read_text())["sizes"]
     assert [(size["size"], len(size["rows"])) for size in sizes] == [

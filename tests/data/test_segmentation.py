@@ -148,13 +148,13 @@ def test_image_and_labels_stay_together():
         assert targets.shape == (64, 64)
         inside = targets != 255
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        colours = (pixels * std + mean) * 255
-        x, y = colours[0][inside], colours[1][inside]
+        colors = (pixels * std + mean) * 255
+        x, y = colors[0][inside], colors[1][inside]
         expected = (x.round() // 15 + 20 * (y.round() // 10)).long()
         # Resampling blurs the borders of the fields, nothing else.
         assert (expected == targets[inside]).float().mean() > 0.8
         assert (pixels[:, ~inside] == 0).all()
-        flipped += bool(colours[0][0, 0] > colours[0][0, 5])
+        flipped += bool(colors[0][0, 0] > colors[0][0, 5])
     assert 0 < flipped < 12
     assert factor < 1
 

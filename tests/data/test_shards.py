@@ -147,7 +147,14 @@ def test_odd_lists_of_shards_and_classes_are_refused(tmp_path, sample):
     (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"classes\.txt cannot be read"):
         build(tmp_path)
-    for listed in ("[5]", '{"a": 1}', '"train-0.tar"', "7", "[" * 100_000, '["' + 'x' * 5000 + '"]'):
+    for listed in (
+        "[5]",
+        '{"a": 1}',
+        '"train-0.tar"',
+        "7",
+        "[" * 100_000,
+        '["' + "x" * 5000 + '"]',
+    ):
         (tmp_path / "info.json").write_text(f'{{"splits": {{"train": {{"filenames": {listed}}}}}}}')
         with pytest.raises(UserError, match=r"does not list shards|is missing"):
             build(tmp_path)

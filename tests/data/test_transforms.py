@@ -120,13 +120,13 @@ def test_tensors_get_the_same_crops_and_draws_as_images(options):
     train, test = train_transform(spec), eval_transform(spec)
     # Resampling rounds differently by a grey level; a policy may amplify that (contrast) or turn
     # on it (posterise, solarise), so with a policy only most pixels must agree.
-    grey_levels = 2.5 / 255 / min(STD)
+    gray_levels = 2.5 / 255 / min(STD)
     for seed in range(8):
         one, two = (seeded(train, x, seed) for x in (image, tensor))
         apart = (one - two).abs()
-        assert apart.median() <= grey_levels
-        assert spec.aa or apart.max() <= grey_levels
-    assert (test(image) - test(tensor)).abs().max() <= grey_levels
+        assert apart.median() <= gray_levels
+        assert spec.aa or apart.max() <= gray_levels
+    assert (test(image) - test(tensor)).abs().max() <= gray_levels
 
 
 @pytest.mark.parametrize("aa", [None, RECIPE])
@@ -135,9 +135,9 @@ def test_one_channel(aa, size, picture):
     spec = TransformSpec(input_size=size, in_chans=1, aa=aa)
     for image in (picture(3, (64, 64)), pil_to_tensor(picture(3, (64, 64)))):
         assert train_transform(spec)(image).shape == (1, size, size)
-    grey = eval_transform(TransformSpec(input_size=32, in_chans=1, mean=(0.0,), std=(1.0,)))
+    gray = eval_transform(TransformSpec(input_size=32, in_chans=1, mean=(0.0,), std=(1.0,)))
     white = Image.new("RGB", (32, 32), "white")
-    assert torch.equal(grey(white), torch.ones(1, 32, 32))
+    assert torch.equal(gray(white), torch.ones(1, 32, 32))
 
 
 def test_flips_obey_their_probability(picture):

@@ -89,7 +89,7 @@ def test_the_command_and_example_on_onnxruntime_only(tmp_path):
 
     loaded = predict.load("tcformerv2_nano")
     seen = making.read_pictures([tmp_path / "1.ppm"], (64, 64))
-    logits = session.run(["logits"], {"images": loaded.preprocessing.normalise(seen[0]).numpy()})
+    logits = session.run(["logits"], {"images": loaded.preprocessing.normalize(seen[0]).numpy()})
     best = np.argsort(-logits[0][0])[:5]
     names = [line.split(maxsplit=1)[1] for line in lines]
     assert len({loaded.classes[index] for index in best} & set(names)) >= 4

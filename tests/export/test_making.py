@@ -162,13 +162,13 @@ def test_pixels_are_what_the_network_would_have_seen(loaded, contract):
     drawn = drawings.scenes(SIZE, 2)
     pixels = making._as_input(loaded, replace(contract, input="pixels"), drawn)
     assert np.array_equal(pixels, drawn)
-    normalised = making._as_input(loaded, contract, drawn)
-    assert normalised.flags.c_contiguous
+    normalized = making._as_input(loaded, contract, drawn)
+    assert normalized.flags.c_contiguous
     both = [replace(contract, input=name) for name in ("pixels", "normalised")]
     with torch.inference_mode():
         one, other = (
             ExportedNetwork(loaded.network, way)(torch.from_numpy(x))
-            for way, x in zip(both, (pixels, normalised), strict=True)
+            for way, x in zip(both, (pixels, normalized), strict=True)
         )
     for ours, theirs in zip(one, other, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -58,7 +58,7 @@ def fill(model: nn.Module, mode: str = "") -> nn.Module:
     return model
 
 
-def normalise(pictures: np.ndarray) -> Tensor:
+def normalize(pictures: np.ndarray) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, as for ImageNet."""
     return (torch.tensor(pictures).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
 
@@ -70,7 +70,7 @@ def training_batch(step: int) -> tuple[Tensor, Tensor]:
     fine = base.repeat(8, axis=1).repeat(8, axis=2) + random.randint(-20, 21, (8, 64, 64, 3))
     red, green, blue = (base[..., channel].mean((1, 2)) for channel in range(3))
     label = (red > blue) + 2 * (green > 127.5)
-    return normalise(fine.clip(0, 255).astype(np.uint8)), torch.tensor(label.astype(np.int64))
+    return normalize(fine.clip(0, 255).astype(np.uint8)), torch.tensor(label.astype(np.int64))
 
 
 def train(model: nn.Module, steps: int) -> Iterator[float]:

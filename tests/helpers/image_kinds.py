@@ -13,9 +13,9 @@ from PIL import Image
 HEIGHT, WIDTH = 40, 56
 _RANDOM = np.random.RandomState(3)
 COLORS = _RANDOM.randint(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-GREY = _RANDOM.randint(0, 256, (HEIGHT, WIDTH)).astype(np.uint8)
+GRAY = _RANDOM.randint(0, 256, (HEIGHT, WIDTH)).astype(np.uint8)
 DEEP = _RANDOM.randint(0, 65536, (HEIGHT, WIDTH)).astype(np.uint16)
-ALPHA = np.where(np.arange(WIDTH) < WIDTH // 2, 0, 255).astype(np.uint8) * np.ones_like(GREY)
+ALPHA = np.where(np.arange(WIDTH) < WIDTH // 2, 0, 255).astype(np.uint8) * np.ones_like(GRAY)
 SMOOTH = np.stack(np.broadcast_arrays(np.arange(WIDTH) * 4, np.arange(HEIGHT)[:, None] * 6, 90), 2)
 SMOOTH = SMOOTH.astype(np.uint8)
 
@@ -119,10 +119,10 @@ def kinds() -> dict[str, Kind]:
     for form in ("PNG", "TIFF", "WEBP"):
         options = {"lossless": True, "exact": True} if form == "WEBP" else {}
         add(f"rgba {form}", form.lower(), encode(rgba, form, **options), clear)
-    half = np.dstack([np.zeros_like(COLORS), np.full_like(GREY, 51)])  # a fifth of black
+    half = np.dstack([np.zeros_like(COLORS), np.full_like(GRAY, 51)])  # a fifth of black
     add("half clear", "png", encode(half, "PNG"), np.full_like(COLORS, 204))
-    la = Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(ALPHA)))
-    add("grey with alpha", "png", encode(la, "PNG"), np.where(ALPHA[..., None], grey3(GREY), 255))
+    la = Image.merge("LA", (Image.fromarray(GRAY), Image.fromarray(ALPHA)))
+    add("grey with alpha", "png", encode(la, "PNG"), np.where(ALPHA[..., None], grey3(GRAY), 255))
 
     palette = Image.fromarray(COLORS).quantize(16)
     index, table = np.asarray(palette), np.array(palette.getpalette()).reshape(-1, 3)
@@ -136,7 +136,7 @@ def kinds() -> dict[str, Kind]:
     add("palette with alpha", "png", encode(palette, "PNG", transparency=several), gone)
 
     for bits in (1, 2, 4, 8):
-        low = GREY >> (8 - bits)
+        low = GRAY >> (8 - bits)
         full = low.astype(int) * 255 // (2**bits - 1)
         seen = grey3(np.where(low == 1, 255, full))
         add(f"{bits} bit, clear value", "png", png(low, bits, (1,)), seen)
@@ -151,11 +151,11 @@ def kinds() -> dict[str, Kind]:
         np.where((wide == one).all(2)[..., None], 255, COLORS).astype(np.uint8))  # fmt: skip
     add("12 bit TIFF", "tif", tiff(DEEP >> 4, 12), grey3(DEEP >> 8))
     add("16 bit TIFF from white", "tif", tiff(0xFFFF - DEEP, 16, 0), grey3(DEEP >> 8))
-    add("4 bit TIFF from white", "tif", tiff(15 - (GREY >> 4), 4, 0), grey3((GREY >> 4) * 17))
-    add("1 bit", "png", encode(Image.fromarray(GREY > 99), "PNG"), grey3((GREY > 99) * 255))
+    add("4 bit TIFF from white", "tif", tiff(15 - (GRAY >> 4), 4, 0), grey3((GRAY >> 4) * 17))
+    add("1 bit", "png", encode(Image.fromarray(GRAY > 99), "PNG"), grey3((GRAY > 99) * 255))
     add("CMYK", "jpg", encode(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG"))
     add("LAB", "tif", encode(Image.fromarray(SMOOTH).convert("LAB"), "TIFF"))
-    add("grey JPEG", "jpg", encode(GREY, "JPEG"))
+    add("grey JPEG", "jpg", encode(GRAY, "JPEG"))
     add("JPEG 2000", "jp2", encode(COLORS, "JPEG2000"), COLORS)
 
     frames = [Image.fromarray(COLORS), Image.new("RGB", (WIDTH, HEIGHT), "blue")]

@@ -35,7 +35,7 @@ def test_forward(model, case, threads):
         if key.startswith(f"{name}/{case}/")
     }
     with torch.no_grad():
-        stages = net.forward_tokens(golden.normalise(golden.values()[f"images/{case}"]))
+        stages = net.forward_tokens(golden.normalize(golden.values()[f"images/{case}"]))
         logits = net.forward_head(stages[-1].x)
     for number, (x, layout) in enumerate(stages, 1):
         cells = layout.cell_to_token
@@ -56,7 +56,7 @@ def test_forward(model, case, threads):
 def test_backward(model):
     net, name = model
     net.zero_grad()
-    images = golden.normalise(golden.values()["images/p"])
+    images = golden.normalize(golden.values()["images/p"])
     loss = F.cross_entropy(net(images), torch.arange(len(images)))
     loss.backward()
     expected = np.sort(golden.values()[f"{name}/p/grad_norms"])

@@ -80,7 +80,7 @@ def test_the_whole_backbone(case):
     stored = values("backbone_light")
     pictures = torch.tensor(stored["image_200x168" if "200" in case else "image"])
     model = golden.fill(tcformer.create_model("tcformerv2_light"), case[:3]).eval()
-    stages = model.forward_tokens(golden.normalise(pictures.permute(0, 2, 3, 1).numpy()))
+    stages = model.forward_tokens(golden.normalize(pictures.permute(0, 2, 3, 1).numpy()))
     for number, (x, layout) in enumerate(stages[1:], 2):
 
         def of(name, prefix=f"{case}/stage{number}/"):

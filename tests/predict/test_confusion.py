@@ -18,7 +18,7 @@ from tcformer.predict import (
     Preprocessing,
     confusion_matrix,
     examine,
-    labelled_folder,
+    labeled_folder,
     match_classes,
     wilson,
 )
@@ -165,7 +165,7 @@ def colors(tmp_path):
 
 def asked(folder, loaded=None, **options):
     loaded = loaded or brightest()
-    source = labelled_folder(folder)
+    source = labeled_folder(folder)
     matching = match_classes(loaded, source.classes, str(source.root))
     return examine(loaded, source, matching, workers=0, **options)
 
@@ -213,22 +213,22 @@ def test_unreadable_pictures(colors):
 def test_a_class_that_may_be_called_val(tmp_path):
     paint(tmp_path / "val/1.png", 0, 0, 0)
     paint(tmp_path / "other/1.png", 0, 0, 0)
-    assert labelled_folder(tmp_path).classes == ["other", "val"]
+    assert labeled_folder(tmp_path).classes == ["other", "val"]
 
 
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
-        labelled_folder(tmp_path / "missing")
+        labeled_folder(tmp_path / "missing")
     paint(tmp_path / "data/train/a/1.png", 0, 0, 0)
     with pytest.raises(UserError, match="is a file"):
-        labelled_folder(tmp_path / "data/train/a/1.png")
+        labeled_folder(tmp_path / "data/train/a/1.png")
     with pytest.raises(UserError, match="holds train/ and no val/"):
-        labelled_folder(tmp_path / "data")
+        labeled_folder(tmp_path / "data")
     with pytest.raises(UserError, match="no class folders"):
-        labelled_folder(tmp_path / "data/train/a")
+        labeled_folder(tmp_path / "data/train/a")
     (tmp_path / "data/train/b").mkdir()
     with pytest.raises(UserError, match=r"class folder .*/b has no image"):
-        labelled_folder(tmp_path / "data/train")
+        labeled_folder(tmp_path / "data/train")
 
 
 # ---- which score stands for which folder ------------------------------------------------------

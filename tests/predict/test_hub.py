@@ -100,7 +100,7 @@ def record(tmp_path):
 
 
 def test_the_card_is_written_from_the_record(weights, record, tmp_path):
-    folder = load(checkpoint=weights).save_pretrained(tmp_path / "m", record=record, licence="mit")
+    folder = load(checkpoint=weights).save_pretrained(tmp_path / "m", record=record, license="mit")
     card = (folder / "README.md").read_text()
     assert "| top-1 accuracy | 61.500 % after epoch 0 (counted from 0) |" in card
     assert "| train | 70 images, 3 classes, fingerprint 0000000000000000 |" in card

@@ -44,15 +44,15 @@ def test_every_way_to_hand_over_a_picture_gives_the_same_pixels(tmp_path):
 
 
 def test_every_mode_becomes_rgb_as_it_is_seen():
-    grey = np.array([[0, 255], [100, 30]], dtype=np.uint8)
-    spread = np.repeat(grey[..., None], 3, axis=2)
-    for same in (grey, grey[..., None], Image.fromarray(grey).convert("P")):
+    gray = np.array([[0, 255], [100, 30]], dtype=np.uint8)
+    spread = np.repeat(gray[..., None], 3, axis=2)
+    for same in (gray, gray[..., None], Image.fromarray(gray).convert("P")):
         assert np.array_equal(np.asarray(read_picture(same)), spread)
     # 16 bit scaled, not clipped; from a file and as an array.
-    wide = (grey.astype(np.uint16) << 8) + 7
+    wide = (gray.astype(np.uint16) << 8) + 7
     for same in (wide, as_file(Image.fromarray(wide), "PNG")):
         assert np.array_equal(np.asarray(read_picture(same)), spread)
-    assert np.asarray(read_picture(grey > 50))[0, 1].tolist() == [255] * 3
+    assert np.asarray(read_picture(gray > 50))[0, 1].tolist() == [255] * 3
     # Transparent pixels are paper, not the colour that somebody left under them.
     clear = np.dstack([spread, np.array([[0, 255], [255, 0]], dtype=np.uint8)])
     seen = np.asarray(read_picture(as_file(Image.fromarray(clear), "PNG")))

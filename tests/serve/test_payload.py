@@ -48,7 +48,7 @@ def test_the_data_are_those_of_the_network(shelf):
     for view, label in zip(data["views"], shelf.labels, strict=True):
         loaded = shelf.get(label)
         with torch.inference_mode():
-            tokens = loaded.backbone.forward_tokens(loaded.preprocessing.normalise(PICTURE))
+            tokens = loaded.backbone.forward_tokens(loaded.preprocessing.normalize(PICTURE))
             shares = loaded.backbone.forward_head(tokens[-1].x)[0].softmax(-1)
         assert view["size"] == [38, 50]
         assert view["grid"] == [10, 13]
@@ -97,7 +97,7 @@ def test_the_centre_crop_is_what_evaluation_sees(shelf):
     seen, batch = payload.seen(loaded, PICTURE, Look(view=VIEWS[1]))
     assert seen.shape == (224, 224, 3)
     assert torch.equal(batch[0], loaded.preprocessing(Image.fromarray(PICTURE)))
-    assert (loaded.preprocessing.normalise(seen) - batch).abs().max() < 0.01  # rounded to 8 bits
+    assert (loaded.preprocessing.normalize(seen) - batch).abs().max() < 0.01  # rounded to 8 bits
 
 
 def test_the_centre_crop_gives_the_prediction_of_tcformer_predict(shelf):

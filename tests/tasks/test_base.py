@@ -8,7 +8,7 @@ from PIL import Image
 import tcformer
 from tcformer.data import builtin
 from tcformer.errors import UserError
-from tcformer.predict import examine, labelled_folder, load, match_classes
+from tcformer.predict import examine, labeled_folder, load, match_classes
 from tcformer.runtime.distributed import World
 from tcformer.tasks.classification import ClassificationTask, run
 from tcformer.tasks.segmentation import SegmentationTask
@@ -17,7 +17,7 @@ from tcformer.weights.metadata import save_weights
 from tcformer.zoo import create_model
 
 NATURAL = ["0", "2", "10"]  # timm's order; that of ImageFolder is 0, 10, 2
-COLOURS = {"0": (220, 30, 30), "2": (30, 220, 30), "10": (30, 30, 220)}
+COLORS = {"0": (220, 30, 30), "2": (30, 220, 30), "10": (30, 30, 220)}
 SMALL = {
     "model": "tcformer_nano", "input_size": 32, "batch_size": 2, "num_workers": 0, "epochs": 1,
     "warmup_epochs": 0, "device": "cpu", "save_every": 0, "mixup": 0.0, "cutmix": 0.0,
@@ -30,7 +30,7 @@ def folders(root, names=tuple(NATURAL), count=3):
         for name in names:
             (root / split / name).mkdir(parents=True)
             for i in range(count):
-                pixels = np.array(COLOURS.get(name, (9, 9, 9))) + random.randint(
+                pixels = np.array(COLORS.get(name, (9, 9, 9))) + random.randint(
                     -25, 25, (32, 32, 3)
                 )
                 image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
@@ -81,7 +81,7 @@ def test_an_evaluation_matches_classes_by_name(data, network, file, tmp_path, ca
     loaded = load(checkpoint=file)
     tcformer.save_pretrained(loaded, tmp_path / "hub")
     assert measured(data, tmp_path / "hub", record=str(tmp_path / "r.json")) == expected
-    source = labelled_folder(data)
+    source = labeled_folder(data)
     right = examine(loaded, source, match_classes(loaded, source.classes, "x")).confusion.right
     assert f"* Acc@1 {100 * right / 9:.3f}" in expected[0]
 
@@ -91,7 +91,7 @@ def test_a_part_of_the_classes_is_measured_over_all_scores(network, file, tmp_pa
     lines = measured(data, file)
     assert "1 of the 3 classes" in capsys.readouterr().out
     loaded = load(checkpoint=file)
-    source = labelled_folder(data)
+    source = labeled_folder(data)
     counts = examine(loaded, source, match_classes(loaded, source.classes, "x")).confusion
     assert counts.counts.shape == (3, 3)
     assert f"* Acc@1 {100 * counts.right / 6:.3f}" in lines[0]

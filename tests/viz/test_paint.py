@@ -141,10 +141,10 @@ def test_tensors_and_arrays_give_the_same_picture_and_are_not_written_to(dtype):
 
 def test_grey_images_are_painted_grey():
     image, cells = scene(9, 14, 4)
-    grey = image[..., 0]
-    expected = paint_tokens(np.stack([grey] * 3, axis=-1), cells)
-    np.testing.assert_array_equal(paint_tokens(grey, cells), expected)
-    np.testing.assert_array_equal(paint_tokens(grey[..., None], cells), expected)
+    gray = image[..., 0]
+    expected = paint_tokens(np.stack([gray] * 3, axis=-1), cells)
+    np.testing.assert_array_equal(paint_tokens(gray, cells), expected)
+    np.testing.assert_array_equal(paint_tokens(gray[..., None], cells), expected)
 
 
 IMAGE = np.zeros((20, 28, 3), np.uint8)
@@ -157,8 +157,8 @@ IMAGE = np.zeros((20, 28, 3), np.uint8)
         (IMAGE, np.zeros((7, 5), int), {}, "5 x 7 = 35 cells"),
         (IMAGE, np.zeros((2, 35), int), {}, "one image"),
         (IMAGE, np.zeros(35), {}, "integers"),
-        (IMAGE[None], np.zeros(35, int), {}, "viz.unnormalise"),
-        (IMAGE.astype(float), np.zeros(35, int), {}, "viz.unnormalise"),
+        (IMAGE[None], np.zeros(35, int), {}, "viz.unnormalize"),
+        (IMAGE.astype(float), np.zeros(35, int), {}, "viz.unnormalize"),
         (IMAGE[:0], np.zeros(0, int), {}, "shape"),
         (IMAGE, np.zeros(35, int), {"fill": "average"}, "mean, none, palette"),
         (IMAGE, np.zeros(35, int), {"width": 0}, "at least 0.5"),

@@ -15,11 +15,11 @@ from tcformer.zoo import create_model
 
 STICKS = layout("sticks")
 WHOLE = layout("coco_wholebody")
-GREY = np.full((60, 80, 3), 50, np.uint8)
+GRAY = np.full((60, 80, 3), 50, np.uint8)
 
 
 def drawn(points, scores, **options):
-    return draw_skeleton(GREY, points, scores, STICKS.links, parts=STICKS.parts, **options)
+    return draw_skeleton(GRAY, points, scores, STICKS.links, parts=STICKS.parts, **options)
 
 
 def figure():
@@ -30,8 +30,8 @@ def figure():
 def test_the_lines_are_where_the_keypoints_are():
     points, scores = figure()
     picture = drawn(points, scores)
-    assert picture.shape == GREY.shape
-    assert (GREY == 50).all()  # the picture itself is not drawn on
+    assert picture.shape == GRAY.shape
+    assert (GRAY == 50).all()  # the picture itself is not drawn on
     for x, y in points[0].round().astype(int):
         np.testing.assert_allclose(picture[y, x], PART_COLORS["body"], atol=60)
     middle = ((points[0, 0] + points[0, 1]) / 2).round().astype(int)
@@ -41,17 +41,17 @@ def test_the_lines_are_where_the_keypoints_are():
 
 def test_what_is_left_out():
     points, scores = figure()
-    assert (drawn(points, scores * 0.2, threshold=0.2) == GREY).all()
-    assert (drawn(points + 500, scores) == GREY).all()
+    assert (drawn(points, scores * 0.2, threshold=0.2) == GRAY).all()
+    assert (drawn(points + 500, scores) == GRAY).all()
     points[0, 3] = np.nan
-    assert (drawn(points, scores) != GREY).any()
-    assert (drawn(points[:0], scores[:0]) == GREY).all()
+    assert (drawn(points, scores) != GRAY).any()
+    assert (drawn(points[:0], scores[:0]) == GRAY).all()
 
 
 def test_keypoints_partly_outside():
     points, scores = figure()
     points[0, 0] = [-30, -30]
-    assert (drawn(points, scores) != GREY).any()
+    assert (drawn(points, scores) != GRAY).any()
 
 
 def test_keypoints_far_beyond_the_picture():
@@ -59,7 +59,7 @@ def test_keypoints_far_beyond_the_picture():
     points, scores = figure()
     points[0, 3:] *= 1e12
     picture = drawn(points, scores)
-    assert 0 < (picture != GREY).any(axis=2).mean() < 0.5
+    assert 0 < (picture != GRAY).any(axis=2).mean() < 0.5
 
 
 def test_shapes_are_checked():

@@ -157,8 +157,8 @@ HALVES = np.array([[0, 0, 1, 2], [0, 0, 3, 4], [0, 0, 5, 6], [0, 0, 7, 8]])
 
 def test_the_gradient_of_ramps_and_edges():
     down, right = np.mgrid[:8, :12]
-    grey = (3 * right + 4 * down).astype(np.uint8)
-    assert gradient_magnitude(grey) == pytest.approx(np.full((8, 12), 5.0))
+    gray = (3 * right + 4 * down).astype(np.uint8)
+    assert gradient_magnitude(gray) == pytest.approx(np.full((8, 12), 5.0))
     edge = np.where(right < 6, 0, 100).astype(np.uint8)
     assert gradient_magnitude(edge)[0] == pytest.approx([0] * 5 + [50, 50] + [0] * 5)
     assert gradient_magnitude(np.full((4, 4, 3), 7, np.uint8)) == pytest.approx(np.zeros((4, 4)))

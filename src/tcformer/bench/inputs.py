@@ -108,6 +108,6 @@ def batches(
     found = []
     for start in range(0, batch * count, batch):
         pixels = torch.from_numpy(images[start : start + batch].copy()).permute(0, 3, 1, 2)
-        normalised = (pixels.float() / 255 - mean) / std
-        found.append(normalised.contiguous().to(device))
+        normalized = (pixels.float() / 255 - mean) / std
+        found.append(normalized.contiguous().to(device))
     return found

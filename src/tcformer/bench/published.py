@@ -18,7 +18,7 @@ from tcformer.tokens import Layout, pixel_of_cell
 
 EPS = 1e-6
 NOISE = 1e-6
-NEIGHBOURS = 5
+NEIGHBORS = 5
 
 
 class _State(NamedTuple):
@@ -89,7 +89,7 @@ def _depthwise(conv: Any, feature_map: Tensor) -> Tensor:
 def cluster(x: Tensor, clusters: int, noise: float = NOISE) -> Tensor:
     """DPC-KNN through full matrices, (B, N, C) -> (B, N)."""
     distance = torch.cdist(x, x) / x.shape[-1] ** 0.5
-    nearest = distance.topk(NEIGHBOURS, dim=-1, largest=False).values
+    nearest = distance.topk(NEIGHBORS, dim=-1, largest=False).values
     density = (-nearest.square().mean(dim=-1)).exp()
     density = density + noise * torch.rand_like(density)
     denser = (density[:, None, :] > density[:, :, None]).type(x.dtype)

@@ -71,11 +71,11 @@ def main(argv: list[str]) -> int:
     args = _parse(argv)
     started = time.monotonic()
 
-    from tcformer.predict import evaluate, labelled_folder, match_classes  # imports torch
+    from tcformer.predict import evaluate, labeled_folder, match_classes  # imports torch
     from tcformer.predict.confusion import csv_line
     from tcformer.predict.predict import check_topk
 
-    source = labelled_folder(args.folder)
+    source = labeled_folder(args.folder)
     out = None if args.out is None else _checked_out(args.out, source.root)
     loaded = load_network(args)
     check_topk(loaded, None)
@@ -303,7 +303,7 @@ def draw_answers(
 def _row(loaded: Loaded, answer: LabeledPrediction, words: Sequence[str], root: Path) -> Row:
     import torch
 
-    from tcformer.images import read_picture, unnormalise
+    from tcformer.images import read_picture, unnormalize
     from tcformer.viz import Figure, Panel, Row, enlarge, layout_maps, panel_scale
     from tcformer.viz.sheet import written
 
@@ -313,10 +313,10 @@ def _row(loaded: Loaded, answer: LabeledPrediction, words: Sequence[str], root: 
     scale = panel_scale((side, side), PANEL)
     ready = prepare(picture)
     scales = {"mean": prepare.spec.norm_mean, "std": prepare.spec.norm_std}
-    seen = unnormalise(ready, **scales)
+    seen = unnormalize(ready, **scales)
     if min(picture.size) >= 1.5 * side / prepare.kept:
         finer = replace(prepare, input_size=scale * side, crop_pct=prepare.kept)
-        shown = unnormalise(finer(picture), **scales)
+        shown = unnormalize(finer(picture), **scales)
     else:
         shown = enlarge(seen, scale)
     # The name of a class as far as the font has its letters, else its number.

@@ -242,7 +242,7 @@ def _draw(result: RunResult, folder: Path) -> Path:
         picture = np.asarray(image)
         write_png(folder / "digits" / f"{label}.png", picture)
         with torch.inference_mode():
-            answer = int(loaded.network(loaded.preprocessing.normalise(picture)).argmax())
+            answer = int(loaded.network(loaded.preprocessing.normalize(picture)).argmax())
         rows.append(
             token_row(
                 picture,

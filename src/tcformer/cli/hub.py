@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     from tcformer.predict.hub import push_to_hub, record_beside, save_pretrained
 
     record = args.record or record_beside(loaded.source)
-    given = {"record": record, "name": args.name, "licence": args.license}
+    given = {"record": record, "name": args.name, "license": args.license}
     for note in loaded.notes:
         print(f"note: {note}.")
     if record is None:

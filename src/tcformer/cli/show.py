@@ -281,7 +281,7 @@ def _check_extent(
 def _traced(loaded: Loaded, image: NDArray[np.uint8], seen: Size, args: Namespace) -> Trace:
     from tcformer.models.trace import trace
 
-    batch = loaded.preprocessing.normalise(resize_image(image, seen))
+    batch = loaded.preprocessing.normalize(resize_image(image, seen))
     return trace(loaded.backbone, batch.to(loaded.device), block=args.block)
 
 

@@ -55,8 +55,8 @@ class DigitsSource:
         )
         # Both halves in the order of the original set: the shuffle is the sampler's business.
         self.rows = np.sort(train if split == "train" else val)
-        grey = np.rint(digits.images[self.rows] * (255 / 16)).astype(np.uint8)
-        self.images, self.labels = grey, digits.target[self.rows].astype(np.int64)
+        gray = np.rint(digits.images[self.rows] * (255 / 16)).astype(np.uint8)
+        self.images, self.labels = gray, digits.target[self.rows].astype(np.int64)
         self.classes = [str(d) for d in range(10)]
 
     def __len__(self) -> int:

@@ -55,8 +55,8 @@ class INatSource:
                     f"--data-path ({shown(image.get('file_name', image.get('id')))}): use the list "
                     "as published."
                 )
-        labelled = [names.get(category_of[image["id"]]) for image in images]
-        for label in labelled:
+        labeled = [names.get(category_of[image["id"]]) for image in images]
+        for label in labeled:
             if label not in labels:
                 raise UserError(
                     f"{root / wanted} has the {category} {shown(label)}, which does not occur in "
@@ -65,7 +65,7 @@ class INatSource:
         self.root = root
         self.classes = list(labels)
         files = _locate(root, [str(image["file_name"]) for image in images], wanted)
-        self.files = PathList(files, [labels[str(name)] for name in labelled])
+        self.files = PathList(files, [labels[str(name)] for name in labeled])
 
     def __len__(self) -> int:
         return len(self.files)

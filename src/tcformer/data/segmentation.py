@@ -17,7 +17,7 @@ from tcformer.data.builtin import DigitScenesSource
 from tcformer.data.dataset import Item, unreadable
 from tcformer.data.folder import PathList, images_below, read_names, require_folder
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
-from tcformer.data.transforms import ToNormalised
+from tcformer.data.transforms import ToNormalized
 from tcformer.errors import UserError, nearest
 from tcformer.files import read_text, read_whole
 from tcformer.images import (
@@ -379,7 +379,7 @@ class TrainPair:
 
     def __init__(self, spec: PixelSpec, ignore: int = IGNORE) -> None:
         self.spec, self.ignore = spec, ignore
-        self.normalise = ToNormalised(IMAGENET_MEAN, IMAGENET_STD)
+        self.normalize = ToNormalized(IMAGENET_MEAN, IMAGENET_STD)
 
     def __call__(self, image: Image.Image, labels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Image and labels as (3, S, S) float32 and (S, S) int32."""
@@ -395,7 +395,7 @@ class TrainPair:
             pixels, labels = pixels[:, ::-1], labels[:, ::-1]
         if spec.color_jitter:
             pixels = distort(pixels, spec.color_jitter)
-        normal = self.normalise(np.ascontiguousarray(pixels))
+        normal = self.normalize(np.ascontiguousarray(pixels))
         right, below = (spec.input_size - side for side in (labels.shape[1], labels.shape[0]))
         pad = torch.nn.functional.pad
         targets = torch.from_numpy(labels.astype(np.int32))
@@ -426,13 +426,13 @@ class EvalPair:
 
     def __init__(self, spec: PixelSpec) -> None:
         self.spec = spec
-        self.normalise = ToNormalised(IMAGENET_MEAN, IMAGENET_STD)
+        self.normalize = ToNormalized(IMAGENET_MEAN, IMAGENET_STD)
 
     def __call__(self, image: Image.Image, labels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Image (3, H, W) float32, and labels (H', W') int32 of the file's size."""
         width, height = (-(-n // ALIGN) * ALIGN for n in _scaled(image.size, self.spec.input_size))
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-        return self.normalise(image), torch.from_numpy(labels.astype(np.int32))
+        return self.normalize(image), torch.from_numpy(labels.astype(np.int32))
 
 
 def _scaled(size: tuple[int, int], short: int, factor: float = 1.0) -> tuple[int, int]:
@@ -466,8 +466,8 @@ def distort(pixels: np.ndarray, strength: float) -> np.ndarray:
         image = contrast(image)
     saturate, turn = chance(), chance()
     if saturate or turn:
-        coloured = Image.fromarray(image.clip(0, 255).astype(np.uint8)).convert("HSV")
-        hsv = np.asarray(coloured).astype(np.float32)
+        colored = Image.fromarray(image.clip(0, 255).astype(np.uint8)).convert("HSV")
+        hsv = np.asarray(colored).astype(np.float32)
         if saturate:
             hsv[..., 1] *= np.random.uniform(1 - strength, 1 + strength)
         if turn:

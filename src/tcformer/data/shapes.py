@@ -46,9 +46,9 @@ def draw(
             continue
         shapes.append(shape)
         # A kind has its hue: a minute on a CPU is short for learning forms alone.
-        colour = random.uniform(20, 120, 3)
-        colour[shape.kind - 1] = random.uniform(180, 250)
-        pen.polygon(shape.outline, fill=tuple(int(c) for c in colour))
+        color = random.uniform(20, 120, 3)
+        color[shape.kind - 1] = random.uniform(180, 250)
+        pen.polygon(shape.outline, fill=tuple(int(c) for c in color))
     return picture, shapes
 
 

@@ -38,7 +38,7 @@ class ToPIL:
         return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
-class ToNormalised:
+class ToNormalized:
     """PIL image or uint8 tensor to (C, H, W) float32: scaled to 0..1, less `mean`, over `std`.
 
     The same bits as torchvision's ToTensor and Normalize, with two copies of the image fewer.
@@ -144,7 +144,7 @@ def train_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
             *crop,
             *geometry[1:],
             *([ToPIL(), *policy] if policy else []),
-            *_to_normalised(spec),
+            *_to_normalized(spec),
             *erase,
         ]
     )
@@ -160,9 +160,9 @@ def eval_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
         steps: list[Any] = [FitSquare(size)]
     else:
         steps = [Resize(int(256 / 224 * size)), transforms.CenterCrop(size)]
-    return transforms.Compose([*steps, *_to_normalised(spec)])
+    return transforms.Compose([*steps, *_to_normalized(spec)])
 
 
-def _to_normalised(spec: TransformSpec) -> list[Any]:
-    grey = [transforms.Grayscale(1)] if spec.in_chans == 1 else []
-    return [*grey, ToNormalised(spec.norm_mean, spec.norm_std)]
+def _to_normalized(spec: TransformSpec) -> list[Any]:
+    gray = [transforms.Grayscale(1)] if spec.in_chans == 1 else []
+    return [*gray, ToNormalized(spec.norm_mean, spec.norm_std)]

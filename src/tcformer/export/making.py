@@ -216,7 +216,7 @@ def _check_opset(chosen: Format, opset: int | None) -> None:
 
 def _as_input(loaded: Loaded, contract: Contract, seen: NDArray[np.uint8]) -> NDArray[Any]:
     """(n, H, W, 3) pictures as the contract's input."""
-    made = np.concatenate([loaded.preprocessing.normalise(picture).numpy() for picture in seen])
+    made = np.concatenate([loaded.preprocessing.normalize(picture).numpy() for picture in seen])
     if contract.input == "normalised":
         return np.ascontiguousarray(made)
     mean, std = (np.array(v, np.float32)[:, None, None] for v in (contract.mean, contract.std))

@@ -9,7 +9,7 @@ from tcformer.predict.evaluate import (
     LabeledPrediction,
     Report,
     evaluate,
-    labelled_folder,
+    labeled_folder,
     match_classes,
 )
 from tcformer.predict.hub import push_to_hub, save_pretrained
@@ -30,7 +30,7 @@ __all__ = [
     "Report",
     "confusion_matrix",
     "evaluate",
-    "labelled_folder",
+    "labeled_folder",
     "load",
     "match_classes",
     "predict_each",
@@ -41,4 +41,5 @@ __all__ = [
 ]
 
 examine, Examined, Answer = evaluate, Report, LabeledPrediction
+labelled_folder = labeled_folder
 """Former names of these."""

@@ -40,7 +40,7 @@ def model_card(
     *,
     name: str,
     repo: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     epoch: int | None = None,
 ) -> str:
     """README.md for a folder in timm's hub format.
@@ -51,14 +51,14 @@ def model_card(
             nothing is known.
         name: of the model.
         repo: "user/name" on the Hub, where it is known.
-        licence: of the weights, by the Hub's name.
+        license: of the weights, by the Hub's name.
         epoch: the epoch of the weights; None for the best.
     """
     name = _cell(name)
     task = "image-classification" if config["num_classes"] else "image-feature-extraction"
     result = _result(record, epoch)
     parts = [
-        _front(name, task, licence, record, result),
+        _front(name, task, license, record, result),
         f"# {name}",
         _opening(config),
         "## Use",
@@ -81,7 +81,7 @@ def model_card(
 def _front(
     name: str,
     task: str,
-    licence: str | None,
+    license: str | None,
     record: Mapping[str, Any] | None,
     result: tuple[str, float, int] | None,
 ) -> str:
@@ -94,7 +94,7 @@ def _front(
         kind, value = _METRICS.get(result[0], (result[0], ""))[0], round(result[1], 3)
         measured = [EvalResult(task, data, data, kind, value)]
     told = ModelCardData(
-        license=licence,
+        license=license,
         tags=[task, "timm", "tcformer"],
         library_name="timm",
         pipeline_tag=task,

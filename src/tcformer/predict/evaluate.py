@@ -28,7 +28,7 @@ __all__ = [
     "Matching",
     "Report",
     "evaluate",
-    "labelled_folder",
+    "labeled_folder",
     "match_classes",
 ]
 
@@ -70,7 +70,7 @@ class Report:
     unread: int = 0
 
 
-def labelled_folder(folder: str | os.PathLike[str]) -> FolderSource:
+def labeled_folder(folder: str | os.PathLike[str]) -> FolderSource:
     """The pictures of a folder that holds a folder for each class.
 
     Args:

@@ -43,7 +43,7 @@ def save_pretrained(
     record: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     name: str | None = None,
     repo: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a network as a folder in timm's hub format, and read it back to be sure.
@@ -57,7 +57,7 @@ def save_pretrained(
         record: of the training (`record.json`), from which the model card is written.
         name: what the model is called in its card; None for the folder's name.
         repo: "user/name" on the Hub, for the card, where it is known.
-        licence: of the weights, as the Hub names it ("mit", "apache-2.0"); None leaves it out.
+        license: of the weights, as the Hub names it ("mit", "apache-2.0"); None leaves it out.
         overwrite: replace the files of an earlier save.
 
     Returns:
@@ -82,7 +82,7 @@ def save_pretrained(
     _check_buildable(network, config)
     epoch = getattr(model, "epoch", None)
     title = name or folder.resolve().name
-    card = model_card(config, told, name=title, repo=repo, licence=licence, epoch=epoch)
+    card = model_card(config, told, name=title, repo=repo, license=license, epoch=epoch)
     # Without the configuration nobody takes the folder for a model.
     with staging(folder, last=CONFIG) as scratch:
         save_weights(network, scratch / WEIGHTS, _header(shape, config))
@@ -113,7 +113,7 @@ def push_to_hub(
         private: whether a new repository is private.
         revision: branch to write to; None for the main one.
         message: of the commit.
-        **options: `classes`, `input_size`, `record`, `name`, `licence` of `save_pretrained`.
+        **options: `classes`, `input_size`, `record`, `name`, `license` of `save_pretrained`.
 
     Returns:
         The address of the repository.

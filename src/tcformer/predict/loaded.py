@@ -186,7 +186,7 @@ class Loaded:
         """The tokens of each stage for one whole picture, (H, W, 3) uint8 of any size."""
         with torch.inference_mode():
             return self.backbone.forward_tokens(
-                self.preprocessing.normalise(picture).to(self.device)
+                self.preprocessing.normalize(picture).to(self.device)
             )
 
 

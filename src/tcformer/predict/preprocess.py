@@ -79,7 +79,7 @@ class Preprocessing:
         """RGB PIL image of any size -> (in_chans, input_size, input_size) float32."""
         return self.transform(image)
 
-    def normalise(self, picture: NDArray[np.uint8]) -> Tensor:
+    def normalize(self, picture: NDArray[np.uint8]) -> Tensor:
         """A whole picture of any size, neither resized nor cropped.
 
         Args:
@@ -95,3 +95,5 @@ class Preprocessing:
             torch.tensor(v).view(-1, 1, 1) for v in (self.spec.norm_mean, self.spec.norm_std)
         )
         return ((pixels / 255 - mean) / std)[None]
+
+    normalise = normalize  # its former name

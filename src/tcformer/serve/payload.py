@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tcformer import viz
-from tcformer.images import png_bytes, resize_image, seen_size, unnormalise
+from tcformer.images import png_bytes, resize_image, seen_size, unnormalize
 
 if TYPE_CHECKING:
     from tcformer.predict import Loaded
@@ -96,10 +96,10 @@ def seen(loaded: Loaded, image: NDArray[np.uint8], look: Look) -> tuple[NDArray[
         hint = "choose another picture"
         size = seen_size(image.shape[:2], look.size, prepare.input_size, hint=hint)
         picture = resize_image(image, size)
-        return picture, prepare.normalise(picture)
+        return picture, prepare.normalize(picture)
     batch = prepare(Image.fromarray(np.ascontiguousarray(image)))[None]
     spec = prepare.spec
-    picture = unnormalise(batch[0], mean=spec.norm_mean, std=spec.norm_std)
+    picture = unnormalize(batch[0], mean=spec.norm_mean, std=spec.norm_std)
     return picture, batch
 
 

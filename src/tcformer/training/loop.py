@@ -193,7 +193,7 @@ class _Run:
                 self._save(ckpt.LAST)
                 if stop:
                     raise Interrupted(self._farewell())
-        meters.synchronise()
+        meters.synchronize()
         self._tell_averages(meters, -(-steps // cfg.optimization.accum))
         state.epoch, state.step, state.evaluated = epoch, 0, False
 

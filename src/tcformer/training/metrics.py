@@ -130,7 +130,7 @@ class MetricLogger:
     def __str__(self) -> str:
         return "  ".join(f"{name}: {meter}" for name, meter in self.meters.items())
 
-    def synchronise(self) -> None:
+    def synchronize(self) -> None:
         """Make the sums of all series those over all processes."""
         pairs = [[meter.total, float(meter.count)] for meter in self.meters.values()]
         sums = all_reduce_sums(self.world, torch.tensor(pairs, dtype=torch.float64))

@@ -8,7 +8,7 @@ input gives the same pixels on every machine.
 
 from typing import Any
 
-from tcformer.images import as_rgb, png_bytes, read_image, resize_image, unnormalise
+from tcformer.images import as_rgb, png_bytes, read_image, resize_image, unnormalize
 from tcformer.viz.figure import (
     POINT_COLORS,
     STYLES,
@@ -91,10 +91,13 @@ __all__ = [
     "png_bytes", "rank_correlation", "ranks", "read_image", "region_mask", "relatives",
     "resize_image", "size_against_detail", "sizes_by_detail", "spread", "svg_sheet", "token_areas",
     "token_at", "token_borders", "token_means", "token_paths", "token_row",
-    "unnormalise", "with_image", "write_moving", "write_png", "write_sheet",
+    "unnormalize", "with_image", "write_moving", "write_png", "write_sheet",
 ]  # fmt: skip
 
-_FORMER = {"Subject": "Figure", "Look": "Style", "Mark": "Overlay", "KINDS": "STYLES"}
+_FORMER = {
+    "Subject": "Figure", "Look": "Style", "Mark": "Overlay", "KINDS": "STYLES",
+    "unnormalise": "unnormalize",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

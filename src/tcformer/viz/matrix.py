@@ -20,7 +20,7 @@ from tcformer.viz.sheet import FRAME, INK, drawable, fitted, text_width, written
 NUMBERED = 40
 """Classes up to which cells hold their numbers; up to `LABELLED` rows and columns have names."""
 
-LABELLED = 100
+LABELED = 100
 
 MOST_CLASSES = 2000
 """A picture of more would be larger than screens are, with less than a pixel for a class."""
@@ -209,7 +209,7 @@ def _plan(counts: Any, names: Sequence[str], numbers: Sequence[int] | None) -> _
     numbers = range(size) if numbers is None else numbers
     pictures = matrix.sum(axis=1)
     colors = _colors(matrix, pictures)
-    if size > LABELLED:
+    if size > LABELED:
         return _without_names(colors, size)
     font = FONT if size <= NUMBERED else SMALL_FONT
     words = [
@@ -299,7 +299,7 @@ def _colors(matrix: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[n
     share = matrix / np.maximum(1, pictures)[:, None]
     diagonal = np.eye(len(matrix), dtype=bool)
     # One picture of many is to be seen, too, all the more in a cell of one pixel.
-    least = 0.15 if len(matrix) <= LABELLED else 0.6
+    least = 0.15 if len(matrix) <= LABELED else 0.6
     level = np.where(diagonal, share, np.sqrt(share))
     level = np.where(matrix > 0, np.maximum(level, least), 0)
     whole = np.floor(level * 1000 + 0.5).astype(np.int64)[..., None]

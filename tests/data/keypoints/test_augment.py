@@ -44,7 +44,7 @@ def test_mirroring_twice_changes_nothing():
     np.testing.assert_allclose(once.points[6], [639 - before.points[5, 0], before.points[5, 1]])
     twice = mirrored(once, 640, WHOLE.mirror)
     np.testing.assert_allclose(twice.points, before.points)
-    np.testing.assert_allclose(twice.crop.centre, before.crop.centre)
+    np.testing.assert_allclose(twice.crop.center, before.crop.center)
 
 
 def test_half_body():
@@ -52,7 +52,7 @@ def test_half_body():
     for prefer, chosen in ((True, [0, 1, 2]), (False, [11, 12, 50, 100])):
         half = half_body(both, WHOLE.upper, prefer, 0.75)
         inside = both.points[chosen]
-        np.testing.assert_allclose(half.crop.centre, inside.mean(0))
+        np.testing.assert_allclose(half.crop.center, inside.mean(0))
         w, h = np.ptp(inside, axis=0)
         np.testing.assert_allclose(
             half.crop.size, 1.5 * np.array([max(w, 0.75 * h)] * 2) / [1, 0.75]
@@ -60,7 +60,7 @@ def test_half_body():
     # Two labelled points of the upper half are not enough to prefer it, but the best there is.
     few = person([0, 1, 12])
     np.testing.assert_allclose(
-        half_body(few, WHOLE.upper, False, 0.75).crop.centre, few.points[:2].mean(0)
+        half_body(few, WHOLE.upper, False, 0.75).crop.center, few.points[:2].mean(0)
     )
     alone = person([0, 12])
     assert half_body(alone, WHOLE.upper, True, 0.75) is alone

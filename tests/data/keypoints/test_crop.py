@@ -22,7 +22,7 @@ from tcformer.data.keypoints.crop import (
 def test_published_convention():
     """x_img = x_hm 200 s / W_hm + c - 100 s, no half-pixel term."""
     crop = crop_of_box(np.array([10.0, 20.0, 60.0, 40.0]), 192, 256)
-    np.testing.assert_allclose(crop.centre, [40, 40])
+    np.testing.assert_allclose(crop.center, [40, 40])
     np.testing.assert_allclose(crop.size, [75, 100])  # 60 wide needs 80 high, times 1.25
     found = crop.to_photograph(np.array([[0.0, 0.0], [24.0, 32.0], [47.0, 63.0]]), 48, 64)
     expected = np.array([[0, 0], [24, 32], [47, 63]]) * [75 / 48, 100 / 64] + [2.5, -10]
@@ -46,8 +46,8 @@ def test_there_and_back(w, h, degrees, unbiased, x):
 
 def test_rotation_is_counter_clockwise_as_seen():
     crop = Crop(np.array([50.0, 50.0]), np.array([100.0, 100.0]), degrees=90)
-    right_of_centre = crop.to_input(np.array([70.0, 50.0]), 100, 100)
-    np.testing.assert_allclose(right_of_centre, [50, 30], atol=1e-9)  # now above it
+    right_of_center = crop.to_input(np.array([70.0, 50.0]), 100, 100)
+    np.testing.assert_allclose(right_of_center, [50, 30], atol=1e-9)  # now above it
 
 
 def test_warp_reads_what_the_matrix_says():

@@ -35,7 +35,7 @@ def small(**options):
     return build({**SMALL, **options})
 
 
-def folder_of(root, *, size=(40, 36), colour=None, train=2, val=1):
+def folder_of(root, *, size=(40, 36), color=None, train=2, val=1):
     """Two classes of drawn noise, or of one colour."""
     draw = np.random.RandomState(0)
     for split, count in (("train", train), ("val", val)):
@@ -43,7 +43,7 @@ def folder_of(root, *, size=(40, 36), colour=None, train=2, val=1):
             (root / split / label).mkdir(parents=True)
             for i in range(count):
                 pixels = draw.randint(0, 256, (size[1], size[0], 3))
-                pixels = pixels if colour is None else np.full_like(pixels, colour)
+                pixels = pixels if color is None else np.full_like(pixels, color)
                 image = Image.fromarray(pixels.astype(np.uint8))
                 image.save(root / split / label / f"{i}.png")
     return str(root)

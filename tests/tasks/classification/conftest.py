@@ -12,7 +12,7 @@ from tcformer.runtime.signals import interrupt
 from tcformer.tasks.classification import run
 from tcformer.training.options import build
 
-COLOURS = {"blue": (30, 40, 220), "green": (20, 200, 60), "red": (220, 40, 30)}
+COLORS = {"blue": (30, 40, 220), "green": (20, 200, 60), "red": (220, 40, 30)}
 SMALL = {
     "model": "tcformer_nano", "input_size": 32, "batch_size": 4, "num_workers": 0, "epochs": 2,
     "warmup_epochs": 0, "device": "cpu", "save_every": 0, "threads": 1,
@@ -22,11 +22,11 @@ SMALL = {
 def make_images(root: Path, per_class: dict[str, int]) -> Path:
     random = np.random.RandomState(0)
     for split, count in per_class.items():
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                pixels = np.array(colour) + random.randint(-30, 31, (36, 40, 3))
+                pixels = np.array(color) + random.randint(-30, 31, (36, 40, 3))
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
     return root
 

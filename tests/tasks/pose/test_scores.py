@@ -10,7 +10,7 @@ import torch
 
 from tcformer.data.keypoints import layout
 from tcformer.errors import UserError
-from tcformer.tasks.pose.nme import evaluate_faces, normalised_mean_error
+from tcformer.tasks.pose.nme import evaluate_faces, normalized_mean_error
 from tcformer.tasks.pose.results import object_keypoint_similarity, oks_nms, person_score
 from tcformer.tasks.pose.task import keypoint_mse
 
@@ -72,13 +72,13 @@ def test_error_of_faces():
     found[2] += 50
     units = np.linalg.norm(truth[:2, 60] - truth[:2, 72], axis=-1)
     visible = np.ones((3, 98))
-    error = normalised_mean_error(found, truth, visible, (60, 72))
+    error = normalized_mean_error(found, truth, visible, (60, 72))
     assert error == pytest.approx((2 * np.sqrt(2) / units).mean())
     visible[0, :97] = 0  # pooled over the landmarks, not over faces
-    error = normalised_mean_error(found, truth, visible, (60, 72))
+    error = normalized_mean_error(found, truth, visible, (60, 72))
     want = (2 * np.sqrt(2) / units * [1, 98]).sum() / 99
     assert error == pytest.approx(want)
-    assert np.isnan(normalised_mean_error(found, truth, visible * 0, (60, 72)))
+    assert np.isnan(normalized_mean_error(found, truth, visible * 0, (60, 72)))
 
 
 @pytest.fixture

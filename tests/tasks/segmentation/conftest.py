@@ -30,8 +30,8 @@ def make_ade(root: Path) -> Path:
             labels = np.full((height, width), 3, np.uint8)
             labels[:, random.randint(8, width - 8) :] = 150
             labels[:5, :5] = 0
-            colours = np.where((labels == 150)[..., None], (200, 40, 60), (30, 160, 220))
-            pixels = (colours + random.randint(-30, 31, colours.shape)).clip(0, 255)
+            colors = np.where((labels == 150)[..., None], (200, 40, 60), (30, 160, 220))
+            pixels = (colors + random.randint(-30, 31, colors.shape)).clip(0, 255)
             name = f"ADE_{i:08d}"
             image = Image.fromarray(pixels.astype(np.uint8))
             image.save(root / "images" / split / f"{name}.jpg", quality=95)

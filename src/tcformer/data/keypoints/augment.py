@@ -78,8 +78,8 @@ class PoseAugmentation:
         """
         crop = pose.crop
         if np.random.uniform() < self.shift_prob:
-            moved = crop.centre + np.random.uniform(-1, 1, 2) * _SHIFT * crop.size
-            pose = pose._replace(crop=replace(crop, centre=moved))
+            moved = crop.center + np.random.uniform(-1, 1, 2) * _SHIFT * crop.size
+            pose = pose._replace(crop=replace(crop, center=moved))
         flip = bool(np.random.uniform() < self.flip_prob)
         if flip:
             pose = mirrored(pose, width, layout.mirror)
@@ -108,8 +108,8 @@ def mirrored(pose: Pose, width: int, mirror: np.ndarray) -> Pose:
     points = pose.points[mirror].copy()
     points[:, 0] = width - 1 - points[:, 0]
     points[visible <= 0] = 0
-    centre = np.array([width - 1 - pose.crop.centre[0], pose.crop.centre[1]])
-    return Pose(replace(pose.crop, centre=centre), points, visible)
+    center = np.array([width - 1 - pose.crop.center[0], pose.crop.center[1]])
+    return Pose(replace(pose.crop, center=center), points, visible)
 
 
 def half_body(pose: Pose, upper: np.ndarray, prefer_upper: bool, aspect: float) -> Pose:
@@ -138,4 +138,4 @@ def half_body(pose: Pose, upper: np.ndarray, prefer_upper: bool, aspect: float) 
     size = shaped(np.ptp(chosen, axis=0), aspect) * _HALF_PADDING
     if not (size > 0).all():
         return pose  # all in one place: there is nothing to look at
-    return pose._replace(crop=replace(pose.crop, centre=chosen.mean(0), size=size))
+    return pose._replace(crop=replace(pose.crop, center=chosen.mean(0), size=size))

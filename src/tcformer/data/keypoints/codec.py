@@ -90,15 +90,15 @@ class HeatmapCodec:
         """
         width, height = self.heatmap_size
         reach = 3 * self.sigma
-        centre = self.to_cells(np.where(visible[:, None] > 0, points, 0.0))
-        cell = np.trunc(centre + 0.5)
+        center = self.to_cells(np.where(visible[:, None] > 0, points, 0.0))
+        cell = np.trunc(center + 0.5)
         if not self.exact:
-            centre = cell
+            center = cell
         touches = ((cell - reach < [width, height]) & (cell + reach + 1 >= 0)).all(axis=1)
         weight = ((visible > 0) & touches).astype(np.float32)
         axes = []
         for axis, length in enumerate((width, height)):
-            far = np.arange(length) - centre[:, axis, None]
+            far = np.arange(length) - center[:, axis, None]
             bell = np.exp(-(far**2) / (2 * self.sigma**2))
             axes.append(bell if self.exact else np.where(np.abs(far) <= reach, bell, 0.0))
         target = np.zeros((len(points), height, width), np.float32)

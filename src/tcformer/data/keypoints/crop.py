@@ -34,7 +34,7 @@ class Crop:
         unbiased: whether UDP's convention holds.
     """
 
-    centre: np.ndarray
+    center: np.ndarray
     size: np.ndarray
     degrees: float = 0.0
     unbiased: bool = False
@@ -66,7 +66,7 @@ class Crop:
             np.float64,
         )
         middle = np.array([(width - end) / 2, (height - end) / 2])
-        return np.concatenate([linear, (middle - linear @ self.centre)[:, None]], axis=1)
+        return np.concatenate([linear, (middle - linear @ self.center)[:, None]], axis=1)
 
     def to_input(self, points: np.ndarray, width: int, height: int) -> np.ndarray:
         """Points (..., 2) of the photograph in an input of `width` times `height`."""

@@ -10,7 +10,7 @@ _HOME = {
     "Evaluator": "evaluator",
     "evaluate_faces": "nme",
     "evaluate_keypoints": "average_precision",
-    "normalised_mean_error": "nme",
+    "normalized_mean_error": "nme",
     "object_keypoint_similarity": "results",
     "oks_nms": "results",
     "person_score": "results",

@@ -132,18 +132,18 @@ def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> di
 
 def _as_truth(note: Mapping[str, Any], fields: Sequence[str], body_alone: bool) -> dict[str, Any]:
     points = [number for field in fields for number in note[field]]
-    labelled = sum(v > 0 for v in points[2::3])
+    labeled = sum(v > 0 for v in points[2::3])
     if body_alone:
-        labelled = note.get("num_keypoints", labelled)
+        labeled = note.get("num_keypoints", labeled)
     return {
         "image_id": note["image_id"],
         "category_id": 1,
         "area": note["area"],
         "bbox": note["bbox"],
         "iscrowd": note["iscrowd"],
-        "ignore": int(note["iscrowd"] or labelled == 0),
+        "ignore": int(note["iscrowd"] or labeled == 0),
         "keypoints": points,
-        "num_keypoints": labelled,
+        "num_keypoints": labeled,
     }
 
 

@@ -136,14 +136,14 @@ class Evaluator(BaseEvaluator):
         )
 
     def _share_right(self, found: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> float:
-        right = labelled = 0
+        right = labeled = 0
         for index, (points, _) in sorted(found.items()):
             subject = self.dataset.source.subject(index)
             far = np.linalg.norm(points - subject.points, axis=-1) / subject.box[2:].max()
             seen = subject.visible > 0
             right += int((far[seen] <= PCK).sum())
-            labelled += int(seen.sum())
-        return right / labelled if labelled else math.nan
+            labeled += int(seen.sum())
+        return right / labeled if labeled else math.nan
 
     def _faces(self, found: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
         entries = []

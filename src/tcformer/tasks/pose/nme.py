@@ -20,7 +20,7 @@ SUBSETS = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 """WFLW's attributes, in the order of its lists; a face may have several."""
 
 
-def normalised_mean_error(
+def normalized_mean_error(
     found: np.ndarray, truth: np.ndarray, visible: np.ndarray, norm: tuple[int, int]
 ) -> float:
     """Mean distance of landmarks, each in units of its face.
@@ -88,7 +88,7 @@ def evaluate_faces(
 
     def error(chosen: np.ndarray) -> float:
         assert real.kind.norm is not None
-        return normalised_mean_error(
+        return normalized_mean_error(
             found[chosen, :, :2], known[chosen, :, :2], known[chosen, :, 2], real.kind.norm
         )
 

@@ -51,20 +51,20 @@ def sound() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "words"
-    rgb, grey = _picture("RGB"), _picture("L")
-    more = [grey.convert("RGB"), rgb.transpose(Image.Transpose.ROTATE_180)]
+    rgb, gray = _picture("RGB"), _picture("L")
+    more = [gray.convert("RGB"), rgb.transpose(Image.Transpose.ROTATE_180)]
     frames: dict[str, Any] = {"save_all": True, "append_images": more}
     wanted: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
         "jpeg": (rgb, "JPEG", {}),
         "jpeg-progressive": (rgb, "JPEG", {"progressive": True}),
-        "jpeg-grey": (grey, "JPEG", {"quality": 30}),
+        "jpeg-grey": (gray, "JPEG", {"quality": 30}),
         "jpeg-cmyk": (_picture("CMYK"), "JPEG", {}),
         "jpeg-turned": (rgb, "JPEG", {"exif": exif}),
         "jpeg-icc": (rgb, "JPEG", {"icc_profile": bytes(500), "comment": b"words" * 20}),
         "jpeg-restarts": (rgb, "JPEG", {"restart_marker_rows": 1, "subsampling": 2}),
         "mpo": (rgb, "MPO", frames),
         "png": (rgb, "PNG", {}),
-        "png-grey": (grey, "PNG", {}),
+        "png-grey": (gray, "PNG", {}),
         "png-bits": (_picture("1"), "PNG", {}),
         "png-palette": (_picture("P"), "PNG", {}),
         "png-see-through": (_picture("P"), "PNG", {"transparency": bytes(range(256))}),
@@ -89,7 +89,7 @@ def sound() -> dict[str, bytes]:
         "bmp": (rgb, "BMP", {}),
         "bmp-palette": (_picture("P"), "BMP", {}),
         "ppm": (rgb, "PPM", {}),
-        "pgm": (grey, "PPM", {}),
+        "pgm": (gray, "PPM", {}),
         "avif": (rgb, "AVIF", {}),
         "jp2": (rgb, "JPEG2000", {}),
         "eps": (rgb, "EPS", {}),
