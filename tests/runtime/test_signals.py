@@ -143,7 +143,7 @@ def test_requeue_at_the_time_limit(slurm, capsys):
     calls, done = slurm("SIGUSR1")
     assert done
     assert "requeue 7\n" in calls
-    assert "queued again" in capsys.readouterr().out
+    assert "queue job 7 again" in capsys.readouterr().out
 
 
 def test_requeue_when_preempted(slurm):

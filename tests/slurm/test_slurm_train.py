@@ -206,7 +206,7 @@ def test_a_batch_job_resumes_after_its_time_limit(slurm, stand_in, tmp_path):
     slurm.run("scancel", "--signal=USR1", job)
     out = resumed(slurm, job, folder)
     assert (folder / "resumed").read_text() == "SIGUSR1"
-    assert f"Slurm job {job} is queued again" in out, "the output is appended, not replaced"
+    assert f"queue job {job} again" in out, "the output is appended, not replaced"
 
 
 def test_a_batch_job_with_an_empty_environment_and_an_odd_folder(slurm, stand_in, tmp_path):
@@ -224,7 +224,7 @@ def test_the_last_task_of_an_array_is_queued_again_by_its_own_name(slurm, stand_
     job = submit(slurm, folder, stand_in, SBATCH_ARGS="--array=5")
     slurm.run("scancel", "--signal=USR1", f"{job}_5")
     out = resumed(slurm, job, folder)
-    assert f"Slurm job {job}_5 is queued again" in out
+    assert f"queue job {job}_5 again" in out
 
 
 @pytest.mark.slow

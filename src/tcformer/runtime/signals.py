@@ -175,13 +175,13 @@ def requeue_if_slurm(world: _HasIsMain) -> bool:
     if re.search(r"\bBatchFlag=0\b", shown):
         logger.info(f"Slurm job {job} has no batch script and cannot be requeued; {by_hand}.")
         return False
+    # Slurm ends the job while scontrol is still at it: what is told afterwards may be lost.
+    logger.info(f"Slurm is asked to queue job {job} again, which will resume by itself.")
     done = _scontrol("requeue", job)
     if done.returncode:
         why = " ".join(done.stderr.split()) or f"status {done.returncode}"
         logger.info(f"Slurm did not requeue job {job} ({why}); {by_hand}.")
-        return False
-    logger.info(f"Slurm job {job} is queued again and will resume by itself.")
-    return True
+    return not done.returncode
 
 
 def _slurm_job() -> str:
