@@ -188,12 +188,12 @@ def test_parser_names_the_nearest_option():
 
 def test_a_missing_dependency_is_a_sentence(monkeypatch, capsys):
     def broken(name):
-        raise ModuleNotFoundError("No module named 'tyro'", name="tyro")
+        raise ModuleNotFoundError("No module named 'rich'", name="rich")
 
     monkeypatch.setattr("tcformer.cli.importlib.import_module", broken)
     assert cli.main(["flops"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: the package tyro is not installed for ")
+    assert said.startswith("error: the package rich is not installed for ")
     assert "make demo" in said
 
 

@@ -45,8 +45,7 @@ _INTERRUPTIBLE = ("train", "evaluate", "demo")
 
 # What `pip install tcformer` brings; a verb that misses one runs in the wrong environment.
 _REQUIRED = (
-    "torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "tyro",
-    "rich",
+    "torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "rich",
 )  # fmt: skip
 
 # Package -> its module, the extra that brings it, what it is for.

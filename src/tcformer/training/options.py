@@ -6,12 +6,12 @@ script does the reverse: keys of its config silently overwrite what was typed.)
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import dataclasses
-import io
-import re
+import functools
+import types
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from tcformer.errors import UserError, cut, nearest, shown
 from tcformer.sections import documented, option, typed
@@ -43,47 +43,71 @@ def parse(argv: list[str], *, prog: str, description: str, **fixed: Any) -> Trai
         UserError: unknown option or key, wrong value, missing config file.
         SystemExit: with code 0, after `--help`.
     """
-    import tyro  # 0.1 s: only when a command line is really parsed
-
     config, rest = _split_config(argv)
     values = _known(load_config(config), config) if config else {}
-    rest = _with_known_names(rest)
-    help_of = explanations()
-    fields: list[Any] = [
-        (
-            name,
-            Annotated[
-                kind.__origin__,
-                tyro.conf.arg(help=help_of[name], help_behavior_hint=_default_in_help),
-            ],
-            dataclasses.field(default=values.get(name, default)),
-        )
-        for (name, kind), default in zip(_KINDS.items(), TrainConfig().flat().values(), strict=True)
-    ]
-    heading = (
-        f"{description}\n\nusage: {prog} CONFIG [options]; CONFIG is a Python file or config.json."
-    )
-    # tyro frames its messages over several lines; people get one sentence instead.
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            flat: Any = tyro.cli(
-                dataclasses.make_dataclass("TrainConfig", fields),
-                prog=prog,
-                description=heading,
-                args=rest,
-            )
-    except SystemExit as stop:
-        if stop.code:
-            raise UserError(_one_sentence(complaint.getvalue(), prog)) from None
-        raise
-    return TrainConfig.build({**vars(flat), **fixed})
+    typed_in = vars(_parser(prog, description).parse_args(_with_known_names(rest)))
+    for name, words in typed_in.items():
+        kind = _KINDS[name].__origin__
+        value = words if name in _SWITCHES else _read_words(kind, words)
+        values[name] = typed(kind, value, f"{option(name)} is")
+    return TrainConfig.build({**values, **fixed})
 
 
-def _default_in_help(text: str) -> str:
-    return "" if text in ("", "''", "None") else f"(default: {text})"
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{cut(message)}; see {self.prog} --help.")
 
 
+def _parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """A parser that leaves values as words, its options in groups by section."""
+    parser = _Parser(
+        prog, f"{prog} CONFIG [options]; CONFIG is a Python file or config.json.", description,
+        allow_abbrev=False, argument_default=argparse.SUPPRESS,
+    )  # fmt: skip
+    default, help_of = TrainConfig().flat(), explanations()
+    group_of: dict[str, Any] = {}
+    for title, section in TrainConfig.sections().items():
+        group = parser.add_argument_group(title, section.__doc__)
+        group_of |= dict.fromkeys(section.options(), group)
+    for name, kind in _KINDS.items():
+        text = help_of[name].replace("%", "%%")
+        if default[name] not in (None, "", ()):
+            text += f" (default: {default[name]})"
+        settings: dict[str, Any] = {"help": text, "action": argparse.BooleanOptionalAction}
+        if name not in _SWITCHES:
+            one, several = _plain(kind.__origin__)
+            choices = "{" + ",".join(get_args(one)) + "}" if get_origin(one) is Literal else ""
+            settings["metavar"] = choices or one.__name__.upper()
+            settings["action"], settings["nargs"] = "store", "*" if several else None
+        group_of.get(name, parser).add_argument(f"--{name.replace('_', '-')}", **settings)
+    return parser
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _plain(kind: Any) -> tuple[Any, bool]:
+    """The type of one value of an option, and whether it takes several."""
+    first = _alternatives(kind)[0]
+    return (get_args(first)[0], True) if get_origin(first) is tuple else (first, False)
+
+
+def _read_words(kind: Any, words: str | list[str]) -> Any:
+    """What was typed, as numbers or None where the option takes them; else the words."""
+    if words in ("None", ["None"]) and type(None) in _alternatives(kind):
+        return None
+    one, _ = _plain(kind)
+
+    def read(word: str) -> Any:
+        with contextlib.suppress(ValueError):
+            return one(word) if one in (int, float) else word
+        return word
+
+    return read(words) if isinstance(words, str) else [read(word) for word in words]
+
+
+@functools.cache
 def explanations() -> dict[str, str]:
     """What `--help` says of each option, in the order of the configuration."""
     found: dict[str, str] = {}
@@ -141,9 +165,6 @@ def _with_known_names(argv: list[str]) -> list[str]:
         bare = field.removeprefix("no_")
         if field not in _KINDS and bare not in _SWITCHES and field != "help":
             raise UserError(f"--{cut(name)} is not an option{_nearest(field, as_option=True)}.")
-        if bare in _SWITCHES and not equals and _KINDS[bare].__origin__ is not bool:
-            out += ["--" + bare.replace("_", "-"), str(field == bare)]  # no, yes, or not said
-            continue
         out.append("--" + field.replace("_", "-") + equals + value)
     return out
 
@@ -153,16 +174,3 @@ def _nearest(name: str, *, as_option: bool = False) -> str:
     if not near:
         return "; see tcformer train --help"
     return f"; the nearest one is {option(near) if as_option else repr(near)}"
-
-
-def _one_sentence(complaint: str, prog: str) -> str:
-    """The first paragraph of tyro's framed message."""
-    lines = [re.sub(r"[│╭╮╰╯─]+|-{5,}", " ", line).strip() for line in complaint.splitlines()]
-    text = " ".join(lines)
-    title = re.match(
-        r"\s*(Value error|Parsing error|Unrecognized options|Unrecognized.*?|Missing.*?)\s", text
-    )
-    body = text[title.end() :] if title else text
-    body = re.split(r"Got errors:|Argument helptext:|For full helptext|Perhaps you meant", body)[0]
-    body = cut(re.sub(r"\s+", " ", body).strip().rstrip("."))
-    return f"{body}; see {prog} --help."

@@ -182,7 +182,7 @@ def started(folder: Path, argv: Sequence[str], size: int = 1, **env: str) -> Run
 
 _PROGRAM = """
 import json, os, signal, sys, traceback
-import tcformer.tasks.runner, tcformer.training.progress, tyro
+import tcformer.tasks.runner, tcformer.training.progress
 from tcformer import cli
 
 def child(order, rank):
