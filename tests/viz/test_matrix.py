@@ -7,8 +7,8 @@ import pytest
 
 from tcformer.errors import UserError
 from tcformer.viz import Panel, Row, card_sheet, matrix_picture, matrix_svg
+from tcformer.viz.canvas import fitted, text_width, written
 from tcformer.viz.matrix import EMPTY, RIGHT, WRONG
-from tcformer.viz.sheet import drawable, fitted, text_width, written
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -59,14 +59,10 @@ def test_the_same_input_makes_the_same_picture():
 
 
 def test_letters_that_the_font_lacks_become_numbers_in_pixels():
-    assert drawable("plain & <simple>")
-    assert not drawable("ü")
     assert written("grün, Ñandú, Straße", "?") == "grun, Nandu, Strasse"
     assert written("犬", "class 3") == "class 3"
     assert text_width("犬", 20) == 20
-    assert fitted(
-        "abcdefghij", text_width("abc...ij", 14), lambda text: text_width(text, 14)
-    ).startswith("ab")
+    assert fitted("abcdefghij", text_width("abc...ij", 14), 14).startswith("ab")
     counts = np.eye(2, dtype=int)
     unknown = matrix_picture(counts, ["a", "犬犬犬犬"], numbers=[3, 7])
     # As wide as four wide letters need in the SVG: only there the name can be written.

@@ -49,10 +49,10 @@ def test_a_row_has_the_image_and_one_panel_for_each_stage():
         "stage 3: 19 tokens",
         "stage 4: 3 tokens",
     ]
-    assert {panel.picture.shape for panel in row.panels} == {(90, 135, 3)}
-    np.testing.assert_array_equal(row.panels[0].picture[::3, ::3], image)
+    assert {panel.pixels().shape for panel in row.panels} == {(90, 135, 3)}
+    np.testing.assert_array_equal(row.panels[0].pixels()[::3, ::3], image)
     np.testing.assert_array_equal(
-        row.panels[3].picture, paint_tokens(image, stage_maps()[2], scale=3)
+        row.panels[3].pixels(), paint_tokens(image, stage_maps()[2], scale=3)
     )
 
 

@@ -305,7 +305,7 @@ def _row(loaded: Loaded, answer: LabeledPrediction, words: Sequence[str], root: 
 
     from tcformer.images import read_picture, unnormalize
     from tcformer.viz import Figure, Panel, Row, enlarge, layout_maps, panel_scale
-    from tcformer.viz.sheet import written
+    from tcformer.viz.canvas import written
 
     picture = read_picture(answer.image)
     prepare = loaded.preprocessing

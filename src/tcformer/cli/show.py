@@ -33,9 +33,10 @@ from tcformer.viz import (
     write_moving,
     write_sheet,
 )
+from tcformer.viz.canvas import MOST_PIXELS
 from tcformer.viz.paint import Color
 from tcformer.viz.regions import check_inside
-from tcformer.viz.sheet import MOST_FRAME_PIXELS, MOST_PIXELS
+from tcformer.viz.sheet import MOST_FRAME_PIXELS
 
 if TYPE_CHECKING:
     from tcformer.models.trace import Trace

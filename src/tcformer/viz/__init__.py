@@ -19,6 +19,7 @@ from tcformer.viz.figure import (
     draw_tokens,
     panel_picture,
     panel_shape,
+    token_row,
     with_image,
 )
 from tcformer.viz.matrix import MOST_CLASSES, matrix_picture, matrix_svg
@@ -35,7 +36,6 @@ from tcformer.viz.paint import (
     mean_colors,
     paint_tokens,
     palette_colors,
-    spread,
     token_borders,
 )
 from tcformer.viz.regions import (
@@ -58,7 +58,6 @@ from tcformer.viz.sheet import (
     merging_frames,
     panel_scale,
     svg_sheet,
-    token_row,
     write_moving,
     write_png,
     write_sheet,
@@ -89,7 +88,7 @@ __all__ = [
     "matrix_picture", "matrix_svg", "mean_colors", "merging_frames", "paint_tokens",
     "palette_colors", "panel_picture", "panel_scale", "panel_shape", "parents", "pixel_tokens",
     "png_bytes", "rank_correlation", "ranks", "read_image", "region_mask", "relatives",
-    "resize_image", "size_against_detail", "sizes_by_detail", "spread", "svg_sheet", "token_areas",
+    "resize_image", "size_against_detail", "sizes_by_detail", "svg_sheet", "token_areas",
     "token_at", "token_borders", "token_means", "token_paths", "token_row",
     "unnormalize", "with_image", "write_moving", "write_png", "write_sheet",
 ]  # fmt: skip

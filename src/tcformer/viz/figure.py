@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -96,8 +96,8 @@ class Figure:
         seen: height and width of the image as the network saw it; by default the same.
         weights: for each stage (H0*W0,) float, ``layout.cell_weight[b]``; for `weights`.
         scores: for each merge (N,) float, the importance of the tokens before it.
-        points_in: height and width of the image that points are given in pixels of; by default
-            the image itself. Useful where a photograph was made smaller to be drawn on.
+        points_in: height and width of the image whose pixels points are given in, where `image`
+            is another size of it.
         look: how to draw.
 
     Raises:
@@ -150,14 +150,14 @@ class Figure:
             raise UserError(f"there is no drawing {kind!r}: choose one of {', '.join(STYLES)}")
         if kind == "importance" and not self.scores:
             raise UserError("scores are missing: importance is known to the merges of a network")
+        families = []
         if kind == "family":
             families = family_colors(self.maps, self.seen, stage=family_stage)
         # No merge follows on the last stage, so its tokens have no importance.
         shown = self.maps if kind != "importance" else self.maps[: len(self.scores or ())]
-        panels, dots = [], self.dots(points)
+        panels = []
         for stage, cells in enumerate(shown, start=1):
-            paint: NDArray[np.uint8] | None = None
-            scale, names = None, None
+            paint, scale, names = None, None, None
             if kind == "mean":
                 paint = mean_colors(self.image, cells, seen=self.seen, sums=self._sums)
             elif kind == "palette":
@@ -165,18 +165,19 @@ class Figure:
             elif kind == "family":
                 paint = families[stage - 1]
             elif kind == "size":
-                count = np.bincount(cells.ravel()).astype(np.float64)
+                count = np.bincount(cells.ravel())
                 # Bright means small: what is seen there, is seen in detail.
-                most = count.max()
-                paint = heat_colors(-np.log2(np.maximum(count, 1)), low=-np.log2(most), high=0)
-                scale = Scale(_counted(int(most), "cell"), "1")
+                paint = heat_colors(
+                    -np.log2(np.maximum(count, 1)), low=-np.log2(count.max()), high=0
+                )
+                scale = Scale(_counted(int(count.max()), "cell"), "1")
             elif kind == "importance":
                 values = as_array(self.scores[stage - 1]).astype(np.float64)  # type: ignore[index]
                 paint = heat_colors(values)
                 scale = Scale(number(float(values.min())), number(float(values.max())))
-                names = _named([f"importance {number(float(value))}" for value in values])
+                names = [f"importance {number(float(value))}" for value in values]
             opacity = None if paint is None else np.full(len(paint), self._opacity(kind), np.int64)
-            drawing = self._drawing(cells, paint, opacity, (), dots, names=names)
+            drawing = self._drawing(cells, paint, opacity, (), self.dots(points), names=names)
             panels.append(Panel(drawing, _stage_caption(stage, cells), scale))
         return Row(tuple(panels), STYLES[kind])
 
@@ -278,16 +279,12 @@ class Figure:
             areas = np.where(areas < 0, len(weight), areas)
             colors = heat_colors(np.append(weight, low), low=low, high=high)
             opacity = np.append(np.full(len(weight), self._opacity("attention")), 0)
+            overlays, dots = [Overlay(tokens[stage - 1], color)], self.dots([point], [color])
             shares = [*(f"attention {_percent(value)}" for value in weight), "attention no key"]
-            drawing = self._drawing(
-                cells,
-                colors,
-                opacity,
-                [Overlay(tokens[stage - 1], color)],
-                self.dots([point], [color]),
+            drawing = replace(
+                self._drawing(cells, colors, opacity, overlays, dots, outline=False),
                 areas=areas,
                 names=shares.__getitem__,
-                outline=False,
             )
             caption = captions[stage - 1] if captions else _counted(len(weight), "key")
             scale = Scale(_percent(low), _percent(high))
@@ -339,32 +336,25 @@ class Figure:
         overlays: Sequence[Overlay] = (),
         dots: tuple[Dot, ...] = (),
         *,
-        areas: NDArray[np.int64] | None = None,
-        names: Callable[[int], str] | None = None,
+        names: Sequence[str] | None = None,
         outline: bool = True,
         dimmed: bool = False,
     ) -> Drawing:
-        if names is None:
-            names = _named([_counted(int(n), "cell") for n in np.bincount(cells.ravel())])
+        """Args: `names`: what is said of each token under the mouse."""
+        told = names or [_counted(int(n), "cell") for n in np.bincount(cells.ravel())]
         return Drawing(
             self.image,
             self.seen,
             cells,
             colors,
             opacity,
-            areas,
-            outline and self.look.outline,
-            DIM_EDGE if dimmed and self.look.edge_color is None else self._edge,
-            self._width(cells),
-            tuple(overlays),
-            dots,
-            names,
+            outline=outline and self.look.outline,
+            edge_color=DIM_EDGE if dimmed and self.look.edge_color is None else self._edge,
+            width=self._width(cells),
+            overlays=tuple(overlays),
+            dots=dots,
+            names=lambda token: f"token {token}: {told[token]}",
         )
-
-
-def _named(words: Sequence[str]) -> Callable[[int], str]:
-    """What tokens are called: "token 3: 12 cells"."""
-    return lambda token: f"token {token}: {words[token]}"
 
 
 def _stage_caption(stage: int, cells: NDArray[np.int64]) -> str:
@@ -432,7 +422,7 @@ def draw_tokens(
         points: (x, y) in pixels of the image.
         seen: height and width of the image in the batch, where that is another size.
         title: what stands below the image.
-        panel_size: wished length of a panel's longer side in pixels.
+        panel_size: length of a panel's longer side in pixels, about.
         look: outlines, opacity.
 
     Raises:
@@ -460,6 +450,38 @@ def draw_tokens(
     return Picture([with_image(row, figure, title, points) for row in rows])
 
 
+def token_row(
+    image: Any,
+    cell_maps: Sequence[Any],
+    *,
+    title: str = "image",
+    fill: str = "mean",
+    panel_size: int = 448,
+    outline: bool = True,
+    edge_color: Color = WHITE,
+    width: float = 1,
+) -> Row:
+    """The image and, to its right, the same image painted by the tokens of each stage.
+
+    Args:
+        image: (H, W, 3) uint8, the image that the network saw.
+        cell_maps: for each stage the integers (H0*W0,) of this image,
+            ``[tokens.layout.cell_to_token[b] for tokens in model.forward_tokens(batch)]``.
+        title: caption of the image itself.
+        fill: as in `Figure.draw`.
+        panel_size: length of a panel's longer side in pixels, about; images are enlarged by a
+            whole factor, 2 or more.
+        outline: as in `paint_tokens`.
+        edge_color: as in `paint_tokens`.
+        width: as in `paint_tokens`.
+    """
+    pixels = as_rgb(image)
+    seen: Size = pixels.shape[0], pixels.shape[1]
+    look = Style(outline, 100 if fill != "none" else None, edge_color, width)
+    figure = Figure(enlarge(pixels, panel_scale(seen, panel_size)), cell_maps, seen=seen, look=look)
+    return with_image(figure.draw(fill), figure, title)._replace(heading="")
+
+
 def with_image(
     row: Row,
     figure: Figure,
@@ -478,7 +500,7 @@ def panel_picture(image: Any, seen: Size, panel_size: int | None) -> NDArray[np.
     Args:
         image: (H, W, 3) uint8 of any resolution.
         seen: height and width of it as the network saw it.
-        panel_size: wished length of the longer side in pixels; None for the image as it is.
+        panel_size: about the length of the longer side in pixels; None for the image as it is.
     """
     pixels = as_rgb(image)
     size = panel_shape((pixels.shape[0], pixels.shape[1]), seen, panel_size)

@@ -1,8 +1,8 @@
 """Paint an image by its tokens: colors of tokens, borders, and one drawing as pixels or SVG.
 
-What `cell_to_token`, `size` and `seen` mean stands at the top of `tcformer.viz.regions`. An image
-is (H, W, 3), (H, W, 1) or (H, W) uint8, array or tensor. Arithmetic on colors is in integers, so
-the same input gives the same pixels on every machine.
+`tcformer.viz.regions` explains `cell_to_token`, `size` and `seen`. An image is (H, W, 3), (H, W, 1)
+or (H, W) uint8, array or tensor. Arithmetic on colors is in integers, so the same input gives the
+same pixels on every machine.
 """
 
 from __future__ import annotations
@@ -101,25 +101,6 @@ def mean_colors(
     )
     count = np.maximum(count, 1)[:, None]
     return ((2 * np.stack(colors, axis=1) + count) // (2 * count)).astype(np.uint8)
-
-
-def spread(
-    values: Any, cell_to_token: Any, size: Size, *, seen: Size | None = None
-) -> NDArray[Any]:
-    """Values of tokens, (N, ...), as an image (height, width, ...) of the same dtype.
-
-    Raises:
-        UserError: fewer values than tokens.
-    """
-    values = as_array(values)
-    seen = size if seen is None else seen
-    grid = cell_grid(cell_to_token, seen)
-    if values.ndim < 1 or len(values) <= grid.max():
-        raise UserError(
-            f"values of shape {values.shape} are too few for tokens 0 to {grid.max()}: "
-            "give one for each"
-        )
-    return on_pixels(values[grid], size, seen)
 
 
 def palette_colors(cell_to_token: Any, size: Size) -> NDArray[np.uint8]:
@@ -238,27 +219,17 @@ def token_borders(tokens: ArrayLike, *, width: float = 1) -> NDArray[np.bool_]:
         )
     under = np.asarray(tokens)
     border = np.zeros(under.shape, bool)
-    across = under[1:] != under[:-1]
-    along = under[:, 1:] != under[:, :-1]
-    border[1:] |= across
-    border[:, 1:] |= along
-    if width == int(width):
-        border[:-1] |= across
-        border[:, :-1] |= along
+    for lines, tokens in ((border, under), (border.T, under.T)):
+        apart = tokens[1:] != tokens[:-1]
+        lines[1:] |= apart
+        if width == int(width):
+            lines[:-1] |= apart
     for _ in range(int(width + 0.5) - 1):
-        border = _grow(border)
+        for lines in (border, border.T):  # corners stay square
+            before = lines.copy()
+            lines[1:] |= before[:-1]
+            lines[:-1] |= before[1:]
     return border
-
-
-def _grow(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Every pixel whose 3 x 3 neighborhood touches the mask: corners stay square."""
-    tall = mask.copy()
-    tall[1:] |= mask[:-1]
-    tall[:-1] |= mask[1:]
-    wide = tall.copy()
-    wide[:, 1:] |= tall[:, :-1]
-    wide[:, :-1] |= tall[:, 1:]
-    return wide
 
 
 def enlarge(picture: NDArray[Any], scale: int) -> NDArray[Any]:
@@ -277,81 +248,6 @@ def blend(image: NDArray[np.uint8], paint: NDArray[np.uint8], opacity: int) -> N
     mixed += np.uint16(50)
     mixed //= np.uint16(100)
     return mixed.astype(np.uint8)
-
-
-def paint_tokens(
-    image: Any,
-    cell_to_token: Any,
-    *,
-    fill: Fill | NDArray[np.uint8] = "mean",
-    opacity: int = 100,
-    outline: bool = True,
-    edge_color: Color = WHITE,
-    width: float = 1,
-    scale: int = 2,
-    seen: Size | None = None,
-) -> NDArray[np.uint8]:
-    """Paint one image by its tokens and draw their outlines.
-
-    Works for any height, width and aspect; for a batch, call it once for each image. To paint an
-    image of full resolution, pass it with ``seen=`` the size that the network saw, ``scale=1``.
-    The published drawing floors the grid (and so fails for sides that are no multiple of 4), takes
-    one image only, and thickens borders at random; this one does not.
-
-    Args:
-        image: the image.
-        cell_to_token: its map.
-        fill: ``mean`` paints each token with the mean color of its pixels, ``none`` keeps
-            the image, ``palette`` gives each token a color of its own; or (N, 3) uint8 colors
-            by number of token, such as those of `family_colors` or `heat_colors`.
-        opacity: of the paint on the image, from 0 (the image) to 100 percent (paint alone).
-        outline: draw the borders between tokens.
-        edge_color: red, green, blue of the borders, 0 to 255.
-        width: pixels of border on each side (of the enlarged picture), at least 0.5.
-        scale: whole factor by which the picture is enlarged.
-        seen: size of the image as the network saw it.
-
-    Returns:
-        (H*scale, W*scale, 3) uint8, the same bits for the same input.
-
-    Raises:
-        UserError: when image, map or an option cannot be used.
-    """
-    pixels = as_rgb(image)
-    size = pixels.shape[:2]
-    seen = size if seen is None else seen
-    # Checked even without outlines: a wrong map must not pass because nobody looks at it.
-    grid = cell_grid(cell_to_token, seen)
-    if not 0 <= opacity <= 100:
-        raise UserError(f"opacity is a percentage from 0 to 100, not {opacity}")
-    painted = pixels
-    if not (isinstance(fill, str) and fill == "none"):
-        paint = spread(_fill(fill, pixels, grid, seen), grid, size, seen=seen)
-        painted = blend(pixels, paint, opacity)
-    picture = enlarge(painted, scale)
-    if outline:
-        tokens = on_pixels(grid.astype(np.int32), size, seen)
-        picture[token_borders(enlarge(tokens, scale), width=width)] = edge_color
-    return picture
-
-
-def _fill(
-    fill: Any, pixels: NDArray[np.uint8], grid: NDArray[np.int64], seen: Size
-) -> NDArray[Any]:
-    """Colors by number of token."""
-    if not isinstance(fill, str):
-        colors = as_array(fill)
-        if colors.ndim != 2 or colors.shape[1] != 3 or colors.dtype != np.uint8:
-            raise UserError(
-                f"colors of tokens have shape (N, 3) and type uint8, not {colors.shape} "
-                f"and {colors.dtype}"
-            )
-        return colors
-    if fill == "mean":
-        return mean_colors(pixels, grid, seen=seen)
-    if fill == "palette":
-        return palette_colors(grid, seen)
-    raise UserError(f"fill is one of {', '.join(FILLS)}, not {fill!r}")
 
 
 # ---- one drawing, as pixels or SVG ----------------------------------------------------------
@@ -410,10 +306,6 @@ class Drawing:
         """Height and width in pixels."""
         return self.image.shape[0], self.image.shape[1]
 
-    @property
-    def _areas(self) -> NDArray[np.int64]:
-        return self.tokens if self.areas is None else self.areas
-
     def _spread(self, values: NDArray[Any]) -> NDArray[Any]:
         return on_pixels(values, self.size, self.seen)
 
@@ -436,15 +328,15 @@ class Drawing:
     def _painted(self) -> NDArray[np.uint8]:
         if self.colors is None:
             return self.image.copy()
+        areas = self.tokens if self.areas is None else self.areas
         opacity = np.full(len(self.colors), 100) if self.opacity is None else self.opacity
-        paint = self._spread(self.colors[self._areas])
+        paint = self.colors[areas]
         if (opacity == 100).all():
-            return paint
+            return self._spread(paint)
         # Premixed for cells, so that one product and one sum are left for pixels.
-        share = opacity[self._areas].astype(np.uint16)
-        premixed = self.colors[self._areas] * share[..., None] + np.uint16(50)
+        share = opacity[areas].astype(np.uint16)
         mixed = self.image * self._spread(np.uint16(100) - share)[..., None]
-        mixed += self._spread(premixed)
+        mixed += self._spread(paint * share[..., None] + np.uint16(50))
         mixed //= np.uint16(100)
         return mixed.astype(np.uint8)
 
@@ -473,46 +365,40 @@ class Drawing:
             image_id: of an element that shows the image, to be used where it is seen.
         """
         pen = Outliner(self.size, self.seen)
+        quiet = 'fill="none" pointer-events="none"'
+        colors, opacity = self.colors, self.opacity
         parts = []
-        opacity = np.zeros(0, np.int64) if self.opacity is None else self.opacity
-        if self.colors is None or (opacity < 100).any():
+        if colors is None or (opacity is not None and (opacity < 100).any()):
             parts.append(f'<use href="#{image_id}"/>')
-        elements = []
-        for area, loops in outlines(self._areas).items():
-            paint = "none"
-            if self.colors is not None:
-                percent = 100 if self.opacity is None else int(self.opacity[area])
-                see = "" if percent == 100 else f' fill-opacity="{percent / 100:g}"'
-                paint = f'{rgb(self.colors[area])}"{see} pointer-events="all'
-            elements.append(
-                f'<path fill="{paint}" d="{pen.polygons(loops)}">'
-                f"<title>{self.names(area)}</title></path>"
-            )
         # Without smoothing, no seams show between areas that touch.
-        parts.append('<g class="areas" shape-rendering="crispEdges">' + "".join(elements) + "</g>")
+        parts.append('<g class="areas" shape-rendering="crispEdges">')
+        for area, loops in outlines(self.tokens if self.areas is None else self.areas).items():
+            paint = 'fill="none"'
+            if colors is not None:
+                percent = 100 if opacity is None else int(opacity[area])
+                see = "" if percent == 100 else f' fill-opacity="{percent / 100:g}"'
+                paint = f'fill="{rgb(colors[area])}"{see} pointer-events="all"'
+            title = f"<title>{self.names(area)}</title>"
+            parts.append(f'<path {paint} d="{pen.polygons(loops)}">{title}</path>')
+        parts.append("</g>")
         if self.outline:
             parts.append(
-                f'<path class="borders" fill="none" stroke="{rgb(self.edge_color)}" '
-                f'stroke-width="{2 * self.width:g}" pointer-events="none" '
-                f'd="{pen.lines(borders(self.tokens))}"/>'
+                f'<path class="borders" {quiet} stroke="{rgb(self.edge_color)}" '
+                f'stroke-width="{2 * self.width:g}" d="{pen.lines(borders(self.tokens))}"/>'
             )
         for overlay in self.overlays:
             shape = pen.lines(borders((self.tokens == overlay.token).astype(np.int64)))
             parts.extend(
-                f'<path class="mark" fill="none" stroke="{rgb(color)}" stroke-width="{thick:g}" '
-                f'stroke-linecap="square" pointer-events="none" d="{shape}"/>'
+                f'<path class="mark" {quiet} stroke="{rgb(color)}" stroke-width="{thick:g}" '
+                f'stroke-linecap="square" d="{shape}"/>'
                 for color, thick in ((BLACK, 4 * self.width + 2), (overlay.color, 4 * self.width))
             )
         radius, half = self._ring()
         for dot in self.dots:
             parts.extend(
-                f'<circle cx="{dot.x:g}" cy="{dot.y:g}" fill="none" pointer-events="none" '
-                f'r="{radius + away * half:g}" stroke="{color}" stroke-width="{thick * half:g}"/>'
-                for away, thick, color in (
-                    (2.5, 1, "black"),
-                    (0, 4, "white"),
-                    (0, 2, rgb(dot.color)),
-                )
+                f'<circle cx="{dot.x:g}" cy="{dot.y:g}" {quiet} r="{radius + away * half:g}" '
+                f'stroke="{rgb(color)}" stroke-width="{thick * half:g}"/>'
+                for away, thick, color in ((2.5, 1, BLACK), (0, 4, WHITE), (0, 2, dot.color))
             )
         return "\n".join(parts)
 
@@ -520,3 +406,75 @@ class Drawing:
 def rgb(color: Any) -> str:
     """#rrggbb from three numbers."""
     return "#" + "".join(f"{int(part):02x}" for part in color)
+
+
+def paint_tokens(
+    image: Any,
+    cell_to_token: Any,
+    *,
+    fill: Fill | NDArray[np.uint8] = "mean",
+    opacity: int = 100,
+    outline: bool = True,
+    edge_color: Color = WHITE,
+    width: float = 1,
+    scale: int = 2,
+    seen: Size | None = None,
+) -> NDArray[np.uint8]:
+    """Paint one image by its tokens and draw their outlines.
+
+    Works for any height, width and aspect; for a batch, call it once for each image. To paint an
+    image of full resolution, pass it with ``seen=`` the size that the network saw, ``scale=1``.
+    The published drawing floors the grid (and so fails for sides that are no multiple of 4), takes
+    one image only, and thickens borders at random; this one does not.
+
+    Args:
+        image: the image.
+        cell_to_token: its map.
+        fill: ``mean`` paints each token with the mean color of its pixels, ``none`` keeps
+            the image, ``palette`` gives each token a color of its own; or (N, 3) uint8 colors
+            by number of token, such as those of `family_colors` or `heat_colors`.
+        opacity: of the paint on the image, from 0 (the image) to 100 percent (paint alone).
+        outline: draw the borders between tokens.
+        edge_color: red, green, blue of the borders, 0 to 255.
+        width: pixels of border on each side (of the enlarged picture), at least 0.5.
+        scale: whole factor by which the picture is enlarged.
+        seen: size of the image as the network saw it.
+
+    Returns:
+        (H*scale, W*scale, 3) uint8, the same bits for the same input.
+
+    Raises:
+        UserError: when image, map or an option cannot be used.
+    """
+    pixels = as_rgb(image)
+    seen = pixels.shape[:2] if seen is None else seen
+    grid = cell_grid(cell_to_token, seen)
+    if not 0 <= opacity <= 100:
+        raise UserError(f"opacity is a percentage from 0 to 100, not {opacity}")
+    colors = _fill(fill, pixels, grid, seen)
+    share = None if colors is None else np.full(len(colors), opacity)
+    return Drawing(
+        enlarge(pixels, scale), seen, grid, colors, share,
+        outline=outline, edge_color=edge_color, width=width,
+    ).pixels()  # fmt: skip
+
+
+def _fill(
+    fill: Any, pixels: NDArray[np.uint8], grid: NDArray[np.int64], seen: Size
+) -> NDArray[Any] | None:
+    """Colors by number of token."""
+    if not isinstance(fill, str):
+        colors = as_array(fill)
+        if colors.shape != (max(len(colors), grid.max() + 1), 3) or colors.dtype != np.uint8:
+            raise UserError(
+                f"colors of tokens 0 to {grid.max()} have shape (N, 3) and type uint8, not "
+                f"{colors.shape} and {colors.dtype}"
+            )
+        return colors
+    if fill == "mean":
+        return mean_colors(pixels, grid, seen=seen)
+    if fill == "palette":
+        return palette_colors(grid, seen)
+    if fill != "none":
+        raise UserError(f"fill is one of {', '.join(FILLS)}, not {fill!r}")
+    return None
