@@ -195,6 +195,9 @@ class Sheet:
                 names[id(image)] = f"picture{len(names) + 1}"
                 definitions.append(_embedded(image, names[id(image)], placed.exact))
             name, (high, wide) = names[id(image)], placed.size
+            if not placed.title:
+                body.append(f'<use href="#{name}" x="{placed.x}" y="{placed.y}"/>')
+                continue
             use = f'<use href="#{name}"/>'
             body.append(
                 f'<svg x="{placed.x}" y="{placed.y}" width="{wide}" height="{high}" '
