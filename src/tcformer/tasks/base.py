@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +18,7 @@ from tcformer.errors import UserError, shown
 from tcformer.predict.classes import Matching, match_names
 from tcformer.runtime.distributed import World, all_reduce_sums
 from tcformer.runtime.logger import logger
-from tcformer.tasks.evaluator import BaseEvaluator, renumbered, say_left_out
+from tcformer.tasks.evaluator import Autocast, BaseEvaluator, say_left_out
 from tcformer.training.config import NetworkConfig, TrainConfig
 from tcformer.training.metrics import MetricLogger
 from tcformer.weights.metadata import merge_options, merging_entry, names_of, save_weights
@@ -30,8 +30,7 @@ class BaseTask(ABC, Generic[Batch]):
     """Implements `tcformer.training.task.Task` but for what makes a task this one.
 
     A task sets `evaluator` in its constructor, calls `use_training_set` unless it evaluates alone
-    (`cfg.run.eval`), then `use_model`, and fills in the abstract methods. How to add one is told in
-    docs/design.md.
+    (`cfg.run.eval`), then `use_model`, and fills in the abstract methods (docs/design.md).
 
     Args:
         cfg: the options; with `eval` the training split is not opened.
@@ -42,6 +41,7 @@ class BaseTask(ABC, Generic[Batch]):
         evaluator: measures it on the validation set.
         metric: key of the evaluation that decides which weights are best.
         lower_is_better: whether a small value of it is good, as of an error.
+        items: what the data consists of, in words.
         classes: names of the classes in the order of the scores; empty where there are none.
         num_classes: number of scores.
         places: for each label of the data its number among the scores; None where they are equal.
@@ -52,6 +52,7 @@ class BaseTask(ABC, Generic[Batch]):
 
     metric: str
     lower_is_better = False
+    items = "images"
     model: nn.Module
     evaluator: BaseEvaluator
     num_classes = 0
@@ -64,30 +65,12 @@ class BaseTask(ABC, Generic[Batch]):
         self.train_size = self.num_corrupt = self.steps_per_epoch = 0
 
     @abstractmethod
-    def to_device(self, batch: Any, epoch: int, number: int) -> Batch:
-        """A batch as the loader gives it -> as `loss` takes it, on the device.
-
-        Args:
-            batch: of the loader.
-            epoch: its epoch.
-            number: its place among the epoch's batches of this process.
-        """
-
-    @abstractmethod
     def batch_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean loss of a batch, a scalar with a gradient."""
 
     @abstractmethod
-    def facts(self) -> dict[str, str]:
-        """What `--dry-run` shows of the data."""
-
-    @abstractmethod
     def finetune(self, path: str) -> str:
-        """Start from other weights; what does not fit the new data is left out.
-
-        Returns:
-            What was loaded, in words.
-        """
+        """Start from other weights without what does not fit the new data; says what it loaded."""
 
     @abstractmethod
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
@@ -95,11 +78,25 @@ class BaseTask(ABC, Generic[Batch]):
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
-        """What whoever uses the weights needs to know; saved with them."""
+        """What whoever uses the weights needs to know; `tcformer.predict` reads it."""
 
     @abstractmethod
     def fake_batch(self, size: int) -> Batch:
         """A made-up training batch of `size` items, on the device."""
+
+    def to_device(self, batch: Any, epoch: int, number: int) -> Batch:
+        """The batch `number` of an `epoch`, as the loader gives it -> as `loss` takes it."""
+        moved: Batch = on_device(batch, self.world.device)
+        return moved
+
+    def facts(self) -> dict[str, str]:
+        """What `--dry-run` shows of the data."""
+        data = self.cfg.data
+        return {
+            "data": f"{data.data_set} {data.data_path}".strip(),
+            self.items: f"{self.train_size} to train on, {len(self.evaluator.dataset)} to evaluate "
+            "on",
+        }
 
     @property
     def average(self) -> bool | None:
@@ -110,6 +107,11 @@ class BaseTask(ABC, Generic[Batch]):
     def input_shape(self) -> tuple[int, int]:
         """Height and width of the network's input, pixels."""
         return self.cfg.augmentation.input_size, self.cfg.augmentation.input_size
+
+    @property
+    def data(self) -> str:
+        """The data, for messages."""
+        return f"{self.cfg.data.data_set} at {self.cfg.data.data_path!r}"
 
     def outputs_of(self, weights: Mapping[str, Tensor]) -> int | None:
         """How many classes weights are for; None where it cannot be told, or does not matter."""
@@ -150,19 +152,14 @@ class BaseTask(ABC, Generic[Batch]):
             )
         own = len(self.classes)
         matching = self._matched(recorded, outputs, where)
-        if not self.cfg.run.eval and (
-            outputs != self.num_classes or (recorded and len(recorded) > own)
-        ):
-            known = matching.names[: len(recorded or ())]
+        known = matching.names[: len(recorded or ())]
+        if not self.cfg.run.eval and (outputs != self.num_classes or len(recorded or ()) > own):
             lacking = [name for i, name in enumerate(known) if i not in matching.places]
-            also = f" (it has no {shown(lacking[0])})" if lacking else ""
-            raise UserError(
-                f"{where} is for {outputs} classes, but the data ({self.data}) has {own}{also}; "
-                "give data with the same classes, or train new scores with --finetune."
-            )
+            why = f"the data has no {shown(lacking[0])}" if lacking else ""
+            raise self._other_number(outputs, where, why)
         notes = [] if recorded else list(matching.notes)
         if recorded or outputs != own:
-            self.classes = list(matching.names[: len(recorded or ())] or self.classes)
+            self.classes = list(known or self.classes)
         if matching.places != tuple(range(own)):
             self.places = torch.tensor(matching.places)
             notes = [f"the classes of the data are matched with those of {where} by their names"]
@@ -177,14 +174,18 @@ class BaseTask(ABC, Generic[Batch]):
         self.evaluator.places = self.places
         return notes
 
-    @property
-    def data(self) -> str:
-        """The data, for messages."""
-        return f"{self.cfg.data.data_set} at {self.cfg.data.data_path!r}"
+    def _other_number(self, outputs: int, where: str, why: str) -> UserError:
+        return UserError(
+            f"{where} is for {outputs} classes, but the data ({self.data}) has "
+            f"{len(self.classes)}; give data with the same classes, or train new scores with "
+            f"--finetune{f': {why}' if why else '.'}"
+        )
 
     def _matched(self, recorded: Sequence[str] | None, outputs: int, where: str) -> Matching:
         """`match_names`; where the numbers differ, they are told first."""
         own = len(self.classes)
+        # Whether the data does not name its classes: they are numbers alone.
+        numbered = getattr(getattr(self.evaluator.dataset, "source", None), "numbered", False)
         try:
             return match_names(
                 self.classes,
@@ -192,28 +193,14 @@ class BaseTask(ABC, Generic[Batch]):
                 outputs,
                 weights=where,
                 where=self.data,
-                numbered=self.numbered,
+                numbered=bool(numbered),
             )
         except UserError as error:
             if own == outputs:
                 raise
-            if (
-                not recorded and self.cfg.network.num_classes == outputs
-            ):  # so many on purpose, by order
+            if not recorded and self.cfg.network.num_classes == outputs:  # on purpose, by order
                 return Matching(tuple(range(own)), tuple(map(str, range(outputs))), (), ())
-            raise UserError(
-                f"{where} is for {outputs} classes, but the data ({self.data}) has {own}; give "
-                f"data with the same classes, or train new scores with --finetune: {error}"
-            ) from None
-
-    @property
-    def numbered(self) -> bool:
-        """Whether the data does not name its classes: they are numbers alone."""
-        return bool(getattr(getattr(self.evaluator.dataset, "source", None), "numbered", False))
-
-    def renumbered(self, labels: Tensor) -> Tensor:
-        """Labels as the data has them -> numbers of the scores."""
-        return renumbered(labels, self.places)
+            raise self._other_number(outputs, where, str(error)) from None
 
     def classifier_rows(
         self, recorded: Sequence[str] | None, outputs: int, where: str
@@ -256,26 +243,33 @@ class BaseTask(ABC, Generic[Batch]):
         }
 
     def use_training_set(
-        self, dataset: Any, sampler: ResumableSampler, collate: Collate | None = None
+        self, dataset: Any, sampler: ResumableSampler | None = None, collate: Collate | None = None
     ) -> None:
         """Train on `dataset` in the order of `sampler`; `collate` as for `build_loader`."""
-        self._train, self.sampler = dataset, sampler
+        self._train = dataset
+        self.sampler = sampler or ResumableSampler(len(dataset), **self.share())
         self.train_size = len(dataset)
         say_left_out("train", dataset)
-        self.steps_per_epoch = sampler.batches_per_epoch
+        self.steps_per_epoch = self.sampler.batches_per_epoch
         self.loader = build_loader(
             dataset,
-            sampler,
+            self.sampler,
             num_workers=min(self.cfg.data.num_workers, self.steps_per_epoch),  # more would be idle
             pin_memory=self.cfg.data.pin_mem,
             collate=collate,
         )
 
     def use_model(self, model: nn.Module) -> None:
-        """Train `model`, all of it or what `--freeze` leaves."""
+        """Train `model`, all of it or what `--freeze` leaves.
+
+        A frozen parameter has no gradient, so no activations are kept for it: a step takes about
+        the time and memory of inference.
+        """
         self.model = model.to(self.world.device)
         if self.cfg.network.freeze:
-            freeze_all_but(self.model, self.learning_parts())
+            self.model.requires_grad_(False)
+            for part in self.learning_parts():
+                part.requires_grad_(True)
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Training batches of this process from number `start` on, on the device."""
@@ -292,19 +286,18 @@ class BaseTask(ABC, Generic[Batch]):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean loss of a batch; see `batch_loss`."""
         if self.cfg.network.freeze:
-            rest_all_but(self.model, self.learning_parts())
+            # Under dropout or stochastic depth frozen weights would give other features than in
+            # use, and batch norms would go on counting.
+            self.model.eval()
+            for part in self.learning_parts():
+                part.train()
         return self.batch_loss(model, batch)
 
     def describe(self, batch: Batch) -> list[str]:
         """The files of a batch."""
         return [self._train.describe(i) for i in batch.indices.tolist()]
 
-    def evaluate(
-        self,
-        model: nn.Module,
-        log: MetricLogger,
-        autocast: Callable[[], AbstractContextManager[None]],
-    ) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, log: MetricLogger, autocast: Autocast) -> dict[str, float]:
         """Measure `model` on the validation set; see the task's evaluator."""
         return self.evaluator(model, log, autocast)
 
@@ -341,26 +334,18 @@ class BaseTask(ABC, Generic[Batch]):
         save_weights(state_dict, path, {**merging_entry(self.model), **about})
 
 
-def freeze_all_but(model: nn.Module, parts: Sequence[nn.Module]) -> None:
-    """Let no parameter of ``model`` learn except those of ``parts``, which are modules inside it.
-
-    A frozen parameter has no gradient, so no activations are kept for it: a step takes about the
-    time and memory of inference.
-    """
-    model.requires_grad_(False)
-    for part in parts:
-        part.requires_grad_(True)
-
-
-def rest_all_but(model: nn.Module, parts: Sequence[nn.Module]) -> None:
-    """Put ``model`` into evaluation mode and ``parts`` into training mode.
-
-    Frozen weights under dropout or stochastic depth would give other features in training than in
-    use, and batch norms would go on counting.
-    """
-    model.eval()
-    for part in parts:
-        part.train()
+def on_device(value: Any, device: torch.device) -> Any:
+    """Tensors on the device, inside whatever batches, lists and dicts."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: on_device(one, device) for key, one in value.items()}
+    if isinstance(value, list):
+        return [on_device(one, device) for one in value]
+    if hasattr(value, "_replace"):  # a batch; where its items are in the data set stays here
+        names = value._asdict().items()
+        return value._replace(**{n: on_device(one, device) for n, one in names if n != "indices"})
+    return value
 
 
 @contextmanager
@@ -370,17 +355,6 @@ def naming(where: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{where} cannot be used: {error}") from None
-
-
-def merging_of_options(options: NetworkConfig) -> dict[str, Any]:
-    """The arguments of a network that say how it merges tokens."""
-    return merge_options(
-        options.model,
-        options.keep_ratio,
-        options.k,
-        options.num_clusters,
-        options.part_grids,
-    )
 
 
 @contextmanager
@@ -394,3 +368,10 @@ def options_named(model: str) -> Iterator[None]:
         raise UserError(
             f"--model {model} cannot be built with these options: {str(error).rstrip('.')}."
         ) from error
+
+
+def merging_of_options(options: NetworkConfig) -> dict[str, Any]:
+    """The arguments of a network that say how it merges tokens."""
+    return merge_options(
+        options.model, options.keep_ratio, options.k, options.num_clusters, options.part_grids
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -28,6 +27,7 @@ class DenseTask(BaseTask[Batch]):
         outputs: the parameter whose first dimension is what the network finds, classes or
             keypoints; by it weights of this task are told from others.
         head: where the keys of all that begins anew start, when the data has other outputs.
+        found: what the outputs are, in words.
         kind: of network, in words.
         parts: of the network that have options, in words.
         backbone: the submodule that is a TCFormer.
@@ -36,14 +36,11 @@ class DenseTask(BaseTask[Batch]):
 
     outputs: str
     head: str | tuple[str, ...]
-    backbone = "backbone"
-    unseen: tuple[str, ...] = ("neck_heads", "neck_reduction")
+    found = "classes"
     kind: str
     parts: str
-
-    @abstractmethod
-    def check_outputs(self, saved: Tensor, where: str) -> None:
-        """Refuse `saved`, the parameter `outputs` of a file, of another number than the data's."""
+    backbone = "backbone"
+    unseen: tuple[str, ...] = ("neck_heads", "neck_reduction")
 
     def in_our_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights in our layout, from it or from any that is published."""
@@ -68,12 +65,17 @@ class DenseTask(BaseTask[Batch]):
                 )
         return super().follow(said, weights, where)
 
-    def finetune(self, path: str) -> str:
-        """Start from other weights: a backbone's (a classifier is left out), or all of these.
+    def changed(self, said: Mapping[str, Any], *names: str) -> list[str]:
+        """Notes on options that a file was trained with and that have other values now."""
+        now = self.cfg.flat()
+        return [
+            f"trained with {option(name)} {said[name]}, and now it is {now[name]}"
+            for name in names
+            if name in said and str(said[name]) != str(now[name])
+        ]
 
-        Returns:
-            What was loaded, in words.
-        """
+    def finetune(self, path: str) -> str:
+        """Start from other weights: a backbone's (a classifier is left out), or all of these."""
         file = open_weights(path, self.average)
         said = file.notes
         with naming(path):
@@ -109,8 +111,14 @@ class DenseTask(BaseTask[Batch]):
                 f"{where} holds no {self.kind} ({self.outputs} is not in it); weights of a "
                 "classifier are for --finetune."
             )
-        self.check_outputs(saved, where)
         own = model.state_dict()
+        needed = own[self.outputs]
+        if saved.ndim == needed.ndim and len(saved) != len(needed):
+            raise UserError(
+                f"{where} has {len(saved)} outputs, but the {self.found} of the data ({self.data}) "
+                f"need {len(needed)}; give data with the same {self.found}, or train new outputs "
+                "with --finetune."
+            )
         for key in [*own, *weights]:
             have, want = weights.get(key), own.get(key)
             if have is not None and want is not None and have.shape == want.shape:
@@ -140,15 +148,14 @@ def build_dense(
         UserError: an unknown name, or options that do not go together.
     """
     options, neck = cfg.network, cfg.neck
-    if options.model not in VARIANTS:
-        near = nearest(options.model, VARIANTS)
-        hint = f"did you mean {near}?" if near else f"use one of {', '.join(VARIANTS)}."
-        raise UserError(f"--model {options.model} gives no tokens to {purpose}; {hint}")
-    if neck.neck_reduction not in REDUCTIONS:
-        near = nearest(neck.neck_reduction, REDUCTIONS)
-        hint = f"did you mean {near}?" if near else f"use one of {', '.join(REDUCTIONS)}."
-        raise UserError(f"--neck-reduction {neck.neck_reduction} is not known; {hint}")
-    merging = merging_of_options(options)
+    for name, value, known, says in (
+        ("model", options.model, VARIANTS, f"gives no tokens to {purpose}"),
+        ("neck-reduction", neck.neck_reduction, REDUCTIONS, "is not known"),
+    ):
+        if value not in known:
+            near = nearest(value, known)
+            hint = f"did you mean {near}?" if near else f"use one of {', '.join(known)}."
+            raise UserError(f"--{name} {value} {says}; {hint}")
     with options_named(options.model):
         backbone = create_model(
             options.model,
@@ -156,7 +163,7 @@ def build_dense(
             num_classes=0,
             drop_path_rate=options.drop_path,
             proj_drop_rate=options.drop,
-            **merging,
+            **merging_of_options(options),
         )
         return on_backbone(
             backbone,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,18 +13,22 @@ from torch import Tensor, nn
 
 from tcformer.data import build_loader, exact_eval_indices
 from tcformer.data.loader import Collate
-from tcformer.runtime.distributed import World, all_reduce_sums, interrupt_reason
+from tcformer.errors import UserError
+from tcformer.runtime.distributed import World, all_reduce_sums, gather_objects, interrupt_reason
 from tcformer.runtime.logger import logger
 from tcformer.runtime.signals import interrupt
 from tcformer.training.config import TrainConfig
 from tcformer.training.loop import Interrupted
 from tcformer.training.metrics import MetricLogger
 
+Autocast = Callable[[], AbstractContextManager[None]]
+
 
 class BaseEvaluator(ABC):
     """Each item counts once and meets the same batch-mates whatever the number of processes.
 
-    (`exact_eval_indices`.) A subclass goes through `batches`, then calls `over_processes` once.
+    (`exact_eval_indices`.) A subclass fills in `empty`, `add` and `result`, which calls
+    `over_processes` once; or it is a `GatheringEvaluator`.
 
     Args:
         dataset: the validation set.
@@ -33,14 +37,16 @@ class BaseEvaluator(ABC):
         collate: as for `build_loader`.
 
     Attributes:
+        meters: names of the series that the progress lines show.
         shared: whether every process has a share of the items, or each has all of them.
         steps: batches of this process.
+        left_out: what `num_corrupt` counts, in words.
         num_corrupt: unreadable images that the last evaluation left out, over all processes.
         places: for each label of the data its number among the scores; None where they are equal.
     """
 
+    meters: tuple[str, ...] = ()
     left_out = "unreadable images"
-    """What `num_corrupt` counts, in words."""
 
     def __init__(
         self, dataset: Any, cfg: TrainConfig, world: World, collate: Collate | None = None
@@ -63,19 +69,36 @@ class BaseEvaluator(ABC):
         )
         self.num_corrupt = 0
 
-    @abstractmethod
-    def __call__(
-        self,
-        model: nn.Module,
-        log: MetricLogger,
-        autocast: Callable[[], AbstractContextManager[None]],
-    ) -> dict[str, float]:
-        """Measure: the same numbers on every process.
+    def __call__(self, model: nn.Module, log: MetricLogger, autocast: Autocast) -> dict[str, float]:
+        """Measure `model`: the same numbers on every process.
 
         Raises:
             Interrupted: on every process, when any was asked to stop.
             UserError: an unreadable image (without `--skip-corrupt`), or nothing to measure by.
         """
+        model.eval()
+        for name in self.meters:
+            log.add(name)
+        found = self.empty()
+        for _, batch in log.log_every(self._loader, self.steps, "Test:"):
+            self.add(found, batch, model, log, autocast)
+            if interrupt.requested:
+                break  # whoever else has batches left goes on, and hears of it at the end
+        return self.result(found)
+
+    @abstractmethod
+    def empty(self) -> Any:
+        """What is known before the first batch: sums of zero, or an empty list."""
+
+    @abstractmethod
+    def add(
+        self, found: Any, batch: Any, model: nn.Module, log: MetricLogger, autocast: Autocast
+    ) -> None:
+        """Apply `model` to a batch, and add what comes out to `found`, in place."""
+
+    @abstractmethod
+    def result(self, found: Any) -> dict[str, float]:
+        """The numbers, from what each process found."""
 
     @abstractmethod
     def report(self, result: Mapping[str, float]) -> list[str]:
@@ -85,21 +108,11 @@ class BaseEvaluator(ABC):
         """Call the scores so, one name each."""
         self.classes = list(names)
 
-    def batches(self, log: MetricLogger) -> Iterator[Any]:
-        """The batches of this process, until one of them was told to stop."""
-        for _, batch in log.log_every(self._loader, self.steps, "Test:"):
-            yield batch
-            if interrupt.requested:
-                return  # whoever else has batches left goes on, and hears of it at the end
-
     def over_processes(self, sums: Tensor) -> Tensor:
         """Add up sums over the processes, and leave together if any was asked to stop.
 
         Args:
             sums: any shape, float64 or int64; added as float64, exact for counts below 2**53.
-
-        Returns:
-            The same shape and dtype.
 
         Raises:
             Interrupted: on every process.
@@ -117,6 +130,30 @@ class BaseEvaluator(ABC):
     def left_out_lines(self) -> list[str]:
         """A line about what could not be read, if there was any."""
         return [f"{self.num_corrupt} {self.left_out} were left out."] if self.num_corrupt else []
+
+
+class GatheringEvaluator(BaseEvaluator):
+    """Every process gathers what is found in all items, and computes the same numbers.
+
+    `add` appends pairs of an item's index and what was found there.
+    """
+
+    def empty(self) -> list[tuple[int, Any]]:
+        """Nothing is found yet."""
+        return []
+
+    def result(self, found: list[tuple[int, Any]]) -> dict[str, float]:
+        """Measure all items that any process could read."""
+        shares = gather_objects(self.world, found) if self.shared else [found]
+        self.over_processes(torch.zeros(0, dtype=torch.int64))
+        everything = dict(pair for share in shares for pair in share)
+        if not everything:
+            raise UserError("no image of the validation set could be read.")
+        return self.measure({index: everything[index] for index in sorted(everything)})
+
+    @abstractmethod
+    def measure(self, found: Mapping[int, Any]) -> dict[str, float]:
+        """The numbers, from what was found by the items' indices, in their order."""
 
 
 def say_left_out(split: str, dataset: Any) -> None:

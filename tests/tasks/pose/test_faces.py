@@ -72,7 +72,7 @@ def test_faces_that_cannot_be_read_are_left_out(wflw):
         for i, note in enumerate(kept)
         if i != 1
     }
-    result = evaluator._measure(found)
+    result = evaluator.measure(found)
     assert result["nme"] == pytest.approx(0, abs=1e-4)
     assert len(evaluator.results) == 5
     assert "nme_expression" not in result

@@ -226,7 +226,7 @@ def test_weights_of_another_kind(trained, small, tmp_path):
         ({"resume": str(tmp_path / "c.safetensors")}, "holds no pose model"),
         ({"resume": str(tmp_path / "one.pth")}, "holds no pose model"),
         ({"resume": best, "data_set": "sticks", "boxes": "", "data_path": "data"},
-         "finds 133 keypoints, but sticks has 11"),
+         "has 133 outputs, but the keypoints of the data (sticks at 'data') need 11"),
         ({"resume": best, "neck_channels": 32}, "it differs in neck."),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=re.escape(part)):
@@ -255,9 +255,9 @@ def test_files_of_other_hands_in_training(own_coco, small):
         for i, s in subjects.items()
         if s.image_id != unread
     }
-    result = evaluator._measure(found)
+    result = evaluator.measure(found)
     assert result["body_ap"] == pytest.approx(100)
     assert {entry["category_id"] for entry in evaluator.results} == {0}
     wrong = subjects[0].points.astype(np.float32) + 500
-    everybody = evaluator._measure(found | {0: (wrong, np.ones(133, np.float32))})
+    everybody = evaluator.measure(found | {0: (wrong, np.ones(133, np.float32))})
     assert everybody["body_ap"] < result["body_ap"]

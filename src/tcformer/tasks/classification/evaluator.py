@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,54 +10,42 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tcformer.errors import UserError
-from tcformer.runtime.distributed import World
-from tcformer.tasks.evaluator import BaseEvaluator, renumbered
-from tcformer.training.config import TrainConfig
+from tcformer.tasks.evaluator import Autocast, BaseEvaluator, renumbered
 from tcformer.training.metrics import MetricLogger
 
 
 class Evaluator(BaseEvaluator):
-    """Cross entropy, top-1 and top-5 of a model on a data set.
+    """Cross entropy ("loss"), and top-1 and top-5 ("acc1", "acc5") in percent.
 
     Sums are float64 and counts whole, added up over the processes once and divided last.
     """
 
-    def __init__(self, dataset: Any, cfg: TrainConfig, world: World) -> None:
-        super().__init__(dataset, cfg, world)
-        self.num_images = len(dataset)  # counted in the last evaluation
-        self.num_unfit = 0  # images whose scores were not finite
+    meters = ("loss", "acc1", "acc5")
+    num_images = num_unfit = 0  # of the last evaluation; unfit are scores that were not finite
 
-    def __call__(
-        self,
-        model: nn.Module,
-        log: MetricLogger,
-        autocast: Callable[[], AbstractContextManager[None]],
-    ) -> dict[str, float]:
-        """Measure: loss, acc1 and acc5 (percent), the same numbers on every process.
+    def empty(self) -> Tensor:
+        """Sums as `batch_sums` gives them."""
+        return torch.zeros(5, dtype=torch.float64)
 
-        Raises:
-            Interrupted: on every process, when any was asked to stop.
-            UserError: an unreadable image (without `--skip-corrupt`), or no image at all.
-        """
-        model.eval()
-        for name in ("loss", "acc1", "acc5"):
-            log.add(name)
-        sums = torch.zeros(5, dtype=torch.float64)  # loss, top-1, top-5, images, unfit
-        for batch in self.batches(log):
-            with torch.inference_mode(), autocast():
-                logits = model(batch.images.to(self.world.device, non_blocking=True))
-            targets = renumbered(batch.targets, self.places)
-            measured = batch_sums(logits, targets.to(self.world.device))
-            sums += measured
-            loss, top1, top5, images, _ = measured.tolist()
-            log.meters["loss"].update(loss / images, int(images))
-            log.meters["acc1"].update(100 * top1 / images, int(images))
-            log.meters["acc5"].update(100 * top5 / images, int(images))
-        loss, top1, top5, images, unfit = self.over_processes(sums).tolist()
-        self.num_images, self.num_unfit = int(images), int(unfit)
-        if not images:
+    def add(
+        self, found: Tensor, batch: Any, model: nn.Module, log: MetricLogger, autocast: Autocast
+    ) -> None:
+        """Classify a batch."""
+        with torch.inference_mode(), autocast():
+            logits = model(batch.images.to(self.world.device, non_blocking=True))
+        targets = renumbered(batch.targets, self.places)
+        sums = batch_sums(logits, targets.to(self.world.device))
+        found += sums
+        for name, value in _means(sums).items():
+            log.meters[name].update(value, int(sums[3]))
+
+    def result(self, found: Tensor) -> dict[str, float]:
+        """Means over all processes."""
+        sums = self.over_processes(found)
+        self.num_images, self.num_unfit = int(sums[3]), int(sums[4])
+        if not self.num_images:
             raise UserError("no image of the validation set could be read.")
-        return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images}
+        return _means(sums)
 
     def report(self, result: Mapping[str, float]) -> list[str]:
         """The two published lines, and one about images left out."""
@@ -68,16 +55,16 @@ class Evaluator(BaseEvaluator):
             *self.left_out_lines(),
         ]
         if self.num_unfit:
-            lines.append(unfit_line(self.num_unfit))
+            lines.append(
+                f"NOTICE: {self.num_unfit} images got scores that are infinite or NaN and count as "
+                "wrong; the weights or, with --amp, their precision are at fault."
+            )
         return lines
 
 
-def unfit_line(images: int) -> str:
-    """What to say of images whose scores were not finite."""
-    return (
-        f"NOTICE: {images} images got scores that are infinite or NaN and count as wrong; the "
-        "weights or, with --amp, their precision are at fault."
-    )
+def _means(sums: Tensor) -> dict[str, float]:
+    loss, top1, top5, images, _ = sums.tolist()
+    return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images}
 
 
 def batch_sums(logits: Tensor, targets: Tensor) -> Tensor:

@@ -22,12 +22,13 @@ from tcformer.data import (
     eval_transform,
     train_transform,
 )
-from tcformer.data.dataset import ImageDataset, require_same_classes
+from tcformer.data.dataset import require_same_classes
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
 from tcformer.runtime.logger import logger
 from tcformer.tasks.base import BaseTask, merging_of_options, naming, options_named
 from tcformer.tasks.classification.evaluator import Evaluator
+from tcformer.tasks.evaluator import renumbered
 from tcformer.training.config import TrainConfig
 from tcformer.weights.load import classifier_of, load_checkpoint, open_weights, renamed_for
 
@@ -43,12 +44,7 @@ class TrainBatch(NamedTuple):
 
 
 class ClassificationTask(BaseTask[TrainBatch]):
-    """See `tcformer.tasks.base.BaseTask`.
-
-    Attributes:
-        classes: class names of the data.
-        num_classes: width of the classifier.
-    """
+    """See `tcformer.tasks.base.BaseTask`."""
 
     metric = "acc1"
 
@@ -65,7 +61,11 @@ class ClassificationTask(BaseTask[TrainBatch]):
         )
         if not cfg.run.eval:
             train = build_dataset(data, "train", train_transform(transforms))
-            self._open_training(train, val)
+            require_same_classes(train, val)
+            repeats = REPEATS if cfg.classification.repeated_aug else 1
+            self.use_training_set(
+                train, ResumableSampler(len(train), **self.share(), repeats=repeats)
+            )
             for note in transforms.notes():
                 logger.info(note)
         self.use_model(build_model(cfg, self.num_classes))
@@ -75,15 +75,10 @@ class ClassificationTask(BaseTask[TrainBatch]):
         """The classifier."""
         return [cast(Any, self.model).get_classifier()]  # timm asks it of every model
 
-    def _open_training(self, train: ImageDataset, val: ImageDataset) -> None:
-        require_same_classes(train, val)
-        repeats = REPEATS if self.cfg.classification.repeated_aug else 1
-        self.use_training_set(train, ResumableSampler(len(train), **self.share(), repeats=repeats))
-
     def to_device(self, batch: Batch, epoch: int, number: int) -> TrainBatch:
         """Images and labels, mixed."""
-        images = batch.images.to(self.world.device, non_blocking=True)
-        targets = self.renumbered(batch.targets).to(self.world.device, non_blocking=True)
+        moved = super().to_device(batch, epoch, number)
+        images, targets = moved.images, renumbered(moved.targets, self.places)
         if self.mixer is not None:
             images, targets = self.mixer(
                 images, targets, epoch=epoch, batch=number, rank=self.world.rank
@@ -122,7 +117,7 @@ class ClassificationTask(BaseTask[TrainBatch]):
         self.use_model(build_model(self.cfg, len(names)))
 
     def about(self) -> dict[str, Any]:
-        """What whoever uses the weights needs to know; `tcformer.predict` reads it."""
+        """Model, size of the images, and names of the classes."""
         return {
             "task": "classification",
             "model": self.cfg.network.model,
@@ -132,11 +127,7 @@ class ClassificationTask(BaseTask[TrainBatch]):
         }
 
     def finetune(self, path: str) -> str:
-        """Start from other weights; a classifier of other classes is left out.
-
-        Returns:
-            What was loaded, in words.
-        """
+        """Start from other weights; a classifier of other classes is left out."""
         file = open_weights(path, self.average)
         with naming(path):
             weights = renamed_for(self.model, file.checkpoint.state_dict)
@@ -158,14 +149,12 @@ class ClassificationTask(BaseTask[TrainBatch]):
         return "; ".join([str(report), *said])
 
     def facts(self) -> dict[str, str]:
-        """What `--dry-run` shows of the data."""
-        left_over = (
-            self.train_size - self.steps_per_epoch * self.cfg.data.batch_size * self.world.size
-        )
+        """What `--dry-run` shows of the data, with the images that an epoch leaves out."""
+        used = self.steps_per_epoch * self.cfg.data.batch_size * self.world.size
         return {
-            "data": f"{self.cfg.data.data_set} {self.cfg.data.data_path}".strip(),
-            "images": f"{self.train_size} to train on ({left_over} of them left out of each epoch, "
-            f"less than a batch), {len(self.evaluator.dataset)} to evaluate on",
+            **super().facts(),
+            "images": f"{self.train_size} to train on ({self.train_size - used} of them left out "
+            f"of each epoch, less than a batch), {len(self.evaluator.dataset)} to evaluate on",
             "classes": str(self.num_classes),
             "input": " x ".join(map(str, (self.cfg.augmentation.in_chans, *self.input_shape))),
         }
@@ -173,11 +162,8 @@ class ClassificationTask(BaseTask[TrainBatch]):
     def fake_batch(self, size: int) -> TrainBatch:
         """Noise with labels, mixed like a real batch."""
         shape = (size, self.cfg.augmentation.in_chans, *self.input_shape)
-        images = torch.randn(shape, device=self.world.device)
-        targets = torch.arange(size, device=self.world.device) % self.num_classes
-        if self.mixer is not None:
-            images, targets = self.mixer(images, targets, epoch=0, batch=0, rank=self.world.rank)
-        return TrainBatch(images, targets, torch.arange(size))
+        targets = torch.arange(size) % self.num_classes
+        return self.to_device(Batch(torch.randn(shape), targets, torch.arange(size), 0), 0, 0)
 
 
 def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 
 from tcformer.data.detection import CocoSource, DetectionDataset, listed
 from tcformer.data.keypoints.annotations import pycocotools
-from tcformer.errors import UserError
-from tcformer.runtime.distributed import World, gather_objects
-from tcformer.tasks.evaluator import BaseEvaluator
+from tcformer.runtime.distributed import World
+from tcformer.tasks.evaluator import Autocast, GatheringEvaluator
 from tcformer.training.config import TrainConfig
 from tcformer.training.metrics import MetricLogger
 
@@ -24,10 +22,8 @@ PERSON = 17  # keypoints of a person, for whose sizes pycocotools has its own co
 SIGMA = 0.05  # of any other keypoint
 
 
-class Evaluator(BaseEvaluator):
-    """Detect the objects of a data set and measure them by COCO's protocol.
-
-    Every process gathers all detections and computes the same numbers.
+class Evaluator(GatheringEvaluator):
+    """Detect objects and measure them by COCO's protocol: "bbox AP", "bbox AP50" ..., percent.
 
     Args:
         dataset: the validation set.
@@ -36,47 +32,36 @@ class Evaluator(BaseEvaluator):
         world: this process among all.
     """
 
+    meters = ("objects",)
+
     def __init__(
         self, dataset: DetectionDataset, kinds: Sequence[str], cfg: TrainConfig, world: World
     ) -> None:
         super().__init__(dataset, cfg, world, listed)
         self.kinds = tuple(kinds)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        log: MetricLogger,
-        autocast: Callable[[], AbstractContextManager[None]],
-    ) -> dict[str, float]:
-        """Measure: "bbox AP" and "bbox AP50" and so on in percent, the same on every process.
-
-        Raises:
-            Interrupted: on every process, when any was asked to stop.
-            UserError: an unreadable image (without `--skip-corrupt`), or none that can be read.
-        """
-        model.eval()
-        log.add("objects")
+    def add(
+        self, found: Any, batch: Any, model: nn.Module, log: MetricLogger, autocast: Autocast
+    ) -> None:
+        """Detect the objects of a batch."""
         source = self.dataset.source
-        mine: list[tuple[int, list[dict[str, Any]]]] = []
-        for batch in self.batches(log):
-            images = [image.to(self.world.device) for image in batch.images]
-            # Not inference mode: the anchors that torchvision keeps would be of no use in training.
-            with torch.no_grad(), autocast():
-                found = model(images)
-            for index, result in zip(batch.indices.tolist(), found, strict=True):
-                mine.append((index, results(result, source.ids[index], list(source.categories))))
-            log.meters["objects"].update(float(np.mean([len(rows) for _, rows in mine])))
-        shares = gather_objects(self.world, mine) if self.shared else [mine]
-        self.over_processes(torch.zeros(0, dtype=torch.int64))
-        by_index = dict(sorted(pair for share in shares for pair in share))
-        if not by_index:
-            raise UserError("no image of the validation set could be read.")
-        rows = [row for some in by_index.values() for row in some]
-        images_read = [source.ids[index] for index in by_index]
+        images = [image.to(self.world.device) for image in batch.images]
+        # Not inference mode: the anchors that torchvision keeps would be of no use in training.
+        with torch.no_grad(), autocast():
+            detected = model(images)
+        for index, one in zip(batch.indices.tolist(), detected, strict=True):
+            found.append((index, results(one, source.ids[index], list(source.categories))))
+        log.meters["objects"].update(float(np.mean([len(rows) for _, rows in found])))
+
+    def measure(self, found: Mapping[int, list[dict[str, Any]]]) -> dict[str, float]:
+        """COCO's numbers, of the images that could be read."""
+        source = self.dataset.source
+        rows = [row for some in found.values() for row in some]
+        images = [source.ids[index] for index in found]
         return {
             f"{kind} {name}": value
             for kind in self.kinds
-            for name, value in average_precision(source, rows, kind, images_read).items()
+            for name, value in average_precision(source, rows, kind, images).items()
         }
 
     def report(self, result: Mapping[str, float]) -> list[str]:

@@ -12,7 +12,6 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from tcformer.data import ResumableSampler
 from tcformer.data.detection import (
     CocoSource,
     DetectionBatch,
@@ -27,7 +26,7 @@ from tcformer.models import TCFormer
 from tcformer.runtime.distributed import World
 from tcformer.tasks.dense import DenseTask, build_dense
 from tcformer.tasks.detection.evaluator import Evaluator
-from tcformer.training.config import TrainConfig, option
+from tcformer.training.config import TrainConfig
 from tcformer.weights.metadata import names_of
 from tcformer.weights.remap import strip_wrappers
 
@@ -60,6 +59,7 @@ class DetectionTask(DenseTask[DetectionBatch]):
     """
 
     backbone = "backbone.body"
+    found = "categories"
     kind = "detector"
     parts = "detector and neck"
     unseen = (*DenseTask.unseen, "anchor_scale")
@@ -75,7 +75,14 @@ class DetectionTask(DenseTask[DetectionBatch]):
         val = DetectionDataset(source, skip_corrupt=cfg.data.skip_corrupt)
         self.evaluator = Evaluator(val, KINDS[cfg.detection.detector], cfg, world)
         if not cfg.run.eval:
-            self._open_training()
+            train = self._source("train")
+            if train.categories != source.categories or train.masks != source.masks:
+                raise UserError(
+                    "train and val list different categories, or only one of them has masks."
+                )
+            flip = 0.5 if cfg.augmentation.hflip is None else cfg.augmentation.hflip
+            dataset = DetectionDataset(train, flip=flip, skip_corrupt=True)
+            self.use_training_set(dataset, collate=listed)
         self.use_model(build_model(cfg, source))
 
     def _source(self, split: str) -> CocoSource:
@@ -89,31 +96,9 @@ class DetectionTask(DenseTask[DetectionBatch]):
             seed=cfg.run.seed,
         )
 
-    def _open_training(self) -> None:
-        source = self._source("train")
-        if source.categories != self.source.categories or source.masks != self.source.masks:
-            raise UserError(
-                "train and val list different categories, or only one of them has masks."
-            )
-        flip = 0.5 if self.cfg.augmentation.hflip is None else self.cfg.augmentation.hflip
-        train = DetectionDataset(source, flip=flip, skip_corrupt=True)
-        self.use_training_set(train, ResumableSampler(len(train), **self.share()), listed)
-
     def learning_parts(self) -> Sequence[nn.Module]:
         """All that is not the backbone: neck and detector."""
-        parts = [part for name, part in self.model.named_children() if name != "backbone"]
-        return [self.model.get_submodule("backbone.neck"), *parts]
-
-    def to_device(self, batch: DetectionBatch, epoch: int, number: int) -> DetectionBatch:
-        """Images and targets."""
-        device = self.world.device
-        return batch._replace(
-            images=[image.to(device, non_blocking=True) for image in batch.images],
-            targets=[
-                {name: value.to(device, non_blocking=True) for name, value in target.items()}
-                for target in batch.targets
-            ],
-        )
+        return [self.model.get_submodule("backbone.neck"), *super().learning_parts()]
 
     def batch_loss(self, model: nn.Module, batch: DetectionBatch) -> Tensor:
         """The sum of the detector's losses."""
@@ -125,9 +110,8 @@ class DetectionTask(DenseTask[DetectionBatch]):
         """What `--dry-run` shows of the data."""
         data, chosen = self.cfg.data, self.cfg.detection
         return {
+            **super().facts(),
             "data": f"{data.data_set} {data.data_path if data.data_set == 'COCO' else ''}".strip(),
-            "images": f"{self.train_size} to train on, {len(self.evaluator.dataset)} to evaluate "
-            "on",
             "categories": str(len(self.classes)),
             "detector": chosen.detector,
             "input": f"short side {chosen.min_size}, long side at most {chosen.max_size}",
@@ -141,16 +125,6 @@ class DetectionTask(DenseTask[DetectionBatch]):
     def in_our_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights without what wrappers put before their names."""
         return strip_wrappers(weights)[0]
-
-    def check_outputs(self, saved: Tensor, where: str) -> None:
-        """Refuse outputs for another number of categories."""
-        own = self.model.state_dict()[self.outputs]
-        if len(saved) != len(own):
-            raise UserError(
-                f"{where} has {len(saved)} outputs, but the {len(self.classes)} categories of the "
-                f"data ({self.data}) need {len(own)}; give data with the same categories, or train "
-                "new outputs with --finetune."
-            )
 
     def classifier_rows(
         self, recorded: Sequence[str] | None, outputs: int, where: str
@@ -175,14 +149,10 @@ class DetectionTask(DenseTask[DetectionBatch]):
                     "--finetune."
                 )
         notes = super().follow(said, weights, where)
-        for name in ("min_size", "max_size"):
-            trained, now = str(said.get(name)), str(getattr(self.cfg.detection, name))
-            if name in said and trained != now:
-                notes.append(f"trained with {option(name)} {trained}, and now it is {now}")
-        return notes
+        return notes + self.changed(said, "min_size", "max_size")
 
     def about(self) -> dict[str, Any]:
-        """What whoever uses the weights needs to know."""
+        """Model, categories, and the options of detector and neck."""
         return {
             "task": "detection",
             "model": self.cfg.network.model,
@@ -215,44 +185,34 @@ def build_model(cfg: TrainConfig, source: CocoSource) -> nn.Module:
 
 
 def _detector(
-    cfg: TrainConfig,
-    source: CocoSource,
-    backbone: TCFormer,
-    *,
-    neck_channels: int,
-    neck_heads: int,
-    neck_mlp_ratio: float,
-    reduction: str,
+    cfg: TrainConfig, source: CocoSource, backbone: TCFormer, reduction: str, **_: Any
 ) -> nn.Module:
-    chosen = cfg.detection
+    chosen, channels = cfg.detection, cfg.neck.neck_channels
     features = detectors.pyramid(
         backbone,
-        out_channels=neck_channels,
+        out_channels=channels,
         num_outs=chosen.num_outs,
         start_level=chosen.start_level,
-        num_heads=neck_heads,
-        mlp_ratios=neck_mlp_ratio,
+        num_heads=cfg.neck.neck_heads,
+        mlp_ratios=cfg.neck.neck_mlp_ratio,
         reduction=reduction,
         add_extra_convs=False if chosen.extra == "pool" else chosen.extra,
     )
-    options: dict[str, Any] = {
-        "min_size": chosen.min_size,
-        "max_size": chosen.max_size,
-    }
+    options: dict[str, Any] = {"min_size": chosen.min_size, "max_size": chosen.max_size}
     if chosen.detector != "retinanet":
         options["rpn_post_nms_top_n_train"] = chosen.proposals
         options["rpn_post_nms_top_n_test"] = chosen.proposals // 2
         options["box_batch_size_per_image"] = chosen.rois
         options["box_detections_per_img"] = chosen.detections
     if chosen.head_layers and chosen.detector == "mask_rcnn":
-        options["mask_head"] = MaskRCNNHeads(neck_channels, (256,) * chosen.head_layers, 1)
+        options["mask_head"] = MaskRCNNHeads(channels, (256,) * chosen.head_layers, 1)
     if chosen.head_layers and chosen.detector == "keypoint_rcnn":
-        options["keypoint_head"] = KeypointRCNNHeads(neck_channels, (512,) * chosen.head_layers)
+        options["keypoint_head"] = KeypointRCNNHeads(channels, (512,) * chosen.head_layers)
     if chosen.head_norm:
         generator = detectors.anchors(features, chosen.anchor_scale, 3)
         options["anchor_generator"] = generator
         options["head"] = RetinaNetHead(
-            neck_channels,
+            channels,
             generator.num_anchors_per_location()[0],
             source.num_classes,
             norm_layer=partial(nn.GroupNorm, 16),

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tcformer.data import ResumableSampler
 from tcformer.data.keypoints import LAYOUTS, layout
 from tcformer.data.keypoints.augment import PoseAugmentation
 from tcformer.data.keypoints.codec import HeatmapCodec
@@ -23,7 +22,7 @@ from tcformer.models.heads import STRIDE, TopDownPose
 from tcformer.runtime.distributed import World
 from tcformer.tasks.dense import DenseTask, build_dense
 from tcformer.tasks.pose.evaluator import Evaluator
-from tcformer.training.config import TrainConfig, option
+from tcformer.training.config import TrainConfig
 
 
 class PoseTask(DenseTask[KeypointBatch]):
@@ -36,7 +35,9 @@ class PoseTask(DenseTask[KeypointBatch]):
 
     outputs = "keypoint_head.final_layer.weight"
     head = "keypoint_head."
+    found = "keypoints"
     kind = "pose model"
+    items = "people"
     parts = "neck"
 
     def __init__(self, cfg: TrainConfig, world: World) -> None:
@@ -49,30 +50,17 @@ class PoseTask(DenseTask[KeypointBatch]):
         self.metric = evaluator.metric
         self.lower_is_better = self.metric == "nme"
         if not cfg.run.eval:
-            self._open_training()
+            augmentation = PoseAugmentation(
+                shift_prob=cfg.pose.shift_prob,
+                flip_prob=0.5 if cfg.augmentation.hflip is None else cfg.augmentation.hflip,
+                half_body_prob=cfg.pose.half_body_prob,
+                scale_spread=cfg.pose.scale_spread,
+                rotation=cfg.pose.rotation,
+            )
+            source = build_keypoint_source(cfg.data.data_set, cfg.data.data_path, "train", "")
+            train = KeypointDataset(source, self.codec, augmentation, skip_corrupt=True)
+            self.use_training_set(train, collate=stacked)
         self.use_model(build_model(cfg, len(self.layout)))
-
-    def _open_training(self) -> None:
-        cfg = self.cfg
-        augmentation = PoseAugmentation(
-            shift_prob=cfg.pose.shift_prob,
-            flip_prob=0.5 if cfg.augmentation.hflip is None else cfg.augmentation.hflip,
-            half_body_prob=cfg.pose.half_body_prob,
-            scale_spread=cfg.pose.scale_spread,
-            rotation=cfg.pose.rotation,
-        )
-        source = build_keypoint_source(cfg.data.data_set, cfg.data.data_path, "train", "")
-        train = KeypointDataset(source, self.codec, augmentation, skip_corrupt=True)
-        self.use_training_set(train, ResumableSampler(len(train), **self.share()), stacked)
-
-    def to_device(self, batch: KeypointBatch, epoch: int, number: int) -> KeypointBatch:
-        """Crops, heat maps and their weights."""
-        device = self.world.device
-        return batch._replace(
-            images=batch.images.to(device, non_blocking=True),
-            targets=batch.targets.to(device, non_blocking=True),
-            weights=batch.weights.to(device, non_blocking=True),
-        )
 
     def batch_loss(self, model: nn.Module, batch: KeypointBatch) -> Tensor:
         """Mean squared error of the heat maps, unlabelled keypoints counted as right."""
@@ -82,9 +70,7 @@ class PoseTask(DenseTask[KeypointBatch]):
         """What `--dry-run` shows of the data."""
         height, width = self.cfg.pose.crop_size
         return {
-            "data": f"{self.cfg.data.data_set} {self.cfg.data.data_path}".strip(),
-            "people": f"{self.train_size} to train on, {len(self.evaluator.dataset)} to evaluate "
-            "on",
+            **super().facts(),
             "keypoints": f"{len(self.layout)} ({self.layout.name})",
             "input": f"3 x {height} x {width}",
         }
@@ -107,23 +93,10 @@ class PoseTask(DenseTask[KeypointBatch]):
                 "with --finetune."
             )
         notes = super().follow(said, weights, where)
-        for name in ("codec", "heatmap_sigma"):
-            trained, now = (str(v) for v in (said.get(name), getattr(self.cfg.pose, name)))
-            if name in said and trained != now:
-                notes.append(f"trained with {option(name)} {trained}, and now it is {now}")
-        return notes
-
-    def check_outputs(self, saved: Tensor, where: str) -> None:
-        """Refuse heat maps of other keypoints."""
-        if len(saved) != len(self.layout):
-            raise UserError(
-                f"{where} finds {len(saved)} keypoints, but {self.cfg.data.data_set} has "
-                f"{len(self.layout)}; give data with the same keypoints, or train new heat maps "
-                "with --finetune."
-            )
+        return notes + self.changed(said, "codec", "heatmap_sigma")
 
     def about(self) -> dict[str, str]:
-        """What whoever uses the weights needs to know; `tcformer pose` reads it."""
+        """Model, keypoints, and how crops and heat maps are made."""
         cfg = self.cfg
         return {
             "task": "pose",
@@ -137,17 +110,12 @@ class PoseTask(DenseTask[KeypointBatch]):
 
     def fake_batch(self, size: int) -> KeypointBatch:
         """Noise, and peaks in the middle."""
-        device = self.world.device
-        height, width = self.cfg.pose.crop_size
         columns, rows = self.codec.heatmap_size
-        targets = torch.zeros((size, len(self.layout), rows, columns), device=device)
+        targets = torch.zeros((size, len(self.layout), rows, columns))
         targets[:, :, rows // 2, columns // 2] = 1
-        return KeypointBatch(
-            torch.randn((size, 3, height, width), device=device),
-            targets,
-            torch.ones(targets.shape[:2], device=device),
-            torch.arange(size),
-            0,
+        images, weights = torch.randn((size, 3, *self.input_shape)), torch.ones(targets.shape[:2])
+        return self.to_device(
+            KeypointBatch(images, targets, weights, torch.arange(size), 0), epoch=0, number=0
         )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from tcformer.data.segmentation import listed
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
-from tcformer.tasks.evaluator import BaseEvaluator, renumbered
+from tcformer.tasks.evaluator import Autocast, BaseEvaluator, renumbered
 from tcformer.training.config import TrainConfig
 from tcformer.training.metrics import MetricLogger
 
@@ -24,54 +23,43 @@ _CLASSES_AT_ONCE = 16  # scores of a photograph of 150 classes in full size woul
 class Evaluator(BaseEvaluator):
     """Pixels of each class taken for each class, at the size that the labels have.
 
-    The counts are whole numbers, added up over the processes once.
+    It measures "miou" and "pixel_acc" in percent. The counts are whole numbers, added up over the
+    processes once.
     """
+
+    meters = ("pixel_acc",)
+    num_images = num_unfit = 0
 
     def __init__(self, dataset: Any, classes: Sequence[str], cfg: TrainConfig, world: World):
         super().__init__(dataset, cfg, world, listed)
         self.rename(classes)
-        self.num_images = self.num_unfit = 0
 
-    def rename(self, names: Sequence[str]) -> None:
-        """Call the scores so, one name each."""
-        super().rename(names)
-        shape = (len(names), len(names) + 1)
-        self.confusion = torch.zeros(shape, dtype=torch.int64)  # of the last evaluation
+    def empty(self) -> Tensor:
+        """The confusion matrix, flat, then images, then images with scores that are not finite."""
+        return torch.zeros(len(self.classes) * (len(self.classes) + 1) + 2, dtype=torch.int64)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        log: MetricLogger,
-        autocast: Callable[[], AbstractContextManager[None]],
-    ) -> dict[str, float]:
-        """Measure: miou and pixel_acc in percent, the same numbers on every process.
+    def add(
+        self, found: Tensor, batch: Any, model: nn.Module, log: MetricLogger, autocast: Autocast
+    ) -> None:
+        """Segment a batch, neighbors of one shape at a time."""
+        for first, last in runs_of_one_shape(batch.images):
+            pixels = torch.stack(batch.images[first:last]).to(self.world.device)
+            with torch.inference_mode(), autocast():
+                scores = model(pixels)
+            for score, labels in zip(scores, batch.targets[first:last], strict=True):
+                labels = renumbered(labels, self.places).to(self.world.device)
+                best = best_class(score, tuple(labels.shape))
+                one = confusion(best, labels, len(self.classes))
+                found[:-2] += one.flatten()
+                found[-2:] += torch.tensor([1, int(one[:, -1].any())])
+                if one.sum():
+                    log.meters["pixel_acc"].update(MeanIoU(one).pixel_accuracy)
 
-        Raises:
-            Interrupted: on every process, when any was asked to stop.
-            UserError: an unreadable image (without `--skip-corrupt`), or no labelled pixel at all.
-        """
-        model.eval()
-        log.add("pixel_acc")
-        counts = torch.zeros_like(self.confusion)
-        images = unfit = 0
-        for batch in self.batches(log):
-            for first, last in runs_of_one_shape(batch.images):
-                pixels = torch.stack(batch.images[first:last]).to(self.world.device)
-                with torch.inference_mode(), autocast():
-                    scores = model(pixels)
-                for score, labels in zip(scores, batch.targets[first:last], strict=True):
-                    labels = renumbered(labels, self.places).to(self.world.device)
-                    found = best_class(score, tuple(labels.shape))
-                    one = confusion(found, labels, len(self.classes))
-                    counts += one
-                    images += 1
-                    unfit += int(one[:, -1].any())
-                    if one.sum():
-                        right = 100 * one.diagonal().sum().item() / one.sum().item()
-                        log.meters["pixel_acc"].update(right)
-        totals = self.over_processes(torch.cat([counts.flatten(), torch.tensor([images, unfit])]))
+    def result(self, found: Tensor) -> dict[str, float]:
+        """What the counts of all processes come to."""
+        totals = self.over_processes(found)
         self.num_images, self.num_unfit = (int(n) for n in totals[-2:])
-        self.confusion = totals[:-2].view_as(counts)
+        self.confusion = totals[:-2].view(len(self.classes), -1)
         if not self.confusion.sum():
             raise UserError("no labelled pixel of the validation set could be read.")
         measured = MeanIoU(self.confusion)

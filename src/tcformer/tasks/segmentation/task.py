@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.data import ResumableSampler, SteppedSampler
+from tcformer.data import SteppedSampler
 from tcformer.data.segmentation import (
     NOWHERE,
     EvalPair,
@@ -25,17 +25,13 @@ from tcformer.errors import UserError
 from tcformer.models import SemanticFPN
 from tcformer.runtime.distributed import World
 from tcformer.tasks.dense import DenseTask, build_dense
+from tcformer.tasks.evaluator import renumbered
 from tcformer.tasks.segmentation.evaluator import Evaluator
 from tcformer.training.config import TrainConfig
 
 
 class SegmentationTask(DenseTask[PixelBatch]):
-    """See `tcformer.tasks.base.BaseTask`.
-
-    Attributes:
-        classes: class names of the data.
-        num_classes: number of scores at each pixel.
-    """
+    """See `tcformer.tasks.base.BaseTask`."""
 
     metric = "miou"
     outputs = "decode_head.conv_seg.weight"
@@ -53,36 +49,24 @@ class SegmentationTask(DenseTask[PixelBatch]):
         names = self.classes + [f"class {i}" for i in range(len(self.classes), self.num_classes)]
         self.evaluator = Evaluator(val, names, cfg, world)
         if not cfg.run.eval:
-            self._open_training()
+            source = self._source("train")
+            train = PixelDataset(source, TrainPair(self.spec, source.ignore), skip_corrupt=True)
+            steps = cfg.segmentation.steps_per_epoch
+            sampler = SteppedSampler(len(train), steps=steps, **self.share()) if steps else None
+            self.use_training_set(train, sampler, stacked)
         self.use_model(build_model(cfg, self.num_classes))
 
     def _source(self, split: str) -> PixelSource:
-        cfg = self.cfg
+        data, side = self.cfg.data, self.cfg.augmentation.input_size
+        zero = self.cfg.segmentation.reduce_zero_label
         return build_pixel_source(
-            cfg.data.data_set,
-            cfg.data.data_path,
-            split,
-            cfg.augmentation.input_size,
-            reduce_zero_label=cfg.segmentation.reduce_zero_label,
+            data.data_set, data.data_path, split, side, reduce_zero_label=zero
         )
-
-    def _open_training(self) -> None:
-        cfg = self.cfg
-        source = self._source("train")
-        train = PixelDataset(source, TrainPair(self.spec, source.ignore), skip_corrupt=True)
-        sampler = (
-            SteppedSampler(len(train), steps=cfg.segmentation.steps_per_epoch, **self.share())
-            if cfg.segmentation.steps_per_epoch
-            else ResumableSampler(len(train), **self.share())
-        )
-        self.use_training_set(train, sampler, stacked)
 
     def to_device(self, batch: PixelBatch, epoch: int, number: int) -> PixelBatch:
-        """Images and labels."""
-        return batch._replace(
-            images=batch.images.to(self.world.device, non_blocking=True),
-            targets=self.renumbered(batch.targets).to(self.world.device, non_blocking=True),
-        )
+        """Images and labels, by the numbers of the scores."""
+        moved = super().to_device(batch, epoch, number)
+        return moved._replace(targets=renumbered(moved.targets, self.places))
 
     def batch_loss(self, model: nn.Module, batch: PixelBatch) -> Tensor:
         """Mean cross entropy of the labelled pixels; zero where a batch has none."""
@@ -94,22 +78,12 @@ class SegmentationTask(DenseTask[PixelBatch]):
 
     def facts(self) -> dict[str, str]:
         """What `--dry-run` shows of the data."""
+        side = self.cfg.augmentation.input_size
         return {
-            "data": f"{self.cfg.data.data_set} {self.cfg.data.data_path}".strip(),
-            "images": f"{self.train_size} to train on, {len(self.evaluator.dataset)} to evaluate "
-            "on",
+            **super().facts(),
             "classes": str(self.num_classes),
-            "input": f"3 x {self.cfg.augmentation.input_size} x {self.cfg.augmentation.input_size}",
+            "input": f"3 x {side} x {side}",
         }
-
-    def check_outputs(self, saved: Tensor, where: str) -> None:
-        """Refuse scores for another number of classes."""
-        if saved.ndim == 4 and len(saved) != self.num_classes:
-            raise UserError(
-                f"{where} is for {len(saved)} classes, but the data ({self.data}) has "
-                f"{self.num_classes}; give data with the same classes, or train new scores with "
-                "--finetune."
-            )
 
     def outputs_of(self, weights: Mapping[str, Tensor]) -> int | None:
         """Scores at each pixel."""
@@ -128,11 +102,7 @@ class SegmentationTask(DenseTask[PixelBatch]):
         notes = super().follow(said, weights, where)
         now = str(self.cfg.segmentation.reduce_zero_label)
         if self.cfg.data.data_set == "folder" and str(said.get("reduce_zero_label", now)) != now:
-            here, there = (
-                ("with", "without")
-                if self.cfg.segmentation.reduce_zero_label
-                else ("without", "with")
-            )
+            here, there = ("with", "without") if now == "True" else ("without", "with")
             notes.append(
                 f"{where} was trained {there} --reduce-zero-label, and is used {here} it now: the "
                 "same number in a mask is another class"
@@ -140,7 +110,7 @@ class SegmentationTask(DenseTask[PixelBatch]):
         return notes
 
     def about(self) -> dict[str, Any]:
-        """What whoever uses the weights needs to know; `tcformer.predict` reads it."""
+        """Model, sizes, names of the classes, and how masks are numbered."""
         masks = {"reduce_zero_label": str(self.cfg.segmentation.reduce_zero_label)}
         return {
             **(masks if self.cfg.data.data_set == "folder" else {}),
@@ -153,14 +123,10 @@ class SegmentationTask(DenseTask[PixelBatch]):
 
     def fake_batch(self, size: int) -> PixelBatch:
         """Noise with labels in stripes."""
-        side, device = self.cfg.augmentation.input_size, self.world.device
-        stripes = torch.arange(side, device=device) % self.num_classes
-        return PixelBatch(
-            torch.randn((size, 3, side, side), device=device),
-            stripes.expand(size, side, side).contiguous(),
-            torch.arange(size),
-            0,
-        )
+        side = self.cfg.augmentation.input_size
+        stripes = (torch.arange(side) % self.num_classes).expand(size, side, side).contiguous()
+        images = torch.randn((size, 3, side, side))
+        return self.to_device(PixelBatch(images, stripes, torch.arange(size), 0), 0, 0)
 
 
 def pixel_spec(cfg: TrainConfig) -> PixelSpec:
@@ -176,13 +142,8 @@ def pixel_spec(cfg: TrainConfig) -> PixelSpec:
 
 def build_model(cfg: TrainConfig, num_classes: int) -> SemanticFPN:
     """The network that the options name."""
-    return build_dense(
-        cfg,
-        "segment by",
-        SemanticFPN,
-        num_classes=num_classes,
-        channels=cfg.segmentation.head_channels,
-    )
+    channels = cfg.segmentation.head_channels
+    return build_dense(cfg, "segment by", SemanticFPN, num_classes=num_classes, channels=channels)
 
 
 def _num_classes(cfg: TrainConfig, in_data: int) -> int:
