@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
@@ -22,7 +23,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -158,56 +159,46 @@ class Options:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.flat().items())})"
 
 
-def _places(cls: type[Options]) -> dict[str, tuple[str, Any]]:
+def _find_places(cls: type[Options]) -> dict[str, tuple[str, Any]]:
     """Option -> the name of its section ('' for the configuration itself) and its type."""
-    if cls not in _PLACES:
-        hints, sections = typing.get_type_hints(cls, include_extras=True), cls.sections()
-        found = {name: ("", Annotated[kind, ""]) for name, kind in hints.items()}
-        for section, kind in sections.items():
-            del found[section]
-            for name in kind.options():
-                assert name not in found, f"{name} is declared twice"
-                found[name] = section, _kinds(kind)[name]
-        _PLACES[cls] = found
-    return _PLACES[cls]
+    sections = cls.sections()
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = {
+        name: ("", Annotated[kind, ""]) for name, kind in hints.items() if name not in sections
+    }
+    for section, kind in sections.items():
+        for name in kind.options():
+            assert name not in found, f"{name} is declared twice"
+            found[name] = section, _kinds(kind)[name]
+    return found
 
 
-def _kinds(section: type[Section]) -> dict[str, Any]:
+def _find_kinds(section: type[Section]) -> dict[str, Any]:
     """The annotated type of each field; one without annotations gets an empty one."""
-    if section not in _KINDS:
-        hints = typing.get_type_hints(section, include_extras=True)
-        fields = dataclasses.fields(section)
-        _KINDS[section] = {f.name: Annotated[hints[f.name], ""] for f in fields}
-    return _KINDS[section]
+    hints = typing.get_type_hints(section, include_extras=True)
+    return {f.name: Annotated[hints[f.name], ""] for f in dataclasses.fields(section)}
 
 
-_PLACES: dict[Any, dict[str, tuple[str, Any]]] = {}
-_KINDS: dict[Any, dict[str, Any]] = {}
+_places: Callable[[Any], dict[str, tuple[str, Any]]] = functools.cache(_find_places)
+_kinds: Callable[[Any], dict[str, Any]] = functools.cache(_find_kinds)
 
 
 def documented(kind: type) -> dict[str, str]:
     """Field -> the string below it in the source, in one line."""
     found: dict[str, str] = {}
-    for cls in reversed(kind.__mro__[:-1]):
-        if not dataclasses.is_dataclass(cls):
-            continue
-        body = typing.cast(
-            ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-        ).body
-        for field, below in itertools.pairwise(body):
+    for cls in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
+        declared: Any = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        for field, below in itertools.pairwise(declared.body):
             if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
-                name = typing.cast(ast.Name, field.target).id
-                found[name] = " ".join(ast.literal_eval(below.value).split())
+                text = ast.literal_eval(below.value)
+                found[ast.unparse(field.target)] = " ".join(text.split())
     return found
 
 
 def typed(kind: Any, value: Any, told: str) -> Any:
     """The value as a type has it: a list becomes a tuple, a whole number a float.
 
-    Args:
-        kind: what a field is declared as.
-        value: what was given.
-        told: the beginning of the sentence about a value that does not fit.
+    `told` is the beginning of the sentence about a value that does not fit.
     """
     while typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
@@ -251,15 +242,15 @@ def _check_range(name: str, kind: Any, value: Any) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue
-        said = f"{option(name)} is {shown(number)}, but"
+        unbounded = isinstance(number, int) and bounds.high == math.inf
+        high = _GREATEST if unbounded else bounds.high
+        low = max(bounds.low, -high)
         if not math.isfinite(number):
-            raise UserError(f"{said} a finite number is meant.")
-        high = bounds.high
-        if isinstance(number, int) and high == math.inf:
-            high = _GREATEST
-        if not max(bounds.low, -high) <= number <= high:
-            if -math.inf < bounds.low < 1 >= high:
-                raise UserError(f"{said} {bounds.low:g} to {high:g} is meant.")
-            most = number > high
-            limit = high if most else max(bounds.low, -high)
-            raise UserError(f"{said} at {'most' if most else 'least'} {limit} is meant.")
+            meant = "a finite number"
+        elif low <= number <= high:
+            continue
+        elif -math.inf < low < 1 >= high:
+            meant = f"{low:g} to {high:g}"
+        else:
+            meant = f"at most {high}" if number > high else f"at least {low}"
+        raise UserError(f"{option(name)} is {shown(number)}, but {meant} is meant.")

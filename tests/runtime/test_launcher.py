@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
-
 import pytest
 
 from tcformer.errors import UserError
@@ -12,7 +9,6 @@ from tcformer.runtime import launcher
 from tcformer.runtime.launcher import (
     LaunchEnvironment,
     expand_hostlist,
-    first_host,
     port_of_job,
     read_environment,
     speak_after_main,
@@ -20,22 +16,10 @@ from tcformer.runtime.launcher import (
 
 # As seen in a step of a real Slurm 22.05.
 STEP = {
-    "SLURM_JOB_ID": "17",
-    "SLURM_STEP_ID": "0",
-    "SLURM_PROCID": "3",
-    "SLURM_LOCALID": "1",
-    "SLURM_NTASKS": "4",
-    "SLURM_STEP_NUM_TASKS": "4",
-    "SLURM_STEP_NUM_NODES": "2",
-    "SLURM_NNODES": "2",
-    "SLURM_STEP_NODELIST": "node[07-08]",
-    "SLURM_NODELIST": "node[07-08]",
-}
-
-
-@pytest.fixture
-def no_scontrol(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
+    "SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
+    "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NODELIST": "node[07-08]",
+    "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "node[07-08]",
+}  # fmt: skip
 
 
 def test_alone_without_a_launcher():
@@ -56,28 +40,25 @@ def test_torchrun():
     assert read_environment(env | STEP) == expected, "torchrun inside Slurm comes first"
 
 
-def test_slurm(no_scontrol):
+def test_slurm():
     found = read_environment(STEP)
     assert (found.launcher, found.rank, found.local_rank, found.size) == ("slurm", 3, 1, 4)
     assert found.master_addr == "node07"
     assert found.master_port == port_of_job(STEP)
 
 
-def test_slurm_as_published_needs_three_variables_only(no_scontrol):
+def test_slurm_as_published_needs_three_variables_only():
     env = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_NODELIST": "a[3,5]"}
     found = read_environment(env)
     assert (found.rank, found.size, found.master_addr, found.master_port) == (1, 2, "a3", 29500)
 
 
-def test_slurm_on_one_node_needs_no_name(no_scontrol):
-    found = read_environment(STEP | {"SLURM_STEP_NUM_NODES": "1"})
-    assert found.master_addr == "127.0.0.1"
-    assert found.local_size == 4
-
-
-def test_slurm_settings_given_by_hand_win(no_scontrol):
-    found = read_environment(STEP | {"MASTER_ADDR": "head", "MASTER_PORT": "4321"})
-    assert (found.master_addr, found.master_port) == ("head", 4321)
+def test_where_slurms_processes_meet():
+    one_node = read_environment(STEP | {"SLURM_STEP_NUM_NODES": "1"})  # needs no name
+    assert (one_node.master_addr, one_node.local_size) == ("127.0.0.1", 4)
+    by_hand = read_environment(STEP | {"MASTER_ADDR": "head", "MASTER_PORT": "4321"})
+    assert (by_hand.master_addr, by_hand.master_port) == ("head", 4321)
+    assert read_environment(STEP | {"ENVIRONMENT": "BATCH"}).size == 4, "srun in a batch script"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +73,7 @@ def test_slurm_with_one_process_is_alone(env):
     assert read_environment(env) == LaunchEnvironment()
 
 
-def test_a_batch_script_submitted_from_a_step_is_alone(monkeypatch, no_scontrol):
+def test_a_batch_script_submitted_from_a_step_is_alone(monkeypatch):
     """It inherits the step's variables; other nodes, or the name of Slurm's process, tell."""
     inherited = STEP | {"ENVIRONMENT": "BATCH", "SLURM_JOB_NODELIST": "other[1-2]"}
     assert read_environment(inherited) == LaunchEnvironment()
@@ -101,10 +82,6 @@ def test_a_batch_script_submitted_from_a_step_is_alone(monkeypatch, no_scontrol)
     monkeypatch.setattr(launcher, "_step_of", lambda task: next(steps))
     assert read_environment(same_nodes) == LaunchEnvironment()
     assert read_environment(same_nodes).size == 4
-
-
-def test_srun_inside_a_batch_script_is_not_alone(no_scontrol):
-    assert read_environment(STEP | {"ENVIRONMENT": "BATCH"}).size == 4
 
 
 @pytest.mark.parametrize(
@@ -146,17 +123,6 @@ def test_hostlist(nodelist, hosts):
 def test_unreadable_hostlist(nodelist):
     with pytest.raises(UserError, match="node list"):
         expand_hostlist(nodelist)
-
-
-def test_first_host_asks_scontrol(monkeypatch, tmp_path):
-    fake = tmp_path / "scontrol"
-    fake.write_text(
-        '#!/bin/sh\n[ "$*" = "show hostnames odd:list" ] && echo first && echo second\n'
-    )
-    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert first_host("odd:list") == "first"
-    assert first_host("n[4-5]") == "n4", "a scontrol that fails is no reason to give up"
 
 
 def test_ports_of_jobs_differ_and_are_allowed():

@@ -25,7 +25,6 @@ SCRIPT = str(ROOT / "slurm_train.sh")
 STAND_IN = """
 import dataclasses, json, os, sys, time
 from pathlib import Path
-from types import SimpleNamespace
 from tcformer.runtime.launcher import read_environment
 from tcformer.runtime.signals import install_early, interrupt, requeue_if_slurm
 
@@ -64,7 +63,7 @@ while not interrupt.requested and time.monotonic() < end:
 everybody("agreed")
 if env.rank == 0:
     (folder / "saved").write_text(interrupt.reason)
-requeue_if_slurm(SimpleNamespace(is_main=env.rank == 0))
+    requeue_if_slurm()
 everybody("left")
 sys.exit(75)
 """

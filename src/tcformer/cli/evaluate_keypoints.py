@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,28 +82,15 @@ def _on(number: int, whom: str, left_out: LeftOut, others: int) -> list[str]:
     return ["; ".join(filter(None, [f"Measured on {number} {whom}", str(left_out)])) + "."]
 
 
-@dataclass(frozen=True)
-class _Evaluation:
-    """The options as a record wants them."""
-
-    truth: str
-    results: str
-    record: str
-    output_dir: str = ""
-    eval: bool = True
-    dry_run: bool = False
-    seed: None = None
-
-
 def _recorded(args: Namespace, argv: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
     """The same with a record: what was compared, by its hashes, where, and what it came to."""
     from tcformer.runtime.distributed import World
-    from tcformer.training.record import RunRecord, recording
+    from tcformer.training.record import Kept, RunRecord, recording
     from tcformer.weights.released import file_sha256
 
     files = {"truth": args.truth, "results": args.results}
-    settings = _Evaluation(record=args.record, **files)
-    record = RunRecord(settings, World(), ["evaluate-keypoints", *argv])
+    kept = Kept(record=args.record, eval=True)
+    record = RunRecord(kept, World(), ["evaluate-keypoints", *argv], config=files)
     with recording(record):
         result, lines = _evaluated(args)
         data = {name: {"sha256": file_sha256(Path(file))[:16]} for name, file in files.items()}

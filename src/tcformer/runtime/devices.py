@@ -1,14 +1,38 @@
-"""Which device a process computes on."""
+"""A process among its peers, and the device it computes on."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.torch_version import TorchVersion
 
 from tcformer.errors import UserError
-from tcformer.runtime.launcher import LaunchEnvironment
+from tcformer.runtime.launcher import LaunchEnvironment, Launcher
+
+
+@dataclass(frozen=True)
+class World:
+    """One process and its peers.
+
+    `rank` counts over all machines and `local_rank` within this one; `size` is the number of
+    processes; `device` is where this process computes; `backend` is None when it is alone.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    backend: str | None = None
+    launcher: Launcher = "single"
+    store: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that prints and writes files."""
+        return self.rank == 0
 
 
 def choose_device(wanted: str, env: LaunchEnvironment) -> torch.device:
@@ -83,12 +107,7 @@ _NO_MEMORY = re.compile(
 
 
 def out_of_memory(error: BaseException, device: torch.device) -> str:
-    """What to tell of an error that says memory was lacking, to follow "ran"; '' for another one.
-
-    Args:
-        error: any exception.
-        device: where the process computes.
-    """
+    """What to tell, after "ran", of an error that says memory was lacking; '' for another one."""
     text = str(error)
     said = isinstance(error, RuntimeError) and _NO_MEMORY.search(text)
     if not (said or isinstance(error, MemoryError)):

@@ -14,12 +14,12 @@ With one process nothing is set up and every function below returns its input.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
 import sys
 import warnings
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlparse
@@ -30,34 +30,13 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from tcformer.errors import UserError
+from tcformer.runtime.devices import World as World
 from tcformer.runtime.devices import choose_device
 from tcformer.runtime.failure import collective_timeout, end_workers, guard, quiet_stderr
-from tcformer.runtime.launcher import LaunchEnvironment, Launcher, read_environment
+from tcformer.runtime.launcher import LaunchEnvironment, read_environment
 from tcformer.runtime.signals import STOP_SIGNALS, ignore_from_now_on, interrupt
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class World:
-    """One process and its peers.
-
-    `rank` counts over all machines and `local_rank` within this one; `size` is the number of
-    processes; `device` is where this process computes; `backend` is None when it is alone.
-    """
-
-    rank: int = 0
-    local_rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    backend: str | None = None
-    launcher: Launcher = "single"
-    store: Any = field(default=None, repr=False, compare=False)
-
-    @property
-    def is_main(self) -> bool:
-        """True on the one process that prints and writes files."""
-        return self.rank == 0
 
 
 def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: float = 5) -> World:
@@ -87,27 +66,21 @@ def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: 
         _silence_stdout()
     timeout = timedelta(minutes=timeout_minutes)
     store = _meet(address, port, env, timeout)
-    world = World(
-        rank=env.rank,
-        local_rank=env.local_rank,
-        size=env.size,
-        launcher=env.launcher,
-        store=store,
-    )
+    world = World(env.rank, env.local_rank, env.size, launcher=env.launcher, store=store)
     with guard(world):  # from here on an error is told once, however many processes meet it
         chosen = choose_device(device, env)
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
         # One backend a device type: collectives on CPU tensors go over gloo even in a GPU run.
         with quiet_stderr():  # gloo tells there of every peer that fails meanwhile
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
+                "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo",
                 store=PrefixStore("tcformer/group", store),
                 rank=env.rank,
                 world_size=env.size,
                 timeout=timedelta(seconds=collective_timeout()),
             )
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
         world = dataclasses.replace(world, device=chosen, backend=backend)
-        if chosen.type == "cuda":
+        if backend == "nccl":
             _refuse_shared_gpus(world)
         # Nobody tells gloo that a peer ended before it connected. When a process failed right here,
         # a second one failed with it, half connected, and a third one waited for the second until
@@ -144,14 +117,9 @@ def leave(status: int) -> int:
 
 
 def all_reduce_sums(world: World, sums: torch.Tensor) -> torch.Tensor:
-    """Add up a tensor of sums over all processes, in float64.
+    """Add up a tensor of sums, of any shape, real dtype and device, over all processes.
 
-    Args:
-        world: as returned by `init_world`.
-        sums: any shape and real dtype, any device; it is not changed.
-
-    Returns:
-        float64, same shape and device, the same bits on every process.
+    Returns float64, same shape and device, the same bits on every process.
     """
     total = sums.detach().to(device="cpu", dtype=torch.float64, copy=True)
     if world.size > 1:
@@ -190,32 +158,22 @@ def interrupt_reason(world: World) -> str:
     processes at different moments, or only some of them, and all must stop at the same step.
     """
     here = STOP_SIGNALS.index(interrupt.reason) + 1 if interrupt.requested else 0
-    agreed = _maximum(world, here)
-    if not agreed:
-        return ""
-    interrupt.request(STOP_SIGNALS[agreed - 1])
+    agreed = torch.tensor([here])
+    if world.size > 1:
+        dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+    if agreed:
+        interrupt.request(STOP_SIGNALS[int(agreed) - 1])
     return interrupt.reason
-
-
-def _maximum(world: World, number: int) -> int:
-    if world.size == 1:
-        return number
-    box = torch.tensor([number])
-    dist.all_reduce(box, op=dist.ReduceOp.MAX)
-    return int(box.item())
 
 
 def _meeting_point(dist_url: str, env: LaunchEnvironment) -> tuple[str, int]:
     if dist_url == "env://":
         return env.master_addr, env.master_port
     parsed = urlparse(dist_url)
-    try:
-        port = parsed.port
-    except ValueError:
-        port = None
-    if parsed.scheme != "tcp" or not parsed.hostname or port is None:
-        raise UserError(f"--dist_url must be env:// or tcp://HOST:PORT, got {dist_url!r}.")
-    return parsed.hostname, port
+    with contextlib.suppress(ValueError):  # the port is no number
+        if parsed.scheme == "tcp" and parsed.hostname and parsed.port is not None:
+            return parsed.hostname, parsed.port
+    raise UserError(f"--dist_url must be env:// or tcp://HOST:PORT, got {dist_url!r}.")
 
 
 def _refuse_shared_gpus(world: World) -> None:

@@ -20,10 +20,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import NoReturn, TypeVar
 
 from tcformer.errors import UserError
 from tcformer.files import FULL, is_full
+from tcformer.runtime.devices import World
 from tcformer.runtime.signals import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REFUSED
 
 T = TypeVar("T")
@@ -45,17 +46,6 @@ _GONE = re.compile(
 _SILENT = re.compile(r"[Tt]imed out waiting|Application timeout|[Ww]ait timeout")
 
 
-class _World(Protocol):
-    @property
-    def rank(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def is_main(self) -> bool: ...
-    @property
-    def store(self) -> Any: ...
-
-
 def collective_timeout(env: Mapping[str, str] = os.environ) -> float:
     """Seconds that a process waits for one that is alive but does not answer.
 
@@ -73,7 +63,7 @@ def collective_timeout(env: Mapping[str, str] = os.environ) -> float:
 
 
 @contextlib.contextmanager
-def guard(world: _World) -> Iterator[None]:
+def guard(world: World) -> Iterator[None]:
     """End all processes within seconds, with one message, when one of them fails.
 
     The message is the sentence of a `UserError`, the traceback of anything else, or a sentence
@@ -89,7 +79,7 @@ def guard(world: _World) -> Iterator[None]:
         _fail(world, error)
 
 
-def _fail(world: _World, error: BaseException) -> NoReturn:
+def _fail(world: World, error: BaseException) -> NoReturn:
     status, message = _describe(error)
     with contextlib.suppress(Exception):
         sys.stdout.flush()
@@ -183,7 +173,7 @@ def sentence_about(missing: Sequence[int], size: int, trouble: str) -> str:
     return f"error: {what}; the others end, and --resume auto goes on from the last checkpoint."
 
 
-def _missing(world: _World, trouble: str) -> str:
+def _missing(world: World, trouble: str) -> str:
     """The sentence about the processes that do not report to the store within seconds."""
     time.sleep(_PATIENCE)
 
@@ -194,7 +184,7 @@ def _missing(world: _World, trouble: str) -> str:
     return sentence_about(_within(_STORE_PATIENCE, ask, []), world.size, trouble)
 
 
-def _claim_failure(world: _World, status: int) -> tuple[int, int]:
+def _claim_failure(world: World, status: int) -> tuple[int, int]:
     """Be the first to fail, or learn who was: (rank, exit status). Rank -1 when nobody can say."""
 
     def claim() -> tuple[int, int]:
@@ -207,7 +197,7 @@ def _claim_failure(world: _World, status: int) -> tuple[int, int]:
     return _within(_STORE_PATIENCE, claim, (-1, status))
 
 
-def _hang_up(world: _World) -> None:
+def _hang_up(world: World) -> None:
     """Shut all connections but that to the store: the other processes may be waiting for this one.
 
     Leaving would not close them while a loader worker that was forked with them lives on.
@@ -225,7 +215,7 @@ def _hang_up(world: _World) -> None:
                     link.shutdown(socket.SHUT_RDWR)
 
 
-def _until_all_know(world: _World) -> None:
+def _until_all_know(world: World) -> None:
     """Wait, but not for long, until every process has learnt from the store who failed first."""
     deadline = time.monotonic() + _PATIENCE
 

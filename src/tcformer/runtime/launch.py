@@ -6,9 +6,8 @@ The processes find torchrun's variables (RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WOR
 MASTER_ADDR, MASTER_PORT), so the same run can be started by torchrun as well:
 `torchrun --nproc-per-node 8 -m tcformer train CONFIG`.
 
-Why not torchrun itself: it answers a SIGTERM with a traceback, gives the processes 30 seconds to
-save and then kills them; it turns every exit status into 1; it dies of SIGUSR1; it buries the one
-sentence that says what was wrong under a report of forty lines; and it costs an import of torch.
+torchrun itself answers a SIGTERM with a traceback, kills the processes after 30 seconds, turns
+every exit status into 1, dies of SIGUSR1, and buries the one sentence under forty lines.
 This one forwards signals, waits, and returns the status of the process that failed first.
 
 Environment: PORT (6666, or a free one if that is taken or wanted), and for several machines NNODES,
@@ -17,7 +16,9 @@ NODE_RANK and MASTER_ADDR, one call on each machine.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -146,40 +147,28 @@ def run(plan: Plan, command: Sequence[str]) -> int:
 
 
 def _wait(plan: Plan, processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    first: tuple[int, int] | None = None
-    deadline = 0.0
+    """Wait until all have ended, or long enough after the first failure; the status of that."""
+    code, local_rank, deadline = 0, 0, math.inf
     while True:
         codes = [process.poll() for process in processes]
-        if first is None:
-            for local_rank, code in enumerate(codes):
-                if code:
-                    first = (local_rank, code)
-                    stopped = code == EXIT_INTERRUPTED
-                    grace = _GRACE_AFTER_INTERRUPTION if stopped else _GRACE_AFTER_FAILURE
-                    deadline = time.monotonic() + grace
-                    break
-        if None not in codes or (first and time.monotonic() > deadline):
+        if not code and any(codes):
+            local_rank, code = next((i, c) for i, c in enumerate(codes) if c)
+            stopped = code == EXIT_INTERRUPTED
+            grace = _GRACE_AFTER_INTERRUPTION if stopped else _GRACE_AFTER_FAILURE
+            deadline = time.monotonic() + grace
+        if None not in codes or time.monotonic() > deadline:
             break
         time.sleep(0.05)
-    if first is None:
-        return 0
-    local_rank, code = first
-    if code > 0:
+    if code >= 0:
         return code
     name = signal.Signals(-code).name
-    if name == "SIGKILL":
+    if name not in _FORWARDED:
+        how = f"died of {name}"
+        if name == "SIGKILL":
+            how = "was killed (SIGKILL), most often because the machine ran out of memory"
         rank = plan.machine * plan.num_processes + local_rank
-        print(
-            f"error: process {rank} of {plan.size} was killed (SIGKILL), most often because the "
-            "machine ran out of memory; the others were stopped.",
-            file=sys.stderr,
-        )
-    elif name not in _FORWARDED:
-        rank = plan.machine * plan.num_processes + local_rank
-        print(
-            f"error: process {rank} of {plan.size} died of {name}; the others were stopped.",
-            file=sys.stderr,
-        )
+        told = f"error: process {rank} of {plan.size} {how}; the others were stopped."
+        print(told, file=sys.stderr)
     return 128 - code
 
 
@@ -228,14 +217,12 @@ def _positive(what: str, text: str, least: int = 1) -> int:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
+    with socket.socket() as probe, contextlib.suppress(OSError):
         # As torch's store does: a port whose last connections are only fading counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
+        probe.bind(("", port))
+        return True
+    return False
 
 
 def _claim(port: int) -> bool:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,8 +24,8 @@ DEFAULT_PORT = 29500
 class LaunchEnvironment:
     """The place of this process among all of them.
 
-    `local_rank` counts within one machine; `local_size` is the number of processes on this
-    machine, or None where the launcher does not say. `master` is where rank 0 listens.
+    `local_rank` counts within one machine, whose number of processes is `local_size`, or None where
+    the launcher does not say. `master_addr` and `master_port` are where rank 0 listens.
     """
 
     launcher: Launcher = "single"
@@ -55,23 +53,17 @@ def read_environment(env: Mapping[str, str] = os.environ) -> LaunchEnvironment:
 def _from_torchrun(env: Mapping[str, str]) -> LaunchEnvironment:
     rank, size = _number(env, "RANK"), _number(env, "WORLD_SIZE")
     local_rank = _number(env, "LOCAL_RANK", default=rank)
-    if size > 1:
-        for name in ("MASTER_ADDR", "MASTER_PORT"):
-            if not env.get(name):
-                raise UserError(
-                    f"{name} is not set although WORLD_SIZE is {size}: start the processes with "
-                    "dist_train.sh or torchrun, or set it."
-                )
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if size > 1 and not env.get(name):
+            raise UserError(
+                f"{name} is not set although WORLD_SIZE is {size}: start the processes with "
+                "dist_train.sh or torchrun, or set it."
+            )
+    local_size = _number(env, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in env else None
+    address = env.get("MASTER_ADDR") or "127.0.0.1"
+    port = _number(env, "MASTER_PORT", default=DEFAULT_PORT)
     return _checked(
-        LaunchEnvironment(
-            launcher="torchrun",
-            rank=rank,
-            local_rank=local_rank,
-            size=size,
-            local_size=_number(env, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in env else None,
-            master_addr=env.get("MASTER_ADDR") or "127.0.0.1",
-            master_port=_number(env, "MASTER_PORT", default=DEFAULT_PORT),
-        )
+        LaunchEnvironment("torchrun", rank, local_rank, size, local_size, address, port)
     )
 
 
@@ -81,9 +73,8 @@ def _from_slurm(env: Mapping[str, str]) -> LaunchEnvironment:
         return LaunchEnvironment()
     rank = _number(env, "SLURM_PROCID")
     nodes = _number(env, "SLURM_STEP_NUM_NODES", default=_number(env, "SLURM_NNODES", default=0))
-    address = env.get("MASTER_ADDR", "")
-    if not address and nodes == 1:
-        address = "127.0.0.1"  # needs no name that resolves
+    # Within one machine no name needs to be resolved.
+    address = env.get("MASTER_ADDR", "") or ("127.0.0.1" if nodes == 1 else "")
     if not address:
         names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
         listed = next((env[name] for name in names if env.get(name)), "")
@@ -93,17 +84,10 @@ def _from_slurm(env: Mapping[str, str]) -> LaunchEnvironment:
                 "with srun, or set MASTER_ADDR."
             )
         address = first_host(listed)
-    return _checked(
-        LaunchEnvironment(
-            launcher="slurm",
-            rank=rank,
-            local_rank=_number(env, "SLURM_LOCALID", default=rank),
-            size=size,
-            local_size=size if nodes == 1 else None,
-            master_addr=address,
-            master_port=_number(env, "MASTER_PORT", default=port_of_job(env)),
-        )
-    )
+    local_rank = _number(env, "SLURM_LOCALID", default=rank)
+    local_size = size if nodes == 1 else None
+    port = _number(env, "MASTER_PORT", default=port_of_job(env))
+    return _checked(LaunchEnvironment("slurm", rank, local_rank, size, local_size, address, port))
 
 
 def speak_after_main(env: Mapping[str, str] = os.environ, patience: float = 3.0) -> None:
@@ -158,21 +142,7 @@ def port_of_job(env: Mapping[str, str]) -> int:
 
 
 def first_host(nodelist: str) -> str:
-    """First host of a Slurm node list: by `scontrol show hostnames`, else by our own reading."""
-    if shutil.which("scontrol"):
-        try:
-            shown = subprocess.run(
-                ["scontrol", "show", "hostnames", nodelist],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            pass
-        else:
-            if shown.returncode == 0 and shown.stdout.split():
-                return shown.stdout.split()[0]
+    """First host of a Slurm node list."""
     hosts = expand_hostlist(nodelist)
     if not hosts:
         raise UserError(f"the Slurm node list {nodelist!r} names no host: set MASTER_ADDR.")

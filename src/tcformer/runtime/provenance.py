@@ -6,12 +6,11 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
-import shutil
 import subprocess
 import sysconfig
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,27 +21,13 @@ import tcformer
 from tcformer.ops import linear
 from tcformer.ops.dispatch import unsupported_reason
 from tcformer.processor import processor, usable_cores
+from tcformer.runtime import timing
 
 SETTINGS = (
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_LAUNCH_BLOCKING",
-    "DNNL_",
-    "GLIBC_TUNABLES",
-    "GOMP_",
-    "KMP_",
-    "LD_PRELOAD",
-    "MALLOC_",
-    "MKL_",
-    "NVIDIA_TF32_OVERRIDE",
-    "OMP_",
-    "ONEDNN_",
-    "PYTORCH_",
-    "TCFORMER_",
-    "THP_MEM_ALLOC_ENABLE",
-    "TORCH_",
-    "TORCHINDUCTOR_",
-    "TRITON_",
-)
+    "CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "DNNL_", "GLIBC_TUNABLES", "GOMP_", "KMP_",
+    "LD_PRELOAD", "MALLOC_", "MKL_", "NVIDIA_TF32_OVERRIDE", "OMP_", "ONEDNN_", "PYTORCH_",
+    "TCFORMER_", "THP_MEM_ALLOC_ENABLE", "TORCH_", "TORCHINDUCTOR_", "TRITON_",
+)  # fmt: skip
 """Environment variables (or their beginnings) that change how fast torch is."""
 
 BUSY = 0.3
@@ -79,14 +64,16 @@ def without_place(text: str) -> str:
 
 def resident(entry: str) -> int | None:
     """Bytes of memory of this process, by the name Linux has for it ("VmRSS", "VmHWM")."""
+    found = re.search(rf"^{entry}:\s*(\d+)", _text_of("/proc/self/status"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _text_of(path: str) -> str:
+    """A file of the system, or '' where there is none."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        return Path(path).read_text()
     except OSError:
-        return None
-    for line in lines:
-        if line.startswith(f"{entry}:"):
-            return int(line.split()[1]) * 1024
-    return None
+        return ""
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -129,14 +116,8 @@ def versions() -> dict[str, str | None]:
 def compiler() -> str | None:
     """The first line in which the C++ compiler tells its version."""
     for name in (os.environ.get("CXX", "").split(" ")[0], "g++", "clang++"):
-        if name and shutil.which(name):
-            try:
-                told = subprocess.run(
-                    [name, "--version"], capture_output=True, text=True, timeout=20, check=True
-                )
-            except (OSError, subprocess.SubprocessError):
-                continue
-            return _without_paths(told.stdout.splitlines()[0]) if told.stdout else name
+        if name and (told := _output_of(name, "--version")) is not None:
+            return _without_paths(told.splitlines()[0]) if told else name
     return None
 
 
@@ -144,23 +125,23 @@ def compiler() -> str | None:
 def source_version() -> dict[str, Any]:
     """The commit of the sources that run, and whether they were changed since; None if unknown."""
     here = Path(__file__)
-    if _git(here, "ls-files", "--error-unmatch", here.name) is None:
+    git = ("git", "-C", str(here.parent))
+    if _output_of(*git, "ls-files", "--error-unmatch", here.name) is None:
         return {"commit": None, "changed": None}  # an installed copy, or a folder without git
-    commit = _git(here, "rev-parse", "--short=12", "HEAD")
+    commit = _output_of(*git, "rev-parse", "--short=12", "HEAD")
     # A record that was just written does not make the sources other ones.
     sources = (":/src", ":/configs", ":/examples", ":/pyproject.toml")
-    changed = _git(here, "status", "--porcelain", "--", *sources)
+    changed = _output_of(*git, "status", "--porcelain", "--", *sources)
     return {"commit": commit, "changed": None if changed is None else bool(changed)}
 
 
-def _git(file: Path, *words: str) -> str | None:
+def _output_of(*command: str) -> str | None:
+    """What a command prints; None where it is missing or fails."""
     try:
-        told = subprocess.run(
-            ["git", "-C", str(file.parent), *words], capture_output=True, text=True, timeout=20
-        )
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return told.stdout.strip() if told.returncode == 0 else None
+    return told.stdout.strip()
 
 
 def settings(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -172,21 +153,14 @@ def settings(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     }
     found["torch threads"] = torch.get_num_threads()
     found["float32 matmul precision"] = torch.get_float32_matmul_precision()
-    found["transparent huge pages"] = _large_pages()
+    pages = _text_of("/sys/kernel/mm/transparent_hugepage/enabled")  # such as always [madvise]
+    found["transparent huge pages"] = pages.partition("[")[2].partition("]")[0] or None
     return found
 
 
 def _without_paths(value: str) -> str:
     """Paths tell of somebody's machine and explain nothing: keep their last part."""
     return " ".join(Path(word).name if word.startswith("/") else word for word in value.split(" "))
-
-
-def _large_pages() -> str | None:
-    try:
-        text = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
-    except OSError:
-        return None
-    return text.partition("[")[2].partition("]")[0] or None
 
 
 def load_average() -> float | None:
@@ -210,49 +184,34 @@ def busy_warning(load: float | None, cores: int) -> str | None:
 def products(side: int = 768, seconds: float = 0.05) -> dict[str, float]:
     """What matrix products in float32 reach on the CPU with torch's threads, operations a second.
 
-    A multiplication and an addition are two. The best of the calls that fit into the time, of
+    A multiplication and an addition are two. The best of the calls that fit into `seconds`, of
     each library: the one behind torch.mm ("mkl", or "blas" where this torch has no MKL) and
-    oneDNN ("onednn"), where `ops.linear` can call it.
-
-    Args:
-        side: of the square matrices.
-        seconds: for each library.
+    oneDNN ("onednn"), where `ops.linear` can call it. The matrices are square, `side` a side.
     """
     return dict(_products(side, seconds, torch.get_num_threads()))
 
 
 @cache
-def _products(side: int, seconds: float, threads: int) -> tuple[tuple[str, float], ...]:
+def _products(side: int, seconds: float, threads: int) -> dict[str, float]:
     # Not drawn: a record must not change the random numbers of the run that it is about.
     a = torch.linspace(-1, 1, side * side).view(side, side)
-    calls = {"mkl" if torch.backends.mkl.is_available() else "blas": lambda: torch.mm(a, a)}
+    blas = "mkl" if torch.backends.mkl.is_available() else "blas"
+    calls: dict[str, timing.Step] = {blas: lambda _: torch.mm(a, a)}
     if unsupported_reason("onednn", "cpu") is None:
-        calls["onednn"] = lambda: linear(a, a, impl="onednn")
+        calls["onednn"] = lambda _: linear(a, a, impl="onednn")
     with torch.inference_mode():
-        return tuple((name, 2 * side**3 / _best(call, seconds)) for name, call in calls.items())
-
-
-def _best(call: Callable[[], object], seconds: float) -> float:
-    """The shortest of the calls that fit into a time; three at least."""
-    call()
-    best, begin, count = float("inf"), time.perf_counter(), 0
-    while count < 3 or time.perf_counter() - begin < seconds:
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-        count += 1
-    return best
+        times = timing.interleaved(
+            calls, device=torch.device("cpu"), rounds=1000, warmup=1, turn=0.0,
+            budget=seconds * len(calls),
+        )  # fmt: skip
+    return {name: 2 * side**3 / min(each) for name, each in times.items()}
 
 
 def total_memory() -> int:
     """Bytes of memory that this process may use, a container's limit included."""
     total = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    limit = Path("/sys/fs/cgroup/memory.max")
-    try:
-        text = limit.read_text().strip()
-    except OSError:
-        return total
-    return min(int(text), total) if text.isdigit() else total
+    limit = _text_of("/sys/fs/cgroup/memory.max").strip()
+    return min(int(limit), total) if limit.isdigit() else total
 
 
 def has_compiler() -> str | None:

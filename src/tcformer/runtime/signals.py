@@ -1,40 +1,13 @@
-"""Stopping a run in good order: signals, exit statuses, Slurm's requeue.
+"""Stop a run in good order: signals, exit statuses, Slurm's requeue.
 
 This module imports nothing heavy on purpose. Importing torch takes seconds, and a signal that
 arrives in those seconds would kill a job that was about to start (seen twice on a real Slurm), so
 the command line calls `install_early` before anything else.
 
-=========  =======================================================  ==============================
-signal     who sends it                                             what the run does
-=========  =======================================================  ==============================
-SIGTERM    `kill`, `scancel`, preemption, a machine going down      saves, exits with status 75
-                                                                    (preempted: queued again)
-SIGUSR1    Slurm, shortly before the time limit (`--signal=USR1@N`)  saves, asks to be queued again,
-                                                                    exits with status 75
-SIGINT     Ctrl-C                                                   the first saves and exits with
-                                                                    status 75, the second aborts
-SIGCONT    Slurm, together with the others                          nothing
-=========  =======================================================  ==============================
-
-A handler only notes the request. The loop asks `interrupt.requested` between two steps (all
-processes agree first: `tcformer.runtime.distributed.interrupt_reason`), saves, and leaves.
-
-Exit statuses of every run:
-
-======  ==========================================================================================
-status  meaning
-======  ==========================================================================================
-0       done
-1       failed: the loss is not finite, another process of the run is gone or does not answer, or a
-        defect of the program (with a traceback)
-2       refused: an option, a path, a file or the memory does not do, and the message says which
-75      interrupted and saved (EX_TEMPFAIL, "try again"): the same command with `--resume auto`
-        continues. Not 0, so that `train && evaluate` and a restarting supervisor see that the
-        training is unfinished.
-130     Ctrl-C twice, or before anything was there to save
-137     (from dist_train.sh) a process was killed, most often because memory ran out
-143     SIGTERM before there was anything to save; in general 128 + n for a death by signal n
-======  ==========================================================================================
+SIGTERM (`kill`, `scancel`, preemption), SIGUSR1 (Slurm before the time limit) and SIGINT (Ctrl-C)
+ask for an end. A handler only notes the request. The loop asks `interrupt.requested` between two
+steps (all processes agree first: `tcformer.runtime.distributed.interrupt_reason`), saves, and
+leaves with `EXIT_INTERRUPTED`; docs/training.md lists the exit statuses.
 """
 
 from __future__ import annotations
@@ -47,18 +20,18 @@ import subprocess
 import threading
 import time
 from types import FrameType
-from typing import Protocol
 
 from tcformer.runtime.logger import logger
 
 EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_REFUSED = 2
+EXIT_FAILED = 1  # the loss is not finite, another process is gone, or a defect of the program
+EXIT_REFUSED = 2  # an option, a path, a file or the memory does not do, and one sentence says which
+# EX_TEMPFAIL, "try again". Not 0, so that `train && evaluate` and a restarting supervisor see that
+# the training is unfinished.
 EXIT_INTERRUPTED = 75
 
-#: The signals that ask for an end, in order of precedence when several arrive on several
-#: processes: a requeue (SIGUSR1) must not be lost because another process also got a SIGTERM that
-#: Slurm sends a little later.
+# In order of precedence when several arrive on several processes: a requeue (SIGUSR1) must not be
+# lost because another process also got a SIGTERM that Slurm sends a little later.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 _SCONTROL_TIMEOUT = 30.0
@@ -67,10 +40,7 @@ _SAME_KEY_PRESS = 0.5
 
 
 class Interrupt:
-    """Whether somebody asked this process to stop, and how.
-
-    `reason` is '' or the name of the signal ('SIGTERM', 'SIGUSR1', 'SIGINT').
-    """
+    """Whether somebody asked this process to stop; `reason` is '' or the name of the signal."""
 
     def __init__(self) -> None:
         self.reason = ""
@@ -84,8 +54,7 @@ class Interrupt:
         """Note a request; of several, the one later in `STOP_SIGNALS` wins."""
         if reason not in STOP_SIGNALS:
             raise ValueError(f"reason must be one of {', '.join(STOP_SIGNALS)}, got {reason!r}")
-        if STOP_SIGNALS.index(reason) >= (STOP_SIGNALS.index(self.reason) if self.reason else 0):
-            self.reason = reason
+        self.reason = max(self.reason or reason, reason, key=STOP_SIGNALS.index)
 
     def clear(self) -> None:
         """Forget the request (a test, or a second run in the same process)."""
@@ -94,11 +63,6 @@ class Interrupt:
 
 interrupt = Interrupt()
 _first_sigint = 0.0  # time.monotonic() of the first Ctrl-C
-
-
-class _HasIsMain(Protocol):
-    @property
-    def is_main(self) -> bool: ...
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:
@@ -145,11 +109,11 @@ def ignore_from_now_on() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def requeue_if_slurm(world: _HasIsMain) -> bool:
+def requeue_if_slurm() -> bool:
     """Queue this Slurm job again if it was stopped by its time limit or for a more urgent job.
 
-    To be called by every process once the checkpoint has been written and before they leave; only
-    the main one acts, and returns True if it did.
+    To be called by the main process alone, once the checkpoint has been written and before the
+    processes leave. Returns whether the job is queued again.
 
     * SIGUSR1 announces the time limit: the job is queued again.
     * SIGTERM with a preemption on record: likewise. Slurm queues a preempted job again only if it
@@ -161,7 +125,7 @@ def requeue_if_slurm(world: _HasIsMain) -> bool:
     says how to continue it.
     """
     job = _slurm_job()
-    if not world.is_main or not job or interrupt.reason not in ("SIGUSR1", "SIGTERM"):
+    if not job or interrupt.reason not in ("SIGUSR1", "SIGTERM"):
         return False
     by_hand = "the checkpoint is saved, the same command with --resume auto continues"
     if shutil.which("scontrol") is None:
@@ -170,7 +134,8 @@ def requeue_if_slurm(world: _HasIsMain) -> bool:
         )
         return False
     shown = _scontrol("show", "job", "-o", job).stdout
-    if interrupt.reason == "SIGTERM" and not _is_preempted(shown):
+    preempted = "JobState=RUNNING " in shown and re.search(r"\bPreemptTime=\d", shown)
+    if interrupt.reason == "SIGTERM" and not preempted:
         return False
     if re.search(r"\bBatchFlag=0\b", shown):
         logger.info(f"Slurm job {job} has no batch script and cannot be requeued; {by_hand}.")
@@ -209,11 +174,6 @@ def was_queued_again() -> bool:
         return True
     told = re.search(r"\bRestarts=(\d+)", _scontrol("show", "job", "-o", job).stdout)
     return told is None or int(told[1]) > 0
-
-
-def _is_preempted(job: str) -> bool:
-    """Whether `scontrol show job` tells of a running job that was asked to make room."""
-    return bool(re.search(r"\bJobState=RUNNING\b", job) and re.search(r"\bPreemptTime=\d", job))
 
 
 def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:

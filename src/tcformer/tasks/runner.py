@@ -102,8 +102,8 @@ def run(
             record.close("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
         except (RuntimeError, MemoryError) as error:
             raise _explained(error, world) from error
-        if isinstance(stopped, Interrupted):
-            requeue_if_slurm(world)
+        if isinstance(stopped, Interrupted) and world.is_main:
+            requeue_if_slurm()
         shutdown(world)
     if stopped is not None:
         raise stopped

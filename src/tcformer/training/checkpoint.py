@@ -9,7 +9,7 @@ key             content
 format          version of this layout
 model           state dict of the model
 model_ema       state dict of the averaged model, or None
-optimizer       state dict of the optimiser
+optimizer       state dict of the optimizer
 lr_scheduler    attributes of the schedule; for readers of the published layout, not restored here
                 (the rate is a function of the epoch and the configuration)
 scaler          state of the loss scaler, empty without one
@@ -28,6 +28,7 @@ ranks           per process: random generator states and running averages
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import random
 import sys
@@ -55,15 +56,15 @@ _NO_TRAINING_STATE = (
     "is not a training checkpoint: it has no 'model' entry; for plain weights use --finetune, or "
     "--resume together with --eval."
 )
-# What the configuration decides of an optimiser's groups. The rest of them is state: several of
-# timm's optimisers count their steps there.
+# What the configuration decides of an optimizer's groups. The rest of them is state: several of
+# timm's optimizers count their steps there.
 _CONFIGURED = ("lr", "initial_lr", "weight_decay", "betas", "eps", "momentum")
-# What a checkpoint of ours must hold to be resumed from, and of each process.
-_PARTS: dict[str, type | tuple[type, ...]] = {
+# What a checkpoint of ours must hold to be resumed from.
+_PARTS: dict[str, type] = {
     "optimizer": dict, "scaler": dict, "epoch": int, "step": int, "samples": int,
     "evaluated": bool, "best": dict, "ranks": list,
 }  # fmt: skip
-_OF_EACH_RANK = {"rng": dict, "meters": dict}
+_PLAIN = (int, float, str, bool, type(None), list, tuple)
 LAST, BEST, BEST_WEIGHTS = "checkpoint.pth", "best.pth", "best.safetensors"
 
 
@@ -91,13 +92,13 @@ def snapshot(state: TrainState, cfg: TrainConfig, world: World) -> dict[str, Any
         "rng": rng_state(world.device),
         "meters": {name: meter.state_dict() for name, meter in state.meters.items()},
     }
-    average = state.ema.module
+    average, schedule = state.ema.module, state.scheduler.state_dict()
     return {
         "format": FORMAT,
         "model": state.model.state_dict(),
         "model_ema": None if average is None else average.state_dict(),
         "optimizer": state.optimizer.state_dict(),
-        "lr_scheduler": _plain(state.scheduler.state_dict()),
+        "lr_scheduler": {k: v for k, v in schedule.items() if isinstance(v, _PLAIN)},
         "scaler": state.precision.scaler.state_dict(),
         "epoch": state.epoch,
         "step": state.step,
@@ -143,13 +144,7 @@ def rng_state(device: torch.device) -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": [
-            str(kind),
-            torch.from_numpy(np.asarray(keys, np.int64)),
-            position,
-            has_gauss,
-            cached,
-        ],
+        "numpy": [str(kind), torch.tensor(np.asarray(keys, np.int64)), position, has_gauss, cached],
         "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
     }
 
@@ -173,49 +168,41 @@ def seed_everything(seed: int, rank: int) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A training checkpoint.
-
-    Raises:
-        UserError: missing, damaged, or it holds no training state.
-    """
-    if Path(path).suffix == ".safetensors":
-        raise UserError(f"{path} {_NO_TRAINING_STATE}")
-    return _checked(safe_torch_load(path), path)
-
-
-def _checked(content: Any, source: str | Path) -> dict[str, Any]:
+    """A training checkpoint; a UserError where it is missing, damaged, or no training state."""
+    content = {} if Path(path).suffix == ".safetensors" else safe_torch_load(path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise UserError(f"{source} {_NO_TRAINING_STATE}")
+        raise UserError(f"{path} {_NO_TRAINING_STATE}")
     if "format" not in content:  # the published code's
         return content
     form = content["format"]
     if type(form) is int and form > FORMAT:
         raise UserError(
-            f"{source} was written by a newer version of tcformer (format {form}, "
+            f"{path} was written by a newer version of tcformer (format {form}, "
             f"this one reads up to {FORMAT}); update tcformer."
         )
     if type(form) is not int or form < 1:
         raise UserError(
-            f"{source} has format {shown(form)}, but formats count from 1: it is damaged."
+            f"{path} has format {shown(form)}, but formats count from 1: it is damaged."
         )
-    damaged = [name for name, kind in _PARTS.items() if not isinstance(content.get(name), kind)]
-    if "best" not in damaged and not all(type(v) in (int, float) for v in content["best"].values()):
-        damaged.append("best")
-    least = {"epoch": -1, "step": 0, "samples": 0}
-    damaged += [name for name in least if name not in damaged and content[name] < least[name]]
-    for mine in content["ranks"] if "ranks" not in damaged else []:
-        known = isinstance(mine, dict)
-        damaged += [
-            f"ranks/{name}"
-            for name, kind in _OF_EACH_RANK.items()
-            if not (known and isinstance(mine.get(name), kind))
-        ]
-    if damaged:
+    if damaged := next(_damage(content), None):
         raise UserError(
-            f"{source} is damaged: {damaged[0]} is missing or no training state; resume from "
+            f"{path} is damaged: {damaged} is missing or no training state; resume from "
             "another one."
         )
     return content
+
+
+def _damage(content: Mapping[str, Any]) -> Iterator[str]:
+    """Entries of a checkpoint of ours that are missing or no training state; the first is sure."""
+    yield from (name for name, kind in _PARTS.items() if not isinstance(content.get(name), kind))
+    if any(type(value) not in (int, float) for value in content["best"].values()):
+        yield "best"
+    least = {"epoch": -1, "step": 0, "samples": 0}
+    yield from (name for name in least if content[name] < least[name])
+    for mine in content["ranks"]:
+        for name in ("rng", "meters"):
+            if not (isinstance(mine, dict) and isinstance(mine.get(name), dict)):
+                yield f"ranks/{name}"
 
 
 def find_latest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
@@ -228,54 +215,53 @@ def find_latest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
         UserError: there are checkpoints, but none can be resumed from.
     """
     folder = Path(folder)
-    unfit: dict[Path, str] = {}
+    damaged: dict[Path, str] = {}
 
-    def read_fit(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-        for path in paths:
-            if path.is_file():
-                try:
-                    yield path, resumable(path)
-                except UserError as error:
-                    unfit[path] = str(error)
+    def whole(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in filter(Path.is_file, paths):
+            try:
+                content = read(path)
+                int(content["epoch"])
+                yield path, content
+            except UserError as error:
+                damaged[path] = str(error)
+            except (KeyError, TypeError, ValueError):
+                damaged[path] = f"{path} is damaged: it does not say its epoch."
+
+    def progress(one: tuple[Path, dict[str, Any]]) -> tuple[int, int, bool]:
+        # Of two that were saved at the end of an epoch, first comes the one that was not evaluated:
+        # only from there the epoch surely gets its line in the log.
+        content = one[1]
+        samples = int(content.get("samples", 0))
+        return int(content["epoch"]), samples, not content.get("evaluated", True)
 
     others = [*sorted(folder.glob("checkpoint_*.pth")), folder / BEST]
-    found = next(read_fit([folder / LAST]), None) or max(
-        read_fit(others), key=lambda one: _progress(one[1]), default=None
-    )
-    if found is None and unfit:
-        more = f" and {len(unfit) - 1} more" if len(unfit) > 1 else ""
+    found = next(whole([folder / LAST]), None) or max(whole(others), key=progress, default=None)
+    if found is None and damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise UserError(
             f"No checkpoint in {folder} can be resumed from, and none is replaced: "
-            f"{next(iter(unfit.values())).rstrip('.')}{more}. To start anew, move it away or name "
-            "another --output_dir."
+            f"{next(iter(damaged.values())).rstrip('.')}{more}. To start anew, move it away or "
+            "name another --output_dir."
         )
-    for path, problem in unfit.items():
+    for path, problem in damaged.items():
         logger.info(f"NOTICE: leaving out {path}, which cannot be resumed from: {problem}")
     return found
 
 
-def _progress(content: Mapping[str, Any]) -> tuple[int, int, bool]:
-    """How far a run had come.
-
-    Of two that were saved at the end of an epoch that is first which was not evaluated yet: only
-    from there the epoch surely gets its line in the log.
-    """
-    evaluated = bool(content.get("evaluated", True))
-    return int(content["epoch"]), int(content.get("samples", 0)), not evaluated
-
-
-def resumable(path: Path) -> dict[str, Any]:
-    """A training checkpoint that says how far it had come.
-
-    Raises:
-        UserError: missing, damaged, or it holds no training state.
-    """
-    content = read(path)
+@contextlib.contextmanager
+def damage_told(source: str | Path) -> Iterator[None]:
+    """Entries that are missing, of other types or of other shapes, become one sentence."""
     try:
-        int(content["epoch"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is damaged: it does not say its epoch.") from None
-    return content
+        yield
+    except (UserError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the training state in {source} is damaged or not of this program "
+            f"({type(error).__name__}: {shown(str(error))}); resume from another one, or start "
+            "from its weights with --finetune."
+        ) from error
 
 
 def restore(
@@ -287,44 +273,20 @@ def restore(
 ) -> list[str]:
     """Put `content` into `state`. Returns sentences about what could not be restored exactly.
 
-    The published code's checkpoints work too: weights, epoch, and the optimiser where it fits.
-
-    Raises:
-        UserError: the weights are those of another model or number of classes, or the training
-            state beside them is damaged.
+    The published code's checkpoints work too: weights, epoch, and the optimizer where it fits. A
+    damaged `content` raises whatever it comes to: see `damage_told`.
     """
-    try:
-        return _restore(state, content, cfg, world, load_weights)
-    except (UserError, torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # entries that are missing, of other types, of other shapes
-        raise UserError(
-            "the training state in the checkpoint is damaged or not of this program "
-            f"({type(error).__name__}: {shown(str(error))}); start from its weights with "
-            "--finetune."
-        ) from error
-
-
-def _restore(
-    state: TrainState,
-    content: Mapping[str, Any],
-    cfg: TrainConfig,
-    world: World,
-    load_weights: Callable[[nn.Module, Mapping[str, torch.Tensor]], None],
-) -> list[str]:
     notes: list[str] = []
     load_weights(state.model, content["model"])
     average = state.ema.module
     if average is not None:
-        if content.get("model_ema"):
-            load_weights(average, content["model_ema"])
-        else:
-            load_weights(average, content["model"])
+        load_weights(average, content.get("model_ema") or content["model"])
+        if not content.get("model_ema"):
             notes.append("the checkpoint has no averaged weights, so the average starts anew")
     try:
         state.optimizer.load_state_dict(_with_own_settings(content["optimizer"], state.optimizer))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        notes.append(f"the optimiser starts anew, its saved state does not fit ({error})")
+        notes.append(f"the optimizer starts anew, its saved state does not fit ({error})")
     if content.get("scaler"):
         state.precision.scaler.load_state_dict(content["scaler"])
     state.epoch = int(content.get("epoch", -1))
@@ -386,24 +348,11 @@ def _with_own_settings(
                 raise ValueError(
                     f"{name} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
                 )
-    return {"state": _tensor_steps(saved["state"]), "param_groups": groups}
-
-
-def _tensor_steps(states: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Step counts as tensors: torch before 1.12, which the authors used, saved plain integers."""
-    return {
-        index: {
-            name: torch.tensor(float(value)) if name == "step" and isinstance(value, int) else value
-            for name, value in state.items()
-        }
-        for index, state in states.items()
-    }
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON-able part of a schedule's attributes."""
-    plain = (int, float, str, bool, type(None), list, tuple)
-    return {key: value for key, value in state.items() if isinstance(value, plain)}
+    states = {index: dict(state) for index, state in saved["state"].items()}
+    for state in states.values():
+        if isinstance(state.get("step"), int):  # as torch before 1.12, the authors', saved it
+            state["step"] = torch.tensor(float(state["step"]))
+    return {"state": states, "param_groups": groups}
 
 
 def configuration_of(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ written. What comes out is the plan, with a memory estimate.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,20 +21,14 @@ from tcformer.training.config import TrainConfig
 from tcformer.training.metrics import peak_memory_mib
 from tcformer.training.optim import clip_gradients, parallel, scaled_lr
 from tcformer.training.resume import resume
-from tcformer.training.retention import checkpoint_bytes, num_kept
+from tcformer.training.retention import room
 from tcformer.training.task import Task
 
 _CPU_BATCH = 4  # a whole batch of a large model could take minutes there
 
 
 def dry_run(task: Task, cfg: TrainConfig, world: World, *, facts: Mapping[str, str]) -> list[str]:
-    """Try one step; the lines of the plan.
-
-    Args:
-        task: built as for training.
-        cfg: the configuration.
-        world: this process among all.
-        facts: what the task wants shown, such as the number of images.
+    """Try one step; the lines of the plan, among them the `facts` that the task wants shown.
 
     Raises:
         UserError: something that would end the real run.
@@ -46,42 +39,33 @@ def dry_run(task: Task, cfg: TrainConfig, world: World, *, facts: Mapping[str, s
     if cfg.run.compile:
         state.model.compile()
     model = parallel(state.model, world)
-    size = (
-        cfg.data.batch_size if world.device.type == "cuda" else min(cfg.data.batch_size, _CPU_BATCH)
-    )
+    ours, batch, accum = cfg.optimization, cfg.data.batch_size, cfg.optimization.accum
+    size = batch if world.device.type == "cuda" else min(batch, _CPU_BATCH)
     saved = _one_step(task, cfg, state, model, size)
-    accum = cfg.optimization.accum
-    images = cfg.data.batch_size * world.size * accum
+    less = "" if size == batch else f", fewer than --batch-size {batch}"
+    told = f" ({world.launcher}, {world.backend})" if world.size > 1 else ""
     dtype = state.precision.dtype
-    epochs = cfg.optimization.epochs + cfg.optimization.cooldown_epochs
+    epochs = ours.epochs + ours.cooldown_epochs
     updates = -(-task.steps_per_epoch // accum)
     lines = [
         "Dry run: everything was built and one step was made on made-up data; nothing was written.",
         *(f"{name}: {text}" for name, text in facts.items()),
         f"model: {cfg.network.model}, {loop.count_parameters(task.model):,} parameters",
-        f"processes: {world.size} on {world.device.type}"
-        + (f" ({world.launcher}, {world.backend})" if world.size > 1 else ""),
-        f"batch: {cfg.data.batch_size} per process x {world.size} processes x {accum} accumulated "
-        f"= {images} images per update",
+        f"processes: {world.size} on {world.device.type}{told}",
+        f"batch: {batch} per process x {world.size} processes x {accum} accumulated "
+        f"= {batch * world.size * accum} images per update",
         f"schedule: {epochs - state.epoch - 1} epochs of {task.steps_per_epoch} steps "
-        f"({updates} updates), {cfg.optimization.opt}, "
-        f"peak learning rate {scaled_lr(cfg, world.size):g}",
+        f"({updates} updates), {ours.opt}, peak learning rate {scaled_lr(cfg, world.size):g}",
         f"precision: {'float32' if dtype is None else str(dtype).removeprefix('torch.')}",
-        f"step tried with: {size} images per process"
-        + (
-            ""
-            if size == cfg.data.batch_size
-            else f", fewer than --batch-size {cfg.data.batch_size}"
-        ),
+        f"step tried with: {size} images per process{less}",
         f"memory per process, estimated: {_memory(cfg, model, saved, size)}",
         f"output: {_output(cfg, task.model)}",
         f"resume: {'from epoch ' + str(state.epoch + 1) if resumes else 'no, starts anew'}",
         *_slurm(world, cfg),
     ]
     if world.device.type == "cuda":
-        lines.append(
-            f"memory in use at the peak of that step: {peak_memory_mib(world.device):.0f} MiB"
-        )
+        peak = peak_memory_mib(world.device)
+        lines.append(f"memory in use at the peak of that step: {peak:.0f} MiB")
     return broadcast_object(world, lines)
 
 
@@ -151,13 +135,11 @@ def _output(cfg: TrainConfig, model: nn.Module) -> str:
     """Where checkpoints would go, and their size against the space that is left."""
     if not cfg.run.output_dir:
         return "nothing is saved (--output_dir is empty)"
-    folder = Path(cfg.run.output_dir).absolute()
-    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-    one, kept = checkpoint_bytes(cfg, model), num_kept(cfg)
-    note = "" if free > one * (kept + 1) else ", WHICH IS NOT ENOUGH"
+    needs = room(cfg, model)
+    note = "" if needs.free > needs.checkpoint * (needs.kept + 1) else ", WHICH IS NOT ENOUGH"
     return (
-        f"{cfg.run.output_dir}, up to {kept} checkpoints of about {one / 2**20:.0f} MiB, "
-        f"{free / 2**30:.1f} GiB free{note}"
+        f"{cfg.run.output_dir}, up to {needs.kept} checkpoints of about "
+        f"{needs.checkpoint / 2**20:.0f} MiB, {needs.free / 2**30:.1f} GiB free{note}"
     )
 
 
@@ -166,20 +148,17 @@ def _slurm(world: World, cfg: TrainConfig) -> list[str]:
     env = os.environ
     if "SLURM_JOB_ID" not in env:
         return ["slurm: not under Slurm"]
-    lines = [
-        f"slurm: job {env['SLURM_JOB_ID']}, {env.get('SLURM_NNODES', '?')} node(s), "
-        f"{env.get('SLURM_NTASKS', '1')} task(s), {env.get('SLURM_CPUS_PER_TASK', '?')} CPUs each, "
-        f"{env.get('SLURM_GPUS_ON_NODE', 'no')} GPUs on this node"
-    ]
-    tasks = env.get("SLURM_NTASKS", "1")
+    tasks, cpus = env.get("SLURM_NTASKS", "1"), env.get("SLURM_CPUS_PER_TASK", "?")
+    workers, gpus = cfg.data.num_workers, env.get("SLURM_GPUS_ON_NODE", "no")
+    warnings = []
     if world.launcher == "slurm" and tasks.isdigit() and int(tasks) != world.size:
-        lines.append(f"slurm: warning: {tasks} tasks were asked for, but {world.size} run.")
-    cpus = env.get("SLURM_CPUS_PER_TASK", "")
-    if cpus.isdigit() and cfg.data.num_workers > int(cpus):
-        lines.append(
-            f"slurm: warning: --num_workers {cfg.data.num_workers} exceeds the {cpus} CPUs of a "
-            "task."
-        )
-    if world.device.type == "cpu" and env.get("SLURM_GPUS_ON_NODE", "0") not in ("", "0"):
-        lines.append("slurm: warning: the job has GPUs, but this process runs on the CPU.")
-    return lines
+        warnings.append(f"{tasks} tasks were asked for, but {world.size} run.")
+    if cpus.isdigit() and workers > int(cpus):
+        warnings.append(f"--num_workers {workers} exceeds the {cpus} CPUs of a task.")
+    if world.device.type == "cpu" and gpus not in ("", "0", "no"):
+        warnings.append("the job has GPUs, but this process runs on the CPU.")
+    return [
+        f"slurm: job {env['SLURM_JOB_ID']}, {env.get('SLURM_NNODES', '?')} node(s), {tasks} "
+        f"task(s), {cpus} CPUs each, {gpus} GPUs on this node",
+        *(f"slurm: warning: {warning}" for warning in warnings),
+    ]

@@ -21,12 +21,8 @@ from tcformer.training.config import TrainConfig
 class RunLog:
     """One JSON object per epoch in OUTPUT/log.txt; silent off the main process or without OUTPUT.
 
-    Args:
-        cfg: the configuration, written to OUTPUT/config.json.
-        world: this process among all.
-        first_epoch: epoch the run starts at. Lines of this epoch or later at the end of an existing
-            log belong to work that is about to be done again, and are taken off.
-        resumed: False leaves a log that is there as it is and adds to it.
+    The configuration goes to OUTPUT/config.json. Where the run is `resumed`, lines of `first_epoch`
+    or later at the end of the log belong to work that is about to be done again, and are taken off.
     """
 
     def __init__(self, cfg: TrainConfig, world: World, *, first_epoch: int, resumed: bool) -> None:
@@ -44,7 +40,9 @@ class RunLog:
         if resumed and self.path.is_file():
             self._take_off(first_epoch)
         if cfg.run.tensorboard:
-            self._board = _summary_writer(folder, first_epoch)
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder), purge_step=first_epoch)
             threading.excepthook = self._without_traceback
 
     def _take_off(self, first_epoch: int) -> None:
@@ -68,8 +66,7 @@ class RunLog:
             whole = self.path.stat().st_size if self.path.is_file() else 0
             try:
                 with self.path.open("a") as stream:
-                    plain = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
-                    stream.write(json.dumps(plain) + "\n")
+                    stream.write(json.dumps(finite_or_null(numbers)) + "\n")
                     stream.flush()
                     os.fsync(stream.fileno())
             except OSError as error:
@@ -110,6 +107,11 @@ class RunLog:
             self._excepthook(args)
 
 
+def finite_or_null(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as JSON has them: None for what is not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
 def plain_number(value: float) -> float | str:
     """The number, or its name ("nan", "inf", "-inf") where JSON has none."""
     return value if math.isfinite(value) else str(value)
@@ -123,22 +125,11 @@ def _epoch_of(line: bytes) -> float | None:
 
 
 def require_tensorboard(cfg: TrainConfig) -> None:
-    """Refuse --tensorboard where the package is missing.
-
-    Raises:
-        UserError: it is.
-    """
-    if not cfg.run.tensorboard:
-        return
+    """Refuse --tensorboard where the package is missing."""
     try:
-        importlib.import_module("torch.utils.tensorboard")
+        if cfg.run.tensorboard:
+            importlib.import_module("torch.utils.tensorboard")
     except ImportError:
         raise UserError(
             "--tensorboard needs the package tensorboard; install tcformer[train]."
         ) from None
-
-
-def _summary_writer(folder: Path, first_epoch: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=first_epoch)

@@ -15,19 +15,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tcformer.errors import UserError
-from tcformer.files import make_folder
-from tcformer.runtime.distributed import (
-    World,
-    all_reduce_sums,
-    interrupt_reason,
-)
+from tcformer.runtime.distributed import World, all_reduce_sums, interrupt_reason
 from tcformer.runtime.logger import logger
 from tcformer.runtime.signals import interrupt
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
-from tcformer.training.log import RunLog, require_tensorboard
+from tcformer.training.log import RunLog
 from tcformer.training.metrics import MetricLogger, OnProgress, SmoothedValue, hms
 from tcformer.training.nonfinite import NonFiniteSteps, NotFinite, Step, refuse_nonfinite_weights
 from tcformer.training.optim import (
@@ -42,13 +36,7 @@ from tcformer.training.optim import (
 )
 from tcformer.training.record import current
 from tcformer.training.resume import resume
-from tcformer.training.retention import (
-    check_room,
-    clear_leftovers,
-    prune,
-    set_earlier_aside,
-    spare,
-)
+from tcformer.training.retention import prepare_folder, prune, spare
 from tcformer.training.task import Task
 
 __all__ = ["FitResult", "Interrupted", "NotFinite", "build_state", "count_parameters", "fit"]
@@ -87,7 +75,8 @@ def fit(
     resumed = bool(source)
     if cfg.run.compile:
         state.model.compile()
-    prepare_folder(cfg, state, world, source)
+    if cfg.run.output_dir and world.is_main:
+        prepare_folder(cfg, state, source)
     model = parallel(state.model, world)
     epochs = cfg.optimization.epochs + cfg.optimization.cooldown_epochs
     pending = not state.evaluated  # stopped after an epoch was saved, before it was evaluated
@@ -101,14 +90,11 @@ def fit(
     logger.info(f"Start training for {cfg.optimization.epochs} epochs")
     began = time.monotonic()
     try:
-        if pending:
-            set_learning_rate(
-                state.scheduler, state.epoch, compat=cfg.optimization.lr_schedule_compat
-            )
-            run.save_epoch()  # killed between its two files, it left only the first
-            run.finish_epoch()
-        for epoch in range(first, epochs):
-            run.train_one_epoch(epoch)
+        for epoch in range(first - pending, epochs):
+            if epoch < first:  # killed between its two files, it left only the first
+                run.set_learning_rate(epoch)
+            else:
+                run.train_one_epoch(epoch)
             run.save_epoch()
             run.finish_epoch()
     finally:
@@ -141,28 +127,26 @@ class _Run:
 
     def train_one_epoch(self, epoch: int) -> None:
         """From `state.step` (0, or where an interrupted run stopped) to the end of the epoch."""
-        task, cfg, state, precision = self.task, self.cfg, self.state, self.state.precision
-        steps = task.steps_per_epoch
-        set_learning_rate(state.scheduler, epoch, compat=cfg.optimization.lr_schedule_compat)
-        warm_up = WarmUp(state.optimizer, cfg.optimization.warmup_steps)
-        precision.paused = cfg.optimization.fp32_resume and epoch < self.first_epoch + 2
+        task, state, precision = self.task, self.state, self.state.precision
+        ours, every, steps = self.cfg.optimization, self.cfg.run.save_steps, task.steps_per_epoch
+        accum = ours.accum
+        self.set_learning_rate(epoch)
+        warm_up = WarmUp(state.optimizer, ours.warmup_steps)
+        precision.paused = ours.fp32_resume and epoch < self.first_epoch + 2
         self.model.train()
         state.optimizer.zero_grad(set_to_none=True)
         # The whole group whose gradients are added is repeated if a resume falls inside one.
-        start = state.step // cfg.optimization.accum * cfg.optimization.accum
+        start = state.step // accum * accum
         if start == 0:
             reset_meters(state)
         meters = self._meters(epoch, "train")
         meters.meters = state.meters
         batches = task.batches(epoch, start)
         for step, batch in meters.log_every(batches, steps, f"Epoch: [{epoch}]", start=start):
-            group = min(
-                cfg.optimization.accum,
-                steps - step // cfg.optimization.accum * cfg.optimization.accum,
-            )
-            updates = (step + 1) % cfg.optimization.accum == 0 or step + 1 == steps
+            group = min(accum, steps - step // accum * accum)
+            updates = (step + 1) % accum == 0 or step + 1 == steps
             warm_up.step(epoch * steps + step)
-            if step % cfg.optimization.accum == 0:
+            if step % accum == 0:
                 self.nonfinite.begin(step)
             value, norm = 0.0, None
             if not self.nonfinite.dropping:
@@ -174,7 +158,7 @@ class _Run:
                     (precision.scaler.scale(scaled) if precision.scales else scaled).backward()
                 value = loss.item()
                 if updates and not precision.scales:  # the loss scaler looks for itself
-                    norm = clip_gradients(state.model, cfg.optimization.clip_grad).item()
+                    norm = clip_gradients(state.model, ours.clip_grad).item()
             here = Step(epoch, step, batch, value, norm)
             stop = self._agree(here)
             state.meters["lr"].update(state.optimizer.param_groups[0]["lr"])
@@ -185,22 +169,24 @@ class _Run:
             if not self.nonfinite.dropping:
                 self._update(here)
             before, state.step = state.step, step + 1
-            due = (
-                cfg.run.save_steps > 0
-                and before // cfg.run.save_steps < state.step // cfg.run.save_steps
-            )
+            due = every > 0 and before // every < state.step // every
             if state.step < steps and (stop or due):
                 self._save(ckpt.LAST)
                 if stop:
                     raise Interrupted(self._farewell())
         meters.synchronize()
-        self._tell_averages(meters, -(-steps // cfg.optimization.accum))
+        self._tell_averages(meters, -(-steps // accum))
         state.epoch, state.step, state.evaluated = epoch, 0, False
+
+    def set_learning_rate(self, epoch: int) -> None:
+        """Set the schedule's rate of an epoch."""
+        compat = self.cfg.optimization.lr_schedule_compat
+        set_learning_rate(self.state.scheduler, epoch, compat=compat)
 
     def _agree(self, here: Step) -> bool:
         """Whether anybody was asked to stop; deals with a step that is bad on any process.
 
-        One small sum over all processes per step, so that all do the same thing at the same step.
+        One small sum over all processes a step lets all do the same at the same step.
         """
         bad = not math.isfinite(here.loss + (here.norm or 0.0))
         flags = all_reduce_sums(self.world, torch.tensor([interrupt.requested, bad]))
@@ -210,7 +196,7 @@ class _Run:
         return bool(stop and interrupt_reason(self.world))
 
     def _update(self, here: Step) -> None:
-        """One step of the optimiser with the gradients at hand."""
+        """One step of the optimizer with the gradients at hand."""
         state, precision = self.state, self.state.precision
         if not precision.scales:
             state.optimizer.step()
@@ -245,8 +231,8 @@ class _Run:
         keep = every > 0 and self.state.epoch % every == 0
         # The last one last: should a disk be full between them, a resumed run writes both again.
         self._save(*([f"checkpoint_{self.state.epoch}.pth"] if keep else []), ckpt.LAST)
-        if keep:
-            prune_checkpoints(self.cfg, self.state, self.world)
+        if keep and self.cfg.run.output_dir and self.world.is_main:
+            prune(self.cfg, self.state)
         if interrupt_reason(self.world):
             raise Interrupted(self._farewell())
 
@@ -342,33 +328,6 @@ def build_state(task: Task, cfg: TrainConfig, world: World) -> TrainState:
     )
     reset_meters(state)
     return state
-
-
-def prepare_folder(cfg: TrainConfig, state: TrainState, world: World, source: str) -> None:
-    """Make the folder of the results ready, after all that can be refused has been looked at.
-
-    What killed processes left is cleared, and an earlier run that is not the one of `source` (the
-    checkpoint that is resumed, or '') is set aside.
-    """
-    if cfg.run.output_dir and world.is_main:
-        require_tensorboard(cfg)
-        folder = make_folder(cfg.run.output_dir)
-        for name in (ckpt.LAST, ckpt.BEST, ckpt.BEST_WEIGHTS, "log.txt"):
-            if (folder / name).is_dir():  # else it would be found at the end of the first epoch
-                raise UserError(f"{folder / name} is a folder; the run must write a file there.")
-        clear_leftovers(folder)
-        prune_checkpoints(cfg, state, world)
-        if problem := check_room(cfg, state.model):
-            logger.info(f"NOTICE: {problem}.")
-        if moved := set_earlier_aside(folder, source):
-            logger.info(f"NOTICE: {moved}.")
-
-
-def prune_checkpoints(cfg: TrainConfig, state: TrainState, world: World) -> None:
-    """Keep as many numbered checkpoints as --keep-last says."""
-    if cfg.run.output_dir and world.is_main:
-        for path in prune(Path(cfg.run.output_dir), cfg.run.keep_last, state):
-            logger.info(f"NOTICE: {path} could not be deleted (--keep-last).")
 
 
 def reset_meters(state: TrainState) -> None:

@@ -1,7 +1,7 @@
 """Steps whose loss or gradient is not finite: kept for reproduction, then left out or the end.
 
 What is left out is the whole update: the group of steps whose gradients are added. Weights,
-average, optimiser and buffers (the statistics of batch norm) stay as they were before it, on every
+average, optimizer and buffers (the statistics of batch norm) stay as they were before it, on every
 process, and the run goes on with the next batch. `--skip-nonfinite` says how often that may happen;
 the count is in the checkpoint, so a resumed run goes on counting.
 """
@@ -24,7 +24,7 @@ from tcformer.training import checkpoint as ckpt
 from tcformer.training.checkpoint import TrainState
 from tcformer.training.config import TrainConfig
 from tcformer.training.log import plain_number
-from tcformer.training.optim import gradient_norm
+from tcformer.training.optim import clip_gradients
 from tcformer.training.task import Task
 
 _NAMED = 4  # files in the sentence; the record has all of them
@@ -73,22 +73,18 @@ class NonFiniteSteps:
             NotFinite: on every process, unless `--skip-nonfinite` allows one more.
         """
         state, cfg = self.state, self.cfg
-        norm = gradient_norm(state.model).item() if step.norm is None else step.norm
+        norm = clip_gradients(state.model, None).item() if step.norm is None else step.norm
         skip = state.skips.nonfinite < cfg.optimization.skip_nonfinite
         files = self.task.describe(step.batch)
-        mine: dict[str, Any] = {
-            "rank": self.world.rank,
-            "loss": plain_number(step.loss),
-            "gradient_norm": plain_number(norm),
-            "files": files,
-            "targets": _targets(step.batch),
-        }
+        loss_and_norm = {"loss": plain_number(step.loss), "gradient_norm": plain_number(norm)}
+        told = {"files": files, "targets": _targets(step.batch)}
+        mine: dict[str, Any] = {"rank": self.world.rank, **loss_and_norm, **told}
         ranks = gather_objects(self.world, mine)
         # If no loss is bad, the batch of any process may have made the gradient that all share.
         seen = [r for r in ranks if isinstance(r["loss"], str)] or ranks
         if not skip and cfg.run.output_dir:
             for culprit in seen:
-                culprit["batch"] = self._batch_file(step, culprit["rank"]).name
+                culprit["batch"] = self._place(step, f".rank{culprit['rank']}.pt").name
             if self.world.rank in [culprit["rank"] for culprit in seen]:
                 self._keep_batch(step, files)
         state.optimizer.zero_grad(set_to_none=True)
@@ -124,19 +120,17 @@ class NonFiniteSteps:
             f"files: {', '.join(files[:_NAMED])}{more}"
         )
 
-    def _stem(self, step: Step) -> Path:
-        name = f"nonfinite_epoch{step.epoch}_step{step.number}"
+    def _place(self, step: Step, suffix: str) -> Path:
+        name = f"nonfinite_epoch{step.epoch}_step{step.number}{suffix}"
         return Path(self.cfg.run.output_dir) / name
-
-    def _batch_file(self, step: Step, rank: int) -> Path:
-        return self._stem(step).with_suffix(f".rank{rank}.pt")
 
     def _keep_batch(self, step: Step, files: list[str]) -> None:
         """Write this process's batch as the network saw it."""
-        path = self._batch_file(step, self.world.rank)
+        path = self._place(step, f".rank{self.world.rank}.pt")
         names = getattr(step.batch, "_fields", None) or map(str, range(len(step.batch)))
         values = dict(zip(names, step.batch, strict=True))
-        content = {"files": files, "batch": {k: _on_cpu(v) for k, v in values.items()}}
+        batch = {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in values.items()}
+        content = {"files": files, "batch": batch}
         with contextlib.suppress(UserError):  # the record, which comes next, says what is wrong
             make_folder(path.parent)
             atomic_write(path, lambda stream: torch.save(content, stream))
@@ -144,13 +138,12 @@ class NonFiniteSteps:
     def _keep_record(self, step: Step, ranks: list[dict[str, Any]], skip: bool) -> str:
         """Write the circumstances and, before the run ends, the state to repeat the step from.
 
-        Returns:
-            What was saved, in words; the same on every process.
+        Returns what was saved, in words; the same on every process.
         """
         if not self.cfg.run.output_dir:
             return "nothing saved, --output_dir is empty"
         state, cfg = self.state, self.cfg
-        stem = self._stem(step)
+        state_file = self._place(step, ".pth")
         facts: dict[str, Any] = {
             "epoch": step.epoch,
             "step": step.number,
@@ -169,14 +162,13 @@ class NonFiniteSteps:
             ckpt.set_rng_state(self._rng, self.world.device)
             state.step = self._first
             content = ckpt.snapshot(state, cfg, self.world)
-            state_file = stem.with_suffix(".pth")
             facts["repeat"] = f"the same command with --resume {state_file} --output_dir ''"
         said = ""
         if self.world.is_main:
-            record = stem.with_suffix(".json")
+            record = self._place(step, ".json")
             text = json.dumps(facts, indent=1) + "\n"
             try:
-                make_folder(stem.parent)
+                make_folder(record.parent)
                 atomic_write(record, lambda stream: stream.write(text.encode()))
                 said = f"the circumstances are in {record}"
                 if content is not None:
@@ -205,14 +197,7 @@ def refuse_nonfinite_weights(state: TrainState, output_dir: str) -> None:
         )
 
 
-def _on_cpu(value: Any) -> Any:
-    return value.detach().cpu() if isinstance(value, Tensor) else value
-
-
-def _targets(batch: Any) -> list[int] | None:
+def _targets(batch: Any) -> Any:
     """The labels where there is one for each image."""
     targets = getattr(batch, "targets", None)
-    if not isinstance(targets, Tensor) or targets.ndim != 1:
-        return None
-    labels: list[int] = targets.tolist()
-    return labels
+    return targets.tolist() if isinstance(targets, Tensor) and targets.ndim == 1 else None

@@ -1,4 +1,4 @@
-"""Optimiser, learning rate and precision of the recipe, over timm's parts."""
+"""Optimizer, learning rate and precision of the recipe, over timm's parts."""
 
 from __future__ import annotations
 
@@ -19,58 +19,47 @@ REFERENCE_BATCH = 512
 """Images per update that `--lr` is meant for."""
 
 LEAST_SCALE = 2.0**-14
-"""Loss scale below which the scaler does not go.
+"""Least loss scale, at which gradients overflow float16 from 65504 * 2**14 = 1e9 on.
 
-At this one, gradients overflow float16 from 65504 * 2**14 = 1e9 on. The scaler begins at 2**16 and
-is here after 30 updates of which none succeeded.
+The scaler begins at 2**16 and is here after 30 updates of which none succeeded.
 """
 
 
 def scaled_lr(cfg: TrainConfig, world_size: int) -> float:
     """The peak learning rate: `--lr` times the images per update over 512 (linear scaling)."""
-    return (
-        cfg.optimization.lr
-        * cfg.data.batch_size
-        * world_size
-        * cfg.optimization.accum
-        / REFERENCE_BATCH
-    )
+    images = cfg.data.batch_size * world_size * cfg.optimization.accum
+    return cfg.optimization.lr * images / REFERENCE_BATCH
 
 
 def build_optimizer(cfg: TrainConfig, model: nn.Module, world_size: int) -> torch.optim.Optimizer:
-    """The optimiser, by timm's name; group 0 is not decayed, group 1 is, each in module order.
+    """The optimizer, by timm's name; group 0 is not decayed, group 1 is, each in module order.
 
     Decayed are the parameters with two or more dimensions that are not biases; with `--decay-all`
     there is one group of all.
     """
     from timm.optim import create_optimizer_v2, list_optimizers
 
-    known = list_optimizers()
-    if cfg.optimization.opt.lower().removeprefix("lookahead_") not in known:
+    ours, known = cfg.optimization, list_optimizers()
+    if ours.opt.lower().removeprefix("lookahead_") not in known:
         raise UserError(
-            f"--opt {cfg.optimization.opt} is not an optimizer of timm; known are "
-            f"{', '.join(known)}."
+            f"--opt {ours.opt} is not an optimizer of timm; known are {', '.join(known)}."
         )
-    extra: dict[str, Any] = {}
-    if cfg.optimization.opt_eps is not None:
-        extra["eps"] = cfg.optimization.opt_eps
-    if cfg.optimization.opt_betas is not None:
-        extra["betas"] = cfg.optimization.opt_betas
+    given = {"eps": ours.opt_eps, "betas": ours.opt_betas}
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model,
-            opt=cfg.optimization.opt.lower(),
+            opt=ours.opt.lower(),
             lr=scaled_lr(cfg, world_size),
-            weight_decay=cfg.optimization.weight_decay,
-            momentum=cfg.optimization.momentum,
-            filter_bias_and_bn=not cfg.optimization.decay_all,
-            **extra,
+            weight_decay=ours.weight_decay,
+            momentum=ours.momentum,
+            filter_bias_and_bn=not ours.decay_all,
+            **{name: value for name, value in given.items() if value is not None},
         )
     except (AssertionError, ImportError, TypeError, ValueError) as error:
         why = str(error).rstrip(".") or type(error).__name__
-        raise UserError(f"--opt {cfg.optimization.opt} cannot be used: {why}.") from error
-    if cfg.optimization.opt_betas is not None and "betas" not in optimizer.defaults:
-        raise UserError(f"--opt {cfg.optimization.opt} has no betas; leave --opt-betas out.")
+        raise UserError(f"--opt {ours.opt} cannot be used: {why}.") from error
+    if ours.opt_betas is not None and "betas" not in optimizer.defaults:
+        raise UserError(f"--opt {ours.opt} has no betas; leave --opt-betas out.")
     return optimizer
 
 
@@ -95,32 +84,32 @@ def build_scheduler(cfg: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
     """The schedule, by timm's name, a function of the epoch (see `set_learning_rate`)."""
     from timm.scheduler import create_scheduler_v2
 
-    noise = list(cfg.optimization.lr_noise) if cfg.optimization.lr_noise else None
-    decay_rate = cfg.optimization.decay_rate
+    ours = cfg.optimization
+    noise = ours.lr_noise[0] if ours.lr_noise and len(ours.lr_noise) == 1 else ours.lr_noise
+    decay_rate = ours.decay_rate
     if decay_rate is None:  # timm takes it for the power of a polynomial, where 0.1 hardly decays
-        decay_rate = 0.9 if cfg.optimization.sched == "poly" else 0.1
+        decay_rate = 0.9 if ours.sched == "poly" else 0.1
     try:
         scheduler, _ = create_scheduler_v2(
             optimizer,
-            sched=cfg.optimization.sched,
-            num_epochs=cfg.optimization.epochs,
-            decay_epochs=cfg.optimization.decay_epochs,
+            sched=ours.sched,
+            num_epochs=ours.epochs,
+            decay_epochs=ours.decay_epochs,
             # timm decays an epoch early: in the epoch that, counted from 1, is a milestone.
-            decay_milestones=[milestone + 1 for milestone in cfg.optimization.decay_milestones],
-            cooldown_epochs=cfg.optimization.cooldown_epochs,
+            decay_milestones=[milestone + 1 for milestone in ours.decay_milestones],
+            cooldown_epochs=ours.cooldown_epochs,
             decay_rate=decay_rate,
-            min_lr=cfg.optimization.min_lr,
-            warmup_lr=cfg.optimization.warmup_lr,
-            warmup_epochs=cfg.optimization.warmup_epochs,
-            noise=noise[0] if noise and len(noise) == 1 else noise,
-            noise_pct=cfg.optimization.lr_noise_pct,
-            noise_std=cfg.optimization.lr_noise_std,
+            min_lr=ours.min_lr,
+            warmup_lr=ours.warmup_lr,
+            warmup_epochs=ours.warmup_epochs,
+            noise=list(noise) if isinstance(noise, tuple) else noise,
+            noise_pct=ours.lr_noise_pct,
+            noise_std=ours.lr_noise_std,
             noise_seed=cfg.run.seed,
         )
     except (ValueError, AssertionError) as error:
-        raise UserError(
-            f"--sched {cfg.optimization.sched} cannot be used: {str(error).rstrip('.')}."
-        ) from error
+        why = str(error).rstrip(".")
+        raise UserError(f"--sched {ours.sched} cannot be used: {why}.") from error
     if scheduler is None:
         raise UserError("--sched none is refused: it would ignore the warm-up and every rate.")
     return scheduler
@@ -136,14 +125,10 @@ def set_learning_rate(scheduler: Any, epoch: int, *, compat: bool = False) -> No
 
 
 class WarmUp:
-    """The rise of the rate over the first steps of a run, on top of the schedule's.
+    """Raises the rates, which the schedule has just set, over the first `steps` steps of a run.
 
-    At step t of n the rate is the schedule's times 1 - (1 - t / n) (1 - 0.001). It is a function of
-    the step alone, so nothing of it needs saving.
-
-    Args:
-        optimizer: whose rates the schedule has just set for an epoch.
-        steps: n; 0 leaves the rates alone.
+    At step t of n the rate is the schedule's times 1 - (1 - t / n) (1 - 0.001): a function of the
+    step alone, so nothing of it needs saving.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
@@ -151,7 +136,7 @@ class WarmUp:
         self._full = [group["lr"] for group in optimizer.param_groups]
 
     def step(self, number: int) -> None:
-        """Set the rates of step `number`, counted from the run's start."""
+        """Set the rates of step `number` of the run."""
         if number <= self.steps and self.steps:
             factor = 1 - (1 - number / self.steps) * (1 - 1e-3)
             for group, rate in zip(self.optimizer.param_groups, self._full, strict=True):
@@ -226,12 +211,11 @@ class Ema:
     def __init__(self, cfg: TrainConfig, model: nn.Module) -> None:
         from timm.utils import ModelEmaV3
 
-        self._average = (
-            ModelEmaV3(model, decay=cfg.optimization.ema_decay) if cfg.optimization.ema else None
-        )
+        ours = cfg.optimization
+        self._average = ModelEmaV3(model, decay=ours.ema_decay) if ours.ema else None
 
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights of `model`, after an optimiser step."""
+        """Move the average towards the weights of `model`, after an optimizer step."""
         if self._average is not None:
             self._average.update(model)
 
@@ -253,12 +237,8 @@ def parallel(model: nn.Module, world: World) -> nn.Module:
 
 
 def clip_gradients(model: nn.Module, max_norm: float | None) -> torch.Tensor:
-    """Scale the gradients down to `max_norm`, if given. Returns the norm that they had."""
+    """Scale the gradients down to `max_norm`, if given. Returns the 2-norm that they had."""
     if max_norm is None:
-        return gradient_norm(model)
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(grads)
     return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-
-
-def gradient_norm(model: nn.Module) -> torch.Tensor:
-    """The 2-norm of all gradients together, a scalar."""
-    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

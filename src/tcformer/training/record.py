@@ -9,17 +9,15 @@ be published; the whole ones are in OUTPUT/config.json.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import json
-import math
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -28,17 +26,10 @@ from tcformer.files import atomic_write, check_writable, make_folder, parse_json
 from tcformer.runtime import provenance
 from tcformer.runtime.distributed import World
 from tcformer.runtime.logger import logger
+from tcformer.training.config import RunConfig
+from tcformer.training.log import finite_or_null
 
-__all__ = [
-    "EVALUATION",
-    "FORM",
-    "TRAINING",
-    "RunRecord",
-    "Settings",
-    "current",
-    "read_record",
-    "recording",
-]
+__all__ = ["FORM", "TRAINING", "Kept", "RunRecord", "current", "read_record", "recording"]
 
 FORM = "tcformer run 1"
 """Name and version of the records' form."""
@@ -46,28 +37,17 @@ FORM = "tcformer run 1"
 TRAINING, EVALUATION = "record.json", "evaluation.json"
 
 
-class Settings(Protocol):
-    """What a record asks of the options of a run: `RunConfig` or another dataclass."""
+@dataclass(frozen=True)
+class Kept:
+    """What a record asks of the options of a run; `RunConfig` has all of it."""
 
-    @property
-    def output_dir(self) -> str:
-        """Folder of the results, or ''."""
-
-    @property
-    def record(self) -> str:
-        """File of the record where it has a place of its own, or ''."""
-
-    @property
-    def eval(self) -> bool:
-        """Whether it is an evaluation."""
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether nothing is to be written."""
-
-    @property
-    def seed(self) -> int | None:
-        """Of the run; None where nothing is drawn."""
+    output_dir: str = ""
+    record: str = ""
+    """File of the record where it has a place of its own."""
+    eval: bool = False
+    dry_run: bool = False
+    """Nothing is to be written."""
+    seed: int | None = None
 
 
 _active: list[RunRecord] = []
@@ -79,11 +59,10 @@ class RunRecord:
     Nothing is written before `begin`, so that a run which is refused leaves no file.
 
     Args:
-        settings: where it goes, and what is run.
+        kept: where it goes, and what is run.
         world: this process among all; only the main one writes.
         command: the words of the command line behind the program; None when called from Python.
-        program: what was called.
-        config: all options as JSON has them; None for those of `settings`.
+        config: all options as JSON has them.
         made_from: files that the run reads, which a record must not replace.
 
     Attributes:
@@ -92,19 +71,20 @@ class RunRecord:
 
     def __init__(
         self,
-        settings: Settings,
+        kept: Kept | RunConfig,
         world: World,
         command: Sequence[str] | None = None,
         *,
-        program: str = "tcformer",
         config: Mapping[str, Any] | None = None,
         made_from: Sequence[str] = (),
     ) -> None:
-        self.path = _place(settings) if world.is_main and not settings.dry_run else None
-        self._cfg, self._world = settings, world
-        options: Any = settings
-        self._config = dataclasses.asdict(options) if config is None else config
-        self._command = None if command is None else provenance.command_line(command, program)
+        place = kept.record
+        if not place and kept.output_dir:
+            place = os.path.join(kept.output_dir, EVALUATION if kept.eval else TRAINING)
+        writes = place and world.is_main and not kept.dry_run
+        self.path = Path(place) if writes else None
+        self._cfg, self._world, self._config = kept, world, config or {}
+        self._command = None if command is None else provenance.command_line(command)
         self.also: dict[str, Any] = {}
         self._started = self._last = time.monotonic()
         self._worked = _processor_seconds()
@@ -118,10 +98,8 @@ class RunRecord:
     ) -> None:
         """Write the record for the first time, or go on with the one of the run that is resumed.
 
-        Args:
-            about: what the task tells: model, number of parameters, data.
-            resumed: whether this goes on from a checkpoint.
-            first_epoch: the epoch that comes next; what is recorded of it and later is dropped.
+        `about` is what the task tells: model, number of parameters, data. What is recorded of
+        `first_epoch`, which comes next, and of later ones is dropped.
         """
         if self.path is None:
             return
@@ -167,16 +145,15 @@ class RunRecord:
         if not self._session:
             return
         now = time.monotonic()
-        plain = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
-        self._content["epochs"].append({**plain, "seconds": round(now - self._last, 3)})
+        seconds = round(now - self._last, 3)
+        self._content["epochs"].append({**finite_or_null(numbers), "seconds": seconds})
         self._last = now
         self._write()
 
     def result(self, numbers: Mapping[str, float]) -> None:
         """Add what an evaluation came to."""
         if self._session:
-            plain = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
-            self._content["result"] = plain
+            self._content["result"] = finite_or_null(numbers)
 
     def close(self, status: str, reason: str = "") -> None:
         """Write the end: "finished", "interrupted" or "failed", and why."""
@@ -258,16 +235,7 @@ def recording(record: RunRecord) -> Iterator[RunRecord]:
 
 def current() -> RunRecord:
     """The record of the run under way; one that keeps nothing where none is written."""
-    return _active[-1] if _active else RunRecord(_Nowhere(), World())
-
-
-@dataclass(frozen=True)
-class _Nowhere:
-    output_dir: str = ""
-    record: str = ""
-    eval: bool = False
-    dry_run: bool = False
-    seed: int | None = None
+    return _active[-1] if _active else RunRecord(Kept(), World())
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -284,33 +252,26 @@ def read_record(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError:
         raise UserError(f"{path} is not JSON; name the record.json of a run") from None
-    good = isinstance(content, dict) and content.get("form") == FORM
-    lists = good and all(
-        isinstance(content.get(name), list) and all(isinstance(e, dict) for e in content[name])
-        for name in ("epochs", "sessions")
-    )
-    if not lists or not _is_whole(content):
+    if not _is_record(content):
         raise UserError(f"{path} is not the record of a run of this tcformer ({FORM!r})")
     assert isinstance(content, dict)
     return content
 
 
-def _is_whole(content: Mapping[str, Any]) -> bool:
-    number = (int, float)
-    return all(isinstance(entry.get("epoch"), number) for entry in content["epochs"]) and all(
-        isinstance(session.get("wall_seconds"), number)
-        and isinstance(session.get("peak_memory"), dict)
-        and isinstance(session.get("status"), str)
-        for session in content["sessions"]
-    )
+_OF_A_SESSION = {"wall_seconds": (int, float), "peak_memory": dict, "status": str}
 
 
-def _place(settings: Settings) -> Path | None:
-    if settings.record:
-        return Path(settings.record)
-    if not settings.output_dir:
-        return None
-    return Path(settings.output_dir) / (EVALUATION if settings.eval else TRAINING)
+def _is_record(content: Any) -> bool:
+    def all_have(name: str, **kinds: Any) -> bool:
+        entries = content.get(name)
+        return isinstance(entries, list) and all(
+            isinstance(entry, dict) and isinstance(entry.get(key), kind)
+            for entry in entries
+            for key, kind in kinds.items()
+        )
+
+    good = isinstance(content, dict) and content.get("form") == FORM
+    return good and all_have("epochs", epoch=(int, float)) and all_have("sessions", **_OF_A_SESSION)
 
 
 def _set_aside(path: Path) -> Path | None:

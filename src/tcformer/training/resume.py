@@ -20,6 +20,9 @@ from tcformer.training.config import TrainConfig, option
 from tcformer.training.optim import state_entries
 from tcformer.training.task import Task
 
+# Options that may change within a run, but make another network of it.
+_ANOTHER_NETWORK = ("input_size", "crop_size", "keep_ratio", "num_clusters", "k", "part_grids")
+
 
 def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str:
     """Restore `--resume`, if there is something to resume from; the file, or ''."""
@@ -43,31 +46,18 @@ def resume(state: TrainState, task: Task, cfg: TrainConfig, world: World) -> str
             _refuse_another_state(source, content.get("optimizer"), state.optimizer, cfg)
 
     about = content.get("about")
-    try:
+    with ckpt.damage_told(source):
         said = task.follow(about if isinstance(about, dict) else {}, content["model"], source)
         notes = ckpt.restore(state, content, cfg, world, load_weights)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
-        what = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{source} is damaged: its training state cannot be restored "
-            f"({type(error).__name__}: {what}); resume from another one."
-        ) from error
-    for note in [*said, *_changed(content, cfg), *notes]:
-        logger.info(f"NOTICE: resuming from {source}: {note}.")
-    return source
-
-
-def _changed(content: Mapping[str, Any], cfg: TrainConfig) -> list[str]:
-    """What to say of options that may change within a run, but make another network of it."""
-    names = ("input_size", "crop_size", "keep_ratio", "num_clusters", "k", "part_grids")
     saved, now = ckpt.configuration_of(content), cfg.to_json()
-    return [
+    changed = [
         f"trained with {option(name)} {saved[name]}, and now it is {now[name]}"
-        for name in names
+        for name in _ANOTHER_NETWORK
         if name in saved and saved[name] != now[name] and "format" in content
     ]
+    for note in [*said, *changed, *notes]:
+        logger.info(f"NOTICE: resuming from {source}: {note}.")
+    return source
 
 
 def _refuse_another_run(

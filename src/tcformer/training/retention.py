@@ -6,15 +6,17 @@ import contextlib
 import re
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from tcformer.errors import UserError
-from tcformer.files import leftovers, set_aside
+from tcformer.files import leftovers, make_folder, set_aside
 from tcformer.runtime.logger import logger
 from tcformer.training.checkpoint import BEST, BEST_WEIGHTS, LAST, TrainState, read
 from tcformer.training.config import TrainConfig
+from tcformer.training.log import require_tensorboard
 from tcformer.weights.safe_torch import read_checkpoint
 
 _NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
@@ -34,34 +36,43 @@ def numbered(folder: Path) -> dict[int, Path]:
     return found
 
 
-def prune(folder: Path, keep: int, state: TrainState) -> list[Path]:
-    """Delete all but the `keep` newest checkpoint_N.pth (0: none) once the epoch's is whole.
+def prepare_folder(cfg: TrainConfig, state: TrainState, source: str) -> None:
+    """Make the folder of the results ready, after all that can be refused has been looked at.
+
+    What killed processes left is cleared, and an earlier run that is not the one of `source` (the
+    checkpoint that is resumed, or '') is set aside.
+    """
+    require_tensorboard(cfg)
+    folder = make_folder(cfg.run.output_dir)
+    for name in (LAST, BEST, BEST_WEIGHTS, "log.txt"):
+        if (folder / name).is_dir():  # else it would be found at the end of the first epoch
+            raise UserError(f"{folder / name} is a folder; the run must write a file there.")
+    clear_leftovers(folder)
+    prune(cfg, state)
+    for note in (check_room(cfg, state.model), set_earlier_aside(folder, source)):
+        if note:
+            logger.info(f"NOTICE: {note}.")
+
+
+def prune(cfg: TrainConfig, state: TrainState) -> None:
+    """Delete all but the `--keep-last` newest checkpoint_N.pth (0: none).
 
     Those of later epochs are another run's and stay, as do checkpoint.pth and best.pth.
-
-    Returns:
-        What could not be deleted.
     """
-    kept = []
-    if keep:
-        ours = sorted((n for n in numbered(folder) if n <= state.epoch), reverse=True)
-        for number in ours[keep:]:
-            path = folder / f"checkpoint_{number}.pth"
-            spare([path], state)
+    if keep := cfg.run.keep_last:
+        found = numbered(Path(cfg.run.output_dir))
+        for number in sorted((n for n in found if n <= state.epoch), reverse=True)[keep:]:
+            spare([found[number]], state)
             try:
-                path.unlink(missing_ok=True)
+                found[number].unlink(missing_ok=True)
             except OSError:
-                kept.append(path)
-    return kept
+                logger.info(f"NOTICE: {found[number]} could not be deleted (--keep-last).")
 
 
 def spare(paths: Iterable[Path], state: TrainState) -> None:
     """Set aside what is about to be replaced or deleted, but cannot be read by this program.
 
     Each file is looked at once in a run: later it is the run's own.
-
-    Raises:
-        UserError: a file cannot be moved.
     """
     for path in paths:
         if path not in state.own and path.is_file():
@@ -78,15 +89,8 @@ def set_earlier_aside(folder: Path, source: str) -> str:
 
     A run that has written neither a checkpoint nor a line of its log has left nothing.
 
-    Args:
-        folder: of the results.
-        source: the checkpoint that is resumed, or ''; one in `folder` is the same run's.
-
-    Returns:
-        A sentence that says where it is now; '' if nothing was moved.
-
-    Raises:
-        UserError: it cannot be moved.
+    A checkpoint `source`, which is resumed, is the same run's if it lies in `folder`. Returns a
+    sentence that says where the earlier run is now, or ''.
     """
     if source and Path(source).resolve().parent == folder.resolve():
         return ""
@@ -108,19 +112,25 @@ def clear_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def checkpoint_bytes(cfg: TrainConfig, model: nn.Module) -> int:
-    """Estimated size of a checkpoint: weights, two moments and, with --ema, the average."""
-    return _weight_bytes(model) * (3 + bool(cfg.optimization.ema))
+@dataclass(frozen=True)
+class Room:
+    """What a run needs on the disk, and what there is, in bytes."""
+
+    weights: int
+    checkpoint: int  # estimated: weights, two moments and, with --ema, the average
+    kept: int  # checkpoints that a whole run leaves: the last, the best and the numbered ones
+    free: int
 
 
-def num_kept(cfg: TrainConfig) -> int:
-    """Checkpoints that a whole run leaves: the last, the best and the numbered ones."""
-    each = (
-        -(-(cfg.optimization.epochs + cfg.optimization.cooldown_epochs) // cfg.run.save_every)
-        if cfg.run.save_every
-        else 0
-    )
-    return 2 + (min(each, cfg.run.keep_last) if cfg.run.keep_last else each)
+def room(cfg: TrainConfig, model: nn.Module) -> Room:
+    """How much of the disk of `--output_dir` a run fills."""
+    weights = sum(v.numel() * v.element_size() for v in model.state_dict().values())
+    epochs = cfg.optimization.epochs + cfg.optimization.cooldown_epochs
+    kept = -(-epochs // cfg.run.save_every) if cfg.run.save_every else 0
+    kept = min(kept, cfg.run.keep_last or kept)
+    folder = Path(cfg.run.output_dir).absolute()
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    return Room(weights, weights * (3 + bool(cfg.optimization.ema)), 2 + kept, free)
 
 
 def check_room(cfg: TrainConfig, model: nn.Module) -> str:
@@ -129,30 +139,22 @@ def check_room(cfg: TrainConfig, model: nn.Module) -> str:
     Raises:
         UserError: not even the weights of one checkpoint fit.
     """
-    folder = Path(cfg.run.output_dir).absolute()
-    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-    if free < _weight_bytes(model) * (1 + bool(cfg.optimization.ema)):
+    needs, folder = room(cfg, model), Path(cfg.run.output_dir)
+    if needs.free < needs.weights * (1 + bool(cfg.optimization.ema)):
         raise UserError(
-            f"--output_dir {cfg.run.output_dir} has {size(free)} free, too little for a checkpoint "
-            f"of about {size(checkpoint_bytes(cfg, model))}; free some space or name another "
-            "folder."
+            f"--output_dir {folder} has {size(needs.free)} free, too little for a checkpoint of "
+            f"about {size(needs.checkpoint)}; free some space or name another folder."
         )
-    one = checkpoint_bytes(cfg, model)
     # One more, for a file is written beside the one it replaces; those that are there count.
     there = [*numbered(folder).values(), folder / LAST, folder / BEST, folder / BEST_WEIGHTS]
     have = sum(path.stat().st_size for path in there if path.is_file())
-    wanted = one * (num_kept(cfg) + 1) + _weight_bytes(model)
-    if free + have >= wanted:
+    if needs.free + have >= needs.checkpoint * (needs.kept + 1) + needs.weights:
         return ""
     return (
-        f"{cfg.run.output_dir} has {size(free)} free, but this run leaves up to {num_kept(cfg)} "
-        f"checkpoints of about {size(one)}: free some space, or give --keep-last N or a larger "
-        "--save-every"
+        f"{folder} has {size(needs.free)} free, but this run leaves up to {needs.kept} "
+        f"checkpoints of about {size(needs.checkpoint)}: free some space, or give --keep-last N "
+        "or a larger --save-every"
     )
-
-
-def _weight_bytes(model: nn.Module) -> int:
-    return sum(v.numel() * v.element_size() for v in model.state_dict().values())
 
 
 def size(count: int) -> str:

@@ -309,7 +309,8 @@ def _read_odd(path: Path) -> None:
         cfg = TrainConfig().replace(device="cpu", num_workers=0, batch_size=4, ema=True, epochs=9)
         task = _Task()
         state = build_state(task, cfg, World())
-        ckpt.restore(state, found[1], cfg, World(), task.load_weights)
+        with ckpt.damage_told(path):
+            ckpt.restore(state, found[1], cfg, World(), task.load_weights)
         ckpt.configuration_of(found[1])
     if refusals:
         raise refusals[0]
