@@ -5,8 +5,8 @@ import io
 import os
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from tcformer.files import (
     cache_folder,
     check_readable,
     check_writable,
-    leftovers,
+    clear_leftovers,
     make_folder,
     making_way,
     parse_json,
@@ -41,12 +41,17 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_writes_and_replaces(tmp_path):
+def test_replaces_only_what_is_wholly_written(tmp_path):
     target = tmp_path / "a.bin"
-    atomic_write(target, lambda stream: stream.write(b"one"))
-    assert target.read_bytes() == b"one"
-    atomic_write(str(target), lambda stream: stream.write(b"two"))
-    assert target.read_bytes() == b"two"
+    target.write_bytes(b"old")
+
+    def write(stream):
+        stream.write(b"new")
+        stream.flush()
+        assert target.read_bytes() == b"old"
+
+    atomic_write(str(target), write)
+    assert target.read_bytes() == b"new"
     assert names(tmp_path) == ["a.bin"]
 
 
@@ -80,19 +85,6 @@ def test_failure_leaves_the_old_file(tmp_path, failure):
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_nothing_takes_the_name_before_everything_is_written(tmp_path):
-    target = tmp_path / "a.bin"
-    target.write_bytes(b"old")
-
-    def write(stream):
-        stream.write(b"new")
-        stream.flush()
-        assert target.read_bytes() == b"old"
-
-    atomic_write(target, write)
-    assert target.read_bytes() == b"new"
-
-
 def test_forced_to_disk_before_the_name_and_the_folder_after(tmp_path, monkeypatch):
     events = []
     real_sync, real_replace = os.fsync, os.replace
@@ -102,27 +94,22 @@ def test_forced_to_disk_before_the_name_and_the_folder_after(tmp_path, monkeypat
     assert events == ["fsync", "name", "fsync"]
 
 
-def test_missing_folder(tmp_path):
-    with pytest.raises(UserError) as caught:
-        atomic_write(tmp_path / "no" / "a", lambda stream: stream.write(b"x"))
-    assert str(tmp_path / "no") in one_sentence(caught)
-    assert "does not exist" in one_sentence(caught)
-
-
-def test_folder_that_is_a_file(tmp_path):
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("no/a", "no does not exist"),
+        ("file/a", "is not a folder"),
+        (".", "it is a folder"),
+        ("pipe", "not an ordinary file"),
+    ],
+)
+def test_places_where_no_file_can_be(tmp_path, path, words):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError) as caught:
-        atomic_write(tmp_path / "file" / "a", lambda stream: stream.write(b"x"))
-    assert "is not a folder" in one_sentence(caught)
-
-
-def test_target_that_is_a_folder_or_a_device(tmp_path):
-    with pytest.raises(UserError, match="it is a folder"):
-        atomic_write(tmp_path, lambda stream: stream.write(b"x"))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="not an ordinary file"):
-        atomic_write(tmp_path / "pipe", lambda stream: stream.write(b"x"))
-    assert names(tmp_path) == ["pipe"]
+    with pytest.raises(UserError, match=words) as caught:
+        atomic_write(tmp_path / path, lambda stream: stream.write(b"x"))
+    one_sentence(caught)
+    assert names(tmp_path) == ["file", "pipe"]
 
 
 @pytest.mark.parametrize(
@@ -189,8 +176,8 @@ def test_new_file_has_the_permissions_of_the_umask(tmp_path):
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_name_that_is_no_text(tmp_path):
-    name = os.fsdecode(b"\xff" * 200)
+@pytest.mark.parametrize("name", [os.fsdecode(b"\xff" * 200), "é" * 127])
+def test_names_that_are_no_text_or_as_long_as_they_can_be(tmp_path, name):
     atomic_write(tmp_path / name, lambda stream: stream.write(b"x"))
     assert names(tmp_path) == [name]
 
@@ -218,24 +205,11 @@ def test_a_copy_takes_the_name_only_in_peace(tmp_path):
     assert names(tmp_path) == ["a"]
 
 
-def test_longest_name(tmp_path):
-    name = "é" * 127
-    atomic_write(tmp_path / name, lambda stream: stream.write(b"x"))
-    assert names(tmp_path) == [name]
-
-
 def test_two_writers_at_once_leave_one_whole_file(tmp_path):
-    target = tmp_path / "a"
     contents = [bytes([i]) * 300_000 for i in range(4)]
-    threads = [
-        threading.Thread(target=atomic_write, args=(target, lambda s, c=c: s.write(c)))
-        for c in contents
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert target.read_bytes() in contents
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda c: atomic_write(tmp_path / "a", lambda s: s.write(c)), contents))
+    assert (tmp_path / "a").read_bytes() in contents
     assert names(tmp_path) == ["a"]
 
 
@@ -244,70 +218,44 @@ import os, signal, sys, time
 from tcformer.files import atomic_write
 def write(stream):
     stream.write(b"half"); stream.flush(); print("writing", flush=True)
-    os.kill(os.getpid(), signal.SIGKILL) if sys.argv[2] == "dies" else time.sleep(600)
+    time.sleep(600)
 atomic_write(sys.argv[1], write)
 """
 
 
-def writer(target: Path, what: str) -> subprocess.Popen:
-    """A process that is in the midst of writing `target`, or was killed there: then a zombie."""
+def test_a_leftover_is_what_nobody_writes_whatever_its_process_number_says(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(target), what], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, str(tmp_path / "best.pth")], stdout=subprocess.PIPE
     )
-    assert process.stdout.readline() == "writing\n"
-    if what == "dies":
-        while ") Z " not in Path(f"/proc/{process.pid}/stat").read_text():
-            time.sleep(0.01)  # killed, and nobody has asked how it ended
-    return process
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells zombies by /proc")
-def test_what_a_zombie_was_writing_is_a_leftover(tmp_path):
-    process = writer(tmp_path / "best.pth", "dies")
     try:
-        assert [name for _, name in leftovers(tmp_path)] == ["best.pth"]
-    finally:
-        process.communicate()
-
-
-def test_what_is_being_written_is_none_whatever_its_process_number_says(tmp_path):
-    process = writer(tmp_path / "best.pth", "waits")
-    try:
+        assert process.stdout.readline() == b"writing\n"
         (path,) = tmp_path.iterdir()
-        assert leftovers(tmp_path) == []
         # As another container would see it: a number that nobody has there.
-        path.rename(tmp_path / path.name.replace(str(process.pid), "999999999"))
-        assert leftovers(tmp_path) == []
+        path = path.rename(tmp_path / path.name.replace(str(process.pid), "999999999"))
+        clear_leftovers(tmp_path, "best.pth".__eq__)
+        assert path.exists()
     finally:
         process.kill()
-        process.communicate()
-    assert len(leftovers(tmp_path)) == 1
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie, as after a crash
+    clear_leftovers(tmp_path, "log.txt".__eq__)
+    assert path.exists()
+    clear_leftovers(tmp_path, "best.pth".__eq__)
+    assert names(tmp_path) == []
+    process.communicate()
 
 
-def left_by(folder: Path, pid: int, age: float, machine: str = "") -> bool:
-    path = folder / f".best.pth.{pid}-0123abcd{machine}.tmp"
-    path.write_text("half")
-    os.utime(path, (time.time() - age,) * 2)
-    found = leftovers(folder)
-    path.unlink()
-    return bool(found)
+@pytest.mark.parametrize(("locks", "machine"), [(True, "-00000000"), (False, "")])
+def test_where_locks_say_nothing_a_leftover_stays_for_a_day(tmp_path, monkeypatch, locks, machine):
+    from tcformer import files
 
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells ages by /proc")
-def test_a_number_that_another_process_has_got_since_keeps_nothing(tmp_path):
-    other = subprocess.Popen(["sleep", "600"])
-    try:
-        assert left_by(tmp_path, other.pid, age=3600)
-        assert not left_by(tmp_path, other.pid, age=-1)  # it may be the writer
-    finally:
-        other.kill()
-        other.wait()
-    assert left_by(tmp_path, other.pid, age=0)
-
-
-def test_what_another_machine_may_be_writing_stays_for_a_day(tmp_path):
-    assert not left_by(tmp_path, 999999999, age=3600, machine="-00000000")
-    assert left_by(tmp_path, 999999999, age=90_000, machine="-00000000")
+    if not locks:
+        monkeypatch.setattr(files, "fcntl", None)
+    path = tmp_path / f".best.pth.1-0123abcd{machine}.tmp"
+    for age, stays in ((3600, True), (90_000, False)):
+        path.write_text("half")
+        os.utime(path, (time.time() - age,) * 2)
+        clear_leftovers(tmp_path, bool)
+        assert path.exists() == stays
 
 
 def test_a_file_that_was_taken_for_a_leftover_at_once_is_begun_anew(tmp_path, monkeypatch):
@@ -423,10 +371,9 @@ def test_making_way_gives_back_what_was_there_when_it_fails(tmp_path):
 def test_make_folder(tmp_path):
     assert make_folder(tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="a file is in the way"):
-        make_folder(tmp_path / "file")
-    with pytest.raises(UserError, match="a file is in the way"):
-        make_folder(tmp_path / "file" / "b")
+    for path in ("file", "file/b"):
+        with pytest.raises(UserError, match="a file is in the way"):
+            make_folder(tmp_path / path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -438,16 +385,14 @@ def test_a_byte_order_mark_is_no_text(tmp_path, encoding):
     assert parse_json('\ufeff{"a": 1}') == {"a": 1}
 
 
-def test_check_readable(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        check_readable(tmp_path / "a")
-    with pytest.raises(UserError, match="it is a folder"):
-        check_readable(tmp_path)
-    with pytest.raises(UserError, match="cannot read"):
-        check_readable("a\0b")
-    (tmp_path / "a").touch()
-    with pytest.raises(UserError, match="empty"):
-        check_readable(tmp_path / "a")
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("a", "no such file"), (".", "it is a folder"), ("a\0b", "null"), ("empty", "empty")],
+)
+def test_check_readable(tmp_path, path, words):
+    (tmp_path / "empty").touch()
+    with pytest.raises(UserError, match=f"cannot read .*{words}"):
+        check_readable(f"{tmp_path}/{path}")
 
 
 def test_importing_does_not_import_torch():

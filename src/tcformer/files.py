@@ -19,7 +19,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -62,71 +62,48 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     (or the process is interrupted) the old file is untouched and the temporary one is removed.
     A symbolic link is followed; an existing file keeps its permissions.
 
-    Args:
-        path: the file to write.
-        write: called once with a seekable binary file.
-
     Raises:
         UserError: the folder is missing, not writable, or the disk is full.
     """
     target = Path(os.path.realpath(path))
     mode = _mode_for(target)
-    try:
-        temporary, descriptor = _create_beside(target)
-    except OSError as error:
-        raise UserError(_why_not_written(target, error)) from error
-    try:
+    with _in_words(target), _beside(target) as (temporary, descriptor):
         _fill(descriptor, write)
         if mode is not None:
             os.chmod(temporary, mode)
         os.replace(temporary, target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and not isinstance(error, UserError):
-            raise UserError(_why_not_written(target, error)) from error
-        raise
-    finally:
-        os.close(descriptor)  # only now: while it is open, nobody takes the file for a leftover
     with contextlib.suppress(OSError):
         # Some network file systems cannot sync a folder; the file itself is complete and in place.
         _sync(target.parent)
 
 
-_LEFTOVER = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}(?:-([0-9a-f]{8}))?\.tmp")
+_LEFTOVER = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}(?:-([0-9a-f]{8}))?\.tmp")
 _FOREIGN_SECONDS = 86400.0
-"""A leftover that another machine may still be writing is kept this long after its last change."""
+"""A leftover whose lock says nothing is kept this long after its last change."""
 
 
-def leftovers(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:
-    """Temporary files and folders whose writer is gone, each with the name it was meant for.
+def clear_leftovers(folder: str | os.PathLike[str], is_ours: Callable[[str], object]) -> None:
+    """Delete temporary files and folders whose writer is gone and whose real name `is_ours`.
 
     A writer holds a lock on what it writes, which the system drops when the process ends, however
-    it ends. Where the file system has no locks, or another machine (or this one before it was
-    started anew) wrote the file, the process number and the age of the file decide.
+    it ends. Where there are no locks, or another machine wrote the file, its age decides.
     """
-    found = []
     for path in Path(folder).glob(".*.tmp"):
         match = _LEFTOVER.fullmatch(path.name)
-        if match and not _in_use(path, int(match[2]), match[3]):
-            found.append((path, match[1]))
-    return found
-
-
-def _in_use(path: Path, pid: int, machine: str | None) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | _O_BINARY | _O_NONBLOCK)
-    except OSError:
-        return True
-    try:
-        if _lock(descriptor, shared=True) is False:
-            return True
-        age = max(0.0, time.time() - os.fstat(descriptor).st_mtime)
-    finally:
-        os.close(descriptor)
-    if machine not in (None, _boot_mark()):
-        return age < _FOREIGN_SECONDS  # its locks may not be visible from here
-    return _is_running(pid, age)
+        if not match or not is_ours(match[1]):
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | _O_BINARY | _O_NONBLOCK)
+            try:
+                # Deleted while we hold the lock: a writer that has just begun sees it, and begins
+                # anew under another name.
+                locked = _lock(descriptor, shared=True)
+                here = locked and match[2] in (None, _boot_mark())
+                age = time.time() - os.fstat(descriptor).st_mtime
+                if here or (locked is not False and age > _FOREIGN_SECONDS):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _lock(descriptor: int, *, shared: bool = False) -> bool | None:
@@ -156,30 +133,6 @@ def _boot_mark() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _is_running(pid: int, age: float) -> bool:
-    """Whether process `pid` can be the writer of a file that was last changed `age` seconds ago.
-
-    A zombie writes nothing, and a process that began after the change has only got its number.
-    """
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    try:
-        # Behind the name, which may hold anything, in brackets: the state, and, as the 20th, when
-        # the process began, in ticks since the machine did.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        running = time.clock_gettime(time.CLOCK_BOOTTIME) - began
-    except (OSError, ValueError, IndexError, AttributeError):
-        return True  # no Linux: there is a process of that number, and no more is known
-    return fields[0] not in "ZX" and running + 0.1 > age
-
-
 def check_writable(
     path: str | os.PathLike[str], *, made_from: Iterable[str | os.PathLike[str] | None] = ()
 ) -> Path:
@@ -187,12 +140,9 @@ def check_writable(
 
     Folders on the way may be missing. Nothing is written.
 
-    Args:
-        path: name of the file to be.
-        made_from: files that are read for it, which it must not replace.
-
     Raises:
-        UserError: it is a folder or a device, no permission, or one of `made_from`.
+        UserError: it is a folder or a device, no permission, or one of the files `made_from`
+            which it is to be made.
     """
     target = Path(path)
     _mode_for(Path(os.path.realpath(target)))
@@ -230,9 +180,10 @@ def staging(
     target = Path(folder)
     made = [parent for parent in (target, *target.parents) if not parent.exists()]
     make_folder(target)
-    scratch = _beside(target / "staging")
+    clear_leftovers(target, "staging".__eq__)
+    scratch = target
     try:
-        with _clean_staging(target, scratch):
+        with _beside(target / "staging", folder=True) as (scratch, _):
             yield scratch
             _move_all(scratch, target, last, stale)
     except BaseException as error:
@@ -246,78 +197,46 @@ def staging(
         raise
 
 
-@contextlib.contextmanager
-def _clean_staging(target: Path, scratch: Path) -> Iterator[None]:
-    for path, name in leftovers(target):  # of processes that were killed
-        if name == "staging":
-            shutil.rmtree(path, ignore_errors=True)
-    try:
-        scratch.mkdir()
-        descriptor = os.open(scratch, os.O_RDONLY) if fcntl else None
-    except OSError as error:
-        raise UserError(_why_not_written(target / "staging", error)) from error
-    if descriptor is not None:
-        _lock(descriptor)
-    try:
-        yield
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        if descriptor is not None:
-            os.close(descriptor)
-
-
 def _move_all(scratch: Path, folder: Path, last: str | None, stale: Iterable[str]) -> None:
     found = sorted(path for path in scratch.rglob("*") if path.is_file())
     if last is not None:
         found.sort(key=(scratch / last).__eq__)
     moves = {path: Path(os.path.realpath(folder / path.relative_to(scratch))) for path in found}
     modes = {target: _mode_for(target) for target in moves.values()}  # all, before the first
-    for target in moves.values():
+    for path, target in moves.items():
         make_folder(target.parent)
-    for path, target in moves.items():  # a disk that is full says so now
-        try:
+        with _in_words(target):  # a disk that is full says so now
             _sync(path)
-        except OSError as error:
-            raise UserError(_why_not_written(target, error)) from error
     gone = {name for name in stale if scratch / name not in moves}
     for name in gone if last is None else {*gone, last}:
-        try:
+        with _in_words(folder / name):
             (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(_why_not_written(folder / name, error)) from error
     for path, target in moves.items():
-        try:
+        with _in_words(target):
             if (mode := modes[target]) is not None:
                 os.chmod(path, mode)
-            os.replace(path, target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise UserError(_why_not_written(target, error)) from error
-            _copy(path, target)  # the name is a link to another disk
+            try:
+                os.replace(path, target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                with open(path, "rb") as stream:  # the name is a link to another disk
+                    atomic_write(target, partial(shutil.copyfileobj, stream))
     for parent in {target.parent for target in moves.values()}:
         with contextlib.suppress(OSError):
             _sync(parent)
 
 
-def _copy(path: Path, target: Path) -> None:
-    with open(path, "rb") as stream:
-        atomic_write(target, lambda copy: shutil.copyfileobj(stream, copy))
-
-
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name for a file that is to take the name `path` at the end of the block.
+    """Another name for a file that takes the name `path` at the end of the block.
 
-    For what is written and then looked at again: whatever is raised in the block leaves the old
-    file and nothing else.
-
-    Raises:
-        UserError: the file cannot take the name.
+    For what is written and then read back: an error in the block leaves the old file alone.
     """
     target = Path(os.path.realpath(path))
     _mode_for(target)
-    if not target.parent.is_dir():
-        raise UserError(_why_not_written(target, FileNotFoundError(errno.ENOENT, "")))
+    with _in_words(target):
+        os.listdir(target.parent)
     with staging(target.parent) as scratch:
         yield scratch / target.name
         if not (scratch / target.name).is_file():
@@ -325,14 +244,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def set_aside(folder: str | os.PathLike[str], names: Iterable[str]) -> Path | None:
-    """Move files of `folder` into a new folder earlier-1 (or -2, ...) in it, and return that.
+    """Move files of these names in `folder` into a new folder earlier-1 (-2, ...) in it.
 
-    Args:
-        folder: the folder of an earlier run.
-        names: of files in it; others stay where they are. None of them: nothing happens.
+    Returns:
+        The new folder; None where there are no names.
 
     Raises:
-        UserError: they cannot be moved.
+        UserError: the files cannot be moved.
     """
     folder, names = Path(folder), list(names)
     if not names:
@@ -356,14 +274,8 @@ def making_way(folder: str | os.PathLike[str], patterns: Iterable[str]) -> Itera
     """Set aside the files of `folder` that match, while the block writes others in their place.
 
     They are deleted when the block ends well, and come back, instead of what it has written, when
-    anything is raised in it. Yields where they are meanwhile, or None if there were none.
-
-    Args:
-        folder: the folder; made if it is missing.
-        patterns: as `Path.glob` takes them.
-
-    Raises:
-        UserError: the files cannot be moved.
+    anything is raised in it. The block gets the folder where they are meanwhile, None if there are
+    none. `patterns` are those of `Path.glob`.
     """
     folder, patterns = make_folder(folder), list(patterns)
 
@@ -381,29 +293,39 @@ def making_way(folder: str | os.PathLike[str], patterns: Iterable[str]) -> Itera
                 (folder / name).unlink(missing_ok=True)
             for name in earlier:
                 os.replace(aside / name, folder / name)
-            shutil.rmtree(aside, ignore_errors=True)
         raise
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
-def _create_beside(target: Path) -> tuple[Path, int]:
-    """A new file of a name that nobody else has, open for its writer, which holds its lock."""
-    while True:
-        temporary = _beside(target)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY
-        descriptor = os.open(temporary, flags, 0o666)
-        if _lock(descriptor) is not False and (not fcntl or os.fstat(descriptor).st_nlink):
-            return temporary, descriptor
-        os.close(descriptor)  # somebody took it for a leftover before it was locked
-
-
-def _beside(target: Path) -> Path:
-    """A name that nobody else has, in the same folder."""
+@contextlib.contextmanager
+def _beside(target: Path, *, folder: bool = False) -> Iterator[tuple[Path, int]]:
+    """A new file (or folder) in the folder of `target`, open and locked; removed at the end."""
     # Cut, because it must fit into the file system's limit of 255 bytes, too.
     stem = os.fsencode(target.name)[:100].decode(errors="ignore")
-    writer = f"{os.getpid()}-{secrets.token_hex(4)}-{_boot_mark()}"
-    return target.with_name(f".{stem}.{writer}.tmp")
+    while True:
+        writer = f"{os.getpid()}-{secrets.token_hex(4)}-{_boot_mark()}"
+        temporary = target.with_name(f".{stem}.{writer}.tmp")
+        with _in_words(target):
+            if folder:
+                temporary.mkdir()
+                descriptor = os.open(temporary, os.O_RDONLY)
+            else:
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY
+                descriptor = os.open(temporary, flags, 0o666)
+        if _lock(descriptor) is not False and temporary.exists():
+            break
+        os.close(descriptor)  # somebody took it for a leftover before it was locked
+    try:
+        yield temporary, descriptor
+    finally:
+        if folder:
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        os.close(descriptor)  # only now: while it is open, nobody takes the file for a leftover
 
 
 _O_BINARY = getattr(os, "O_BINARY", 0)  # only Windows has (and needs) it
@@ -412,12 +334,11 @@ _O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # and only Windows lacks this one
 
 def _mode_for(target: Path) -> int | None:
     """The permissions to keep, or None for a new file; refuses what cannot be replaced."""
-    try:
-        status = os.stat(target)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(_why_not_written(target, error)) from error
+    with _in_words(target):
+        try:
+            status = os.stat(target)
+        except FileNotFoundError:
+            return None
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"cannot write {target}: it is a folder; give the name of a file in it")
     if not stat.S_ISREG(status.st_mode):
@@ -448,8 +369,6 @@ def _fill(descriptor: int, write: Callable[[BinaryIO], object]) -> None:
 
 def _sync(path: Path) -> None:
     """Make a file, or the names in a folder, survive a power cut."""
-    if os.name != "posix":
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -457,17 +376,24 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _why_not_written(target: Path, error: OSError) -> str:
-    folder = target.parent
-    if error.errno in _DISK_FULL:
-        return f"cannot write {target}: {FULL}"
-    if error.errno in _FORBIDDEN:
-        return f"cannot write {target}: no permission to write in the folder {folder}"
-    if error.errno == errno.ENOENT and not folder.exists():
-        return f"cannot write {target}: the folder {folder} does not exist; create it first"
-    if error.errno == errno.ENOTDIR or not folder.is_dir():
-        return f"cannot write {target}: {folder} is not a folder"
-    return f"cannot write {target}: {error.strerror or error}"
+@contextlib.contextmanager
+def _in_words(target: Path) -> Iterator[None]:
+    """Raise what keeps the system from writing `target` as one sentence."""
+    try:
+        yield
+    except OSError as error:
+        folder = target.parent
+        if is_full(error):
+            cause = FULL
+        elif error.errno in _FORBIDDEN:
+            cause = f"no permission to write in the folder {folder}"
+        elif error.errno == errno.ENOENT and not folder.exists():
+            cause = f"the folder {folder} does not exist; create it first"
+        elif error.errno == errno.ENOTDIR or not folder.is_dir():
+            cause = f"{folder} is not a folder"
+        else:
+            cause = error.strerror or str(error)
+        raise UserError(f"cannot write {target}: {cause}") from error
 
 
 def is_full(error: BaseException) -> bool:
@@ -485,14 +411,13 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in _DISK_FULL:
-            cause = "the disk is full; free some space"
+        cause = error.strerror or str(error)
+        if is_full(error):
+            cause = FULL
         elif error.errno in _FORBIDDEN:
             cause = "no permission; choose another place"
         elif error.errno in (errno.EEXIST, errno.ENOTDIR):
             cause = "a file is in the way"
-        else:
-            cause = error.strerror or str(error)
         raise UserError(f"cannot create the folder {folder}: {cause}") from error
     return folder
 
@@ -523,24 +448,25 @@ def check_readable(path: str | os.PathLike[str]) -> Path:
     file = Path(path)
     try:
         status = file.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise UserError(f"cannot read {file}: it is a folder; give the name of a file in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"cannot read {file}: it is not an ordinary file")
-        with open(file, "rb"):
-            pass
-    except UserError:
-        raise
+        cause = _unlike_a_file(status)
+        if not cause:
+            cause = "" if status.st_size else "the file is empty"
+            file.open("rb").close()
     except FileNotFoundError:
-        raise UserError(f"cannot read {file}: there is no such file") from None
+        cause = "there is no such file"
+    except PermissionError:
+        cause = "no permission"
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         cause = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, PermissionError):
-            cause = "no permission"
-        raise UserError(f"cannot read {file}: {cause}") from error
-    if status.st_size == 0:
-        raise UserError(f"cannot read {file}: the file is empty")
+    if cause:
+        raise UserError(f"cannot read {file}: {cause}")
     return file
+
+
+def _unlike_a_file(status: os.stat_result) -> str:
+    if stat.S_ISDIR(status.st_mode):
+        return "it is a folder; give the name of a file in it"
+    return "" if stat.S_ISREG(status.st_mode) else "it is not an ordinary file"
 
 
 MOST_BYTES = 1 << 30
@@ -548,13 +474,9 @@ MOST_BYTES = 1 << 30
 
 
 def read_whole(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> bytes:
-    """The content of an ordinary file.
+    """The content of an ordinary file of at most `most` bytes.
 
     A pipe or device of that name is refused at once; to open one could wait for ever.
-
-    Args:
-        path: the file; links are followed.
-        most: the number of bytes above which it is refused.
 
     Raises:
         OSError: it cannot be read, is no ordinary file, or is too long; `strerror` says which.
@@ -565,10 +487,8 @@ def read_whole(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> bytes
         raise OSError(errno.EINVAL, f"no file can have this name ({error})") from None
     try:
         status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise OSError(errno.EISDIR, "it is a folder")
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is not an ordinary file")
+        if cause := _unlike_a_file(status):
+            raise OSError(errno.EINVAL, cause)
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than {most:,}")
         with open(descriptor, "rb", closefd=False) as stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 from collections.abc import Iterable
@@ -11,8 +10,9 @@ from pathlib import Path
 
 from torch import nn
 
+from tcformer import files
 from tcformer.errors import UserError
-from tcformer.files import leftovers, make_folder, set_aside
+from tcformer.files import make_folder, set_aside
 from tcformer.runtime.logger import logger
 from tcformer.training.checkpoint import BEST, BEST_WEIGHTS, LAST, TrainState, read
 from tcformer.training.config import TrainConfig
@@ -106,10 +106,7 @@ def set_earlier_aside(folder: Path, source: str) -> str:
 
 def clear_leftovers(folder: Path) -> None:
     """Delete what a killed process left of files that it was writing."""
-    for path, name in leftovers(folder):
-        if _OWN.fullmatch(name):
-            with contextlib.suppress(OSError):
-                path.unlink()
+    files.clear_leftovers(folder, _OWN.fullmatch)
 
 
 @dataclass(frozen=True)
