@@ -191,9 +191,7 @@ def staging(
             with contextlib.suppress(OSError):  # somebody else has put something there
                 parent.rmdir()
         if isinstance(error, UserError):  # nobody knows the scratch folder by its name
-            told = str(error).replace(str(scratch), str(target))
-            if told != str(error):
-                raise UserError(told) from error
+            error.args = (str(error).replace(str(scratch), str(target)),)
         raise
 
 

@@ -284,7 +284,7 @@ def test_the_next_source_is_tried(tmp_path, monkeypatch, server, entry, publishe
 
 
 def drive(monkeypatch, entry: Release, download) -> Release:
-    source = replace(entry.sources[0], drive_id="1abc", address=zoo._DRIVE.format("1abc"))
+    source = replace(entry.sources[0], drive_id="1abc", address="https://drive/1abc")
     entry = replace(entry, sources=(source,))
     monkeypatch.setitem(RELEASED, "tiny", entry)
     monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))

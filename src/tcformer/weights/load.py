@@ -24,24 +24,13 @@ from tcformer.weights.metadata import (
     recorded_merging,
 )
 from tcformer.weights.released import fetch_cached, fetch_folder
-from tcformer.weights.remap import (
-    Architecture,
-    Translated,
-    identify,
-    strip_wrappers,
-    translate,
-)
+from tcformer.weights.remap import Architecture, Translated, identify, strip_wrappers, translate
 from tcformer.weights.safe_torch import Checkpoint, StateDict, find_weights, read_checkpoint
 
 __all__ = [
-    "LoadReport",
-    "WeightsFile",
-    "classifier_of",
-    "load_checkpoint",
-    "open_weights",
-    "place_of",
+    "LoadReport", "WeightsFile", "classifier_of", "load_checkpoint", "open_weights", "place_of",
     "renamed_for",
-]
+]  # fmt: skip
 
 Mismatched = list[tuple[str, tuple[int, ...], tuple[int, ...]]]
 
@@ -53,7 +42,7 @@ class LoadReport:
     Attributes:
         source: the path or address, or "the state dict".
         loaded: the keys that were copied into the model.
-        missing: keys of the model that the source does not have; they keep their values.
+        missing: keys of the model that the source lacks; they keep their values.
         unexpected: keys of the source that the model does not have.
         mismatched: key, shape in the source, shape in the model; they keep their values.
         ignored: keys left out on purpose: a neck or pose head, or a classifier of other classes.
@@ -105,8 +94,8 @@ def load_checkpoint(
     file is executed. When the weights are refused the model is unchanged.
 
     Args:
-        model: the network; one wrapped by DistributedDataParallel, torch.compile or timm's
-            `features_only` is loaded inside its wrapper.
+        model: the network, also inside DistributedDataParallel, torch.compile or timm's
+            `features_only`.
         source: a path, an http(s) address, or a dict that holds tensors.
         strict: refuse weights that do not fit exactly. Otherwise what fits is loaded, and the
             report names the rest; weights of which nothing fits are refused even then.
@@ -116,19 +105,16 @@ def load_checkpoint(
             there are some.
         where: what to call the source in the report and in refusals; None is its path.
 
-    Returns:
-        The report of what was loaded, translated and left out.
-
     Raises:
         UserError: the file cannot be read, holds another architecture, another number of
             classes or image channels, or misses keys.
     """
     network = _inside_wrappers(model)
     target = network.state_dict()
-    epoch = None
     if isinstance(source, Mapping):
         where = where or "the state dict"
         found, averaged = find_weights(source, "the state dict", ema)
+        epoch = None
     else:
         where = where or str(source)
         checkpoint = _read(source, ema)
@@ -147,10 +133,10 @@ def load_checkpoint(
     own_head = {key for key in target if key.startswith(places)}
     other_head = _other_shape(head, state, target)
     keep_own_head = allow_head_mismatch and bool(own_head - state.keys() or other_head)
-    if head and not own_head:
-        notes.append("classifier left out, the model has none")
-    elif keep_own_head:
+    if keep_own_head:
         notes.append(f"classifier kept as it is in the model ({_class_counts(theirs, ours)})")
+    elif head and not own_head:
+        notes.append("classifier left out, the model has none")
     if not own_head or keep_own_head:
         ignored += head
         state = {key: value for key, value in state.items() if key not in head}
@@ -169,7 +155,7 @@ def load_checkpoint(
         missing = [key for key in missing if key not in head]
     network.load_state_dict(fitting, strict=False)
     return LoadReport(
-        source=where,
+        where,
         loaded=tuple(fitting),
         missing=tuple(missing),
         unexpected=tuple(unexpected),
@@ -194,12 +180,8 @@ def classifier_of(model: nn.Module) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Weights from anywhere, with what is said of them.
-
-    Attributes:
-        source: the file, folder or address, as it was given.
-        checkpoint: the content.
-        metadata: what the file (or the folder it lies in) says of its network.
+    """Weights from anywhere, with what is said of them: `source` as it was given, the content,
+    and what the file (or the folder it lies in) says of its network.
     """
 
     source: str
@@ -208,11 +190,7 @@ class WeightsFile:
 
     @cached_property
     def translated(self) -> Translated:
-        """The weights by our keys.
-
-        Raises:
-            UserError: two keys become the same one, or there are several networks.
-        """
+        """The weights by our keys; UserError if two become one, or there are several networks."""
         try:
             return translate(self.checkpoint.state_dict)
         except UserError as error:
@@ -225,19 +203,14 @@ class WeightsFile:
 
     @cached_property
     def merging(self) -> dict[str, Any]:
-        """How the network merges its tokens, as keyword arguments; {} is V1.
-
-        Raises:
-            UserError: what the file says of it cannot be.
-        """
+        """How the network merges its tokens, as keyword arguments; {} is V1."""
         return recorded_merging(self.checkpoint) or dict(self.metadata.arguments or {})
 
     @property
     def notes(self) -> list[str]:
         """What to say of weights that were chosen for the user; nothing if there was no choice."""
-        if not self.checkpoint.averaged:
-            return []
-        return ["the averaged weights (EMA) are taken; --no-ema takes the last ones"]
+        averaged = ["the averaged weights (EMA) are taken; --no-ema takes the last ones"]
+        return averaged if self.checkpoint.averaged else []
 
 
 def open_weights(source: str | os.PathLike[str], ema: bool | None = None) -> WeightsFile:
@@ -261,16 +234,12 @@ def open_weights(source: str | os.PathLike[str], ema: bool | None = None) -> Wei
 
 
 def place_of(source: str | os.PathLike[str]) -> Path:
-    """The file of weights, or the folder in timm's hub format, fetched first if it is elsewhere.
-
-    Raises:
-        UserError: it cannot be had.
-    """
-    if isinstance(source, str) and source.startswith("hf-hub:"):
+    """The file of weights, or the folder in timm's hub format, fetched first if it is elsewhere."""
+    if not isinstance(source, str):
+        return Path(source)
+    if source.startswith("hf-hub:"):
         return fetch_folder(source.removeprefix("hf-hub:"))
-    if _is_address(source):
-        return fetch_cached(str(source))
-    return Path(source.removeprefix("local-dir:") if isinstance(source, str) else source)
+    return fetch_cached(source) if _is_address(source) else Path(source.removeprefix("local-dir:"))
 
 
 def _is_address(source: str | os.PathLike[str]) -> bool:
@@ -289,16 +258,13 @@ def _read(source: str | os.PathLike[str], ema: bool | None) -> Checkpoint:
 
 
 def _inside_wrappers(model: nn.Module) -> nn.Module:
-    while True:
-        for name in ("module", "_orig_mod", "model"):
-            inner = getattr(model, name, None)
-            if not isinstance(inner, nn.Module):
-                continue
-            if all(key.startswith(f"{name}.") for key in model.state_dict()):
-                model = inner
-                break
-        else:
-            return model
+    for name in ("module", "_orig_mod", "model"):
+        inner = getattr(model, name, None)
+        if isinstance(inner, nn.Module) and all(
+            k.startswith(f"{name}.") for k in model.state_dict()
+        ):
+            return _inside_wrappers(inner)
+    return model
 
 
 def _translated_for(
@@ -351,8 +317,8 @@ def _other_shape(
 
 def _class_counts(theirs: Architecture | None, ours: Architecture | None) -> str:
     file, model = (getattr(a, "num_classes", None) for a in (theirs, ours))
-    has = f"{file} classes" if file is not None else "no classifier"
-    return f"the weights have {has}, the model {model}"
+    has = "no classifier" if file is None else f"{file} classes"
+    return f"the weights have {has}, the model {model} classes"
 
 
 def _misfit(
@@ -364,33 +330,28 @@ def _misfit(
     mismatched: Mismatched,
 ) -> str:
     """The most telling reason, in words."""
-    if ours and not theirs:
-        common = sum(key in target for key in state)
-        if common < len(target) * 0.9:
-            return (
-                "these are weights of another kind of network, not of a TCFormer "
-                f"({common} of {len(target)} tensors have a known name; "
-                f"its own are called {_listed(state, 2)})"
-            )
-    if ours and theirs and (theirs.widths, theirs.depths) != (ours.widths, ours.depths):
-        hint = f"; create {theirs.name} instead" if theirs.name else ""
-        return f"the weights are of {theirs}, the model is {ours}{hint}"
-    if ours and theirs and theirs.in_chans != ours.in_chans:
+    common = sum(key in target for key in state)
+    if ours and not theirs and common < len(target) * 0.9:
         return (
-            f"the weights are for images of {theirs.in_chans} channels, "
-            f"the model takes {ours.in_chans} (in_chans)"
+            "these are weights of another kind of network, not of a TCFormer "
+            f"({common} of {len(target)} tensors have a known name; "
+            f"its own are called {_listed(state, 2)})"
         )
     wrong = [*missing, *(key for key, _, _ in mismatched)]
-    if all(key.startswith("head.") for key in wrong) and ours and ours.num_classes and theirs:
-        if theirs.num_classes is None and missing:
+    if ours and theirs:
+        if (theirs.widths, theirs.depths) != (ours.widths, ours.depths):
+            hint = f"; create {theirs.name} instead" if theirs.name else ""
+            return f"the weights are of {theirs}, the model is {ours}{hint}"
+        if theirs.in_chans != ours.in_chans:
             return (
-                f"the weights have no classifier, the model has one of {ours.num_classes} classes; "
-                "to train a new one, load them with --finetune (allow_head_mismatch=True)"
+                f"the weights are for images of {theirs.in_chans} channels, "
+                f"the model takes {ours.in_chans} (in_chans)"
             )
-        if theirs.num_classes != ours.num_classes:
+        same = theirs.num_classes == ours.num_classes
+        if ours.num_classes and not same and all(key.startswith("head.") for key in wrong):
             return (
-                f"the weights have {theirs.num_classes} classes, the model {ours.num_classes}; "
-                "to train a new classifier, load them with --finetune (allow_head_mismatch=True)"
+                f"{_class_counts(theirs, ours)}; to train a new classifier, load them with "
+                "--finetune (allow_head_mismatch=True)"
             )
     parts = []
     if missing:

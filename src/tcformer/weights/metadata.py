@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ _WRITTEN_ANEW = (
 )  # fmt: skip
 _MAX_SIDE = 8192
 _MAX_CONFIG_BYTES = 1 << 24
-_SEEN_IN_WEIGHTS = {"in_chans", "num_classes", "global_pool"}
+_IN_THE_WEIGHTS = {"in_chans", "num_classes", "global_pool"}
 _FOR_TRAINING = {"drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"}
 
 
@@ -53,15 +53,12 @@ class Metadata:
     """What a file says about its network; None where it is silent.
 
     Attributes:
-        model: name of the network, ours or timm's.
-        task: such as "classification" or "segmentation".
-        classes: names of the classes, in the order of the scores.
+        classes: names of the classes, in the order of the scores; `words` are names for people,
+            where they differ.
         input_size: side of the square input, pixels.
-        in_chans: channels of the input.
         mean, std: of the normalization, one number a channel, for pixels scaled to 0..1.
         crop_pct: ratio of the center crop to the resized short side.
         interpolation: of the resizing, timm's name.
-        words: names of the classes for people, where they differ from `classes`.
         arguments: further arguments of the network (hub folders).
         entries: everything as it stands in the file, also what belongs to one task alone, such as a
             pose network's crop and codec.
@@ -151,21 +148,23 @@ def folder_metadata(folder: str | os.PathLike[str]) -> Metadata:
         # timm's older form has one level; the present one keeps the preprocessing apart.
         inner = content.get("pretrained_cfg", content)
         size = inner.get("input_size")
-        channels, size = (size[0], size[-1]) if isinstance(size, list) and size else (None, None)
-        arguments = _arguments(content.get("model_args") or {})
         names = content.get("label_names") or inner.get("label_names") or inner.get("labels")
         words = content.get("label_descriptions") or inner.get("label_descriptions")
         entries = {
             "model": content.get("architecture"),
             "task": "classification",
             "classes": names,
-            "input_size": size,
-            "in_chans": channels,
             **{name: inner.get(name) for name in ("mean", "std", "crop_pct", "interpolation")},
         }
+        if isinstance(size, list) and size:
+            entries |= {"in_chans": size[0], "input_size": size[-1]}
         if isinstance(names, list) and isinstance(words, Mapping):
             entries["words"] = [words.get(name, name) for name in names]
-        return _metadata(entries, arguments)
+        # Nothing else passes: a file from somebody else must not choose what is built or read.
+        given = content.get("model_args") or {}
+        if unknown := set(given) - set(MERGING) - _IN_THE_WEIGHTS - _FOR_TRAINING:
+            raise ValueError(f"'{min(unknown)}' is not an argument that is taken from a file")
+        return _metadata(entries, {key: given[key] for key in given if key in MERGING})
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, AttributeError, TypeError) as error:
@@ -190,17 +189,6 @@ def _metadata(entries: Mapping[str, Any], arguments: Mapping[str, Any] | None = 
         arguments=arguments,
         entries=dict(entries),
     )
-
-
-def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what changes the network besides its weights; the rest is in them, or is for training.
-
-    Nothing else passes: a file from somebody else must not choose what is built or read.
-    """
-    unknown = set(given) - set(MERGING) - _SEEN_IN_WEIGHTS - _FOR_TRAINING
-    if unknown:
-        raise ValueError(f"'{min(unknown)}' is not an argument that is taken from a file")
-    return {key: value for key, value in given.items() if key in MERGING}
 
 
 def _side(value: Any) -> int | None:
@@ -246,24 +234,18 @@ def merge_options(
     num_clusters: Sequence[int] | None = None,
     part_grids: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Options as people give them, as keyword arguments of the network; {} if none is given.
+    """Options as people give them, as keyword arguments of the network `model`; {} if none is.
 
-    Args:
-        model: the name of the network.
-        keep_ratio: one share or three.
-        k: neighbors in the density estimate.
-        num_clusters: one number or three.
-        part_grids: one grid or three, such as "4x4", or "4" for the same.
+    All but `k` take one value, or one for each of the three merges; a grid is "4x4", or "4" for the
+    same.
 
     Raises:
         UserError: the network merges no tokens, or the values cannot be read.
     """
-    several: dict[str, Sequence[Any] | None] = {
-        "keep_ratio": keep_ratio,
-        "num_clusters": num_clusters,
-        "part_grids": part_grids,
-    }
     options: dict[str, Any] = {} if k is None else {"k": k}
+    several: dict[str, Sequence[Any] | None] = {
+        "keep_ratio": keep_ratio, "num_clusters": num_clusters, "part_grids": part_grids,
+    }  # fmt: skip
     for name, values in several.items():
         if values is None:
             continue
@@ -320,13 +302,10 @@ def name_with(name: str, merging: str) -> str:
 
 
 def recorded_merging(checkpoint: Checkpoint) -> dict[str, Any]:
-    """How a file says its network merges, as :func:`merging_of` does.
+    """How a file says its network merges, as :func:`merging_of` does; UserError if that cannot be.
 
     Our files say it in the header (safetensors) or by the options of their run; the authors' files
     say nothing and are of V1.
-
-    Raises:
-        UserError: what it says cannot be.
     """
     about, options = _entries_of(checkpoint)
     try:
@@ -371,12 +350,8 @@ def save_weights(
 
     The file says which variant, how many classes and image channels it is for, how the network
     merges tokens and which version wrote it; `metadata` adds to that (values become strings). A
-    checksum of all of it is among the metadata, and `read_checkpoint` verifies it.
-
-    Args:
-        model: a network, or tensors by key. Wrappers and their prefixes are taken off.
-        path: the file to write, usually `*.safetensors`.
-        metadata: further entries for the header.
+    checksum of all of it is among the metadata, and `read_checkpoint` verifies it. `model` may also
+    be tensors by key. Wrappers and their prefixes are taken off.
 
     Raises:
         UserError: the file cannot be written, or there is nothing to write.
@@ -405,14 +380,8 @@ def save_weights(
         for key, value in state.items()
     }
     header[CHECKSUM] = checksum(tensors, header)
-    content = save(tensors, header)
-    start, rest = _in_stable_order(content)
-
-    def write(stream: BinaryIO) -> None:
-        stream.write(start)
-        stream.write(rest)
-
-    atomic_write(path, write)
+    parts = _in_stable_order(save(tensors, header))
+    atomic_write(path, lambda stream: stream.writelines(parts))
 
 
 def _in_stable_order(content: bytes) -> tuple[bytes, memoryview]:

@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import os
 import socket
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,13 +20,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tcformer.errors import UserError
-from tcformer.files import atomic_write, cache_folder, is_web_page, make_folder
+from tcformer.files import atomic_write, cache_folder, is_web_page, make_folder, staging
 from tcformer.progress import progress_bar
 
 _TIMEOUT_SECONDS = 30
 _CHUNK = 1 << 20
-_DRIVE = "https://drive.google.com/file/d/{}/view"
-_MMPOSE = "https://download.openmmlab.com/mmpose"
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,6 @@ class Download:
     address: str
     drive_id: str = ""
     sha256: str = ""
-
-
-def _on_drive(file_name: str, drive_id: str, sha256: str = "") -> Download:
-    return Download(file_name, _DRIVE.format(drive_id), drive_id, sha256)
 
 
 @dataclass(frozen=True)
@@ -74,57 +67,51 @@ _BASE = "tcformer-4e1adbf1_20220421.pth"
 _LARGE = "tcformer_large-a47cc309_20220606.pth"
 _POSE = "tcformer_coco-wholebody_256x192-a0720efa_20220627.pth"
 _POSE_ON_DRIVE = "tcformer_mta_256x192-68d5f8aa_20220606.pth"
+_LARGE_POSE = "tcformer_large_wholebody_384x288"
+_CLASSES = "ImageNet-1k classification"
+_WHOLE_BODY = "COCO-WholeBody pose (backbone, neck and head)"
 
-RELEASED = {
-    entry.name: entry
-    for entry in (
-        Release(
-            "tcformer_light",
-            "tcformer_light",
-            "ImageNet-1k classification",
-            "79.4 % top-1",
-            (_on_drive("tcformer_light.pth", "1TvcJCQhHaxXJhGo13i6b5PWErhzIivuD"),),
+
+def _drive(file_name: str, drive_id: str, sha256: str = "") -> Download:
+    address = f"https://drive.google.com/file/d/{drive_id}/view"
+    return Download(file_name, address, drive_id, sha256)
+
+
+def _mmpose(folder: str, file_name: str, sha256: str) -> Download:
+    address = f"https://download.openmmlab.com/mmpose/{folder}/{file_name}"
+    return Download(file_name, address, sha256=sha256)
+
+
+def _release(name: str, task: str, paper: str, *sources: Download) -> tuple[str, Release]:
+    return name, Release(name, name.partition("_wholebody")[0], task, paper, sources)
+
+
+RELEASED = dict(
+    (
+        _release(
+            "tcformer_light", _CLASSES, "79.4 % top-1",
+            _drive("tcformer_light.pth", "1TvcJCQhHaxXJhGo13i6b5PWErhzIivuD"),
         ),
-        Release(
-            "tcformer",
-            "tcformer",
-            "ImageNet-1k classification",
-            "82.3 % top-1",
-            (
-                Download(_BASE, f"{_MMPOSE}/pretrain_models/{_BASE}", sha256="4e1adbf1"),
-                _on_drive(_BASE, "1sIrTzIKFfW5Io2MybIWJoS0sv72Wd-av", "4e1adbf1"),
-            ),
+        _release(
+            "tcformer", _CLASSES, "82.3 % top-1",
+            _mmpose("pretrain_models", _BASE, "4e1adbf1"),
+            _drive(_BASE, "1sIrTzIKFfW5Io2MybIWJoS0sv72Wd-av", "4e1adbf1"),
         ),
-        Release(
-            "tcformer_large",
-            "tcformer_large",
-            "ImageNet-1k classification",
-            "83.6 % top-1",
-            (_on_drive(_LARGE, "1wu9joQJU807IGW51mIlhK4dNnMze8E1K", "a47cc309"),),
+        _release(
+            "tcformer_large", _CLASSES, "83.6 % top-1",
+            _drive(_LARGE, "1wu9joQJU807IGW51mIlhK4dNnMze8E1K", "a47cc309"),
         ),
-        Release(
-            "tcformer_wholebody_256x192",
-            "tcformer",
-            "COCO-WholeBody pose (backbone, neck and head)",
-            "",
-            (
-                Download(_POSE, f"{_MMPOSE}/top_down/tcformer/{_POSE}", sha256="a0720efa"),
-                _on_drive(_POSE_ON_DRIVE, "1tRMhOxiab8BcuImi7B64BRgXPZ2A3BAx", "68d5f8aa"),
-            ),
+        _release(
+            "tcformer_wholebody_256x192", _WHOLE_BODY, "",
+            _mmpose("top_down/tcformer", _POSE, "a0720efa"),
+            _drive(_POSE_ON_DRIVE, "1tRMhOxiab8BcuImi7B64BRgXPZ2A3BAx", "68d5f8aa"),
         ),
-        Release(
-            "tcformer_large_wholebody_384x288",
-            "tcformer_large",
-            "COCO-WholeBody pose (backbone, neck and head)",
-            "",
-            (
-                _on_drive(
-                    "tcformer_large_wholebody_384x288.pth", "1aUIj_-U1EfklVGzELUrierwFNoUp-zrH"
-                ),
-            ),
+        _release(
+            _LARGE_POSE, _WHOLE_BODY, "",
+            _drive(f"{_LARGE_POSE}.pth", "1aUIj_-U1EfklVGzELUrierwFNoUp-zrH"),
         ),
     )
-}
+)  # fmt: skip
 """Every set of weights by name. Ids, addresses and digits of hashes are those the authors and
 MMPose published; a hash that is not in a published file name is not known."""
 
@@ -176,11 +163,7 @@ def pretrained_path(
 
 
 def find_release(name: str) -> Release:
-    """Look `name` up in the zoo.
-
-    Raises:
-        UserError: there is no such entry.
-    """
+    """Look `name` up in the zoo; UserError if there is no such entry."""
     if name in RELEASED:
         return RELEASED[name]
     raise UserError(
@@ -190,10 +173,7 @@ def find_release(name: str) -> Release:
 
 def is_kept(entry: Release, kept: Path) -> bool:
     """Whether `kept` is a whole safetensors file for this entry."""
-    if not kept.is_file():
-        return False
-    meta = kept_metadata(kept)
-    return meta is not None and meta.get("zoo") == entry.name
+    return (kept_metadata(kept) or {}).get("zoo") == entry.name
 
 
 def kept_metadata(kept: Path) -> dict[str, str] | None:
@@ -220,23 +200,23 @@ def by_hand_hint(entry: Release, folder: Path) -> str:
 def _download(
     entry: Release, folder: Path, kept: Path, base_url: str | None, progress: bool
 ) -> None:
+    sources = entry.sources
     if base_url:
-        first = entry.sources[0]
+        first = sources[0]
         address = f"{base_url.rstrip('/')}/{first.file_name}"
-        sources: tuple[Download, ...] = (Download(first.file_name, address, "", first.sha256),)
-    else:
-        sources = entry.sources
+        sources = (Download(first.file_name, address, sha256=first.sha256),)
     causes = []
     for source in sources:
         try:
-            with _temporary_folder(folder) as temporary:
+            with staging(folder) as temporary:
                 file = temporary / source.file_name
                 if source.drive_id:
                     _fetch_from_drive(source, file, progress)
                 else:
                     fetch(source.address, file, progress=progress)
                 _verify(file, source)
-                _keep(entry, source, file, kept)
+                _keep(entry, source, file, temporary / kept.name)
+                file.unlink()
             return
         except FetchError as error:
             causes.append(error.cause)
@@ -247,34 +227,20 @@ def _download(
     )
 
 
-@contextlib.contextmanager
-def _temporary_folder(parent: Path) -> Iterator[Path]:
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix=".download-", dir=parent)
-    except OSError as error:
-        cause = error.strerror or error
-        raise UserError(
-            f"cannot write in the cache folder {parent}: {cause}; set TCFORMER_CACHE to another"
-        ) from error
-    with temporary as name:
-        yield Path(name)
-
-
 def _fetch_from_drive(source: Download, file: Path, progress: bool) -> None:
     try:
         import gdown
     except ImportError as error:
-        cause = "Google Drive needs the package gdown (pip install 'tcformer[weights]')"
-        raise FetchError(cause, cause) from error
+        raise FetchError(
+            "Google Drive needs the package gdown (pip install 'tcformer[weights]')"
+        ) from error
+    said = ""
     try:
         gdown.download(id=source.drive_id, output=str(file), quiet=not progress)
     except Exception as error:  # gdown passes on whatever its HTTP library raises
-        said = " ".join(str(error).split())
-        cause = f"Google Drive did not give the file ({said[:160] or type(error).__name__})"
-        raise FetchError(cause, cause) from error
-    if not file.is_file():
-        cause = "Google Drive did not give the file"
-        raise FetchError(cause, cause)
+        said = f" ({' '.join(str(error).split())[:160] or type(error).__name__})"
+    if said or not file.is_file():
+        raise FetchError(f"Google Drive did not give the file{said}")
 
 
 def _verify(file: Path, source: Download) -> None:
@@ -283,12 +249,12 @@ def _verify(file: Path, source: Download) -> None:
             cause = "a web page came instead of the file"
             if source.drive_id:
                 cause += " (Google Drive sends one when a file's daily quota is used up)"
-            raise FetchError(f"{file} is a web page, not weights; replace or remove it", cause)
+            raise FetchError(cause, f"{file} is a web page, not weights; replace or remove it")
     digits = file_sha256(file)
     if not digits.startswith(source.sha256):
         found = digits[: len(source.sha256)]
         cause = f"the file is not the published one (SHA-256 {found}..., not {source.sha256}...)"
-        raise FetchError(f"cannot use {file}: {cause}; replace or remove it", cause)
+        raise FetchError(cause, f"cannot use {file}: {cause}; replace or remove it")
 
 
 def _keep(entry: Release, source: Download, file: Path, kept: Path) -> None:
@@ -300,12 +266,12 @@ def _keep(entry: Release, source: Download, file: Path, kept: Path) -> None:
     try:
         translated = translate(read_checkpoint(file).state_dict)
     except UserError as error:
-        raise FetchError(f"{error}; replace or remove it", "what came is no checkpoint") from error
+        raise FetchError("what came is no checkpoint", f"{error}; replace or remove it") from error
     architecture = identify(translated.backbone)
     if architecture is None or architecture.name != entry.architecture:
-        found_kind = architecture or "another kind of network"
-        cause = f"the file holds the weights of {found_kind}, not of {entry.architecture}"
-        raise FetchError(f"cannot use {file}: {cause}; replace or remove it", cause)
+        found = architecture or "another kind of network"
+        cause = f"the file holds the weights of {found}, not of {entry.architecture}"
+        raise FetchError(cause, f"cannot use {file}: {cause}; replace or remove it")
     metadata = {
         "zoo": entry.name,
         "model": entry.architecture,
@@ -319,14 +285,11 @@ def _keep(entry: Release, source: Download, file: Path, kept: Path) -> None:
 @contextlib.contextmanager
 def _one_at_a_time(lock: Path) -> Iterator[None]:
     """Hold a lock that other processes on this machine wait for, where the system has such."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: several processes may download the same file, each whole
-        yield
-        return
     with contextlib.ExitStack() as stack:
-        # Some network file systems have no locks; writing is atomic without them, too.
-        with contextlib.suppress(OSError):
+        # Elsewhere several may download the same file, each whole.
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
             stream = stack.enter_context(open(lock, "a"))
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -335,18 +298,15 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
 class FetchError(UserError):
     """A download failed. `cause` is the reason without the address."""
 
-    def __init__(self, message: str, cause: str) -> None:
-        super().__init__(message)
+    def __init__(self, cause: str, message: str = "") -> None:
+        super().__init__(message or cause)
         self.cause = cause
 
 
 def fetch(url: str, target: Path, *, progress: bool = False) -> None:
-    """Download `url` into the file `target`, atomically.
+    """Download `url` into the file `target`, atomically; its folder exists.
 
-    Args:
-        url: an http or https address. Proxies are taken from the environment.
-        target: the file to write; its folder exists.
-        progress: show a bar on stderr, when that is a terminal.
+    Proxies are taken from the environment. `progress` shows a bar where stderr is a terminal.
 
     Raises:
         FetchError: no connection, an error status, a broken connection, or a web page instead.
@@ -357,7 +317,8 @@ def fetch(url: str, target: Path, *, progress: bool = False) -> None:
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "tcformer"})
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-            total = _announced(response)
+            length = response.headers.get("Content-Length")
+            total = int(length) if length and length.isdecimal() else None
             wanted = None if progress else False
             with progress_bar(total, label=target.name, wanted=wanted, in_bytes=True) as advance:
                 atomic_write(target, lambda stream: _copy(response, stream, total, advance))
@@ -365,16 +326,13 @@ def fetch(url: str, target: Path, *, progress: bool = False) -> None:
         if isinstance(error, UserError) and not isinstance(error, FetchError):
             raise
         cause = error.cause if isinstance(error, FetchError) else _cause(url, error)
-        raise FetchError(f"cannot download {url}: {cause}", cause) from error
+        raise FetchError(cause, f"cannot download {url}: {cause}") from error
 
 
 def fetch_cached(url: str) -> Path:
     """Return the downloaded file of `url`, fetching it the first time only.
 
     As with torch.hub, the copy is used from then on; delete it from the cache to fetch anew.
-
-    Raises:
-        UserError: the download fails.
     """
     address = urllib.parse.urlsplit(url)
     name = os.path.basename(urllib.parse.unquote(address.path)) or "weights"
@@ -393,36 +351,23 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _announced(response: Any) -> int | None:
-    length = response.headers.get("Content-Length")
-    return int(length) if length and length.isdecimal() else None
-
-
 def _copy(response: Any, stream: BinaryIO, total: int | None, advance: Callable[..., None]) -> None:
-    received = 0
-    while True:
-        try:
-            data = response.read(_CHUNK)
-        except (OSError, http.client.HTTPException) as error:
-            # Named here: inside atomic_write an OSError would be taken for one of the disk's.
-            raise _broken(received, total) from error
-        if not data:
-            break
-        if received == 0 and is_web_page(data):
-            cause = "the server sent a web page instead of the file"
-            raise FetchError(cause, cause)
-        received += len(data)
-        stream.write(data)
-        advance(advance=len(data))
-    if total is not None and received != total:
-        raise _broken(received, total)
+    received, broken = 0, None
+    try:
+        while data := response.read(_CHUNK):
+            if received == 0 and is_web_page(data):
+                raise FetchError("the server sent a web page instead of the file")
+            received += len(data)
+            stream.write(data)
+            advance(advance=len(data))
+    except (OSError, http.client.HTTPException) as error:
+        broken = error  # not a failure of the disk: that one shows when the stream is closed
+    if broken or (total is not None and received != total):
+        raise FetchError(
+            f"the connection broke off after {received} of {total or 'an unknown number of'} bytes"
+        ) from broken
     if received == 0:
-        raise FetchError("nothing came", "the server sent an empty file")
-
-
-def _broken(received: int, total: int | None) -> FetchError:
-    cause = f"the connection broke off after {received} of {total or 'an unknown number of'} bytes"
-    return FetchError(cause, cause)
+        raise FetchError("the server sent an empty file")
 
 
 def _cause(url: str, error: Exception) -> str:
@@ -441,11 +386,7 @@ def _cause(url: str, error: Exception) -> str:
 
 
 def fetch_folder(repo: str) -> Path:
-    """The configuration and the weights of a repository ("user/name", "user/name@revision").
-
-    Raises:
-        UserError: no network, no such repository, or it is private.
-    """
+    """The configuration and the weights of a repository ("user/name", "user/name@revision")."""
     from huggingface_hub import snapshot_download
 
     from tcformer.weights.metadata import CONFIG, WEIGHTS

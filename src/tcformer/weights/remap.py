@@ -30,12 +30,7 @@ _VARIANTS = {(SIZES[name].get("embed_dims", WIDTHS), SIZES[name]["depths"]): nam
 class Architecture:
     """The network that keys and shapes of a state dict belong to.
 
-    Attributes:
-        name: the registered variant, or None when the sizes belong to none of them.
-        widths: channels of the four stages.
-        depths: blocks of the four stages.
-        num_classes: rows of the head, or None without a head.
-        in_chans: channels of the image.
+    `name` is None when the sizes belong to no registered variant, `num_classes` without a head.
     """
 
     name: str | None
@@ -121,13 +116,10 @@ def translate(state: Mapping[str, Tensor]) -> Translated:
             name = name[name.index(".") + 1 :]
         foreign = part and not _OURS.match(name) and (name == key or not key.startswith(part))
         _put(others if foreign else ours, name, value)
-    renamed: StateDict = {}
-    for key, value in ours.items():
-        _put(renamed, key.replace("patch_embed1.projection.", "patch_embed1.proj.", 1), value)
-    if renamed.keys() != ours.keys():
+    if any(key.startswith("patch_embed1.projection.") for key in ours):
         notes.append("MMPose's 'patch_embed1.projection' renamed to 'patch_embed1.proj'")
-    ours, from_fork = _from_fork(renamed)
-    others, also_from_fork = _from_fork(others)
+    ours, from_fork = _renamed(ours)
+    others, also_from_fork = _renamed(others)
     if from_fork or also_from_fork:
         notes.append("names and block numbers of the authors' development fork translated")
     ours = dict(sorted(ours.items(), key=lambda item: _place(item[0])))
@@ -151,12 +143,8 @@ def strip_wrappers(state: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
 def _unwrapped(state: Mapping[str, Tensor]) -> tuple[StateDict, str, list[str]]:
     """Take off what stands before the keys of the network: wrappers, and what holds it.
 
-    Returns:
-        The state dict, the further prefix of the backbone's keys in it (such as "backbone."; "" if
-        there is none), and a part of a sentence for each change made.
-
-    Raises:
-        UserError: it holds several networks.
+    Returns the state dict, the further prefix of the backbone's keys in it (such as "backbone."; ""
+    if there is none), and a part of a sentence for each change made.
     """
     clean, notes = strip_wrappers(state)
     found = sorted({match[1] for key in clean if (match := _STEM.fullmatch(key))})
@@ -199,16 +187,18 @@ def _put(state: StateDict, key: str, value: Tensor) -> None:
     state[key] = value
 
 
-def _from_fork(state: StateDict) -> tuple[StateDict, bool]:
-    """Translate the names of the fork, and say whether there were any.
+def _renamed(state: StateDict) -> tuple[StateDict, bool]:
+    """Translate the names of MMPose and of the fork, and say whether there were any of the fork's.
 
     There the first block of stages 2 to 4 was part of the clustering module before it.
     """
     of_fork = any(re.match(r"ctm[1-3]\.(block|conf|conv_skip)\.", key) for key in state)
     translated: StateDict = {}
+    changed = False
     for key, value in state.items():
         name = key
         if re.fullmatch(r"ctm[1-3]\.T", key):
+            changed = True
             continue  # a temperature that was never used
         if match := re.match(r"ctm([1-3])\.block\.", key):
             name = f"block{int(match[1]) + 1}.0.{key[match.end() :]}"
@@ -221,8 +211,9 @@ def _from_fork(state: StateDict) -> tuple[StateDict, bool]:
         if re.match(r"block[2-4]\.|(neck\.)?merge_blocks\.", name):
             name = name.replace(".mlp.dwconv.dwconv_skip.", ".mlp.dwconv.skip.")
             name = name.replace(".mlp.dwconv.dwconv.", ".mlp.dwconv.")
-        _put(translated, name, value)
-    return translated, translated.keys() != state.keys()
+        changed |= name != key
+        _put(translated, name.replace("patch_embed1.projection.", "patch_embed1.proj.", 1), value)
+    return translated, changed
 
 
 _STAGES = "patch_embed1 block1 norm1 ctm1 block2 norm2 ctm2 block3 norm3 ctm3 block4 norm4 head"

@@ -55,12 +55,10 @@ class Checkpoint:
     """The content of a file of weights.
 
     Attributes:
-        path: where it was read.
-        format: "safetensors", or "torch" for what torch.save wrote.
         state_dict: tensors by key on the CPU, as the file names them.
         epoch: the last finished epoch, where the file says it.
         meta: the metadata of a safetensors file, or the `meta` entry of an MMPose file.
-        raw: everything in a file of torch (optimizer, settings ...), None for safetensors.
+        raw: everything in a file of torch.save (optimizer, settings ...), None for safetensors.
         averaged: whether `state_dict` is the average (EMA) that stands beside the last weights.
     """
 
@@ -79,11 +77,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool | None = False) -
     Bare state dicts are accepted, and those under an entry such as `state_dict`, `model` or
     `params`, as the authors, MMPose, timm, Lightning and this package write them. The content, not
     the name, tells the kind of file. Keys stay as they are; `load_checkpoint` translates them.
-
-    Args:
-        path: the file.
-        ema: True takes the averaged weights of a training checkpoint instead of the last ones, None
-            takes them wherever the file has some, as every verb does.
+    `ema=True` takes the averaged weights instead of the last ones, None wherever there are some.
 
     Raises:
         UserError: the file is missing, damaged, no checkpoint, wants to run code, holds several
@@ -110,12 +104,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool | None = False) -
 
 
 def find_weights(content: Any, where: str, ema: bool | None = False) -> tuple[StateDict, bool]:
-    """Take the state dict out of what was saved around it.
-
-    Args:
-        content: a state dict, or a dict with one in it.
-        where: what to call the source in a refusal, such as its path.
-        ema: as for `read_checkpoint`.
+    """Take the state dict out of what was saved around it; `where` names the source in refusals.
 
     Returns:
         The tensors by key, and whether they are an average.
@@ -265,12 +254,8 @@ def _read_safetensors(file: Path) -> tuple[StateDict, dict[str, str]]:
 def checksum(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """SHA-256 of everything a safetensors file says, in hexadecimal, however it is laid out.
 
-    Covered are the metadata besides the entry itself, and each tensor's name, dtype, shape and
-    bytes, in the order of the names.
-
-    Args:
-        state: dense tensors by key, on the CPU.
-        metadata: the metadata of the header.
+    Covered are the metadata besides this entry itself, and each dense tensor's name, dtype, shape
+    and bytes, in the order of the names.
     """
     said = sorted((key, value) for key, value in metadata.items() if key != CHECKSUM)
     tensors = [(key, str(state[key].dtype), list(state[key].shape)) for key in sorted(state)]
@@ -284,29 +269,18 @@ def checksum(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 # ---- files of torch.save -------------------------------------------------------------------------
 
 
-class _DamagedError(Exception):
-    """The file is not what was written."""
+class _RefusedError(Exception):
+    """The file is damaged or something else; the message says which."""
 
 
-class _ForeignError(Exception):
-    """The file is something else."""
-
-
-def safe_torch_load(path: str | os.PathLike[str], map_location: Any = "cpu") -> Any:
-    """Read a file that torch.save wrote, without ever running code from it.
+def safe_torch_load(path: str | os.PathLike[str]) -> Any:
+    """Read a file that torch.save wrote to the CPU, without ever running code from it.
 
     A flipped byte is refused and never another number: every record's checksum is compared, which
     torch itself leaves out. (The older of torch's two formats has no checksums.) Allowed are what
     torch's own weights-only reader allows (tensors, numbers, strings, plain containers) and
     `argparse.Namespace`, which the authors' training checkpoints hold; nothing else, not even what
-    other libraries have registered with torch as safe. Both formats are read.
-
-    Args:
-        path: the file.
-        map_location: as in torch.load; where tensors go.
-
-    Returns:
-        What was saved, usually a dict.
+    other libraries have registered with torch as safe.
 
     Raises:
         UserError: missing, truncated, not a file of torch, or it wants Python code to run.
@@ -319,12 +293,10 @@ def safe_torch_load(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             _check(stream)
             stream.seek(0)
             with _only_plain_allowed():
-                content = torch.load(stream, map_location=map_location, weights_only=True)
+                content = torch.load(stream, map_location="cpu", weights_only=True)
         _check_views(content)
         return content
-    except _DamagedError as error:
-        raise UserError(f"cannot read {file}: {error}; get a fresh copy") from None
-    except _ForeignError as error:
+    except _RefusedError as error:
         raise UserError(f"cannot read {file}: {error}") from None
     except MemoryError as error:
         raise UserError(
@@ -354,24 +326,28 @@ def _check_archive(stream: BinaryIO) -> None:
             records = archive.infolist()
             names = [record.filename.rpartition("/")[2] for record in records]
             if "constants.pkl" in names:
-                raise _ForeignError(
+                raise _RefusedError(
                     "it is a TorchScript program, not a checkpoint; save its state_dict instead"
                 )
             if "data.pkl" not in names:
-                raise _ForeignError("it is a zip archive, but none that torch.save wrote")
+                raise _RefusedError("it is a zip archive, but none that torch.save wrote")
             if sum(record.file_size for record in records) > size:
-                raise _DamagedError("its records are larger than the file, so it is damaged")
+                raise _damaged("its records are larger than the file, so it is damaged")
             # torch can be told to leave the checksums out; then all of them are zero.
             if any(record.CRC for record in records) and (bad := archive.testzip()):
-                raise _DamagedError(f"its record {shown(bad)} is damaged, the checksum differs")
+                raise _damaged(f"its record {shown(bad)} is damaged, the checksum differs")
             for record in records:
                 if record.filename.endswith("data.pkl"):
                     record.CRC = None  # type: ignore[assignment]  # compared above, or left out
                     _check_keys(io.BytesIO(archive.read(record)))
-    except (_DamagedError, _ForeignError, MemoryError):
+    except (_RefusedError, MemoryError):
         raise
     except Exception:  # zipfile raises five kinds on damaged headers
-        raise _DamagedError("the file is damaged or incomplete") from None
+        raise _damaged("the file is damaged or incomplete") from None
+
+
+def _damaged(how: str) -> _RefusedError:
+    return _RefusedError(f"{how}; get a fresh copy")
 
 
 def _check_keys(stream: Any) -> bool:
@@ -386,36 +362,27 @@ def _check_keys(stream: Any) -> bool:
     memo: dict[Any, tuple[int, int]] = {}
     try:
         for code, argument, _ in pickletools.genops(stream):
-            name = code.name
-            if name == "MARK":
+            taken = code.stack_before
+            if pickletools.markobject in taken:
+                start = marks.pop()
+                items, stack[start:] = stack[start:], []
+                taken = taken[: taken.index(pickletools.markobject)]
+            else:
+                items = stack[len(stack) - len(taken) :]
+            if code.name == "MARK":
                 marks.append(len(stack))
-            elif name.startswith("TUPLE"):
-                first = marks.pop() if name == "TUPLE" else len(stack) - int(name[-1])
-                items = stack[first:]
+            elif code.name.startswith("TUPLE"):
                 parts = 1 + sum(size for size, _ in items)
                 depth = 1 + max((below for _, below in items), default=0)
                 if parts > _MAX_KEY_PARTS or depth > _MAX_KEY_DEPTH:
-                    raise _DamagedError("it holds tuples nested without end")
-                stack[first:] = [(parts, depth)]
-            elif name in ("BINPUT", "LONG_BINPUT"):
+                    raise _damaged("it holds tuples nested without end")
+                stack[len(stack) - len(taken) :] = [(parts, depth)]
+            elif "PUT" in code.name:
                 memo[argument] = stack[-1]
-            elif name in ("BINGET", "LONG_BINGET"):
+            elif "GET" in code.name:
                 stack.append(memo.get(argument, flat))
-            elif name in ("APPENDS", "SETITEMS"):
-                del stack[marks.pop() :]
-            elif name in ("APPEND", "BUILD"):
-                stack.pop()
-            elif name == "SETITEM":
-                del stack[-2:]
-            elif name in ("REDUCE", "NEWOBJ"):
-                # What is built from a tuple may be a tuple: torch.Size, for one.
-                stack[-2:] = [stack[-1]]
-            elif name == "BINPERSID":
-                stack[-1] = flat
-            elif name not in ("PROTO", "STOP"):
-                if code.stack_before:
-                    return False  # none that torch would follow
-                stack.append(flat)
+            else:
+                stack[len(stack) - len(taken) :] = [flat] * len(code.stack_after)
         return True
     except (ValueError, IndexError, TypeError, OSError, UnicodeError):
         return False
@@ -429,16 +396,14 @@ def _check_views(content: Any) -> None:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, Mapping):
-            waiting += value.values()
-        elif isinstance(value, (list, tuple, set)):
-            waiting += value
-        elif isinstance(value, argparse.Namespace):
-            waiting += vars(value).values()
+        if isinstance(value, argparse.Namespace):
+            value = vars(value)
+        if isinstance(value, (Mapping, list, tuple, set)):
+            waiting += value.values() if isinstance(value, Mapping) else value
         elif isinstance(value, Tensor) and value.layout == torch.strided:
             held = value.is_meta or value.is_nested or value.untyped_storage().nbytes()
             if held is not True and value.numel() * value.element_size() > held:
-                raise _DamagedError("a tensor in it claims more numbers than it holds")
+                raise _damaged("a tensor in it claims more numbers than it holds")
 
 
 class _NumpyType:
@@ -470,7 +435,7 @@ def _numpy_scalar(kind: Any, data: Any = b"") -> Any:
         number = np.dtype(order + kind.kind)
         if isinstance(data, bytes) and len(data) == number.itemsize:
             return np.frombuffer(data, number)[0].item()
-    raise _ForeignError("it holds a NumPy scalar that is no plain number")
+    raise _RefusedError("it holds a NumPy scalar that is no plain number")
 
 
 # NumPy 2 renamed its module; files name whichever wrote them.
@@ -512,8 +477,6 @@ def _why_not_loaded(file: Path, error: Exception) -> str:
             "it is damaged, or pickled by another protocol than torch's own (2), the only one "
             "that is read without running code; save it again with torch.save's default"
         )
-    if "Attempting to deserialize" in text:
-        return "its tensors belong on a device that this machine lacks; use map_location='cpu'"
     with open(file, "rb") as stream:
         start = stream.read(4)
     if start.startswith((b"PK\x03\x04", b"\x80")):
