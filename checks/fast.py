@@ -21,7 +21,7 @@ from tcformer.bench import inputs, models
 from tcformer.models.tcformer import SAME
 from tcformer.ops import dpc_knn
 from tcformer.ops.dpc_knn import triton as kernels
-from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
+from tcformer.ops.dpc_knn.peaks import neg_log_density, rank_of
 from tcformer.ops.regroup import apply_plan, plan_both_ways
 from tcformer.runtime import timing
 from tcformer.tokens import pixel_of_cell
@@ -130,7 +130,7 @@ def _clustering_speed(run: Run) -> None:
         f = kernels.prepare(x, None, SAME)
         everyone = kernels._Columns(f.half, f.norm, None)
         near = kernels.closest(f, everyone, 16)
-        rank = rank_of(sparsity_of(near.d2, references.NEIGHBORS, None, None))
+        rank = rank_of(neg_log_density(near.d2, references.NEIGHBORS, None, None))
         found = dpc_knn(x, clusters, tolerance=SAME, impl="triton")
         rows = kernels.compact(None, like=x)
         kept = kernels._Found(*(part.clone() for part in near))
@@ -273,7 +273,7 @@ def compiled(run: Run) -> None:
         expected = model(images)
     ours = {key: number for key, number in counted.items() if key.startswith("tcformer.")}
     run.numbers["operators"] = ours
-    for operator in ("dpc_knn_triton", "gather_sum_triton", "plan_both_ways_triton"):
+    for operator in ("tcformer.dpc_knn", "gather_sum_triton", "plan_both_ways_triton"):
         there = any(operator in key for key in ours)
         run.require(there, f"{operator} is not in the compiled graph, which holds {ours}")
     run.close(out, expected, 1e-5, "traced and eager")

@@ -25,7 +25,7 @@ from tcformer.models import tcformer as ctm
 from tcformer.models.tcformer import SAME
 from tcformer.ops import dpc_knn
 from tcformer.ops.dpc_knn import Clusters, eager
-from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
+from tcformer.ops.dpc_knn.peaks import neg_log_density, rank_of
 
 CPU = torch.device("cpu")
 NEIGHBORS = 5
@@ -90,10 +90,10 @@ def scores(x: Tensor, k: int, tolerance: float) -> Tensor:
     """Log of density times separation of every token, (B, N); infinite for the densest."""
     features = eager._prepare(x, None, tolerance, eager.BLOCK_ELEMENTS)
     d2, neighbor = eager._nearest(features, k + eager.NUM_EXTRA)
-    sparsity = sparsity_of(d2, k, None, None)
-    rank = rank_of(sparsity)
+    density = neg_log_density(d2, k, None, None)
+    rank = rank_of(density)
     separation2 = eager._separation(features, rank, d2, neighbor)
-    return torch.where(rank == 0, torch.inf, 0.5 * separation2.log() - sparsity)
+    return torch.where(rank == 0, torch.inf, 0.5 * separation2.log() - density)
 
 
 def case(

@@ -57,7 +57,7 @@ def test_every_part_in_the_interpreter(tmp_path):
     ]
     assert {line["state"] for line in found.values()} == {"right"}
     operators = found["compiled"]["numbers"]["operators"]
-    assert operators["tcformer.dpc_knn_triton.default"] == 3
+    assert operators["tcformer.dpc_knn.default"] == 3
     used = [one["allowance_used"] for one in found["certificate"]["numbers"].values()]
     assert len(used) > 2
     assert all(0 <= one <= 1 for one in used)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tcformer.ops import csrc, dpc_knn
 from tcformer.ops.dpc_knn import eager
-from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
+from tcformer.ops.dpc_knn.peaks import Settings, neg_log_density, rank_of
 
 
 def features(seed, batch=2, tokens=40, channels=8, dtype=torch.float64):
@@ -112,7 +112,7 @@ def test_the_path_without_data_dependent_sizes_says_the_same(monkeypatch):
         expected = dpc_knn(x, 40, mask=m)
         assert_same(dpc_knn(x, 40, mask=m), expected)
         centers = expected.centers
-        static = eager._cluster(x, 40, 5, m, None, 0.0, 5000)
+        static = eager._cluster(x, Settings(40, 5, m, None, 0.0), 5000)
         assert torch.equal(static[0], expected.assignment)
         assert torch.equal(static[1], centers)
 
@@ -147,7 +147,7 @@ def test_the_full_scans_find_what_the_neighbor_lists_say(monkeypatch, min_rows):
     x = features(11, tokens=80, dtype=torch.float32)
     f = eager._prepare(x, None, 0.0, 1)
     d2, neighbor = eager._nearest(f, 8)
-    rank = rank_of(sparsity_of(d2, 5, None, None))
+    rank = rank_of(neg_log_density(d2, 5, None, None))
     quick = eager._separation(f, rank, d2, neighbor)
     full = eager._separation_scan(f, rank, torch.arange(80))
     torch.testing.assert_close(quick, full, rtol=1e-6, atol=0)

@@ -133,8 +133,8 @@ def test_compiles_into_one_graph():
         lambda x: dpc_knn(x * 2, 15).assignment + 1, fullgraph=True, backend="aot_eager"
     )
     assert torch.equal(step(x), dpc_knn(x * 2, 15).assignment + 1)
-    op = torch.ops.tcformer.dpc_knn_cpp.default
-    torch.library.opcheck(op, (x, 15, 5, None, None, 0.0))
+    op = torch.ops.tcformer.dpc_knn.default
+    torch.library.opcheck(op, (x, 15, 5, None, None, 0.0, "cpp"))
 
 
 def test_stand_ins_for_tensors_get_the_shapes():

@@ -26,6 +26,7 @@ from tcformer.ops import dispatch, dpc_knn, regroup
 from tcformer.ops.linear import unsupported_reason as onednn_unsupported_reason
 from tcformer.ops.regroup import apply_plan, plan_both_ways
 
+dpc_knn_module = importlib.import_module("tcformer.ops.dpc_knn")
 regroup_module = importlib.import_module("tcformer.ops.regroup")
 ROOT = Path(__file__).parents[2]
 FILES = [
@@ -70,11 +71,10 @@ def test_the_kernels_in_the_interpreter(name):
 @pytest.fixture
 def launches(monkeypatch, tmp_path):
     """The launches that a test reaches; its tensors are fake, its GPU a pretence."""
-    from tcformer.ops.dpc_knn import triton as dpc_knn_kernels
     from tcformer.ops.regroup import triton as regroup_kernels
 
     # Opaque operators would end at their fake implementations.
-    monkeypatch.setattr(dpc_knn_kernels, "dpc_knn_op", dpc_knn_kernels._cluster)
+    monkeypatch.setattr(dpc_knn_module, "_OPERATOR", dpc_knn_module._run)
     monkeypatch.setattr(
         regroup_kernels,
         "gather_sum",
@@ -235,7 +235,7 @@ def test_a_model_waits_for_nothing():
         with Operators() as seen:
             out = torch.func.functional_call(model, state, (fake(2, 3, 64, 64),))
     assert out.device.type == "cuda"
-    assert "tcformer.dpc_knn_triton.default" in seen.names
+    assert "tcformer.dpc_knn.default" in seen.names
     assert "tcformer.gather_sum_triton.default" in seen.names
     assert "tcformer.plan_both_ways_triton.default" in seen.names
     assert not [operator for operator in seen.names if "embedding_bag" in operator]
@@ -260,7 +260,7 @@ def test_a_model_is_one_graph_that_holds_the_kernels():
         graphs = Graphs()
         compiled = torch.compile(run, backend=graphs, fullgraph=True)
         assert compiled(fake(2, 3, 64, 64), state).shape == (2, 1000)
-    assert graphs.count("tcformer.dpc_knn_triton") == 3
+    assert graphs.count("tcformer.dpc_knn") == 3
     assert graphs.count("tcformer.plan_both_ways_triton") == 6
     assert graphs.count("tcformer.gather_sum_triton") == 29
     assert not graphs.count("topk", "scatter_add", "embedding_bag")

@@ -8,7 +8,7 @@ import torch
 
 from tcformer.ops import dpc_knn
 from tcformer.ops.dpc_knn import triton as kernels
-from tcformer.ops.dpc_knn.peaks import rank_of, sparsity_of
+from tcformer.ops.dpc_knn.peaks import neg_log_density, rank_of
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_separation_is_the_distance_to_the_nearest_denser_token(device, small_ti
     f = kernels.prepare(x, None, 0.0)
     everyone = kernels._Columns(f.half, f.norm, None)
     near = kernels.nearest(f, everyone, 2, None)
-    rank = rank_of(sparsity_of(near.d2, 2, None, None))
+    rank = rank_of(neg_log_density(near.d2, 2, None, None))
     actual = kernels.separation_of(f, everyone, near, rank, None)
     denser = rank.unsqueeze(1) < rank.unsqueeze(2)
     expected = torch.where(denser, exact_d2(x), torch.inf).amin(dim=-1)
@@ -325,11 +325,9 @@ def test_refusals(device):
 def test_registration(device, small_tiles):
     x = features(device, 19, tokens=20)
     mask = torch.arange(20, device=device).expand(2, -1) < 15
-    arguments = (x, 5, 3, mask, torch.rand_like(x[..., 0]), 0.1)
-    # What is traced is `test_one_graph`.
-    torch.library.opcheck(
-        kernels.dpc_knn_op, arguments, test_utils=("test_schema", "test_faketensor")
-    )
+    arguments = (x, 5, 3, mask, torch.rand_like(x[..., 0]), 0.1, "triton")
+    tests = ("test_schema", "test_faketensor")  # what is traced is `test_one_graph`
+    torch.library.opcheck(torch.ops.tcformer.dpc_knn.default, arguments, test_utils=tests)
 
 
 def test_one_graph(device, small_tiles):

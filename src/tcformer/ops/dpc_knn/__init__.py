@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from tcformer.arguments import as_float, as_int
 from tcformer.ops.dispatch import counted, is_exporting, is_transformed, operator, resolve
 from tcformer.ops.dpc_knn import cpp, eager, reference
-from tcformer.ops.dpc_knn.peaks import flop, shapes
+from tcformer.ops.dpc_knn.peaks import Settings, flop, shapes
 from tcformer.shapes import Bool, Float, shaped
 
 __all__ = ["Clusters", "dpc_knn"]
@@ -116,9 +116,16 @@ def dpc_knn(
     tolerance = as_float("dpc_knn: tolerance", tolerance)
     impl = resolve("dpc_knn", impl, IMPLEMENTATIONS, x.device, unsupported=_unsupported(x, k))
     x, density_noise = _with_distances(x, mask, density_noise)
-    run = torch.ops.tcformer.dpc_knn if counted() else _run
+    opaque = impl == "triton" or (impl == "cpp" and not _on_host(x))
+    run = _OPERATOR if opaque or counted() else _run
     with torch.autocast(x.device.type, enabled=False):
         return Clusters(*run(x, num_clusters, k, mask, density_noise, tolerance, impl))
+
+
+def _on_host(x: Tensor) -> bool:
+    """Whether Python may look at the values; not of tensors that are traced or transformed."""
+    plain = type(x) is Tensor and x.device.type == "cpu"
+    return plain and not (torch.compiler.is_compiling() or is_transformed())
 
 
 def _with_distances(
@@ -134,36 +141,28 @@ def _with_distances(
     if noise is not None:
         used = noise if mask is None else noise.masked_fill(~mask, 0.0)
         usable = usable & torch.isfinite(used).all(dim=1)
-    on_host = type(x) is Tensor and x.device.type == "cpu"
-    on_host = on_host and not (torch.compiler.is_compiling() or is_transformed())
-    if on_host and bool(usable.all()):
+    if _on_host(x) and bool(usable.all()):
         return x, noise  # not copied
     x = torch.where(usable[:, None, None], x, 0.0)
     return x, None if noise is None else torch.where(usable[:, None], noise, 0.0)
 
 
-def _run(
-    x: Tensor,
-    num_clusters: int,
-    k: int,
-    mask: Tensor | None,
-    density_noise: Tensor | None,
-    tolerance: float,
-    impl: str,
-) -> tuple[Tensor, Tensor]:
-    arguments = (x, num_clusters, k, mask, density_noise, tolerance)
+def _run(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *values, impl = arguments
+    settings = Settings(*values)
     if impl == "cpp":
-        return cpp.dpc_knn(*arguments)
+        return cpp.dpc_knn(x, settings)
     if impl == "triton":
         from tcformer.ops.dpc_knn import triton
 
-        return triton.dpc_knn(*arguments)
+        return triton.dpc_knn(x, settings)
     if impl == "reference":
-        return reference.dpc_knn(*arguments)
-    return eager.dpc_knn(*arguments)
+        return reference.dpc_knn(x, settings)
+    return eager.dpc_knn(x, settings)
 
 
-operator(
+# One opaque node for compilers and counters: kernels are launched as they are, nothing waits.
+_OPERATOR = operator(
     "dpc_knn(Tensor x, SymInt num_clusters, SymInt k, Tensor? mask, Tensor? density_noise,"
     " float tolerance, str impl) -> (Tensor, Tensor)",
     _run,

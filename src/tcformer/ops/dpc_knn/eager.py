@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from tcformer.ops.dispatch import is_exporting
-from tcformer.ops.dpc_knn.peaks import choose_centers, rank_of, sparsity_of, stable_order
+from tcformer.ops.dpc_knn.peaks import (
+    Settings,
+    choose_centers,
+    neg_log_density,
+    rank_of,
+    stable_order,
+)
 from tcformer.ops.linear import linear
 
 NUM_EXTRA = 3
@@ -40,57 +46,31 @@ RUN = 16
 """Columns that share a minimum in the two-step selection of the nearest candidates."""
 
 
-def dpc_knn(
-    x: Tensor,
-    num_clusters: int,
-    k: int,
-    mask: Tensor | None,
-    density_noise: Tensor | None,
-    tolerance: float,
-) -> tuple[Tensor, Tensor]:
-    """Cluster a (B, N, C) float32 or float64 batch.
-
-    Returns:
-        assignment (B, N) int64 and centers (B, M) int64, both -1 where a mask leaves nothing.
-    """
+def dpc_knn(x: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Cluster a (B, N, C) float32 or float64 batch: assignment (B, N) and centers (B, M)."""
     batch, num_tokens, _ = x.shape
     if x.device.type != "cpu" or torch.compiler.is_compiling() or batch == 0:
-        return _cluster(x, num_clusters, k, mask, density_noise, tolerance, BLOCK_ELEMENTS)
+        return _cluster(x, settings, BLOCK_ELEMENTS)
     # As many images at a time as keep their distances in the cache, at least one.
     images = max(1, CPU_BLOCK_ELEMENTS // num_tokens**2)
     parts = []
     for start in range(0, batch, images):
         part = slice(start, start + images)
-        parts.append(
-            _cluster(
-                x[part],
-                num_clusters,
-                k,
-                None if mask is None else mask[part],
-                None if density_noise is None else density_noise[part],
-                tolerance,
-                CPU_BLOCK_ELEMENTS,
-            )
-        )
+        mask, noise = (t if t is None else t[part] for t in (settings.mask, settings.noise))
+        own = settings._replace(mask=mask, noise=noise)
+        parts.append(_cluster(x[part], own, CPU_BLOCK_ELEMENTS))
     assignment, centers = zip(*parts, strict=True)
     return torch.cat(assignment), torch.cat(centers)
 
 
-def _cluster(
-    x: Tensor,
-    num_clusters: int,
-    k: int,
-    mask: Tensor | None,
-    density_noise: Tensor | None,
-    tolerance: float,
-    block_elements: int,
-) -> tuple[Tensor, Tensor]:
+def _cluster(x: Tensor, settings: Settings, block_elements: int) -> tuple[Tensor, Tensor]:
+    _, k, mask, noise, tolerance = settings
     features = _prepare(x, mask, tolerance, block_elements)
     neighbor_d2, neighbor = _nearest(features, k + NUM_EXTRA)
-    sparsity = sparsity_of(neighbor_d2, k, mask, density_noise)
-    rank = rank_of(sparsity)
+    density = neg_log_density(neighbor_d2, k, mask, noise)
+    rank = rank_of(density)
     separation2 = _separation(features, rank, neighbor_d2, neighbor)
-    centers, center_valid = choose_centers(separation2, sparsity, rank, num_clusters, mask)
+    centers, center_valid = choose_centers(separation2, density, rank, settings)
     if mask is None or center_valid is None:
         return _assign(features, centers, None), centers
     assignment = _assign(features, torch.where(center_valid, centers, 0), center_valid)

@@ -1,13 +1,33 @@
-"""From distances to cluster centers: the part of DPC-KNN that is cheap and must be one everywhere.
+"""From distances to cluster centers: the part of DPC-KNN that every backend shares.
 
-Densities are compared on a logarithmic scale, minus log rho = "sparsity": exp(-sparsity)
-underflows for features of large scale.
+Densities are compared as their negative logarithm, for rho itself underflows where features are
+large.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Settings(NamedTuple):
+    """How to cluster (B, N, C) features; the caller has checked it.
+
+    Attributes:
+        num_clusters: M, at most N.
+        k: neighbors in the density estimate, at most N.
+        mask: (B, N) bool, the tokens that take part.
+        noise: (B, N) float added to the densities.
+        tolerance: distances up to this one count as zero.
+    """
+
+    num_clusters: int
+    k: int
+    mask: Tensor | None
+    noise: Tensor | None
+    tolerance: float
 
 
 def flop(
@@ -46,52 +66,44 @@ def stable_order(x: Tensor, *, descending: bool = False) -> Tensor:
     return key.topk(x.shape[-1], dim=-1, largest=descending).indices
 
 
-def sparsity_of(d2: Tensor, k: int, mask: Tensor | None, noise: Tensor | None) -> Tensor:
-    """Minus the logarithm of the density: the mean of the k smallest squared distances, (B, N).
+def neg_log_density(d2: Tensor, k: int, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+    """The mean of the k smallest squared distances, which is -log rho, (B, N).
 
-    Args:
-        d2: (B, N, L) squared distances to the L >= k nearest, ascending; inf beyond those there.
-        k: neighbors that count.
-        mask: (B, N) bool, the tokens that take part.
-        noise: (B, N) float added to the densities.
+    ``d2`` (B, N, L) holds those to the L >= k nearest, ascending; inf where there are fewer.
     """
     nearest = d2[..., :k]
     if mask is None:
-        sparsity = nearest.mean(dim=-1)
+        found = nearest.mean(dim=-1)
     else:
         finite = torch.isfinite(nearest)
-        sparsity = torch.where(finite, nearest, 0.0).sum(-1) / finite.sum(-1).clamp(min=1)
-        sparsity = torch.where(mask, sparsity, torch.inf)
+        found = torch.where(finite, nearest, 0.0).sum(-1) / finite.sum(-1).clamp(min=1)
+        found = torch.where(mask, found, torch.inf)
     if noise is not None:
-        noisy = -(torch.exp(-sparsity) + noise).clamp(min=0.0).log()
-        sparsity = noisy if mask is None else torch.where(mask, noisy, torch.inf)
-    return sparsity
+        noisy = -(torch.exp(-found) + noise).clamp(min=0.0).log()
+        found = noisy if mask is None else torch.where(mask, noisy, torch.inf)
+    return found
 
 
-def rank_of(sparsity: Tensor) -> Tensor:
+def rank_of(neg_log_density: Tensor) -> Tensor:
     """Place of every token in the order (denser first, then index), (B, N) int64."""
-    order = stable_order(sparsity)
-    places = torch.arange(sparsity.shape[1], device=sparsity.device).expand_as(order)
+    order = stable_order(neg_log_density)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
 
 
 def choose_centers(
-    separation2: Tensor, sparsity: Tensor, rank: Tensor, num_clusters: int, mask: Tensor | None
+    separation2: Tensor, neg_log_density: Tensor, rank: Tensor, settings: Settings
 ) -> tuple[Tensor, Tensor | None]:
-    """The tokens of largest delta * rho, in token order.
+    """The tokens of largest delta * rho, in token order; whoever has rank 0 is a center.
 
-    Args:
-        separation2: (B, N) squared distance to the nearest token of smaller rank.
-        sparsity: (B, N) from :func:`sparsity_of`.
-        rank: (B, N) from :func:`rank_of`; whoever has rank 0 is a center.
-        num_clusters: M.
-        mask: (B, N) bool, or None.
+    ``separation2`` (B, N) is the squared distance to the nearest token of smaller rank.
 
     Returns:
         centers (B, M) int64 ascending; with a mask also which of them exist, (B, M) bool, while
         the others are N.
     """
-    score = 0.5 * separation2.log() - sparsity
+    num_clusters, mask = settings.num_clusters, settings.mask
+    score = 0.5 * separation2.log() - neg_log_density
     score = torch.where(rank == 0, torch.inf, score)
     if mask is None:
         by_score = stable_order(score, descending=True)

@@ -16,8 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
-from tcformer.ops.dispatch import operator
-from tcformer.ops.dpc_knn.peaks import choose_centers, flop, rank_of, shapes, sparsity_of
+from tcformer.ops.dpc_knn.peaks import Settings, choose_centers, neg_log_density, rank_of, shapes
 from tcformer.ops.dpc_knn.triton_kernels import (
     closest_kernel,
     compact_kernel,
@@ -88,64 +87,24 @@ class _Rows(NamedTuple):
     number: Tensor  # (B,) int32
 
 
-def dpc_knn(
-    x: Tensor,
-    num_clusters: int,
-    k: int,
-    mask: Tensor | None,
-    density_noise: Tensor | None,
-    tolerance: float,
-) -> tuple[Tensor, Tensor]:
-    """Cluster a (B, N, C) float32 batch; the caller has checked the arguments.
-
-    Returns:
-        assignment (B, N) int64 and centers (B, M) int64, both -1 where a mask leaves nothing.
-    """
-    assignment, centers = dpc_knn_op(x, num_clusters, k, mask, density_noise, tolerance)
-    return assignment, centers
-
-
-def _run(
-    x: Tensor,
-    num_clusters: int,
-    k: int,
-    mask: Tensor | None,
-    density_noise: Tensor | None,
-    tolerance: float,
-) -> tuple[Tensor, Tensor]:
+def dpc_knn(x: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Cluster a (B, N, C) float32 batch: assignment (B, N) and centers (B, M)."""
     if x.shape[0] == 0:
-        return shapes(x, num_clusters)
+        return shapes(x, settings.num_clusters)
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
-        return _cluster(x, num_clusters, k, mask, density_noise, tolerance)
+        return _cluster(x, settings)
 
 
-# One opaque node for compilers: its kernels are launched as they are, nothing waits.
-dpc_knn_op = operator(
-    "dpc_knn_triton(Tensor x, SymInt num_clusters, SymInt k, Tensor? mask, Tensor? density_noise,"
-    " float tolerance) -> (Tensor, Tensor)",
-    _run,
-    shapes,
-    flops=flop,
-    raw_flops=False,
-)
-
-
-def _cluster(
-    x: Tensor,
-    num_clusters: int,
-    k: int,
-    mask: Tensor | None,
-    density_noise: Tensor | None,
-    tolerance: float,
-) -> tuple[Tensor, Tensor]:
+def _cluster(x: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    num_clusters, k, mask, noise, tolerance = settings
     mask = None if mask is None else mask.contiguous()
     features = prepare(x, mask, tolerance)
     everyone = _Columns(features.half, features.norm, None)
     near = nearest(features, everyone, k, mask)
-    sparsity = sparsity_of(near.d2, k, mask, density_noise)
-    rank = rank_of(sparsity)
+    density = neg_log_density(near.d2, k, mask, noise)
+    rank = rank_of(density)
     separation2 = separation_of(features, everyone, near, rank, mask)
-    centers, valid = choose_centers(separation2, sparsity, rank, num_clusters, mask)
+    centers, valid = choose_centers(separation2, density, rank, settings)
     label = assign(features, centers, valid, mask)
     if mask is None or valid is None:
         labels = torch.arange(num_clusters, device=x.device).expand_as(centers)

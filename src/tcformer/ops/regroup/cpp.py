@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tcformer.ops import csrc
 from tcformer.ops.dispatch import operator
-from tcformer.ops.regroup.plan import GatherSum, RegroupPlan
+from tcformer.ops.regroup.plan import RegroupPlan, plan_pair
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Of the features; weights and sums are float32."""
@@ -33,22 +33,8 @@ def plan_both_ways(
         for number, values in enumerate(lists):
             lists[number] = values[:used]
     b_column, a_column, into_b, from_b, into_a, from_a = lists
-    return (
-        RegroupPlan(
-            num_a,
-            num_b,
-            GatherSum(b_start, b_column, into_b),
-            GatherSum(a_start, a_column, from_b),
-            "cpp",
-        ),
-        RegroupPlan(
-            num_b,
-            num_a,
-            GatherSum(a_start, a_column, into_a),
-            GatherSum(b_start, b_column, from_a),
-            "cpp",
-        ),
-    )
+    by_b, by_a = (b_start, b_column, into_b, from_a), (a_start, a_column, into_a, from_b)
+    return plan_pair(num_a, num_b, by_b, by_a, "cpp")
 
 
 class _Apply(torch.autograd.Function):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tcformer.ops.regroup.plan import GatherSum, RegroupPlan
+from tcformer.ops.regroup.plan import GatherSum, RegroupPlan, plan_pair
 
 
 def plan_both_ways(
@@ -30,10 +30,8 @@ def plan_both_ways(
     to_b = _sorted_entries(b, a, num_b, num_a, weight, dtype, padded)
     to_a = _sorted_entries(a, b, num_a, num_b, weight, dtype, padded)
     total_b, total_a = _row_sums(to_b) + eps, _row_sums(to_a) + eps
-    return (
-        RegroupPlan(num_a, num_b, _by_row(to_b, total_b), _by_column(to_a, total_b), backend),
-        RegroupPlan(num_b, num_a, _by_row(to_a, total_a), _by_column(to_b, total_a), backend),
-    )
+    by_b, by_a = _normalized(to_b, total_b, total_a), _normalized(to_a, total_a, total_b)
+    return plan_pair(num_a, num_b, by_b, by_a, backend)
 
 
 class _Entries(NamedTuple):
@@ -121,13 +119,10 @@ def _row_sums(entries: _Entries) -> Tensor:
     return gather_sum(ones, GatherSum(entries.row_start, zeros, entries.value)).squeeze(1)
 
 
-def _by_row(entries: _Entries, total: Tensor) -> GatherSum:
-    return GatherSum(entries.row_start, entries.column, entries.value / total[entries.row])
-
-
-def _by_column(entries: _Entries, total: Tensor) -> GatherSum:
-    weight = entries.value / total[entries.column.long()]
-    return GatherSum(entries.row_start, entries.column, weight)
+def _normalized(entries: _Entries, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, ...]:
+    """The sorting with its weights over the totals of rows and of columns, as `plan_pair` reads."""
+    _, row_start, column, value, _ = entries
+    return row_start, column, value / of_rows[entries.row], value / of_columns[column.long()]
 
 
 def gather_sum(x: Tensor, rows: GatherSum) -> Tensor:

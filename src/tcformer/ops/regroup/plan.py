@@ -8,6 +8,7 @@ single weighted gather-sum, forward and backward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -49,3 +50,19 @@ class RegroupPlan(NamedTuple):
     forward: GatherSum
     backward: GatherSum
     backend: str = "eager"
+
+
+def plan_pair(
+    num_a: int, num_b: int, by_b: Sequence[Tensor], by_a: Sequence[Tensor], backend: str
+) -> tuple[RegroupPlan, RegroupPlan]:
+    """The plans a->b and b->a, from entries that are sorted by b and by a.
+
+    Each sorting is row_start, column, the weights over the totals of its rows, and the weights over
+    the totals of its columns.
+    """
+    into_b, into_a = GatherSum(*by_b[:3]), GatherSum(*by_a[:3])
+    from_b, from_a = into_b._replace(weight=by_b[3]), into_a._replace(weight=by_a[3])
+    return (
+        RegroupPlan(num_a, num_b, into_b, from_a, backend),
+        RegroupPlan(num_b, num_a, into_a, from_b, backend),
+    )

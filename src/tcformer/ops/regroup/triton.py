@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tcformer.ops.dispatch import operator
-from tcformer.ops.regroup.plan import GatherSum, RegroupPlan
+from tcformer.ops.regroup.plan import GatherSum, RegroupPlan, plan_pair
 
 SHORT = 16
 """Entries that all rows of a program take in step, four at a time; most rows have fewer."""
@@ -172,14 +172,6 @@ def launch_gather_sum(x: Tensor, rows: GatherSum) -> Tensor:
     return out
 
 
-def _gather_sum(x: Tensor, rows: list[Tensor], transposed: list[Tensor]) -> Tensor:
-    return launch_gather_sum(x, GatherSum(*rows))
-
-
-def _gather_sum_shape(x: Tensor, rows: list[Tensor], transposed: list[Tensor]) -> Tensor:
-    return x.new_empty(rows[0].shape[0] - 1, x.shape[1])
-
-
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, rows, transposed = inputs
     ctx.save_for_backward(*rows, *transposed)
@@ -195,8 +187,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, list[None], list[None]]:
 # transpose comes along for the gradient, which is the gather-sum over it.
 gather_sum = operator(
     "gather_sum_triton(Tensor x, Tensor[] rows, Tensor[] transposed) -> Tensor",
-    _gather_sum,
-    _gather_sum_shape,
+    lambda x, rows, transposed: launch_gather_sum(x, GatherSum(*rows)),
+    lambda x, rows, transposed: x.new_empty(rows[0].shape[0] - 1, x.shape[1]),
     backward=_backward,
     setup_context=_remember,
 )
@@ -356,41 +348,7 @@ def plan_both_ways(
     The numbers are those of the eager builder, padded.
     """
     made = plan_op(a, b, num_a, num_b, eps)
-    start_b, column_b, of_b, of_a_by_b, start_a, column_a, of_a, of_b_by_a = made
-    return (
-        RegroupPlan(
-            num_a,
-            num_b,
-            GatherSum(start_b, column_b, of_b),
-            GatherSum(start_a, column_a, of_b_by_a),
-            "triton",
-        ),
-        RegroupPlan(
-            num_b,
-            num_a,
-            GatherSum(start_a, column_a, of_a),
-            GatherSum(start_b, column_b, of_a_by_b),
-            "triton",
-        ),
-    )
-
-
-def _plan(a: Tensor, b: Tensor, num_a: int, num_b: int, eps: float) -> tuple[Tensor, ...]:
-    with on_device(a):
-        return _build(a, b, num_a, num_b, eps)
-
-
-def _plan_shapes(a: Tensor, b: Tensor, num_a: int, num_b: int, eps: float) -> tuple[Tensor, ...]:
-    return _outputs(a, num_b) + _outputs(a, num_a)
-
-
-# Rows b, then rows a: row_start, column, weight over the row, weight over the column.
-plan_op = operator(
-    "plan_both_ways_triton(Tensor a, Tensor b, SymInt num_a, SymInt num_b, float eps) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _plan,
-    _plan_shapes,
-)
+    return plan_pair(num_a, num_b, made[:4], made[4:], "triton")
 
 
 def _outputs(a: Tensor, num_rows: int) -> tuple[Tensor, ...]:
@@ -404,12 +362,26 @@ def _outputs(a: Tensor, num_rows: int) -> tuple[Tensor, ...]:
     )
 
 
+def _plan(a: Tensor, b: Tensor, num_a: int, num_b: int, eps: float) -> tuple[Tensor, ...]:
+    with on_device(a):
+        return _build(a, b, num_a, num_b, eps)
+
+
+# Rows b, then rows a: row_start, column, weight over the row, weight over the column.
+plan_op = operator(
+    "plan_both_ways_triton(Tensor a, Tensor b, SymInt num_a, SymInt num_b, float eps) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _plan,
+    lambda a, b, num_a, num_b, eps: _outputs(a, num_b) + _outputs(a, num_a),
+)
+
+
 def _build(a: Tensor, b: Tensor, num_a: int, num_b: int, eps: float) -> tuple[Tensor, ...]:
     batch, entries = a.shape
     total = batch * entries
     outputs = _outputs(a, num_b), _outputs(a, num_a)
     if total == 0:
-        return (*(part.zero_() for part in outputs[0]), *(part.zero_() for part in outputs[1]))
+        return tuple(part.zero_() for part in outputs[0] + outputs[1])
     # A radix sort of half as many digits where these suffice.
     small = batch * num_a * num_b < 2**31
     key = a.new_empty(2, total, dtype=torch.int32 if small else torch.int64)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tcformer.ops.dispatch import is_transformed, operator, stands
 from tcformer.ops.linear import linear
-from tcformer.ops.regroup import GatherSum, RegroupPlan
+from tcformer.ops.regroup.plan import plan_pair
 from tcformer.ops.token_conv import cpp
 from tcformer.ops.token_map import TokenMap
 
@@ -91,18 +91,10 @@ def _token_map(lists: list[Tensor], tokens: int, map_size: tuple[int, int]) -> T
     if not lists:
         return TokenMap(map_size, None, None, "cpp")
     pixel_start, pixels, token_start, members, *weights = lists
-    to_map = GatherSum(pixel_start, pixels, weights[0]), GatherSum(token_start, members, weights[1])
-    to_tokens = (
-        GatherSum(token_start, members, weights[3]),
-        GatherSum(pixel_start, pixels, weights[2]),
-    )
-    count = map_size[0] * map_size[1]
-    return TokenMap(
-        map_size,
-        RegroupPlan(tokens, count, *to_map, "cpp"),
-        RegroupPlan(count, tokens, *to_tokens, "cpp"),
-        "cpp",
-    )
+    by_pixel = pixel_start, pixels, weights[0], weights[2]
+    by_token = token_start, members, weights[3], weights[1]
+    plans = plan_pair(tokens, map_size[0] * map_size[1], by_pixel, by_token, "cpp")
+    return TokenMap(map_size, *plans, "cpp")
 
 
 def _flop(x: Tensor, weight1: Tensor, *arguments: Any, **others: Any) -> int:

@@ -113,54 +113,28 @@ class _TokenConv(torch.autograd.Function):
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
-def _token_conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    skip: Tensor | None,
-    plan: list[Tensor],
-    height: int,
-    width: int,
-    gelu: bool,
-) -> Tensor:
+def _token_conv(x: Tensor, *arguments: Any) -> Tensor:
     out = torch.empty_like(x)
-    sizes = (*x.shape, height, width, int(gelu), 0)
-    csrc.run(f"tcf_token_conv_{_SUFFIX[x.dtype]}", x, weight, bias, skip, plan or None, out, *sizes)
+    _token_conv_in_place(x, *arguments, 0, out=out)
     return out
 
 
-def _token_conv_in_place(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    skip: Tensor | None,
-    plan: list[Tensor],
-    height: int,
-    width: int,
-    gelu: bool,
-    first: int,
-) -> None:
-    sizes = (*x.shape, height, width, int(gelu), first)
-    csrc.run(f"tcf_token_conv_{_SUFFIX[x.dtype]}", x, weight, bias, skip, plan or None, x, *sizes)
+def _token_conv_in_place(x: Tensor, *arguments: Any, out: Tensor | None = None) -> None:
+    weight, bias, skip, plan, height, width, gelu, first = arguments
+    csrc.run(
+        f"tcf_token_conv_{_SUFFIX[x.dtype]}",
+        *(x, weight, bias, skip, plan or None, x if out is None else out),
+        *(*x.shape, height, width, int(gelu), first),
+    )
 
 
-def _token_conv_backward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    skip: Tensor | None,
-    plan: list[Tensor],
-    grad: Tensor,
-    height: int,
-    width: int,
-    gelu: bool,
-) -> tuple[Tensor, ...]:
+def _token_conv_backward(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    weight, bias, skip, plan, grad, height, width, gelu = arguments
     grads = _backward_shapes(x, weight, bias, skip)
-    *others, grad_skip = grads
     csrc.run(
         f"tcf_token_conv_back_{_SUFFIX[x.dtype]}",
         *(x, weight, bias, skip, plan or None, grad),
-        *(*others, None if skip is None else grad_skip),
+        *(*grads[:3], None if skip is None else grads[3]),
         *(*x.shape, height, width, int(gelu)),
     )
     return grads
