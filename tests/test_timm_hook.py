@@ -47,7 +47,7 @@ class Refuse:
 sys.modules["timm"] = None
 importlib.reload(tcformer)
 del sys.modules["timm"]
-for REFUSED in ("timm", "timm.layers", "timm.models._registry", "tcformer.models.tcformer"):
+for REFUSED in ("timm", "timm.layers", "timm.models._registry", "tcformer.weights.released"):
     sys.meta_path.insert(0, Refuse())
     try:
         import timm
@@ -78,6 +78,34 @@ for code in sys.argv[1:]:
 def test_registered_whatever_happened_before():  # either order: tests/models/test_timm_contract.py
     run(ASKED + CHECK)
     run(FORKS, RELOADED + CHECK, FAILED_FIRST + CHECK)
+
+
+THREADS = """
+import importlib, importlib.util, sys, threading
+sys.setswitchinterval(1e-5)
+start, problems = threading.Barrier(6), []
+def work(name):
+    start.wait()
+    try:
+        if name == "ask":
+            importlib.util.find_spec("timm")
+        else:
+            importlib.import_module(name)
+    except BaseException as problem:
+        problems.append((name, problem))
+names = ["timm", "tcformer", "timm", "ask", "tcformer.models", "tcformer"]
+threads = [threading.Thread(target=work, args=(name,)) for name in names]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(300)
+assert not problems, problems
+"""
+
+
+@pytest.mark.slow(seconds=20)
+def test_threads_that_import_both_at_once():
+    run(THREADS + CHECK)
 
 
 # While this thread holds the lock of `tcformer`, another one takes that of a part and waits.

@@ -13,51 +13,22 @@ import importlib.abc
 import importlib.machinery
 import itertools
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, cast
+
+# By name, for the zoo stands above everything else; and at once, so that it is complete before timm
+# is imported. It imports neither timm nor torch.
+zoo = importlib.import_module("tcformer.zoo")
 
 
 def register_when_timm_is_imported() -> None:
     """Register now if timm is imported already, otherwise whenever it is."""
     if not any(type(finder).__name__ == _TimmFinder.__name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, _TimmFinder())
-    if sys.modules.get("timm") is not None:  # None forbids its import
-        _register()
-
-
-def _register() -> None:
-    if not _registered():
-        # Another thread imports a part of tcformer, holds that part's lock and waits for
-        # `tcformer`, whose lock is ours. Let it go on, and come back without a lock.
-        threading.Thread(target=_register_later, name="tcformer registers with timm").start()
-
-
-def _register_later() -> None:
-    while not _registered():
-        time.sleep(0.01)
-
-
-def _registered() -> bool:
-    """Register, unless that would wait for a thread that waits for this one."""
-    # The statement, not `import_module`: Python resolves two threads that wait for each other's
-    # module if it is begun, for statements alone. A module that is not begun it refuses.
-    try:
-        # First the whole package of networks: the zoo begins with one of its modules, whose lock
-        # it would hold while another thread, in the middle of the package, waits for that module.
-        __import__("tcformer.models")
-        __import__("tcformer.zoo")
-    except RuntimeError as error:
-        if type(error).__name__ != "_DeadlockError":
-            raise
-        return False
-    variants = sys.modules.get("tcformer.zoo")
-    # Complete, and yet not there: timm was removed from `sys.modules` and imported afresh.
-    if hasattr(variants, "create_model") and not sys.modules["timm"].is_model("tcformer"):
-        importlib.reload(cast("ModuleType", variants))
-    return True
+    timm = sys.modules.get("timm")  # None forbids its import
+    if timm is not None and not hasattr(timm, _ThenRegister.MARK):
+        zoo.register()
 
 
 class _TimmFinder(importlib.abc.MetaPathFinder):
@@ -79,6 +50,8 @@ class _TimmFinder(importlib.abc.MetaPathFinder):
 class _ThenRegister:
     """A loader that registers the models after its module was executed; otherwise as it was."""
 
+    MARK = "_tcformer_registers_after_this_import"
+
     def __init__(self, loader: Any):
         self._loader = loader
 
@@ -89,5 +62,8 @@ class _ThenRegister:
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader  # leave no trace: reload and resources work
         module.__loader__ = self._loader
+        # Another thread that imports `tcformer` meanwhile must not wait for this one.
+        setattr(module, self.MARK, True)
         self._loader.exec_module(module)
-        _register()
+        delattr(module, self.MARK)
+        zoo.register()

@@ -1,28 +1,44 @@
-"""The named models, registered with timm."""
+"""The named models, registered with timm.
+
+This module imports neither timm nor torch, so that `tcformer` can import it first thing: a model is
+registered by name, and the network's code is imported when one is built.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
-
-import timm
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from tcformer.errors import UserError, nearest
-from tcformer.models.sizes import SIZES, V1, V2, VARIANTS
-from tcformer.models.tcformer import TCFormer
-from tcformer.weights.released import RELEASED, pretrained_path
-from tcformer.weights.remap import translate
-from tcformer.weights.safe_torch import find_weights
 
-__all__ = ["VARIANTS", "create_model"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["create_model"]
+
+_SUMMARIES = {
+    "tcformer_nano": "Our smallest variant (the widths of PVTv2-B0), for demonstrations.",
+    "tcformer_light": "TCFormer-Light: 14.2 M parameters, 3.8 GFLOPs at 224 px.",
+    "tcformer": "TCFormer: 25.6 M parameters, 5.8 GFLOPs at 224 px.",
+    "tcformer_large": "TCFormer-Large: 62.8 M parameters, 12.1 GFLOPs at 224 px.",
+    "tcformerv2_nano": "Our smallest variant with Local CTM.",
+    "tcformerv2_light": "TCFormerV2-Light (Local CTM): 14.2 M parameters, 2.5 GFLOPs at 224 px.",
+    "tcformerv2_base": "TCFormerV2 (Local CTM): 25.6 M parameters, 4.5 GFLOPs at 224 px.",
+    "tcformerv2_large": "TCFormerV2-Large (Local CTM): 62.8 M parameters, 10.8 GFLOPs at 224 px.",
+}
+"""Numbers by the published accounting."""
+
+_V2_PAPER = {
+    "paper_ids": "arXiv:2407.11321",
+    "paper_name": "TCFormer: Visual Recognition via Token Clustering Transformer",
+}
 
 
-def _cfg(url: str = "", **other: Any) -> dict[str, Any]:
+def _cfg(name: str, address: str) -> dict[str, Any]:
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
     return {
-        "url": url,  # only tells timm that there are weights: `_create` gets the file
+        "url": address,  # only tells timm that there are weights: `_create` gets the file
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": None,
@@ -38,32 +54,39 @@ def _cfg(url: str = "", **other: Any) -> dict[str, Any]:
         "paper_name": "Not All Tokens Are Equal: Human-centric Visual Analysis via Token "
         "Clustering Transformer",
         "origin_url": "https://github.com/zengwang430521/TCFormer",
-        **other,
+        **(_V2_PAPER if name.startswith("tcformerv2_") else {}),
     }
 
 
-_V2_PAPER = {
-    "paper_ids": "arXiv:2407.11321",
-    "paper_name": "TCFormer: Visual Recognition via Token Clustering Transformer",
-}
+def register() -> None:
+    """Enter the models into timm's registry, unless they are there.
 
+    It waits for no module that waits for timm: other threads may import at the same time.
+    """
+    import timm  # noqa: F401 - another thread may be in its middle, which a submodule does not ask
+    from timm.models import generate_default_cfgs, is_model, register_model
 
-default_cfgs = generate_default_cfgs(
-    {
-        "tcformer_nano.untrained": _cfg(),
-        **{
-            f"{name}.in1k": _cfg(RELEASED[name].sources[0].address)
-            for name in ("tcformer_light", "tcformer", "tcformer_large")
-        },
-        **{
-            f"tcformerv2_{size}.untrained": _cfg(**_V2_PAPER)
-            for size in ("nano", "light", "base", "large")
-        },
-    }
-)
+    from tcformer.weights.released import RELEASED
+
+    if is_model("tcformer"):
+        return
+    cfgs = {}
+    for name in _SUMMARIES:
+        released = name in RELEASED
+        address = RELEASED[name].sources[0].address if released else ""
+        cfgs[f"{name}.{'in1k' if released else 'untrained'}"] = _cfg(name, address)
+    globals()["default_cfgs"] = generate_default_cfgs(cfgs)  # where timm looks
+    for name in _SUMMARIES:
+        register_model(globals()[name])
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    from timm.models import build_model_with_cfg
+
+    from tcformer.models.sizes import SIZES, V1, V2
+    from tcformer.models.tcformer import TCFormer
+    from tcformer.weights.released import RELEASED, pretrained_path
+
     if pretrained and not _names_a_source(kwargs):
         if variant in V2:
             v1 = V1[V2.index(variant)]
@@ -89,6 +112,10 @@ def _create(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module
 
 def _names_a_source(kwargs: dict[str, Any]) -> bool:
     """Whether the caller (or timm, for hub and local folders) says where the weights are."""
+    from timm.models import PretrainedCfg
+
+    from tcformer.weights.released import RELEASED
+
     # timm.create_model passes both on as None, or the first as a tag such as "in1k".
     cfg, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}
     if isinstance(cfg, PretrainedCfg):
@@ -100,6 +127,9 @@ def _names_a_source(kwargs: dict[str, Any]) -> bool:
 
 
 def _filter(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    from tcformer.weights.remap import translate
+    from tcformer.weights.safe_torch import find_weights
+
     weights = translate(find_weights(state_dict, "the state dict")[0]).backbone
     missing = [n for n in model.state_dict() if n not in weights and not n.startswith("head.")]
     if missing:  # timm says so in its log alone where the head differs
@@ -110,41 +140,33 @@ def _filter(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor
     return weights
 
 
-def _register(name: str, summary: str) -> None:
+def _entry(name: str, summary: str) -> Any:
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _create(name, pretrained, kwargs)
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = summary
-    globals()[name] = register_model(build)
+    return build
 
 
-for _name, _summary in {
-    "tcformer_nano": "Our smallest variant (the widths of PVTv2-B0), for demonstrations.",
-    "tcformer_light": "TCFormer-Light: 14.2 M parameters, 3.8 GFLOPs at 224 px.",
-    "tcformer": "TCFormer: 25.6 M parameters, 5.8 GFLOPs at 224 px.",
-    "tcformer_large": "TCFormer-Large: 62.8 M parameters, 12.1 GFLOPs at 224 px.",
-    "tcformerv2_nano": "Our smallest variant with Local CTM.",
-    "tcformerv2_light": "TCFormerV2-Light (Local CTM): 14.2 M parameters, 2.5 GFLOPs at 224 px.",
-    "tcformerv2_base": "TCFormerV2 (Local CTM): 25.6 M parameters, 4.5 GFLOPs at 224 px.",
-    "tcformerv2_large": "TCFormerV2-Large (Local CTM): 62.8 M parameters, 10.8 GFLOPs at 224 px.",
-}.items():
-    _register(_name, _summary)  # numbers by the published accounting
+globals().update({name: _entry(name, summary) for name, summary in _SUMMARIES.items()})
 
 
 def create_model(name: str = "tcformer", **kwargs: Any) -> nn.Module:
     """Create a model by name; the same as ``timm.create_model``, for these models only.
 
     Args:
-        name: one of :data:`VARIANTS`.
+        name: one of :data:`~tcformer.models.VARIANTS`.
         **kwargs: ``pretrained``, ``num_classes``, ``in_chans``, ``features_only``,
             ``drop_path_rate`` and whatever :class:`~tcformer.models.TCFormer` takes.
 
     Raises:
         UserError: no model has this name.
     """
-    if name not in VARIANTS:
-        guess = nearest(name, VARIANTS)
-        hint = f"did you mean {guess}?" if guess else f"choose one of {', '.join(VARIANTS)}."
+    import timm
+
+    if name not in _SUMMARIES:
+        guess = nearest(name, _SUMMARIES)
+        hint = f"did you mean {guess}?" if guess else f"choose one of {', '.join(_SUMMARIES)}."
         raise UserError(f"there is no model {name!r}; {hint}")
     return timm.create_model(name, **kwargs)

@@ -5,7 +5,7 @@
 
 from typing import Any
 
-import timm  # noqa: F401 - whole, so that no other thread is in the middle of importing it
+import timm  # noqa: F401 - whole: another thread may be in its middle
 
 from tcformer.models.heads import SemanticFPN, SemanticFPNHead
 from tcformer.models.mta import MTA
