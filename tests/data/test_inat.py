@@ -72,8 +72,8 @@ def edit(path, change):
     [
         (lambda r: (r / "train2018.json").unlink(), "train2018.json is missing"),
         (lambda r: (r / "val2018.json").unlink(), "val2018.json is missing"),
-        (lambda r: (r / "categories.json").write_text("{"), "not valid JSON"),
-        (lambda r: (r / "categories.json").write_text("{}"), "not a list of categories"),
+        (lambda r: (r / "categories.json").write_text("{"), "cannot be read"),
+        (lambda r: (r / "categories.json").write_text("{}"), "no list 'categories'"),
         (lambda r: (r / "val2018.json").write_text("[]"), "no list 'annotations'"),
         (lambda r: edit(r / "val2018.json", lambda c: c["annotations"].pop()), "without an annot"),
         (

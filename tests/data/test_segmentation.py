@@ -10,6 +10,7 @@ from PIL import Image
 
 from tcformer.data import SeededDataset, SteppedSampler, build_loader
 from tcformer.data.builtin import DigitScenesSource
+from tcformer.data.loader import stacked
 from tcformer.data.segmentation import (
     NOWHERE,
     Ade20kSource,
@@ -19,7 +20,6 @@ from tcformer.data.segmentation import (
     PixelSpec,
     TrainPair,
     distort,
-    stacked,
 )
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from tcformer.errors import UserError

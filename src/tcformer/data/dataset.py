@@ -1,4 +1,4 @@
-"""A map-style data set over any source of images, and the function that picks the source."""
+"""Map-style data sets over any source of images, and the function that picks the source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from tcformer.data.decode import decode_tensor, pil_to_tensor, require_decoder
 from tcformer.data.folder import FolderSource, refuse_different_classes
-from tcformer.data.spec import DataSpec, refuse_unknown_set
+from tcformer.data.spec import DATA_SETS, DataSpec, unknown_set
 from tcformer.errors import UserError, cut
 from tcformer.images import UnreadableImageError, decode_rgb, to_rgb
 
@@ -19,14 +19,16 @@ Split = Literal["train", "val"]
 
 
 class Source(Protocol):
-    """Where images come from: the class names, and the encoded or decoded image of an index."""
+    """Where images come from."""
 
     classes: list[str]
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[bytes | Image.Image, int]:
-        """Encoded bytes (or an image that exists only in memory), and its label.
+    def read(self, index: int) -> Any:
+        """An image, and what belongs to it.
+
+        For classification: the encoded bytes (or an image that exists only in memory) and a label.
 
         Raises:
             OSError, UnreadableImageError: the image cannot be read.
@@ -41,40 +43,71 @@ class Source(Protocol):
 class Item(NamedTuple):
     """One sample. `image` is None, and `reason` says why, for a skipped unreadable image."""
 
-    image: Any  # (C, H, W) float32, normalised; without a transform what the decoder returns
+    image: Any  # (C, H, W) float32, normalized; without a transform what the decoder returns
     target: Any  # the label, or labels (H, W); -1 where the image was unreadable
     position: int  # in the data set
     reason: str = ""
 
 
-def unreadable(dataset: Any, index: int, error: Exception) -> Item:
-    """What stands for an image that cannot be read: an `Item` without one, where those are skipped.
+class SourceDataset(Dataset):
+    """Items of a source; subclasses say how an item is loaded and prepared.
 
     Args:
-        dataset: with `skip_corrupt` and `describe`.
-        index: of the image.
-        error: what was met, an OSError or an UnreadableImageError.
-
-    Raises:
-        UserError: the data set does not skip such images.
-    """
-    reason = getattr(error, "strerror", None) or str(error)
-    if dataset.skip_corrupt:
-        return Item(None, -1, index, reason)
-    name = cut(dataset.describe(index), 400)
-    raise UserError(
-        f"Cannot read the image {name}: {reason}; replace the file, or pass --skip-corrupt to "
-        "leave such images out and count them."
-    ) from None
-
-
-class ImageDataset(Dataset):
-    """Decode, convert and transform the images of a source.
-
-    Attributes:
-        classes: class names; a label is an index into them.
-        class_to_idx: the inverse.
+        source: where the images come from.
         skip_corrupt: whether an unreadable image becomes an `Item` without image, or a UserError.
+    """
+
+    def __init__(self, source: Any, *, skip_corrupt: bool = False) -> None:
+        self.source, self.skip_corrupt = source, skip_corrupt
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of their labels."""
+        names: list[str] = self.source.classes
+        return names
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def describe(self, index: int) -> str:
+        """The file (or entry) that image `index` comes from."""
+        name: str = self.source.describe(index)
+        return name
+
+    def load(self, index: int) -> Any:
+        """What the source has.
+
+        Raises:
+            OSError, UnreadableImageError: the image cannot be read.
+        """
+        return self.source.read(index)
+
+    def prepare(self, loaded: Any, index: int) -> Item:
+        """An item of what `load` returned."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Item:
+        try:
+            loaded = self.load(index)
+        except (OSError, UnreadableImageError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            if self.skip_corrupt:
+                return Item(None, -1, index, reason)
+            raise UserError(
+                f"Cannot read the image {cut(self.describe(index), 400)}: {reason}; replace the "
+                "file, or pass --skip-corrupt to leave such images out and count them."
+            ) from None
+        return self.prepare(loaded, index)
+
+
+class ImageDataset(SourceDataset):
+    """Images with a label, decoded, converted and transformed.
+
+    Args:
+        source: as for `SourceDataset`.
+        transform: from `train_transform` or `eval_transform`; None gives the decoded image.
+        decoder: "pil" or "torchvision".
+        skip_corrupt: as for `SourceDataset`.
     """
 
     def __init__(
@@ -86,48 +119,25 @@ class ImageDataset(Dataset):
         skip_corrupt: bool = False,
     ) -> None:
         require_decoder(decoder)
-        self.source = source
-        self.transform = transform
-        self.decoder = decoder
-        self.skip_corrupt = skip_corrupt
-
-    @property
-    def classes(self) -> list[str]:
-        """Class names in the order of their labels."""
-        return self.source.classes
+        super().__init__(source, skip_corrupt=skip_corrupt)
+        self.transform, self.decoder = transform, decoder
 
     @property
     def class_to_idx(self) -> dict[str, int]:
         """Label of each class name."""
-        return {name: i for i, name in enumerate(self.source.classes)}
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def describe(self, index: int) -> str:
-        """The file (or entry) that image `index` comes from."""
-        return self.source.describe(index)
+        return {name: i for i, name in enumerate(self.classes)}
 
     def load(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        """The decoded image before any transform (RGB PIL, or (3, H, W) uint8), and its label.
-
-        Raises:
-            UnreadableImageError: the file cannot be read or decoded.
-        """
-        try:
-            data, target = self.source.read(index)
-        except OSError as error:
-            raise UnreadableImageError(error.strerror or str(error)) from None
+        """The decoded image before any transform (RGB PIL, or (3, H, W) uint8), and its label."""
+        data, target = self.source.read(index)
         if isinstance(data, Image.Image):
             image = to_rgb(data)
             return (pil_to_tensor(image) if self.decoder == "torchvision" else image), target
         return (decode_tensor(data) if self.decoder == "torchvision" else decode_rgb(data)), target
 
-    def __getitem__(self, index: int) -> Item:
-        try:
-            image, target = self.load(index)
-        except UnreadableImageError as error:
-            return unreadable(self, index, error)
+    def prepare(self, loaded: tuple[Any, int], index: int) -> Item:
+        """The transformed image with its label."""
+        image, target = loaded
         return Item(image if self.transform is None else self.transform(image), target, index)
 
 
@@ -147,6 +157,8 @@ def build_dataset(
     Raises:
         UserError: the path, the layout or a package is missing or wrong; one sentence.
     """
+    if split not in ("train", "val"):
+        raise UserError(f"There is no split {split!r}: use train or val.")
     source = _source(spec, split)
     if len(source) == 0:
         raise UserError(f"The {split} split of {spec.data_set} at {spec.data_path} has no images.")
@@ -156,9 +168,6 @@ def build_dataset(
 
 def _source(spec: DataSpec, split: Split) -> Source:
     name = spec.data_set
-    if split not in ("train", "val"):
-        raise UserError(f"There is no split {split!r}: use train or val.")
-    refuse_unknown_set(name)
     if name == "IMNET":
         return FolderSource(spec.data_path, split)
     if name in ("CIFAR", "CIFAR10"):
@@ -178,6 +187,8 @@ def _source(spec: DataSpec, split: Split) -> Source:
         from tcformer.data.builtin import FakeSource
 
         return FakeSource(split, images=spec.fake_images, classes=spec.fake_classes)
+    if not name.startswith("timm:"):
+        raise unknown_set(name, DATA_SETS, "classification")
     from tcformer.data.from_timm import timm_source
 
     return timm_source(name.removeprefix("timm:"), spec.data_path, split)

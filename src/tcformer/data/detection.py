@@ -7,16 +7,15 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_tensor
 
-from tcformer.data.dataset import Item, unreadable
+from tcformer.data.dataset import Item, SourceDataset
 from tcformer.data.keypoints.annotations import (
     CocoFile,
     check_number,
@@ -27,8 +26,9 @@ from tcformer.data.keypoints.annotations import (
     read_coco,
 )
 from tcformer.data.shapes import draw_coco
-from tcformer.errors import UserError, nearest
-from tcformer.images import LeftOut, UnreadableImageError, decode_rgb
+from tcformer.data.spec import unknown_set
+from tcformer.errors import UserError
+from tcformer.images import LeftOut, decode_rgb
 
 DETECTION_SETS = ("COCO", "shapes")
 SHAPES_SIZE = 64  # side of the drawn images, pixels
@@ -39,25 +39,6 @@ Target = dict[str, Tensor]
 some."""
 
 _OTHER_SIDE = {"left": "right", "right": "left"}
-
-
-class DetectionBatch(NamedTuple):
-    """A batch of images of any sizes."""
-
-    images: list[Tensor]  # (3, H, W) float32, 0 to 1
-    targets: list[Target]
-    indices: Tensor  # (B,) int64, positions in the data set
-    num_corrupt: int  # images left out because they could not be read
-
-
-def listed(items: list[Item], num_corrupt: int) -> DetectionBatch:
-    """Batch of items."""
-    return DetectionBatch(
-        [item.image for item in items],
-        [item.target for item in items],
-        torch.tensor([item.position for item in items], dtype=torch.int64),
-        num_corrupt,
-    )
 
 
 class CocoSource:
@@ -262,35 +243,24 @@ class ShapesSource(CocoSource):
         return self._images[self.ids[index]]
 
 
-class DetectionDataset(Dataset):
-    """Images and targets of a source.
+class DetectionDataset(SourceDataset):
+    """Images and targets.
 
     Args:
         source: where they come from.
         flip: probability of a horizontal flip.
-        skip_corrupt: whether what cannot be read becomes an `Item` without image, or a UserError.
+        skip_corrupt: as for `SourceDataset`.
     """
 
     def __init__(
         self, source: CocoSource, *, flip: float = 0.0, skip_corrupt: bool = False
     ) -> None:
-        if not 0 <= flip <= 1:
-            raise UserError(f"--hflip must be from 0 to 1, but it is {flip:g}.")
-        self.source, self.flip, self.skip_corrupt = source, flip, skip_corrupt
+        super().__init__(source, skip_corrupt=skip_corrupt)
+        self.flip = flip
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def describe(self, index: int) -> str:
-        """The file of image `index`."""
-        return self.source.describe(index)
-
-    def __getitem__(self, index: int) -> Item:
-        try:
-            image = to_tensor(self.source.read(index))
-        except (UnreadableImageError, OSError) as error:
-            return unreadable(self, index, error)
-        target = self.source.target(index)
+    def prepare(self, loaded: Image.Image, index: int) -> Item:
+        """The image and its objects, mirrored or not."""
+        image, target = to_tensor(loaded), self.source.target(index)
         if self.flip and torch.rand(()) < self.flip:
             image, target = image.flip(-1), mirrored(target, image.shape[-1], self.source.mirror)
         return Item(image, target, index)
@@ -323,9 +293,4 @@ def build_detection_source(
         return CocoFolder(data_path, split, keypoints=keypoints)
     if data_set == "shapes":
         return ShapesSource(num_shapes, split, keypoints=keypoints, seed=seed)
-    near = nearest(data_set, DETECTION_SETS)
-    raise UserError(
-        f"--data-set {data_set} is not for detection"
-        + (f" (did you mean {near}?)" if near else "")
-        + f": use one of {', '.join(DETECTION_SETS)}."
-    )
+    raise unknown_set(data_set, DETECTION_SETS, "detection")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,41 +19,63 @@ _SYNONYMS = {"val": ("valid", "validation", "test", "eval"), "train": ("training
 
 
 class PathList:
-    """File names and labels of millions of images in three arrays.
+    """File names of millions of images, and a label for each if given, in three arrays.
 
     A list of strings would be copied into every worker process: reading a Python object writes its
     reference count, and each written page of the forked memory becomes a private copy.
     """
 
-    def __init__(self, paths: list[str], labels: list[int]) -> None:
+    def __init__(self, paths: Sequence[str], labels: Sequence[int] = ()) -> None:
         encoded = [os.fsencode(p) for p in paths]
         self._text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._end = np.cumsum([len(p) for p in encoded], dtype=np.int64)
-        self.labels = np.asarray(labels, dtype=np.int64)
+        self.labels = np.asarray(labels or [0] * len(encoded), dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._end)
 
     def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self.labels):
+        if not 0 <= index < len(self._end):
             raise IndexError(index)
         start = self._end[index - 1] if index else 0
         return os.fsdecode(self._text[start : self._end[index]].tobytes())
+
+
+class FileSource:
+    """Image files with a label each.
+
+    Args:
+        classes: names of the classes.
+        files: paths and labels.
+        left_out: what the search for files passed by.
+    """
+
+    def __init__(self, classes: list[str], files: PathList, left_out: LeftOut) -> None:
+        self.classes, self.files, self.left_out = classes, files, left_out
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> Any:
+        """The file's bytes and its label."""
+        return read_whole(self.files[index]), int(self.files.labels[index])
+
+    def describe(self, index: int) -> str:
+        """The file's path, or the archive and the file's name in it."""
+        return self.files[index]
 
 
 def refuse_different_classes(train: list[str], val: list[str]) -> None:
     """Raise `UserError` if the class names of two splits differ, in order or in kind."""
     if train == val:
         return
-    only_train = sorted(set(train) - set(val))
-    only_val = sorted(set(val) - set(train))
-    if only_train or only_val:
-        where, other, name = (
-            ("train", "val", only_train[0]) if only_train else ("val", "train", only_val[0])
-        )
-        detail = f"{name!r} is in {where} but not in {other}"
-    else:
-        detail = "their order differs"
+    detail = "their order differs"
+    for one, other, where in (
+        (val, train, "val but not in train"),
+        (train, val, "train but not in val"),
+    ):
+        if alone := sorted(set(one) - set(other)):
+            detail = f"{alone[0]!r} is in {where}"
     raise UserError(
         f"The training and the validation split have different classes ({len(train)} and "
         f"{len(val)}; {detail}): give both the same, because a label is a position in the list."
@@ -82,6 +105,17 @@ def require_folder(path: str, what: str) -> Path:
     return folder
 
 
+def is_inside(name: Any) -> bool:
+    """Whether this can be the name of a file below a folder: no way out, and no impossible name."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return len(name) < 4096 and not os.path.isabs(name) and ".." not in Path(name).parts
+
+
 def read_names(file: Path) -> list[str]:
     """The names of classes in a text file, one a line; a byte order mark is no part of the first.
 
@@ -98,71 +132,67 @@ def read_names(file: Path) -> list[str]:
     return names
 
 
-def _class_folders(folder: Path, left_out: LeftOut) -> list[str]:
-    """The names of the folders in `folder` in sorted order; what else is there is left out."""
+def _listed(folder: str | Path, left_out: LeftOut) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the other entries in `folder`; hidden ones are counted."""
+    names: tuple[list[str], list[str]] = [], []
     try:
         with os.scandir(folder) as entries:
-            shown = [entry for entry in entries if not left_out.hides(entry.name)]
-            names = sorted(entry.name for entry in shown if _is_folder(entry))
-            files = [entry.name for entry in shown if not _is_folder(entry)]
+            for entry in entries:
+                if not left_out.hides(entry.name):
+                    names[not _is_folder(entry)].append(entry.name)
     except OSError as error:
-        raise UserError(f"The folder {folder} cannot be read: {error.strerror or error}.") from None
-    if stray := sum(left_out.wants(name) for name in files):
-        left_out.others["outside of the class folders"] += stray
+        raise UserError(
+            f"The folder {folder} cannot be read: {error.strerror or error}; check its permissions."
+        ) from None
     return names
 
 
-class ClassFolders:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()  # asks the disk only about links
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _class_folders(folder: Path, left_out: LeftOut) -> list[str]:
+    """The names of the folders in `folder` in sorted order; what else is there is left out."""
+    names, files = _listed(folder, left_out)
+    if stray := sum(left_out.wants(name) for name in files):
+        left_out.others["outside of the class folders"] += stray
+    return sorted(names)
+
+
+class ClassFolders(FileSource):
     """Images in class folders; label = position of the folder's name in sorted order.
 
     Files below a class folder count at any depth if their extension is one of `IMAGE_EXTENSIONS`,
     in torchvision's order, so indices agree with `torchvision.datasets.ImageFolder`. Hidden files
     and folders (`tcformer.images.is_hidden`) are neither images nor classes.
 
-    Args:
-        folder: holds a folder for each class.
-
-    Attributes:
-        classes: names of the classes.
-        files: paths and labels.
-        left_out: what was passed by.
-
     Raises:
         UserError: no class folder, an empty class folder, or an unreadable folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.root = folder
-        self.left_out = LeftOut()
-        self.classes = _class_folders(folder, self.left_out)
-        if not self.classes:
+        self.root, left_out = folder, LeftOut()
+        classes = _class_folders(folder, left_out)
+        if not classes:
             raise UserError(
-                f"The folder {self.root} has no class folders: put the images of each class into a "
+                f"The folder {folder} has no class folders: put the images of each class into a "
                 "folder of their own there."
             )
         paths: list[str] = []
         labels: list[int] = []
-        for label, name in enumerate(self.classes):
-            found = images_below(self.root / name, self.left_out)
+        for label, name in enumerate(classes):
+            found = images_below(folder / name, left_out)
             if not found:
                 raise UserError(
-                    f"The class folder {self.root / name} has no image "
+                    f"The class folder {folder / name} has no image "
                     f"({', '.join(IMAGE_EXTENSIONS)}): add images or remove the folder."
                 )
             paths += found
             labels += [label] * len(found)
-        self.files = PathList(paths, labels)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        """The file's bytes and its label."""
-        return read_whole(self.files[index]), int(self.files.labels[index])
-
-    def describe(self, index: int) -> str:
-        """The file's path."""
-        return self.files[index]
+        super().__init__(classes, PathList(paths, labels), left_out)
 
 
 class FolderSource(ClassFolders):
@@ -185,18 +215,12 @@ class FolderSource(ClassFolders):
 
 def _missing_split(root: Path, split: str) -> str:
     names = _class_folders(root, LeftOut())
+    missing = f"The folder {root / split} is missing: "
     for synonym in _SYNONYMS[split]:
         if synonym in names:
-            return (
-                f"The folder {root / split} is missing: rename or link {root / synonym} to {split}."
-            )
-    holds = (
-        ", ".join(names[:3]) + (" and more" if len(names) > 3 else "") if names else "no folders"
-    )
-    return (
-        f"The folder {root / split} is missing: --data-path must be the folder that holds "
-        f"{split}/, but {root} holds {holds}."
-    )
+            return f"{missing}rename or link {root / synonym} to {split}."
+    holds = ", ".join(names[:3]) + (" and more" if len(names) > 3 else "") or "no folders"
+    return f"{missing}--data-path must be the folder that holds {split}/, but {root} holds {holds}."
 
 
 def images_below(folder: Path, left_out: LeftOut) -> list[str]:
@@ -216,34 +240,20 @@ def _walk_links(top: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]
     Raises:
         UserError: a folder cannot be read, is reached through itself, or by too many ways.
     """
-    ways: dict[tuple[int, int], int] = {}
+    ways: Counter[tuple[int, int]] = Counter()
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(str(top), ())]
     while waiting:
         folder, above = waiting.pop()
-        try:
-            status = os.stat(folder)
-            with os.scandir(folder) as entries:
-                listed = [(e.name, _is_folder(e)) for e in entries if not left_out.hides(e.name)]
-        except OSError as error:
-            raise UserError(
-                f"The folder {folder} cannot be read: {error.strerror}; check its permissions."
-            ) from None
+        folders, files = _listed(folder, left_out)
+        status = os.stat(folder)
         here = (status.st_dev, status.st_ino)
         if here in above:
             raise UserError(f"The link {folder} leads back to a folder above it: remove the link.")
-        ways[here] = ways.get(here, 0) + 1
+        ways[here] += 1
         if ways[here] > _MOST_WAYS:
             raise UserError(
                 f"The folder {folder} is reached in more than {_MOST_WAYS} ways: remove the links "
                 "to it."
             )
-        yield folder, [name for name, is_folder in listed if not is_folder]
-        inside = [os.path.join(folder, name) for name, is_folder in listed if is_folder]
-        waiting += [(name, (*above, here)) for name in inside]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()  # asks the disk only about links
-    except OSError:  # a link that leads to itself
-        return False
+        yield folder, files
+        waiting += [(os.path.join(folder, name), (*above, here)) for name in folders]

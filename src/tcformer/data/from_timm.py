@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from timm.utils.misc import natural_key
 
-from tcformer.data.folder import ClassFolders, PathList, images_below, require_folder
+from tcformer.data.folder import ClassFolders, FileSource, PathList, images_below, require_folder
 from tcformer.data.shards import ShardSource, TarSource
 from tcformer.errors import UserError
 from tcformer.files import read_whole
@@ -72,46 +72,42 @@ def _local(root: Path, split: str) -> Any:
     )
 
 
-class NaturalFolders(ClassFolders):
+class NaturalFolders(FileSource):
     """Class folders as timm numbers them: a class is the name of the last folder, wherever it is.
 
     Classes and images are in natural order (2 before 10).
     """
 
     def __init__(self, folder: Path) -> None:
-        self.root, self.left_out = folder, LeftOut()
-        found = images_below(folder, self.left_out)
+        left_out = LeftOut()
+        found = images_below(folder, left_out)
         paths = sorted((p for p in found if Path(p).parent != folder), key=natural_key)
         if len(paths) < len(found):
-            self.left_out.others["outside of the class folders"] += len(found) - len(paths)
+            left_out.others["outside of the class folders"] += len(found) - len(paths)
         names = [Path(path).parent.name for path in paths]
-        self.classes = sorted(set(names), key=natural_key)
-        label = {name: i for i, name in enumerate(self.classes)}
-        self.files = PathList(paths, [label[name] for name in names])
+        classes = sorted(set(names), key=natural_key)
+        label = {name: i for i, name in enumerate(classes)}
+        super().__init__(classes, PathList(paths, [label[name] for name in names]), left_out)
 
 
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
+    """Timm's data set under the first name of the split that it knows."""
     from timm.data import create_dataset
 
-    def attempt() -> Any:
-        for number, split in enumerate(splits):
-            try:
-                return create_dataset(name, root=root, split=split, search_split=False)
-            except ValueError as error:  # Hugging Face's "Unknown split"
-                if "split" not in str(error).lower() or number == len(splits) - 1:
-                    raise
-        raise AssertionError("no split was tried")
-
-    return _guard(attempt, f"timm:{name}")
-
-
-def _guard(build: Any, where: str) -> Any:
-    try:
-        return build()
-    except Exception as error:  # readers raise almost anything: assertions, tar, HTTP, pickle
-        lines = str(error).strip().splitlines()
-        reason = lines[0].rstrip(".") if lines else type(error).__name__
-        raise UserError(f"timm cannot read the data set {where}: {reason}.") from error
+    for split in splits:
+        try:
+            return create_dataset(name, root=root, split=split, search_split=False)
+        except Exception as error:  # readers raise almost anything: assertions, tar, HTTP, pickle
+            # Hugging Face says "Unknown split".
+            if (
+                isinstance(error, ValueError)
+                and "split" in str(error).lower()
+                and split != splits[-1]
+            ):
+                continue
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise UserError(f"timm cannot read the data set timm:{name}: {reason}.") from error
+    raise AssertionError("no split was tried")
 
 
 class TimmSource:

@@ -1,19 +1,19 @@
-"""iNaturalist 2018 and 2019: JSON lists, labelled at any rank of the taxonomy."""
+"""iNaturalist 2018 and 2019: JSON lists, labeled at any rank of the taxonomy."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from tcformer.data.folder import PathList, require_folder
+from tcformer.data.folder import FileSource, PathList, is_inside, require_folder
 from tcformer.errors import UserError, shown
 from tcformer.files import parse_json, read_whole
+from tcformer.images import LeftOut
 
 _MOST_BYTES = 1 << 33  # of a list; that of 2021's 2.7 million images has 0.7e9
 
 
-class INatSource:
+class INatSource(FileSource):
     """Images named in ROOT/train<year>.json or ROOT/val<year>.json, labels from categories.json.
 
     Label numbers follow the order in which the names first occur in the annotations of the training
@@ -39,59 +39,47 @@ class INatSource:
         listed = train_list if split == "train" else _read_json(root / wanted)
         labels: dict[str, int] = {}
         for note in _entries(train_list, "annotations", root / train):
-            name = _lookup(names, note, "category_id", root / train)
-            labels.setdefault(name, len(labels))
+            number = note.get("category_id")
+            if not _is_id(number) or number not in names:
+                raise UserError(
+                    f"{root / train} has the category {shown(number)}, not in categories.json."
+                )
+            labels.setdefault(names[number], len(labels))
         category_of = {
             note["image_id"]: note["category_id"]
             for note in _entries(listed, "annotations", root / wanted)
             if _is_id(note.get("image_id")) and _is_id(note.get("category_id"))
         }
-        images = _entries(listed, "images", root / wanted)
-        for image in images:
-            known = _is_id(image.get("id")) and image["id"] in category_of
-            if not known or not _is_inside(image.get("file_name")):
+        files, found = [], []
+        for image in _entries(listed, "images", root / wanted):
+            number, name = image.get("id"), image.get("file_name")
+            if not (_is_id(number) and number in category_of and is_inside(name)):
                 raise UserError(
                     f"{root / wanted} has an image without an annotation or a file name below "
-                    f"--data-path ({shown(image.get('file_name', image.get('id')))}): use the list "
-                    "as published."
+                    f"--data-path ({shown(name or number)}): use the list as published."
                 )
-        labeled = [names.get(category_of[image["id"]]) for image in images]
-        for label in labeled:
+            label = names.get(category_of[number])
             if label not in labels:
                 raise UserError(
                     f"{root / wanted} has the {category} {shown(label)}, which does not occur in "
                     f"{train}: use lists of the same year."
                 )
-        self.root = root
-        self.classes = list(labels)
-        files = _locate(root, [str(image["file_name"]) for image in images], wanted)
-        self.files = PathList(files, [labels[str(name)] for name in labeled])
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        """The file's bytes and its label."""
-        return read_whole(self.root / self.files[index]), int(self.files.labels[index])
-
-    def describe(self, index: int) -> str:
-        """The file's path."""
-        return str(self.root / self.files[index])
+            files.append(str(name))
+            found.append(labels[str(label)])
+        if files and not (root / files[0]).exists():
+            # Without the folder of the super-category.
+            files = ["/".join((f.split("/")[0], *f.split("/")[2:])) for f in files]
+            if not (root / files[0]).exists():
+                raise UserError(
+                    f"The images of {wanted} are not in {root} (looked for {shown(files[0])}): "
+                    "unpack them there."
+                )
+        paths = PathList([str(root / file) for file in files], found)
+        super().__init__(list(labels), paths, LeftOut())
 
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, (int, str))
-
-
-def _is_inside(name: Any) -> bool:
-    """Whether this can be the name of a file below a folder: no way out, and no impossible name."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        return False
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return len(name) < 4096 and not name.startswith("/") and ".." not in name.split("/")
 
 
 def _read_json(path: Path) -> Any:
@@ -101,10 +89,9 @@ def _read_json(path: Path) -> Any:
         raise UserError(
             f"The file {path} is missing: --data-path must be the folder with iNaturalist's lists."
         ) from None
-    except OSError as error:
-        raise UserError(f"The file {path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"The file {path} is not valid JSON ({error}): unpack it again.") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"The file {path} cannot be read ({why}): unpack it again.") from None
 
 
 def _entries(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
@@ -116,9 +103,7 @@ def _entries(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
 
 def _names(path: Path, category: str) -> dict[Any, str]:
     """Name at the wanted rank for each category id."""
-    table = _read_json(path)
-    if not isinstance(table, list) or not all(isinstance(row, dict) for row in table):
-        raise UserError(f"The file {path} is not a list of categories: use the file as published.")
+    table = _entries({"categories": _read_json(path)}, "categories", path)
     for position, row in enumerate(table):
         if not _is_id(row.get("id", position)):
             raise UserError(
@@ -130,22 +115,3 @@ def _names(path: Path, category: str) -> dict[Any, str]:
                 f"--inat-category {category} does not occur in {path}, which has {ranks}."
             )
     return {row.get("id", position): str(row[category]) for position, row in enumerate(table)}
-
-
-def _lookup(names: dict[Any, str], note: dict[str, Any], key: str, path: Path) -> str:
-    if not _is_id(note.get(key)) or note[key] not in names:
-        raise UserError(f"{path} has the category {shown(note.get(key))}, not in categories.json.")
-    return names[note[key]]
-
-
-def _locate(root: Path, files: list[str], listed: str) -> list[str]:
-    """The files as listed, or without the super-category's folder, whichever exists."""
-    if not files or (root / files[0]).exists():
-        return files
-    shorter = ["/".join((f.split("/")[0], *f.split("/")[2:])) for f in files]
-    if (root / shorter[0]).exists():
-        return shorter
-    raise UserError(
-        f"The images of {listed} are not in {root} (looked for {shown(files[0])}): unpack them "
-        "there."
-    )

@@ -38,10 +38,10 @@ _MAIN_PROCESS_SIGNALS = tuple(
 
 
 class Batch(NamedTuple):
-    """One batch of one process."""
+    """One batch of one process; lists where the images differ in size."""
 
-    images: Tensor  # (B, C, H, W) float32, normalised; B >= 1
-    targets: Tensor  # (B,) int64
+    images: Any  # (B, C, H, W) float32, normalized, or B times (C, H, W); B >= 1
+    targets: Any  # (B,) or (B, H, W) int64, or what each item has
     indices: Tensor  # (B,) int64, positions in the data set
     num_corrupt: int  # images left out because they could not be read
 
@@ -49,17 +49,28 @@ class Batch(NamedTuple):
 Collate = Callable[[list[Item], int], Any]
 
 
-class _Corrupt(NamedTuple):
-    position: int
-    name: str
-    reason: str
+def listed(items: list[Item], num_corrupt: int) -> Batch:
+    """Batch of images of any sizes."""
+    return Batch(
+        [item.image for item in items],
+        [item.target for item in items],
+        torch.tensor([item.position for item in items], dtype=torch.int64),
+        num_corrupt,
+    )
+
+
+def stacked(items: list[Item], num_corrupt: int) -> Batch:
+    """Batch of images of one size, with numbers or tensors of one size as targets."""
+    images, targets, indices, _ = listed(items, num_corrupt)
+    several = torch.stack([torch.as_tensor(target) for target in targets]).long()
+    return Batch(torch.stack(images), several, indices, num_corrupt)
 
 
 class _Loaded(NamedTuple):
-    """What a worker sends: a batch (None if nothing was readable), the skipped images, an error."""
+    """What a worker sends."""
 
-    batch: Any  # a Batch or what `collate` makes
-    corrupt: list[_Corrupt]
+    batch: Any  # what `collate` makes; None if no image was readable
+    corrupt: list[tuple[int, str, str]]  # position, name and reason of skipped images
     error: str
 
 
@@ -67,9 +78,7 @@ class _BatchReader(Dataset):
     """Reads a whole batch at once, so that errors travel as sentences instead of tracebacks."""
 
     def __init__(self, dataset: Any, *, refill: bool, collate: Collate) -> None:
-        self.dataset = dataset
-        self.refill = refill
-        self.collate = collate
+        self.dataset, self.refill, self.collate = dataset, refill, collate
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -77,42 +86,36 @@ class _BatchReader(Dataset):
     def __getitems__(self, keys: Sequence[Any]) -> _Loaded:
         try:
             items = [self.dataset[key] for key in keys]
-            corrupt = [i for i in items if i.image is None]
             good = [i for i in items if i.image is not None]
             if not good and self.refill:
-                good, more = self._substitute(keys[0])
-                corrupt += more
+                items += self._substitute(keys[0])
+                good = [i for i in items if i.image is not None]
         except UserError as error:
             return _Loaded(None, [], str(error))
-        named = [_Corrupt(i.position, self.dataset.describe(i.position), i.reason) for i in corrupt]
+        named = [
+            (i.position, self.dataset.describe(i.position), i.reason)
+            for i in items
+            if i.image is None
+        ]
         if good:
-            return _Loaded(self.collate(good, len(corrupt)), named, "")
+            return _Loaded(self.collate(good, len(named)), named, "")
         problem = ""
         if self.refill:
+            _, name, reason = named[0]
             problem = (
-                f"None of {len(corrupt)} images in a row can be read (the first is "
-                f"{named[0].name}: {named[0].reason}): check the data set and the disk."
+                f"None of {len(named)} images in a row can be read (the first is {name}: {reason}):"
+                " check the data set and the disk."
             )
         return _Loaded(None, named, problem)
 
-    def _substitute(self, key: tuple[int, ...]) -> tuple[list[Item], list[Item]]:
-        """The next readable image after a wholly unreadable batch: no process may go without."""
-        corrupt: list[Item] = []
+    def _substitute(self, key: tuple[int, ...]) -> list[Item]:
+        """Up to the next readable image after an unreadable batch: no process may go without."""
+        items: list[Item] = []
         for step in range(1, min(_REFILL_ATTEMPTS, len(self.dataset)) + 1):
-            item = self.dataset[(key[0], (key[1] + step) % len(self.dataset), *key[2:])]
-            if item.image is not None:
-                return [item], corrupt
-            corrupt.append(item)
-        return [], corrupt
-
-
-def _collate(items: list[Item], num_corrupt: int) -> Batch:
-    return Batch(
-        images=torch.stack([i.image for i in items if i.image is not None]),
-        targets=torch.tensor([i.target for i in items], dtype=torch.int64),
-        indices=torch.tensor([i.position for i in items], dtype=torch.int64),
-        num_corrupt=num_corrupt,
-    )
+            items.append(self.dataset[(key[0], (key[1] + step) % len(self.dataset), *key[2:])])
+            if items[-1].image is not None:
+                break
+        return items
 
 
 def _pass_through(loaded: Any) -> Any:
@@ -328,7 +331,7 @@ class BatchLoader:
             yield batch._replace(num_corrupt=batch.num_corrupt + carried)
             carried = 0
 
-    def _note(self, corrupt: list[_Corrupt]) -> None:
+    def _note(self, corrupt: list[tuple[int, str, str]]) -> None:
         self.num_corrupt += len(corrupt)
         for position, name, reason in corrupt:
             if position not in self._named:
@@ -345,7 +348,7 @@ def build_loader(
     pin_memory: bool = True,
     prefetch: int = 2,
     report: Callable[[str], None] = _to_stderr,
-    collate: Collate | None = None,
+    collate: Collate = stacked,
 ) -> BatchLoader:
     """Load batches in the order of `sampler`.
 
@@ -363,7 +366,7 @@ def build_loader(
         pin_memory: page-locked batches for faster copies to a GPU; without a GPU it does nothing.
         prefetch: batches that each worker prepares ahead.
         report: gets one sentence for each unreadable image.
-        collate: makes a batch of readable items and the number of others; by default a `Batch`.
+        collate: makes a batch of readable items and the number of others: `stacked` or `listed`.
 
     Raises:
         UserError: (while iterating) an unreadable image in a data set that does not skip them, a
@@ -386,7 +389,7 @@ def build_loader(
     # default of ten workers is meant for a machine with GPUs, and is what people leave it at.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     loader = DataLoader(
-        _BatchReader(dataset, refill=training, collate=collate or _collate),
+        _BatchReader(dataset, refill=training, collate=collate),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tcformer.data.builtin import DigitScenesSource
-from tcformer.data.dataset import Item, unreadable
-from tcformer.data.folder import PathList, images_below, read_names, require_folder
-from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from tcformer.data.dataset import Item, Source, SourceDataset
+from tcformer.data.folder import FileSource, PathList, images_below, read_names, require_folder
+from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD, unknown_set
 from tcformer.data.transforms import ToNormalized
-from tcformer.errors import UserError, nearest
+from tcformer.errors import UserError
 from tcformer.files import read_text, read_whole
 from tcformer.images import (
     IMAGE_EXTENSIONS,
@@ -28,6 +27,7 @@ from tcformer.images import (
     decode_labels,
     decode_rgb,
 )
+from tcformer.sections import Section, Within
 
 NAME = "ADEChallengeData2016"
 NUM_CLASSES = 150
@@ -46,50 +46,13 @@ _CROP_ATTEMPTS = 10
 _BRIGHTNESS, _HUE = 64, 0.2  # at strength 1; contrast and saturation have the strength itself
 
 
-class PixelSource(Protocol):
-    """Where images and labels come from."""
+class PixelSource(Source, Protocol):
+    """Where images and labels come from: `read` gives RGB and (H, W) uint8 or uint16."""
 
-    classes: list[str]
     ignore: int  # the label that counts nowhere
 
-    def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """An RGB image and its labels (H, W) uint8 or uint16."""
-        ...
-
-    def describe(self, index: int) -> str:
-        """The file that a person would look for."""
-        ...
-
-
-class PixelBatch(NamedTuple):
-    """A batch; in evaluation, images and labels are lists, because their sizes differ."""
-
-    images: Any  # (B, 3, S, S) float32, normalised, or B times (3, H, W)
-    targets: Any  # (B, S, S) int64, or B times (H', W') int32 in the file's size
-    indices: Tensor  # (B,) int64, positions in the data set
-    num_corrupt: int  # images left out because they could not be read
-
-
-def stacked(items: list[Item], num_corrupt: int) -> PixelBatch:
-    """Batch of images of one size."""
-    batch = listed(items, num_corrupt)
-    targets = torch.stack(batch.targets).long()
-    return batch._replace(images=torch.stack(batch.images), targets=targets)
-
-
-def listed(items: list[Item], num_corrupt: int) -> PixelBatch:
-    """Batch of images of any sizes."""
-    return PixelBatch(
-        [item.image for item in items],
-        [item.target for item in items],
-        torch.tensor([item.position for item in items], dtype=torch.int64),
-        num_corrupt,
-    )
-
-
-class MaskFolderSource:
+class MaskFolderSource(FileSource):
     """Images and masks of one split; a mask's pixels are the numbers of the classes.
 
     Below the data path lie `images/` and `annotations/`, each with `train/` and `val/` (or
@@ -147,8 +110,8 @@ class MaskFolderSource:
             self.left_out.others["masks without an image"] = len(masks) - len(images)
         if number == 2:
             self._doubt_black_and_white([masks[name] for name in images], split)
-        self.files = PathList(list(images.values()), [0] * len(images))
-        self.masks = PathList([masks[name] for name in images], [0] * len(images))
+        self.files = PathList(list(images.values()))
+        self.masks = PathList([masks[name] for name in images])
 
     def _root(self, data_path: str) -> Path:
         return require_folder(data_path, self.what)
@@ -204,13 +167,6 @@ class MaskFolderSource:
                 f"({self.classes[1]}), and {self.ignore} counts nowhere: if white means that "
                 f"class, write {self.first + 1} there."
             )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def describe(self, index: int) -> str:
-        """The image's path."""
-        return self.files[index]
 
     def beside(self, index: int) -> str:
         """The path of the image's labels."""
@@ -297,13 +253,13 @@ def _class_names(file: Path) -> list[str]:
     return names if len(names) == NUM_CLASSES else numbers
 
 
-class PixelDataset(Dataset):
-    """Read and transform the images and labels of a source.
+class PixelDataset(SourceDataset):
+    """Images and labels, transformed.
 
     Args:
         source: where they come from.
         transform: from (image, labels) to a pair of tensors.
-        skip_corrupt: whether what cannot be read becomes an `Item` without image, or a UserError.
+        skip_corrupt: as for `SourceDataset`.
     """
 
     def __init__(
@@ -313,58 +269,37 @@ class PixelDataset(Dataset):
         *,
         skip_corrupt: bool = False,
     ) -> None:
-        self.source, self.transform, self.skip_corrupt = source, transform, skip_corrupt
-        self.classes = source.classes
+        super().__init__(source, skip_corrupt=skip_corrupt)
+        self.transform = transform
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def describe(self, index: int) -> str:
-        """The file of image `index`."""
-        return self.source.describe(index)
-
-    def __getitem__(self, index: int) -> Item:
-        try:
-            image, labels = self.source.read(index)
-        except (UnreadableImageError, OSError) as error:
-            return unreadable(self, index, error)
-        pixels, targets = self.transform(image, labels)
+    def prepare(self, loaded: tuple[Image.Image, np.ndarray], index: int) -> Item:
+        """The pair of tensors, with `NOWHERE` where no label counts."""
+        pixels, targets = self.transform(*loaded)
         return Item(pixels, targets.masked_fill(targets == self.source.ignore, NOWHERE), index)
 
 
 @dataclass(frozen=True)
-class PixelSpec:
-    """How images and labels become tensors.
+class PixelSpec(Section):
+    """How images and labels become tensors; the fields are options of segmentation."""
 
-    Args:
-        input_size: side of the training crop and, before `scale` is applied, the short side that
-            images are resized to, in training and in evaluation.
-        scale: least and greatest factor of the training image's size.
-        hflip: probability of a horizontal flip.
-        color_jitter: strength of the photometric distortion; 0.5 is that of the SSD detector, which
-            the authors' code used, None or 0 leaves it out.
-    """
-
-    input_size: int = 512
+    input_size: Annotated[int, Within(ALIGN)] = 512
+    """Side of the training crop and, before `scale` is applied, the short side that images are
+    resized to, in training and in evaluation."""
     scale: tuple[float, float] = (0.5, 2.0)
-    hflip: float = 0.5
-    color_jitter: float | None = 0.5
+    """Least and greatest factor of the training image's size."""
+    hflip: Annotated[float, Within(0, 1)] = 0.5
+    """Probability of a horizontal flip."""
+    color_jitter: Annotated[float | None, Within(0, 1)] = 0.5
+    """Strength of the photometric distortion; 0.5 is that of the SSD detector, which the authors'
+    code used, None or 0 leaves it out."""
 
-    def __post_init__(self) -> None:
-        if self.input_size < ALIGN:
-            raise UserError(
-                f"--input-size must be at least {ALIGN} pixels for segmentation, but it is "
-                f"{self.input_size}."
-            )
+    def validate(self) -> None:
+        """Refuse factors that cannot be."""
         if not 0 < self.scale[0] <= self.scale[1] < 100:
             raise UserError(
                 "--scale must be the least and the greatest factor, both above 0, such as 0.5 2, "
                 f"but it is {self.scale[0]:g} {self.scale[1]:g}."
             )
-        if not 0 <= self.hflip <= 1:
-            raise UserError(f"--hflip must be from 0 to 1, but it is {self.hflip:g}.")
-        if self.color_jitter is not None and not 0 <= self.color_jitter <= 1:
-            raise UserError(f"--color-jitter must be from 0 to 1, but it is {self.color_jitter:g}.")
 
 
 class TrainPair:
@@ -498,9 +433,4 @@ def build_pixel_source(
         )
     if data_set == "digits":
         return DigitScenesSource(split, size)
-    near = nearest(data_set, SEGMENTATION_SETS)
-    raise UserError(
-        f"--data-set {data_set} is not for segmentation"
-        + (f" (did you mean {near}?)" if near else "")
-        + f": use one of {', '.join(SEGMENTATION_SETS)}."
-    )
+    raise unknown_set(data_set, SEGMENTATION_SETS, "segmentation")

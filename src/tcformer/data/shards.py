@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from timm.utils.misc import natural_key
 
-from tcformer.data.folder import PathList, read_names, require_folder
+from tcformer.data.folder import FileSource, PathList, read_names, require_folder
 from tcformer.errors import UserError, cut, shown
 from tcformer.files import parse_json, read_whole
 from tcformer.images import IMAGE_EXTENSIONS, LeftOut, is_hidden, is_hidden_path
@@ -105,28 +105,29 @@ def _members(stream: IO[bytes], size: int, depth: int) -> Iterator[Member]:
             raise tarfile.TarError("it begins with zeros instead of a file")
 
 
-class ArchiveSource:
+class ArchiveSource(FileSource):
     """Images in uncompressed .tar files, each at a known place.
 
     Args:
         archives: the files.
         images: for each image the number of its archive, its place there, and its label.
-
-    Attributes:
+        classes: names of the classes.
         left_out: what else the archives hold.
     """
 
     def __init__(
-        self, archives: Sequence[Path], images: Sequence[tuple[int, Member, int]], left_out: LeftOut
+        self,
+        archives: Sequence[Path],
+        images: Sequence[tuple[int, Member, int]],
+        classes: list[str],
+        left_out: LeftOut,
     ) -> None:
-        self.archives, self.left_out = archives, left_out
+        self.archives = archives
         place = [(number, member.offset, member.size) for number, member, _ in images]
         self.place = np.asarray(place, dtype=np.int64)
         names = [f"{archives[number]}/{member.name}" for number, member, _ in images]
-        self.files = PathList(names, [label for _, _, label in images])
-
-    def __len__(self) -> int:
-        return len(self.files)
+        files = PathList(names, [label for _, _, label in images])
+        super().__init__(classes, files, left_out)
 
     def read(self, index: int) -> tuple[bytes, int]:
         """The encoded image and its label."""
@@ -134,10 +135,6 @@ class ArchiveSource:
         with open(self.archives[number], "rb") as file:
             file.seek(offset)
             return file.read(size), int(self.files.labels[index])
-
-    def describe(self, index: int) -> str:
-        """The archive and the image's name in it."""
-        return self.files[index]
 
 
 class TarSource(ArchiveSource):
@@ -170,11 +167,11 @@ class TarSource(ArchiveSource):
             raise UserError(
                 f"There are no images ({', '.join(IMAGE_EXTENSIONS)}) in the .tar files of {place}."
             )
-        self.classes = sorted({name for _, _, name in found}, key=natural_key)
-        label = {name: i for i, name in enumerate(self.classes)}
+        classes = sorted({name for _, _, name in found}, key=natural_key)
+        label = {name: i for i, name in enumerate(classes)}
         found.sort(key=lambda image: natural_key(image[1].name))
         images = [(number, member, label[name]) for number, member, name in found]
-        super().__init__(archives, images, left_out)
+        super().__init__(archives, images, classes, left_out)
 
 
 class ShardSource(ArchiveSource):
@@ -210,28 +207,26 @@ class ShardSource(ArchiveSource):
             for member, label in _scan(shard, left_out)
         ]
         if not images:
+            name = next((m.name for shard in shards for m in members(shard)), "")
+            such = f" ({shown(name)} has {shown(_parts(name)[1])})" if name else ""
             raise UserError(
                 f"The shards of {root} have no images ({', '.join(IMAGE_EXTENSIONS)}), a sample's "
-                f"part behind the first dot of the name{_such_as(shards)}: check --data-path and "
-                "the names."
+                f"part behind the first dot of the name{such}: check --data-path and the names."
             )
         names = root / "classes.txt"
-        self.classes = read_names(names) if names.is_file() else []
-        self.numbered = not self.classes
-        labels = [label for _, _, label in images]
-        highest = max(labels)
+        classes = read_names(names) if names.is_file() else []
+        self.numbered = not classes
+        lowest, highest = (pick(label for _, _, label in images) for pick in (min, max))
         if self.numbered and highest < _MOST_CLASSES:
-            self.classes = [str(i) for i in range(highest + 1)]
-        if highest >= len(self.classes) or min(labels) < 0:
+            classes = [str(i) for i in range(highest + 1)]
+        if highest >= len(classes) or lowest < 0:
+            most = f"classes.txt names {len(classes)} classes"
+            if self.numbered:
+                most = f"labels must be from 0 to {_MOST_CLASSES - 1}"
             raise UserError(
-                f"The shards of {root} have the labels {min(labels)} to {highest}, but "
-                + (
-                    f"labels must be from 0 to {_MOST_CLASSES - 1}."
-                    if self.numbered
-                    else f"classes.txt names {len(self.classes)} classes."
-                )
+                f"The shards of {root} have the labels {lowest} to {highest}, but {most}."
             )
-        super().__init__(shards, images, left_out)
+        super().__init__(shards, images, classes, left_out)
 
 
 def _shown(folder: Path, pattern: str) -> list[Path]:
@@ -250,10 +245,10 @@ def _find_shards(root: Path, split: str) -> list[Path]:
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = cut(f"{type(error).__name__}: {error}")
             raise UserError(f"{info} does not list shards as timm writes it ({reason}).") from None
+        for shard in shards:
+            if not os.path.isfile(shard):  # Path.is_file raises for a name that is too long
+                raise UserError(f"The shard {shard}, listed in {info.name}, is missing.")
         if shards:
-            for shard in shards:
-                if not os.path.isfile(shard):  # Path.is_file raises for a name that is too long
-                    raise UserError(f"The shard {shard}, listed in {info.name}, is missing.")
             return shards
     for pattern in [f"{n}/*.tar" for n in names] + [f"*{n}*.tar" for n in names]:
         if shards := _shown(root, pattern):
@@ -262,12 +257,6 @@ def _find_shards(root: Path, split: str) -> list[Path]:
         f"There are no .tar shards for {split} in {root}: expected {split}/*.tar or *{split}*.tar "
         "(uncompressed)."
     )
-
-
-def _such_as(shards: Sequence[Path]) -> str:
-    """What the shards hold instead, for a message."""
-    name = next((m.name for shard in shards for m in members(shard)), "")
-    return f" ({shown(name)} has {shown(_parts(name)[1])})" if name else ""
 
 
 def _parts(name: str) -> tuple[str, str]:

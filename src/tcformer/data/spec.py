@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -59,15 +60,12 @@ class DataSpec(Section):
     """Its classes."""
 
 
-def refuse_unknown_set(name: str) -> None:
-    """Refuse a data set that `build_dataset` does not know."""
-    if name not in DATA_SETS and not name.startswith("timm:"):
-        lower = {known.lower(): known for known in DATA_SETS}
-        near = lower.get(nearest(name.lower(), lower) or "")
-        guess = f" (did you mean {near}?)" if near else ""
-        raise UserError(
-            f"--data-set {name!r} is not known{guess}: use one of {', '.join(DATA_SETS)}."
-        )
+def unknown_set(name: str, known: Sequence[str], task: str) -> UserError:
+    """The refusal of a `--data-set` that the task has no reader for."""
+    lower = {one.lower(): one for one in known}
+    near = lower.get(nearest(name.lower(), lower) or "")
+    guess = f" (did you mean {near}?)" if near else ""
+    return UserError(f"--data-set {name} is not for {task}{guess}: use one of {', '.join(known)}.")
 
 
 @dataclass(frozen=True)
@@ -140,16 +138,15 @@ class TransformSpec(Section):
     @property
     def norm_mean(self) -> tuple[float, ...]:
         """`mean`, by default ImageNet's (for one channel: the average of its three)."""
-        if self.mean is not None:
-            return self.mean
-        return IMAGENET_MEAN if self.in_chans == 3 else (sum(IMAGENET_MEAN) / 3,)
+        return self.mean or self._per_channel(IMAGENET_MEAN)
 
     @property
     def norm_std(self) -> tuple[float, ...]:
-        """`std`, by default ImageNet's (for one channel: the average of its three)."""
-        if self.std is not None:
-            return self.std
-        return IMAGENET_STD if self.in_chans == 3 else (sum(IMAGENET_STD) / 3,)
+        """`std`, likewise."""
+        return self.std or self._per_channel(IMAGENET_STD)
+
+    def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        return values if self.in_chans == 3 else (sum(values) / 3,)
 
     def notes(self) -> list[str]:
         """Sentences about settings that change nothing together; worth printing before a run."""

@@ -11,6 +11,7 @@ from tcformer.data.keypoints import layout
 from tcformer.data.keypoints.augment import Pose, PoseAugmentation, half_body, mirrored
 from tcformer.data.keypoints.crop import Crop
 from tcformer.errors import UserError
+from tcformer.sections import option
 
 WHOLE = layout("coco_wholebody")
 STILL = PoseAugmentation(
@@ -90,5 +91,5 @@ def test_ranges_and_frequencies():
     "setting", [{"shift_prob": 1.5}, {"rotation": 100}, {"scale_spread": 1}, {"flip_prob": -0.1}]
 )
 def test_refusals(setting):
-    with pytest.raises(UserError, match=next(iter(setting))):
+    with pytest.raises(UserError, match=option(next(iter(setting)))):
         PoseAugmentation(**setting)

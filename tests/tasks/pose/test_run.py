@@ -202,7 +202,7 @@ def test_weights_of_a_training_that_went_astray(small):
         ({"model": "resnet18"}, "gives no tokens"),
         ({"neck_reduction": "pol"}, "did you mean pool"),
         ({"neck_heads": 3}, "shared out to 3 heads"),
-        ({"rotation": 200.0}, "it is 200"),
+        ({"rotation": 200.0}, "--rotation is 200"),
         ({"input_size": 64}, "--input-size is about classification and segmentation"),
         ({"mixup": 0.5}, "--mixup is about classification"),
         ({"sched": "multistep"}, "--decay-milestones"),

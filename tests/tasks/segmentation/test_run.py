@@ -185,7 +185,7 @@ def test_dry_run_writes_nothing(small, tmp_path, capsys):
         ({"neck_heads": 3}, "16 channels of the neck cannot be shared out to 3 heads"),
         ({"scale": (2.0, 0.5)}, "it is 2 0.5"),
         ({"hflip": 2.0}, "--hflip"),
-        ({"input_size": 16}, "it is 16"),
+        ({"input_size": 16}, "--input-size is 16"),
         ({"num_classes": 3}, "--num-classes 3 does not fit the 150 classes"),
         ({"k": 0}, "k"),
     ],

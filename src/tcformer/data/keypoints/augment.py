@@ -7,13 +7,13 @@ Source: the published recipe (section A.5), step by step in its order.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from tcformer.data.keypoints import Layout
 from tcformer.data.keypoints.crop import Crop, shaped
-from tcformer.errors import UserError
+from tcformer.sections import Section, Within
 
 _SHIFT = 0.16  # of the box's size, on each axis
 _HALF_PADDING = 1.5
@@ -30,39 +30,22 @@ class Pose(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PoseAugmentation:
-    """Probabilities and strengths; the defaults are those of whole-body training.
+class PoseAugmentation(Section):
+    """Probabilities and strengths; the defaults are those of whole-body training."""
 
-    Args:
-        shift_prob: probability that the box moves, by up to 0.16 of its size on each axis.
-        flip_prob: probability of mirroring.
-        half_body_prob: probability that only the upper or the lower half is looked at, of people
-            with more than eight labelled keypoints.
-        scale_spread: standard deviation of the size factor; it is cut to 1 -+ this.
-        rotation: standard deviation of the angle, degrees; it is cut to twice this.
-        rotation_prob: probability of turning at all.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    shift_prob: float = 0.3
-    flip_prob: float = 0.5
-    half_body_prob: float = 0.3
-    scale_spread: float = 0.5
-    rotation: float = 40.0
-    rotation_prob: float = 0.6
-
-    def __post_init__(self) -> None:
-        for name in ("shift_prob", "flip_prob", "half_body_prob", "rotation_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must be from 0 to 1, but it is {getattr(self, name)}.")
-        if not 0 <= self.scale_spread < 1:
-            raise UserError(
-                f"scale_spread must be from 0 to below 1, but it is {self.scale_spread}."
-            )
-        if not 0 <= self.rotation <= 90:
-            raise UserError(f"rotation must be from 0 to 90 degrees, but it is {self.rotation}.")
+    shift_prob: Annotated[float, Within(0, 1)] = 0.3
+    """Probability that the box moves, by up to 0.16 of its size on each axis."""
+    flip_prob: Annotated[float, Within(0, 1)] = 0.5
+    """Probability of mirroring."""
+    half_body_prob: Annotated[float, Within(0, 1)] = 0.3
+    """Probability that only the upper or the lower half is looked at, of people with more than
+    eight labeled keypoints."""
+    scale_spread: Annotated[float, Within(0, 0.999)] = 0.5
+    """Standard deviation of the size factor; it is cut to 1 -+ this."""
+    rotation: Annotated[float, Within(0, 90)] = 40.0
+    """Standard deviation of the angle, degrees; it is cut to twice this."""
+    rotation_prob: Annotated[float, Within(0, 1)] = 0.6
+    """Probability of turning at all."""
 
     def __call__(self, pose: Pose, width: int, layout: Layout, aspect: float) -> tuple[Pose, bool]:
         """Vary one person.

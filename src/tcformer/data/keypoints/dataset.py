@@ -8,17 +8,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from tcformer.data.dataset import Item, unreadable
+from tcformer.data.dataset import Item, SourceDataset
 from tcformer.data.keypoints.augment import Pose, PoseAugmentation
 from tcformer.data.keypoints.codec import HeatmapCodec
 from tcformer.data.keypoints.crop import Crop, after_mirroring, warp
 from tcformer.data.keypoints.people import KeypointSource, Subject, WflwSource, WholeBodySource
 from tcformer.data.keypoints.sticks import SticksSource
-from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD
-from tcformer.errors import UserError, nearest
-from tcformer.images import UnreadableImageError
+from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD, unknown_set
+from tcformer.errors import UserError
 
 KEYPOINT_SETS = ("COCO-WholeBody", "WFLW", "sticks")
 
@@ -45,14 +43,14 @@ def stacked(items: list[Item], num_corrupt: int) -> KeypointBatch:
     )
 
 
-class KeypointDataset(Dataset):
-    """Cut people out of photographs.
+class KeypointDataset(SourceDataset):
+    """People cut out of photographs.
 
     Args:
         source: photographs and people.
         codec: makes the crop and, in training, the targets.
         augmentation: how people are varied; None gives them as they are, without targets.
-        skip_corrupt: whether what cannot be read becomes an `Item` without image, or a UserError.
+        skip_corrupt: as for `SourceDataset`.
     """
 
     def __init__(
@@ -63,30 +61,23 @@ class KeypointDataset(Dataset):
         *,
         skip_corrupt: bool = False,
     ) -> None:
-        self.source, self.codec, self.augmentation = source, codec, augmentation
-        self.skip_corrupt = skip_corrupt
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def describe(self, index: int) -> str:
-        """The file of person `index`."""
-        return self.source.describe(index)
+        super().__init__(source, skip_corrupt=skip_corrupt)
+        self.codec, self.augmentation = codec, augmentation
 
     def crop(self, subject: Subject) -> Crop:
         """Where the network looks for a person that is not varied."""
         return self.codec.crop(subject.box, self.source.padding)
 
-    def __getitem__(self, index: int) -> Item:
-        subject = self.source.subject(index)
-        try:
-            image = self.source.read(index)
-        except (UnreadableImageError, OSError) as error:
-            return unreadable(self, index, error)
+    def load(self, index: int) -> tuple[Subject, Image.Image]:
+        """A person, and the photograph."""
+        return self.source.subject(index), self.source.read(index)
+
+    def prepare(self, loaded: tuple[Subject, Image.Image], index: int) -> Item:
+        """The crop, and in training the heat maps with their weights."""
+        subject, image = loaded
         crop = self.crop(subject)
-        nothing = torch.zeros(0)
         if self.augmentation is None:
-            return Item(cut(image, crop, self.codec), (nothing, nothing), index)
+            return Item(cut(image, crop, self.codec), (torch.zeros(0), torch.zeros(0)), index)
         width, height = self.codec.input_size
         pose = Pose(crop, subject.points, subject.visible)
         pose, flip = self.augmentation(pose, image.width, self.source.layout, width / height)
@@ -122,12 +113,7 @@ def build_keypoint_source(data_set: str, data_path: str, split: str, boxes: str)
         UserError: no such set, or its files are missing or wrong.
     """
     if data_set not in KEYPOINT_SETS:
-        near = nearest(data_set, KEYPOINT_SETS)
-        raise UserError(
-            f"--data-set {data_set} is not for pose"
-            + (f" (did you mean {near}?)" if near else "")
-            + f": use one of {', '.join(KEYPOINT_SETS)}."
-        )
+        raise unknown_set(data_set, KEYPOINT_SETS, "pose")
     if data_set == "COCO-WholeBody":
         return WholeBodySource(data_path, split, boxes)
     if boxes:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tcformer.data.detection import CocoSource, DetectionDataset, listed
+from tcformer.data.detection import CocoSource, DetectionDataset
 from tcformer.data.keypoints.annotations import pycocotools
+from tcformer.data.loader import listed
 from tcformer.runtime.distributed import World
 from tcformer.tasks.evaluator import Autocast, GatheringEvaluator
 from tcformer.training.config import TrainConfig

@@ -12,14 +12,14 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from tcformer.data import Batch
 from tcformer.data.detection import (
     CocoSource,
-    DetectionBatch,
     DetectionDataset,
     Target,
     build_detection_source,
-    listed,
 )
+from tcformer.data.loader import listed
 from tcformer.errors import UserError, shown
 from tcformer.integrations import torchvision as detectors
 from tcformer.models import TCFormer
@@ -50,7 +50,7 @@ _OUTPUTS = {
 _SHOWN = ("detector", "start_level", "num_outs", "extra", "anchor_scale", "min_size", "max_size")
 
 
-class DetectionTask(DenseTask[DetectionBatch]):
+class DetectionTask(DenseTask[Batch]):
     """See `tcformer.tasks.base.BaseTask`.
 
     Attributes:
@@ -100,7 +100,7 @@ class DetectionTask(DenseTask[DetectionBatch]):
         """All that is not the backbone: neck and detector."""
         return [self.model.get_submodule("backbone.neck"), *super().learning_parts()]
 
-    def batch_loss(self, model: nn.Module, batch: DetectionBatch) -> Tensor:
+    def batch_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The sum of the detector's losses."""
         self.model.training = True  # --freeze rests it with its backbone, and it would detect
         losses: dict[str, Tensor] = model(batch.images, batch.targets)
@@ -162,7 +162,7 @@ class DetectionTask(DenseTask[DetectionBatch]):
             **self.neck(),
         }
 
-    def fake_batch(self, size: int) -> DetectionBatch:
+    def fake_batch(self, size: int) -> Batch:
         """Noise of the largest size, with one object in the middle."""
         height, width = self.cfg.detection.min_size, self.cfg.detection.max_size
         box = torch.tensor([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
@@ -175,7 +175,7 @@ class DetectionTask(DenseTask[DetectionBatch]):
             target["keypoints"] = middle.expand(1, self.source.num_keypoints, 3)
         images = [torch.rand(3, height, width) for _ in range(size)]
         return self.to_device(
-            DetectionBatch(images, [target] * size, torch.arange(size), 0), epoch=0, number=0
+            Batch(images, [target] * size, torch.arange(size), 0), epoch=0, number=0
         )
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.data.segmentation import listed
+from tcformer.data.loader import listed
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
 from tcformer.tasks.evaluator import Autocast, BaseEvaluator, renumbered

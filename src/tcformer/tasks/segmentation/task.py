@@ -9,17 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.data import SteppedSampler
+from tcformer.data import Batch, SteppedSampler
+from tcformer.data.loader import stacked
 from tcformer.data.segmentation import (
     NOWHERE,
     EvalPair,
-    PixelBatch,
     PixelDataset,
     PixelSource,
     PixelSpec,
     TrainPair,
     build_pixel_source,
-    stacked,
 )
 from tcformer.errors import UserError
 from tcformer.models import SemanticFPN
@@ -30,7 +29,7 @@ from tcformer.tasks.segmentation.evaluator import Evaluator
 from tcformer.training.config import TrainConfig
 
 
-class SegmentationTask(DenseTask[PixelBatch]):
+class SegmentationTask(DenseTask[Batch]):
     """See `tcformer.tasks.base.BaseTask`."""
 
     metric = "miou"
@@ -63,12 +62,12 @@ class SegmentationTask(DenseTask[PixelBatch]):
             data.data_set, data.data_path, split, side, reduce_zero_label=zero
         )
 
-    def to_device(self, batch: PixelBatch, epoch: int, number: int) -> PixelBatch:
+    def to_device(self, batch: Batch, epoch: int, number: int) -> Batch:
         """Images and labels, by the numbers of the scores."""
         moved = super().to_device(batch, epoch, number)
         return moved._replace(targets=renumbered(moved.targets, self.places))
 
-    def batch_loss(self, model: nn.Module, batch: PixelBatch) -> Tensor:
+    def batch_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross entropy of the labelled pixels; zero where a batch has none."""
         scores = model(batch.images)
         size = batch.targets.shape[1:]
@@ -121,12 +120,12 @@ class SegmentationTask(DenseTask[PixelBatch]):
             **self.neck(),
         }
 
-    def fake_batch(self, size: int) -> PixelBatch:
+    def fake_batch(self, size: int) -> Batch:
         """Noise with labels in stripes."""
         side = self.cfg.augmentation.input_size
         stripes = (torch.arange(side) % self.num_classes).expand(size, side, side).contiguous()
         images = torch.randn((size, 3, side, side))
-        return self.to_device(PixelBatch(images, stripes, torch.arange(size), 0), 0, 0)
+        return self.to_device(Batch(images, stripes, torch.arange(size), 0), 0, 0)
 
 
 def pixel_spec(cfg: TrainConfig) -> PixelSpec:
