@@ -2,13 +2,11 @@
 
     python benchmarks/learning.py digits
     python benchmarks/learning.py cifar10 --data-path DATA
-    python benchmarks/learning.py cifar10-light --data-path DATA
-    python benchmarks/learning.py cifar10-full --data-path DATA
-    python benchmarks/learning.py cifar10-full-light --data-path DATA
 
 Each set is trained with TCFormer, TCFormerV2 and the baseline, timm's PVTv2 of the same size, by
 the same recipe, one thread a run. Finished runs are left alone and interrupted ones go on, so the
-command can be given again. `--seeds` and `--models` choose. The full sets want a GPU.
+command can be given again. `--seeds` and `--models` choose; options that this script does not have
+go to `tcformer train`. The full sets want a GPU.
 
 Records go to benchmarks/results/learning/SET-MODEL-seedN.json, weights and logs to --work.
 """
@@ -58,18 +56,16 @@ def main() -> int:
     parser.add_argument("--data-path", type=Path, help="folder that holds CIFAR-10")
     parser.add_argument("--models", nargs="+", choices=sorted({*NANO, *LIGHT}))
     parser.add_argument("--seeds", nargs="+", type=int)
-    parser.add_argument("--jobs", type=int, help="runs at a time; all models of a seed if left out")
+    parser.add_argument("--jobs", type=int, default=len(NANO), help="runs at a time")
     parser.add_argument("--work", type=Path, default=Path("work_dirs", "learning"))
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "learning")
-    options, rest = parser.parse_known_args()  # the rest goes to `tcformer train`
+    options, rest = parser.parse_known_args()
     chosen = SETS[options.set]
     if options.set != "digits" and options.data_path is None:
         parser.error(f"{options.set} needs --data-path, the folder that holds CIFAR-10")
-    models, seeds = options.models or chosen.models, options.seeds or chosen.seeds
+    models = options.models or chosen.models
     if not set(models) <= set(chosen.models):
         parser.error(f"{options.set} is trained with {', '.join(chosen.models)}")
-    if options.jobs is not None and options.jobs < 1:
-        parser.error("--jobs must be 1 or more")
 
     def run(job: tuple[int, str]) -> bool:
         seed, model = job
@@ -78,29 +74,18 @@ def main() -> int:
         if options.data_path is not None:
             words += ["--data-path", str(options.data_path.resolve())]
         words += [*rest, "--seed", str(seed)]
-        return train_once(name, words, options.work / name, options.output / f"{name}.json")
+        return train(name, words, (options.work / name).resolve(), options.output / f"{name}.json")
 
-    with ThreadPoolExecutor(options.jobs or len(models)) as pool:
-        done = list(pool.map(run, [(seed, model) for seed in seeds for model in models]))
-    return 0 if all(done) else 1
+    jobs = [(seed, model) for seed in options.seeds or chosen.seeds for model in models]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        return 0 if all([*pool.map(run, jobs)]) else 1
 
 
-def train_once(name: str, words: list[str], folder: Path, record: Path) -> bool:
-    """`tcformer train` with these words on one thread, or what is left of it.
-
-    Args:
-        name: by which the terminal tells of it.
-        words: recipe and options.
-        folder: for weights, logs and checkpoints.
-        record: file of the record; a finished one is left alone.
-
-    Returns:
-        Whether there is a finished record now.
-    """
+def train(name: str, words: list[str], folder: Path, record: Path) -> bool:
+    """`tcformer train` with these words, or what is left of it; whether there is a record now."""
     if (accuracy := finished(record)) is not None:
         print(f"{name}: {accuracy:.2f} % (was there already)", flush=True)
         return True
-    folder = folder.resolve()
     command = [sys.executable, "-m", "tcformer", "train", *words, "--threads", "1"]
     command += ["--resume", "auto", "--output_dir", str(folder), "--record", str(record.resolve())]
     # Large pages make training on one thread an eighth faster where the system has them.

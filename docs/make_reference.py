@@ -6,14 +6,13 @@ left over. `PlainMarkdown` makes our docstrings Markdown, which is what mkdocstr
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import griffe
@@ -27,19 +26,8 @@ WITHOUT_A_PAGE = {
 }
 """Packages without a page, and why."""
 
-FIRST = (
-    "tcformer",
-    "tokens",
-    "ops",
-    "models",
-    "weights",
-    "zoo",
-    "data",
-    "predict",
-    "viz",
-    "export",
-)
-"""The order of the pages; others follow by name."""
+FIRST = ("tokens", "ops", "models", "weights", "zoo", "data", "predict", "viz", "export")
+"""The order of the pages after that of the package itself; others follow by name."""
 
 
 class PlainMarkdown(griffe.Extension):
@@ -61,23 +49,17 @@ def markdown(text: str) -> str:
 def packages() -> dict[str, str]:
     """Page name -> dotted name: the package itself, its modules and its sub-packages."""
     root = importlib.import_module("tcformer")
-    found = {"tcformer": "tcformer"}
-    for info in pkgutil.iter_modules(root.__path__):
-        if not info.name.startswith("_") and info.name not in WITHOUT_A_PAGE:
-            found[info.name] = f"tcformer.{info.name}"
-    order = {name: place for place, name in enumerate(FIRST)}
-    return dict(sorted(found.items(), key=lambda pair: (order.get(pair[0], len(order)), pair[0])))
+    inside = [info.name for info in pkgutil.iter_modules(root.__path__)]
+    pages = [n for n in inside if not n.startswith("_") and n not in WITHOUT_A_PAGE]
+    order = dict.fromkeys([*FIRST, *sorted(pages)])
+    return {"tcformer": "tcformer"} | {name: f"tcformer.{name}" for name in order if name in pages}
 
 
-def public(module: ModuleType) -> list[str]:
+def public(module: str) -> list[str]:
     """The names that a module makes public: its `__all__`, else what it defines itself."""
-    if hasattr(module, "__all__"):
-        return [name for name in module.__all__ if not name.startswith("__")]
-    return [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
-    ]
+    loaded = importlib.import_module(module)
+    own = [n for n, value in vars(loaded).items() if getattr(value, "__module__", None) == module]
+    return [name for name in getattr(loaded, "__all__", own) if not name.startswith("_")]
 
 
 @cache
@@ -90,35 +72,17 @@ def tree() -> griffe.Module:
 
 
 def home(module: str, name: str) -> str | None:
-    """Where a public name is defined, dotted; None for a module."""
+    """Where a public name is defined, dotted; None for a module, empty where no line defines it."""
     value = getattr(importlib.import_module(module), name)
     if inspect.ismodule(value):
         return None
-    defined = getattr(value, "__module__", None)
-    if isinstance(defined, str) and defined.startswith("tcformer") and hasattr(value, "__name__"):
-        place = tree()[defined.removeprefix("tcformer.")] if "." in defined else tree()
-        # A function that is made in a loop, such as a registered model, has no source of its own.
-        return f"{defined}.{value.__name__}" if value.__name__ in place.members else ""
-    return _constant(module, name)
-
-
-def _constant(module: str, name: str) -> str:
-    """Where a constant is defined: in the module or below it; empty if not by a line of its own."""
-    inside = tree()[module.removeprefix("tcformer.")] if "." in module else tree()
-    for place in _modules(inside):
-        member = place.members.get(name)
-        if member is not None and not member.is_alias:
-            return member.path
-        if member is not None and place is inside:
-            return member.final_target.path
+    places = [f"{getattr(value, '__module__', '')}.{getattr(value, '__name__', '')}"]
+    for place in [*places, f"{module}.{name}"]:
+        if place.startswith("tcformer."):
+            # A function made in a loop, such as a registered model, has no source of its own.
+            with contextlib.suppress(KeyError, griffe.AliasResolutionError):
+                return tree()[place.removeprefix("tcformer.")].canonical_path
     return ""
-
-
-def _modules(top: griffe.Module) -> Iterator[griffe.Module]:
-    yield top
-    for below in top.members.values():
-        if isinstance(below, griffe.Module) and not below.is_alias:
-            yield from _modules(below)
 
 
 def modules_of(package: str) -> list[str]:
@@ -126,45 +90,33 @@ def modules_of(package: str) -> list[str]:
     module = importlib.import_module(package)
     if not hasattr(module, "__path__") or hasattr(module, "__all__"):
         return [package]
-    inside = [info.name for info in pkgutil.iter_modules(module.__path__)]
-    below = [part for name in inside for part in modules_of(f"{package}.{name}")]
-    return [name for name in below if not name.rpartition(".")[2].startswith("_")]
+    inside = [i.name for i in pkgutil.iter_modules(module.__path__) if not i.name.startswith("_")]
+    return [part for name in inside for part in modules_of(f"{package}.{name}")]
 
 
 @cache
-def names() -> dict[str, dict[str, dict[str, str | None]]]:
-    """Page -> module -> public name -> where it is defined."""
-    return {
-        page: {
-            module: {name: home(module, name) for name in public(importlib.import_module(module))}
-            for module in modules_of(package)
-        }
-        for page, package in packages().items()
-    }
-
-
 def pages() -> dict[str, str]:
     """File name below reference/ -> Markdown, the text for mkdocstrings."""
-    owners: dict[str, str] = {}
+    names = {
+        page: {m: {name: home(m, name) for name in public(m)} for m in modules_of(package)}
+        for page, package in packages().items()
+    }
     # What the package itself offers is defined below; it is explained there and linked here.
-    for page, modules in names().items():
-        if page != "tcformer":
-            for found in modules.values():
-                for target in found.values():
-                    if target:
-                        owners.setdefault(target, page)
-    return {f"{page}.md": _page(page, owners) for page in names()}
+    owners: dict[str, str] = {}
+    for page in [page for page in names if page != "tcformer"]:
+        for target in {target for found in names[page].values() for target in found.values()}:
+            owners.setdefault(target or "", page)
+    return {f"{page}.md": _page(page, names[page], owners) for page in names}
 
 
-def _page(page: str, owners: dict[str, str]) -> str:
+def _page(page: str, modules: dict[str, dict[str, str | None]], owners: dict[str, str]) -> str:
     package = packages()[page]
-    lines = [f"# {package}", "", _introduction(package), ""]
+    lines = [f"# {package}", "", introduction(package), ""]
     written: set[str] = set()
-    for module, found in names()[page].items():
-        level = 2
+    for module, found in modules.items():
         if module != package:
-            lines += [f"## {module}", "", _introduction(module), ""]
-            level = 3
+            lines += [f"## {module}", "", introduction(module), ""]
+        level = 2 if module == package else 3
         entries, elsewhere = [], []
         for name, target in found.items():
             if target is None:
@@ -175,31 +127,25 @@ def _page(page: str, owners: dict[str, str]) -> str:
                 entries += [f"{'#' * level} {name}", "", text, ""]
             elif owners.get(target, page) != page:
                 elsewhere.append(f"* [`{module}.{name}`][{target}]")
-            elif target in written:
-                continue
-            else:
+            elif target not in written:
                 written.add(target)
-                entries += _entry(target, name, level)
+                given = (f'heading: "{name}"', f'toc_label: "{name}"', f"heading_level: {level}")
+                entries += [f"::: {target}", "    options:", *(f"      {g}" for g in given), ""]
         if elsewhere:
             lines += ["Explained on other pages:", "", *elsewhere, ""]
         lines += entries
     return "\n".join(lines)
 
 
-def _entry(target: str, name: str, level: int) -> list[str]:
-    options = [f'heading: "{name}"', f'toc_label: "{name}"', f"heading_level: {level}"]
-    return [f"::: {target}", "    options:", *(f"      {option}" for option in options), ""]
-
-
-def _introduction(module: str) -> str:
-    text = inspect.getdoc(importlib.import_module(module)) or ""
-    return markdown(text)
+def introduction(module: str) -> str:
+    """The docstring of a module."""
+    return markdown(inspect.getdoc(importlib.import_module(module)) or "")
 
 
 def index() -> str:
     """The list of pages, for reference.md."""
     lines = []
     for page, package in packages().items():
-        first = _introduction(package).split("\n\n")[0].replace("\n", " ")
+        first = introduction(package).split("\n\n")[0].replace("\n", " ")
         lines.append(f"* [`{package}`](reference/{page}.md): {first}")
     return "\n".join(lines)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 # Found because mkdocs looks beside a hook while it loads it.
-import make_concept
 import make_pictures
 import make_reference
 import make_tour
@@ -82,8 +81,7 @@ def _options() -> str:
 def _pictures() -> dict[str, str | bytes]:
     """Every picture that our scripts draw: the committed ones are for readers without the site."""
     with tempfile.TemporaryDirectory() as folder:
-        for script in (make_pictures, make_concept):
-            script.draw(Path(folder))
+        make_pictures.draw(Path(folder))
         return {f"images/{path.name}": path.read_bytes() for path in Path(folder).iterdir()}
 
 

@@ -18,6 +18,7 @@ import tables
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, ScalarFormatter
 
+from tcformer.bench.plot import draw_resolution
 from tcformer.viz import matrix_svg
 
 IMAGES = tables.ROOT / "docs" / "images"
@@ -51,15 +52,10 @@ def resolution() -> Figure:
     """Time of a forward pass against the side of the image."""
     rows = tables.newest("resolution")["rows"]
     figure, (axes,) = axes_of(1, width=6.4)
-    sizes = [row["size"] for row in rows]
-    for name in rows[0]["models"]:
-        found = [row["models"][name]["seconds"] for row in rows]
-        band = [(1e3 * one["low"], 1e3 * one["high"]) for one in found]
-        curve(axes, sizes, [1e3 * one["median"] for one in found], band, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="side of the image, pixels", ylabel="ms, batch 1")
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.minorticks_off()
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    models = rows[0]["models"]
+    draw_resolution(
+        axes, {name: {r["size"]: r["models"][name]["seconds"] for r in rows} for name in models}
+    )
     axes.legend()
     return figure
 
@@ -123,9 +119,8 @@ def token_sizes() -> Figure:
         for number, (label, networks) in enumerate(tables.kinds(record).items()):
             name = label.replace("`", "")
             how = {"color": COLORS[number], "linestyle": "--" if "random" in name else "-"}
-            own = ("correlation", "tokens", "own")
             found = [
-                [tables.average(networks, *own, what, stage=stage) for what in ("mean", "sd")]
+                [tables.correlation(networks, "tokens", "own", w, stage) for w in ("mean", "sd")]
                 for stage in (2, 3, 4)
             ]
             there = [(i + 0.9 + 0.06 * number, *f) for i, f in enumerate(found) if None not in f]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -22,10 +22,10 @@ RECORDS = ROOT / "benchmarks" / "results"
 Record = dict[str, Any]
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], after: str = "") -> str:
+    """A table in Markdown, and what follows it."""
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n" + after
 
 
 def read(path: Path) -> Record:
@@ -35,9 +35,12 @@ def read(path: Path) -> Record:
 
 def newest(kind: str) -> Record:
     """The newest record of a kind: by date in the name, then by the number after it."""
-    found = RECORDS.glob(f"*-{kind}-cpu*.json")
-    names = {path: re.search(r"-cpu(?:-(\d+))?$", path.stem) for path in found}
-    return read(max(names, key=lambda p: (p.name[:10], int((names[p] and names[p][1]) or 1))))
+
+    def order(path: Path) -> tuple[str, int]:
+        number = re.search(r"-cpu-(\d+)$", path.stem)
+        return path.name[:10], int(number[1]) if number else 1
+
+    return read(max(RECORDS.glob(f"*-{kind}-cpu*.json"), key=order))
 
 
 SAID = {"2026-11-22-suite-cpu-cpu.json": "Zen 5"}
@@ -87,16 +90,13 @@ def bounds() -> str:
     """What the CPU suite measured, and its bounds."""
     record = newest("suite-cpu")
     rows = []
-    for row in record["verdicts"]:
-        if row["value"] is not None:
-            limits = [
-                "-" if value is None else f"{'>=' if row['at_least'] else '<='} {value:.2f}"
-                for value in (row["must"], row["goal"])
-            ]
-            value = f"{row['value']:.2f} {row['unit']}".strip()
-            rows.append((row["text"], value, ELSEWHERE.get(row["text"], "-"), *limits))
+    for row in (row for row in record["verdicts"] if row["value"] is not None):
+        sign = ">=" if row["at_least"] else "<="
+        limits = ["-" if v is None else f"{sign} {v:.2f}" for v in (row["must"], row["goal"])]
+        value = f"{row['value']:.2f} {row['unit']}".strip()
+        rows.append((row["text"], value, ELSEWHERE.get(row["text"], "-"), *limits))
     kind = SAID.get(record["file"]) or label(record["machine"])
-    return table(("figure", kind, OTHER, "must", "goal"), rows) + source(record)
+    return table(("figure", kind, OTHER, "must", "goal"), rows, source(record))
 
 
 def ladder() -> str:
@@ -105,7 +105,7 @@ def ladder() -> str:
     rows = record["ladder"]
     heads = ("", *(f"{row['mode']}, batch {row['batch']}" for row in rows))
     steps = [(step, *(spread(row["ratios"][step]) for row in rows)) for step in rows[0]["ratios"]]
-    return table(heads, steps) + source(record)
+    return table(heads, steps, source(record))
 
 
 def resolution() -> str:
@@ -122,7 +122,7 @@ def resolution() -> str:
         return f"{ratio}{seconds * 1e3:,.0f} ms, {extra / 1e6:,.0f} MB"
 
     rows = [(f"{row['size']}", *(cell(row, name) for name in names)) for row in record["rows"]]
-    return table(("pixels", *(f"`{name}`" for name in names)), rows) + source(record)
+    return table(("pixels", *(f"`{name}`" for name in names)), rows, source(record))
 
 
 # --- docs/results.md: trainings beside PVTv2 -------------------------------------------------
@@ -186,22 +186,15 @@ def learned(name: str, folder: Path = RECORDS / "learning") -> str:
     """Top-1 of each network of a set."""
     runs, rows = trainings(folder).get(name, {}), []
     for model in SETS[name]:
-        if not (own := runs.get(model)):
-            rows.append((f"`{model}`", "-", "not run", "-", "-"))
-            continue
-        values = [top1(run) for run in own]
-        minutes = median(run["processor_seconds"] for run in own) / 60
-        rows.append(
-            (
-                f"`{model}`",
-                f"{own[0]['parameters'] / 1e6:.2f} M",
-                mean_and_spread(values),
-                ", ".join(f"{value:.2f}" for value in values),
-                f"{minutes:.1f} min",
-            )
-        )
-    heads = ("network", "parameters", "top-1, %", "each seed", "processor time")
-    return table(heads, rows)
+        cells = ["-", "not run", "-", "-"]
+        if own := runs.get(model):
+            values = [top1(run) for run in own]
+            each = ", ".join(f"{value:.2f}" for value in values)
+            minutes = median(run["processor_seconds"] for run in own) / 60
+            cells = [f"{own[0]['parameters'] / 1e6:.2f} M", mean_and_spread(values), each]
+            cells.append(f"{minutes:.1f} min")
+        rows.append((f"`{model}`", *cells))
+    return table(("network", "parameters", "top-1, %", "each seed", "processor time"), rows)
 
 
 # --- docs/results.md: fine-tuning ------------------------------------------------------------
@@ -223,7 +216,7 @@ def tuned(kind: str) -> str:
         rows.append((TUNED[row["name"]], accuracy, f"{median(row['seconds']):.0f} s"))
     if "constant" in record:
         rows.append(("nothing: always the same answer", f"{record['constant']:.1f} %", "-"))
-    return table(("trained", "top-1", "processor time"), rows) + source(record)
+    return table(("trained", "top-1", "processor time"), rows, source(record))
 
 
 # --- docs/results.md: the keep ratio, k, and the size of tokens ------------------------------
@@ -245,32 +238,23 @@ def setting(row: Record) -> Setting:
     return row["ratio"], row["k"]
 
 
-def merges_as(run: Record) -> Setting:
-    """The setting of a training."""
-    config = run["config"]
-    return (config["keep_ratio"] or [BASE[0]])[0], config["k"] or BASE[1]
-
-
 def swept() -> dict[Setting, dict[int, float]]:
     """Setting -> seed -> top-1 on the digits of networks that were trained with it."""
-    base = trainings()["digits"]["tcformer_nano"]
     found: dict[Setting, dict[int, float]] = {}
-    for run in [*clustering("digits-*"), *base]:
+    for run in [*clustering("digits-*"), *trainings()["digits"]["tcformer_nano"]]:
+        config = run["config"]
+        merges_as = (config["keep_ratio"] or [BASE[0]])[0], config["k"] or BASE[1]
         if is_whole(run):
-            found.setdefault(merges_as(run), {})[run["seed"]] = top1(run)
+            found.setdefault(merges_as, {})[run["seed"]] = top1(run)
     return found
 
 
-def order(one: Setting) -> tuple[bool, float, int]:
-    """Keep ratios first, the baseline among them, then k."""
-    return one[1] != BASE[1], *one
-
-
-def called(one: Setting) -> str:
-    """A setting in words."""
-    if one == BASE:
-        return "**keep ratio 0.25, k = 5**"
-    return f"keep ratio {one[0]:g}" if one[1] == BASE[1] else f"k = {one[1]}"
+def in_order(settings: Iterable[Setting]) -> dict[Setting, str]:
+    """Settings and what they are called: keep ratios first, the baseline among them, then k."""
+    found = {}
+    for one in sorted(settings, key=lambda one: (one[1] != BASE[1], *one)):
+        found[one] = f"keep ratio {one[0]:g}" if one[1] == BASE[1] else f"k = {one[1]}"
+    return found | {BASE: "**keep ratio 0.25, k = 5**"}
 
 
 def cost() -> str:
@@ -278,23 +262,18 @@ def cost() -> str:
     (record,), reached = clustering("time"), swept()
     sizes = [{setting(row): row for row in one["rows"]} for one in record["sizes"]]
     rows = []
-    for one in sorted(sizes[0], key=order):
+    for one, called in in_order(sizes[0]).items():
         at = sizes[-1][one]
-        seeds = reached.get(one, {})
-        apart = [value - reached[BASE][seed] for seed, value in seeds.items()]
-        rows.append(
-            (
-                called(one),
-                *(f"{size[one]['ratio_to_usual']['median']:.2f}" for size in sizes[:-1]),
-                spread(at["ratio_to_usual"]),
-                ", ".join(map(str, at["tokens"])),
-                f"{at['gflops']:.2f}",
-                f"{mean(seeds.values()):.2f} ({mean(apart):+.2f})" if seeds else "-",
-            )
-        )
+        ratios = [f"{size[one]['ratio_to_usual']['median']:.2f}" for size in sizes[:-1]]
+        tokens = ", ".join(map(str, at["tokens"]))
+        cells = [called, *ratios, spread(at["ratio_to_usual"]), tokens, f"{at['gflops']:.2f}", "-"]
+        if seeds := reached.get(one):
+            apart = mean(value - reached[BASE][seed] for seed, value in seeds.items())
+            cells[-1] = f"{mean(seeds.values()):.2f} ({apart:+.2f})"
+        rows.append(cells)
     heads = [f"{one['size'].split('x')[0]} px" for one in record["sizes"]]
     heads += ["tokens at 224 px", "GFLOPs", "digits, trained so"]
-    return table(("", *heads), rows) + source(record)
+    return table(("", *heads), rows, source(record))
 
 
 def evaluated() -> dict[str, list[Record]]:
@@ -309,14 +288,14 @@ def evaluated() -> dict[str, list[Record]]:
 def merging() -> str:
     """Top-1 with another setting than in training, and the share of unchanged answers."""
     found = evaluated()
-    rows = []
     settings = {setting(row) for records in found.values() for row in records[0]["rows"]}
-    for one in sorted(settings, key=order):
-        cells = [called(one)]
+    rows = []
+    for one, called in in_order(settings).items():
+        cells = [called]
         for records in found.values():
             same = [row for record in records for row in record["rows"] if setting(row) == one]
-            answers = mean(row["same_answer"] for row in same)
-            cells.append(f"{mean(row['top1'] for row in same):.2f} ({answers:.1f})")
+            top, answers = (mean(row[what] for row in same) for what in ("top1", "same_answer"))
+            cells.append(f"{top:.2f} ({answers:.1f})")
         rows.append(cells)
     return table(("", *found), rows)
 
@@ -330,15 +309,11 @@ def kinds(record: Record) -> dict[str, list[Record]]:
     return found
 
 
-def average(rows: list[Record], *path: str, stage: int = 2) -> float | None:
-    """The mean over networks of a figure of the stage after a merge; None where none has it."""
-    found = []
-    for row in rows:
-        value: Any = row["stages"][stage - 2]
-        for name in path:
-            value = value.get(name) if isinstance(value, dict) else None
-        found += [] if value is None else [float(value)]
-    return mean(found) if found else None
+def correlation(rows: list[Record], weigh: str, of: str, what: str, stage: int = 2) -> float | None:
+    """The mean over networks of a figure of the correlation; None where none has it."""
+    each = [row["stages"][stage - 2]["correlation"][weigh][of].get(what) for row in rows]
+    there = [value for value in each if value is not None]
+    return mean(there) if there else None
 
 
 def tokens() -> str:
@@ -347,27 +322,24 @@ def tokens() -> str:
     for record in clustering("tokens-*"):
         for name, networks in kinds(record).items():
 
-            def correlation(*path: str, networks: list[Record] = networks) -> str:
-                middle, sd = (average(networks, "correlation", *path, n) for n in ("mean", "sd"))
-                return f"{middle:+.2f} ± {sd:.2f}"
+            def told(form: str, *path: str, networks: list[Record] = networks) -> str:
+                (*of, whats) = path
+                return form.format(*(correlation(networks, *of, what) for what in whats.split()))
 
             quantiles = [network["stages"][0]["area"]["quantiles"] for network in networks]
-            own = ("correlation", "tokens", "own")
             rows.append(
                 (
                     f"{DATA[record['data']['name']]}, {name}",
                     ", ".join(f"{mean(q[i] for q in quantiles):.0f}" for i in (1, 5, 9, 10)),
-                    correlation("tokens", "own"),
-                    f"{average(networks, *own, 'defined'):.0f} of {record['images']}",
-                    f"{average(networks, *own, 'negative'):.0f} %",
-                    correlation("insides", "own"),
-                    correlation("tokens", "another_image"),
+                    told("{:+.2f} ± {:.2f}", "tokens", "own", "mean sd"),
+                    told("{:.0f}", "tokens", "own", "defined") + f" of {record['images']}",
+                    told("{:.0f} %", "tokens", "own", "negative"),
+                    told("{:+.2f} ± {:.2f}", "insides", "own", "mean sd"),
+                    told("{:+.2f} ± {:.2f}", "tokens", "another_image", "mean sd"),
                 )
             )
-    heads = (
-        "images, network", "10 %, 50 %, 90 %, largest, px", "correlation", "images", "negative",
-        "insides", "another image's tokens",
-    )  # fmt: skip
+    sizes, other = "10 %, 50 %, 90 %, largest, px", "another image's tokens"
+    heads = ("images, network", sizes, "correlation", "images", "negative", "insides", other)
     return table(heads, rows)
 
 
@@ -383,10 +355,16 @@ def gap(record: Record, name: str, base: str = "float64") -> list[float]:
     return [abs(a - b) for a, b in zip(*losses, strict=True)]
 
 
+def beside_float64(record: Record, name: str) -> Record:
+    """What the record says of a run and the float64 run."""
+    (pair,) = (p for p in record["pairs"] if p["pair"] == ["float64", name])
+    return pair
+
+
 def flip(record: Record, name: str) -> int | None:
     """The first step at which a partition differs from the float64 run's."""
-    (pair,) = (p for p in record["pairs"] if p["pair"] == ["float64", name])
-    return min((step for step in pair["first_flip"].values() if step is not None), default=None)
+    flips = beside_float64(record, name)["first_flip"].values()
+    return min((step for step in flips if step is not None), default=None)
 
 
 def trajectory() -> str:
@@ -394,24 +372,20 @@ def trajectory() -> str:
     record = newest("trajectory")
     rows = []
     for name, run in record["variants"].items():
-        cells = [run["words"], short(run["largest_from_published"])]
-        if name == "float64":
-            cells += ["-"] * 3
-        else:
-            (pair,) = (p for p in record["pairs"] if p["pair"] == ["float64", name])
-            first, far = flip(record, name), gap(record, name)
-            before = max(far[:first], default=0.0)
-            steps = (pair["first"][PARTED], first)
-            cells += [short(before), *("never" if s is None else str(s) for s in steps)]
-        held_out = run["held_out"]
-        cells += [f"{mean(run['losses'][-LAST:]):.4f}", f"{held_out['accuracy']:.1f}"]
-        rows.append(cells)
+        apart = ["-"] * 3
+        if name != "float64":
+            first = flip(record, name)
+            steps = (beside_float64(record, name)["first"][PARTED], first)
+            before = max(gap(record, name)[:first], default=0.0)
+            apart = [short(before), *("never" if s is None else str(s) for s in steps)]
+        end = [f"{mean(run['losses'][-LAST:]):.4f}", f"{run['held_out']['accuracy']:.1f}"]
+        rows.append((run["words"], short(run["largest_from_published"]), *apart, *end))
     heads = (
         "run", "largest difference from the published losses, 40 steps",
         "from float64 before the first flip", f"steps until more than {short(float(PARTED))}",
         "first flip", f"mean loss, last {LAST} steps", "top-1 on unseen images, %",
     )  # fmt: skip
-    return table(heads, rows) + source(record)
+    return table(heads, rows, source(record))
 
 
 # --- README.md -------------------------------------------------------------------------------
@@ -430,37 +404,31 @@ def measured() -> str:
     suite, letters = newest("suite-cpu"), newest("finetuning")
     values = {row["text"]: row["value"] for row in suite["verdicts"]}
     kind = SAID.get(suite["file"]) or label(suite["machine"])
-    rows = [
-        (
-            words,
-            f"{values[text]:.2f} times the time of timm's `pvt_v2_b2` on {kind}; "
-            f"{ELSEWHERE[text]} times on Zen 4",
-            "[performance](docs/performance.md)",
-        )
-        for text, words in SPEED.items()
-    ]
+    page = "[performance](docs/performance.md)"
+    rows = []
+    for text, words in SPEED.items():
+        figure = f"{values[text]:.2f} times the time of timm's `pvt_v2_b2` on {kind}"
+        rows.append((words, f"{figure}; {ELSEWHERE[text]} times on Zen 4", page))
+    page = "[results](docs/results.md)"
     for name, words in (("digits", "handwritten digits"), ("cifar10", "CIFAR-10")):
         for model in SETS[name]:
             runs = trainings()[name][model]
             seeds, epochs = len(runs), runs[0]["config"]["epochs"]
             figure = f"{mean_and_spread([*map(top1, runs)])} % right"
             figure += f", {seeds} seed{'s' * (seeds > 1)}"
-            rows.append(
-                (f"{words}, {epochs} epochs, `{model}`", figure, "[results](docs/results.md)")
-            )
+            rows.append((f"{words}, {epochs} epochs, `{model}`", figure, page))
     page = "[fine-tuning](docs/results.md#fine-tuning-on-your-own-folder)"
     for row in letters["runs"]:
-        words = f"letters, {TUNED[row['name']]}"
-        rows.append((words, f"{mean(row['accuracy']):.1f} % right", page))
-    rows.append(
-        ("ImageNet", "not run", "[reproducing the paper](docs/training.md#reproducing-the-paper)")
-    )
+        figure = f"{mean(row['accuracy']):.1f} % right"
+        rows.append((f"letters, {TUNED[row['name']]}", figure, page))
+    page = "[reproducing the paper](docs/training.md#reproducing-the-paper)"
+    rows.append(("ImageNet", "not run", page))
     files = (f"`benchmarks/results/{name}`" for name in (suite["file"], letters["file"]))
     told = (
         "Times: {}, 2 threads, float32; " + OTHER + " as told by those who ran it. Letters: {}. "
         "Digits and CIFAR-10: mean ± spread over the seeds, `benchmarks/results/learning`."
     )
-    return table(("", "measured", ""), rows) + f"\n{told.format(*files)}\n"
+    return table(("", "measured", ""), rows, f"\n{told.format(*files)}\n")
 
 
 def zoo() -> str:
@@ -477,15 +445,12 @@ def zoo() -> str:
     for name in VARIANTS:
         with torch.device("meta"):
             model = create_model(name)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        flops = sum(published_flops(geometry(model), 224, 224).values())
+        parameters = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M"
+        flops = f"{sum(published_flops(geometry(model), 224, 224).values()) / 1e9:.2f}"
+        figure = re.search(r"[\d.]+ %", reported.get(name, ""))
         paper = "ours, not in the paper" if "nano" in name else "not known"
-        if (figure := re.search(r"[\d.]+ %", reported.get(name, ""))) is not None:
-            paper = figure[0]
         # A figure of ours enters the last column together with a record.
-        rows.append(
-            (f"`{name}`", f"{parameters / 1e6:.2f} M", f"{flops / 1e9:.2f}", paper, "not run")
-        )
+        rows.append((f"`{name}`", parameters, flops, figure[0] if figure else paper, "not run"))
     top = "ImageNet-1k top-1"
     heads = ("model", "parameters", "GFLOPs at 224 px", f"{top}, the paper")
     return table((*heads, f"{top}, measured by us"), rows)
@@ -528,21 +493,21 @@ def reliability() -> str:
         cases = {name: row for each in found for name, row in each.items()}
         trials, failures = (sum(row[k] for row in cases.values()) for k in ("trials", "failures"))
         open_ = f" ({found.count({})} not recorded)" if {} in found else ""
-        rows.append(map(str, (part, f"{len(found)}{open_}", f"{trials:,}", failures)))
+        rows.append((part, f"{len(found)}{open_}", f"{trials:,}", str(failures)))
     return table(("", "promises", "trials and cases", "failures"), rows)
 
 
 # ---------------------------------------------------------------------------------------------
 
-TABLES = {
+TABLES: dict[str, Callable[[], str]] = {
     "measured": measured,
     "zoo": zoo,
     "bounds": bounds,
     "ladder": ladder,
     "resolution": resolution,
-    **{name: lambda name=name: learned(name) for name in SETS},
-    "letters": lambda: tuned("finetuning"),
-    "photographs": lambda: tuned("photographs"),
+    **{name: partial(learned, name) for name in SETS},
+    "letters": partial(tuned, "finetuning"),
+    "photographs": partial(tuned, "photographs"),
     "cost of a setting": cost,
     "merging": merging,
     "tokens": tokens,

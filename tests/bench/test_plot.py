@@ -29,26 +29,25 @@ def write(path, rows, **more):
     return path
 
 
-def test_both_panels(tmp_path):
-    pytest.importorskip("matplotlib", reason="drawing is an extra")
+@pytest.fixture
+def kept(tmp_path):
     models = {"tcformer": 0.1, "pvt_v2_b2": 0.09, "resnet50": 0.05}
-    kept = write(tmp_path / "r.json", [row(224, models), row(512, models)])
-    for name in ("picture.svg", "picture.png"):
-        told = plot.plot([kept], tmp_path / name)
-        assert told == ["inference, batch 1, float32, cpu", "224 px, batch 1, float32, cpu"]
-        assert (tmp_path / name).stat().st_size > 5000
+    return write(tmp_path / "r.json", [row(224, models), row(512, models)])
+
+
+def test_both_panels(kept, tmp_path):
+    pytest.importorskip("matplotlib", reason="drawing is an extra")
+    told = plot.plot([kept], tmp_path / "picture.svg")
+    assert told == ["inference, batch 1, float32, cpu", "224 px, batch 1, float32, cpu"]
     text = (tmp_path / "picture.svg").read_text()
-    assert text.count("<svg") == 1
+    assert (text.count("<svg"), len(text) > 5000) == (1, True)
+    with pytest.raises(UserError, match="cannot write"):
+        plot.plot([kept], tmp_path / "nowhere" / "p.svg")
 
 
-def test_rows_of_a_suite_and_of_ops():
-    kept = {"rows": [{"op": "regroup"}], "parts": [{"rows": [row(224, {"tcformer": 1.0})]}]}
-    assert [r["size"] for r in plot.rows_of(kept)] == [224]
-
-
-def test_several_records_make_one_line(tmp_path):
-    first = write(tmp_path / "a.json", [row(224, {"tcformer": 0.1, "x": 0.2})])
-    second = write(tmp_path / "b.json", [row(384, {"tcformer": 0.3})])
+def test_several_records_suites_and_ops_make_one_line(tmp_path):
+    first = write(tmp_path / "a.json", [row(224, {"tcformer": 0.1, "x": 0.2}), {"op": "regroup"}])
+    second = write(tmp_path / "b.json", [], parts=[{"rows": [row(384, {"tcformer": 0.3})]}])
     rows = [r for p in (first, second) for r in plot.rows_of(record.read(p))]
     (title,) = plot.panels_of(rows)
     assert title.startswith("inference, batch 1")
@@ -63,33 +62,22 @@ def test_our_accuracies_are_those_of_the_zoo():
 @pytest.mark.parametrize(
     ("content", "target", "says"),
     [
-        ({"rows": []}, "p.svg", "nothing to draw"),
-        ({"rows": []}, "p.doc", "must end in .svg"),
-        ("no json", "p.svg", "not a JSON file"),
+        ({"form": record.FORM, "rows": []}, "p.svg", "nothing to draw"),
+        ({"form": record.FORM, "rows": []}, "p.doc", "must end in .svg"),
         ({"form": 99}, "p.svg", "not a record"),
+        ("no json", "p.svg", "not a JSON file"),
         (None, "p.svg", "no such file"),
     ],
 )
 def test_what_cannot_be_drawn_is_a_sentence(tmp_path, content, target, says):
     path = tmp_path / "r.json"
-    if isinstance(content, dict):
-        path.write_text(json.dumps({"form": record.FORM, **content}))
-    elif content is not None:
-        path.write_text(content)
+    if content is not None:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UserError, match=says):
         plot.plot([path], tmp_path / target)
 
 
-def test_without_matplotlib(tmp_path, monkeypatch):
-    models = {"tcformer": 0.1, "pvt_v2_b2": 0.09}
-    kept = write(tmp_path / "r.json", [row(224, models)])
+def test_without_matplotlib(kept, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"tcformer\[bench\]"):
         plot.plot([kept], tmp_path / "p.svg")
-
-
-def test_a_missing_folder(tmp_path):
-    pytest.importorskip("matplotlib", reason="drawing is an extra")
-    kept = write(tmp_path / "r.json", [row(224, {"tcformer": 0.1, "pvt_v2_b2": 0.09})])
-    with pytest.raises(UserError, match="cannot write"):
-        plot.plot([kept], tmp_path / "nowhere" / "p.svg")

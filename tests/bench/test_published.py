@@ -14,17 +14,22 @@ def model():
     return golden.fill(tcformer.create_model("tcformer_nano")).eval()
 
 
-@pytest.mark.parametrize("case", ["p", "q", "drawn"])
-def test_forward(model, case):
-    if case == "drawn":
-        (images,) = inputs.batches(2, 96, device=torch.device("cpu"), count=1)
-    else:
-        images = golden.normalize(golden.values()[f"images/{case}"])
-    with torch.no_grad():
-        expected = model(images)
-        actual = PublishedStyle(model, noise=0.0)(images)
-    assert expected.std() > 0.5
-    torch.testing.assert_close(actual, expected, rtol=0, atol=5e-5)
+@pytest.fixture(scope="module")
+def images():
+    return inputs.batches(1, 96, device=torch.device("cpu"), count=1)[0]
+
+
+def test_numbers_and_gradients(model, images):
+    parameters = list(model.parameters())
+    outs, grads = [], []
+    for network in (model, PublishedStyle(model, noise=0.0)):
+        outs.append(network(images))
+        grads.append(torch.autograd.grad(outs[-1].square().mean(), parameters))
+    assert outs[0].std() > 0.5
+    torch.testing.assert_close(outs[1], outs[0], rtol=0, atol=5e-5)
+    for expected, actual in zip(*grads, strict=True):
+        limit = 1e-4 * max(float(expected.abs().max()), 1e-3)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=limit)
 
 
 def test_golden_logits_of_the_published_code():
@@ -38,19 +43,7 @@ def test_golden_logits_of_the_published_code():
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
-def test_gradients(model):
-    (images,) = inputs.batches(1, 96, device=torch.device("cpu"), count=1)
-    parameters = list(model.parameters())
-    grads = [
-        torch.autograd.grad(network(images).square().mean(), parameters)
-        for network in (model, PublishedStyle(model, noise=0.0))
-    ]
-    for expected, actual in zip(*grads, strict=True):
-        limit = 1e-4 * max(float(expected.abs().max()), 1e-3)
-        torch.testing.assert_close(actual, expected, rtol=0, atol=limit)
-
-
-def test_it_does_what_it_is_measured_for(model):
+def test_it_does_what_it_is_measured_for(model, images):
     from torch.utils._python_dispatch import TorchDispatchMode
 
     called = []
@@ -60,7 +53,6 @@ def test_it_does_what_it_is_measured_for(model):
             called.append(function.overloadpacket._qualified_op_name)
             return function(*args, **(kwargs or {}))
 
-    (images,) = inputs.batches(1, 96, device=torch.device("cpu"), count=1)
     with torch.no_grad(), Watch():
         PublishedStyle(model)(images)
     assert sum("cdist" in name or "euclidean" in name for name in called) == 3
@@ -71,7 +63,6 @@ def test_it_does_what_it_is_measured_for(model):
     assert any("rand" in name for name in called)  # the noise
 
 
-def test_half_precision(model):
-    (images,) = inputs.batches(1, 64, device=torch.device("cpu"), count=1)
+def test_half_precision(model, images):
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert PublishedStyle(model)(images).isfinite().all()

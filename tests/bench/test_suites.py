@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcformer.bench import suites
+from tcformer.bench import suites, tables
 from tcformer.bench.suites import Bound, Case
 
 
@@ -40,7 +40,7 @@ def test_what_is_read_off_a_row():
     case = Case("p", ("a", "b"), {}, tuple(Bound(how, how) for how in hows))
     found = suites.verdicts(case, row)
     assert [entry["value"] for entry in found] == [2.0, 0.5, 4.0, 2000.0, 1.0, 6.0]
-    assert suites.table(found)[4] == ["ms", "2,000 ms", "-", "-", "measured"]
+    assert tables.verdicts(found)[4] == ["ms", "2,000 ms", "-", "-", "measured"]
     assert suites.verdicts(case, {"models": {}})[0]["verdict"] == "not run"
 
 

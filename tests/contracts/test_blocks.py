@@ -70,14 +70,10 @@ WAYS: dict[str, Run | Read | Left] = {
     r"python benchmarks/learning.py ": Left(
         "hours; an epoch of it by `contracts/test_learning.py::test_a_run_is_recorded_once`"
     ),
-    r"python benchmarks/sweep.py ": Left(
-        "minutes to hours; small, by "
-        "`contracts/test_clustering_benchmarks.py::test_train_evaluate_and_time_make_records`"
+    r"tcformer train configs/digits/": Run(
+        "--epochs 1 --warmup-epochs 0 --batch-size 512 --threads 1"
     ),
-    r"python benchmarks/tokens.py ": Left(
-        "wants trained weights and CIFAR-10; small, by "
-        "`contracts/test_clustering_benchmarks.py::test_the_tokens_of_networks_make_a_record`"
-    ),
+    r"tcformer evaluate configs/digits/": Run("--threads 1"),
     r"tcformer (train|evaluate) configs/detection/\w+_shapes.py": Left(
         "a minute each: `tasks/detection/test_run.py::test_it_learns`"
     ),
@@ -107,7 +103,8 @@ WAYS: dict[str, Run | Read | Left] = {
     r"tcformer train configs/segmentation/digits.py$": Run(
         "--epochs 1 --warmup-epochs 0 --steps-per-epoch 1 --batch-size 2 --threads 1"
     ),
-    r"python examples/letters.py": Run(),
+    r"python examples/letters.py": Run("--val 5"),
+    r"tcformer train configs/finetuning/.*(frozen|scratch)$": Run("--threads 1 --dry-run"),
     r"tcformer train configs/finetuning/letters.py": Run(
         "--epochs 1 --warmup-epochs 0 --threads 1"
     ),

@@ -1,19 +1,18 @@
 """What is fed in: photographs of a folder, or drawn pictures with calm and with detailed parts.
 
 The cost of clustering depends on the data: in noise every row is easy and no region is flat. So the
-default is drawn like a photograph: a gradient, shapes of one colour, shapes with texture of several
+default is drawn like a photograph: a gradient, shapes of one color, shapes with texture of several
 scales, and the faint noise of a sensor over everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from tcformer.data.folder import images_below
@@ -26,7 +25,7 @@ NUM_BATCHES = 4
 """Batches that take turns, so that no cache holds the one input."""
 
 POOL = 24
-"""Distinct pictures; further images are their mirror images and rotations."""
+"""Distinct drawn pictures; further images are their mirror images and rotations."""
 
 
 def pictures(count: int, side: int, folder: Path | None = None) -> NDArray[np.uint8]:
@@ -38,34 +37,27 @@ def pictures(count: int, side: int, folder: Path | None = None) -> NDArray[np.ui
     if folder is None:
         pool = [photograph(seed, side) for seed in range(min(count, POOL))]
     else:
-        pool = [_fit(image, side) for image in read_folder(folder, limit=max(count, 1))]
-    return np.stack([_variant(pool, index) for index in range(count)])
+        files = image_files(folder)[:count]
+        pool = [image for file in files if (image := _read(file, side)) is not None]
+        if not pool:
+            raise UserError(
+                f"none of the {len(files)} images tried in {folder} can be read; "
+                "name another folder."
+            )
+    found = []
+    for index in range(count):
+        turn, which = divmod(index, len(pool))
+        image = np.rot90(pool[which], turn % 4)
+        found.append(image[:, ::-1] if turn // 4 % 2 else image)
+    return np.stack(found)
 
 
-def _variant(pool: Sequence[NDArray[np.uint8]], index: int) -> NDArray[np.uint8]:
-    turn, which = divmod(index, len(pool))
-    image = np.rot90(pool[which], turn % 4)
-    return image[:, ::-1] if turn // 4 % 2 else image
-
-
-def read_folder(folder: Path, limit: int) -> list[Image.Image]:
-    """Up to `limit` images anywhere below a folder, in the order of their names.
-
-    Raises:
-        UserError: no such folder, or no image in it that can be read.
-    """
-    files = image_files(folder)[:limit]
-    images = []
-    for file in files:
-        try:
-            images.append(decode_rgb(file.read_bytes()))
-        except (OSError, UnreadableImageError):
-            continue
-    if not images:
-        raise UserError(
-            f"none of the {len(files)} images tried in {folder} can be read; name another folder."
-        )
-    return images
+def _read(file: Path, side: int) -> NDArray[np.uint8] | None:
+    try:
+        image = decode_rgb(file.read_bytes())
+    except (OSError, UnreadableImageError):
+        return None
+    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -78,20 +70,9 @@ def image_files(folder: Path) -> list[Path]:
         raise UserError(f"{folder} is not a folder; name one that holds photographs.")
     files = sorted(Path(file) for file in images_below(folder, LeftOut()))
     if not files:
-        raise UserError(
-            f"there is no image in {folder}; name a folder with files that end in "
-            f"{', '.join(IMAGE_EXTENSIONS)}."
-        )
+        endings = ", ".join(IMAGE_EXTENSIONS)
+        raise UserError(f"there is no image in {folder}; name a folder of files in {endings}.")
     return files
-
-
-def _fit(image: Image.Image, side: int) -> NDArray[np.uint8]:
-    width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) // 2, (height - short) // 2
-    box = (left, top, left + short, top + short)
-    resized = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(resized)
 
 
 def batches(
@@ -102,12 +83,8 @@ def batches(
     device: torch.device,
     count: int = NUM_BATCHES,
 ) -> list[Tensor]:
-    """Several normalised batches (B, 3, side, side) float32 on the device."""
-    images = pictures(batch * count, side, folder)
+    """Several normalized batches (B, 3, side, side) float32 on the device."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    found = []
-    for start in range(0, batch * count, batch):
-        pixels = torch.from_numpy(images[start : start + batch].copy()).permute(0, 3, 1, 2)
-        normalized = (pixels.float() / 255 - mean) / std
-        found.append(normalized.contiguous().to(device))
-    return found
+    pixels = torch.from_numpy(pictures(batch * count, side, folder)).permute(0, 3, 1, 2)
+    images = ((pixels.float() / 255 - mean) / std).contiguous().to(device)
+    return list(images.split(batch))

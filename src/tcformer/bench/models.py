@@ -1,4 +1,4 @@
-"""Networks side by side: what takes part, the step that is timed, and one row for each case.
+"""Networks side by side: which take part, the step that is timed, and one row for each case.
 
 A model is written NAME[+TRAIT...]: `tcformer`, `tcformer+compile`, `pvt_v2_b2+compile+graph`. Names
 are ours or any of timm's. A case is a mode, a batch size and an image size (`Setting`).
@@ -47,17 +47,18 @@ OTHERS = ("swin_tiny_patch4_window7_224", "resnet50")
 TRAITS = ("compile", "cast", "graph", "tf32", "published")
 MODES = ("inference", "training")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LEARNING_RATE = 1e-5
 CLASSES = 1000
 SIZED = ("swin", "vit", "deit", "maxvit", "coatnet")
 """Families of timm that are built for one image size."""
 
 BYTES_PER_PIXEL = {"inference": 1_500, "training": 7_000}
-"""Generous: what is plainly too large is not even tried."""
+"""A generous estimate: what is plainly too large is not tried."""
 FREE_SHARE = 0.8
 """Share of the free memory that a case may be expected to take."""
 LONG_CALL = 3.0
-"""Seconds of a call that needs no further warming up."""
+"""Seconds of a call after which no further call warms up."""
+
+Forward = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all models of a comparison share.
-
-    `backend` is that of `torch.compile`: "eager" only traces, for a quick trial.
-    """
+    """What all models of a comparison share; `backend` is that of `torch.compile`."""
 
     device: torch.device
     mode: str = "inference"
@@ -93,15 +91,6 @@ class Setting:
         return f"{self.mode}, batch {self.batch}, {self.size} px, {self.dtype}{layout}"
 
 
-@dataclass
-class Ready:
-    """A model that can run: its step, its network, and the seconds of compiling it."""
-
-    step: timing.Step
-    model: nn.Module
-    compile_seconds: float | None = None
-
-
 class Peak(NamedTuple):
     """Bytes: beyond what was there before the step, and altogether."""
 
@@ -109,7 +98,31 @@ class Peak(NamedTuple):
     total: int
 
 
+@dataclass
+class Ready:
+    """A model that can run: its step, its network, and what building it has shown."""
+
+    step: timing.Step
+    model: nn.Module
+    compile_seconds: float | None = None
+    call_seconds: float = 0.0
+    peak: Peak | None = None
+
+
 # --- who takes part --------------------------------------------------------------------------
+
+
+def check_name(name: str, known: Sequence[str], problem: str, mark: str = "") -> None:
+    """Refuse an unknown name with the nearest known one.
+
+    Raises:
+        UserError: `problem`, the name and a hint.
+    """
+    if name not in known:
+        guess = nearest(name, known)
+        there = ", ".join(f"{mark}{one}" for one in known)
+        hint = f"did you mean {mark}{guess}?" if guess else f"there are {there}."
+        raise UserError(f"{problem} {name!r}; {hint}")
 
 
 def parse(text: str) -> Model:
@@ -120,20 +133,14 @@ def parse(text: str) -> Model:
     """
     name, *traits = text.split("+")
     for trait in traits:
-        if trait not in TRAITS:
-            guess = nearest(trait, TRAITS)
-            hint = f"did you mean +{guess}?" if guess else f"there are +{', +'.join(TRAITS)}."
-            raise UserError(f"{text}: a model has no trait {trait!r}; {hint}")
+        check_name(trait, TRAITS, f"{text}: a model has no trait", "+")
     if not timm.is_model(name):
         known = [*VARIANTS, *OTHERS, *BASELINES.values()]
         guess = nearest(name, known) or nearest(name, timm.list_models())
         hint = f"did you mean {guess}?" if guess else "`tcformer bench --help` names some."
         raise UserError(f"there is no model {name!r}, neither here nor in timm; {hint}")
     if "published" in traits and name not in V1:  # V2 was never published
-        raise UserError(
-            f"{text}: +published exists for {', '.join(V1)} only: it is the way in which "
-            "TCFormer was first written."
-        )
+        raise UserError(f"{text}: +published exists for {', '.join(V1)} only.")
     return Model(name, tuple(dict.fromkeys(traits)))
 
 
@@ -145,17 +152,19 @@ def groups(
     Without names: the base and the light model, each beside its PVTv2. With names: one group. The
     baseline is `against`, else the PVTv2 of the first of ours, else the last one named; it joins
     the group. All models get the traits in `extra`, such as "compile".
+
+    Raises:
+        UserError: a name is unknown, or a model has nothing to be compared with.
     """
 
-    def with_extra(text: str) -> Model:
-        model = parse(text)
-        return Model(model.name, (*dict.fromkeys((*model.traits, *extra)),))
+    def read(text: str) -> Model:
+        return parse("+".join((text, *extra)))
 
     if not names and against is None:
-        pairs = [[with_extra(n) for n in (o, BASELINES[o])] for o in ("tcformer", "tcformer_light")]
+        pairs = [[read(n) for n in (o, BASELINES[o])] for o in ("tcformer", "tcformer_light")]
         return [(pair, pair[1].label) for pair in pairs]
-    chosen = [with_extra(name) for name in names or ["tcformer"]]
-    base = _baseline(chosen) if against is None else with_extra(against)
+    chosen = [read(name) for name in names or ["tcformer"]]
+    base = _baseline(chosen) if against is None else read(against)
     chosen = list(dict.fromkeys([*chosen, base]))
     if len(chosen) == 1:
         raise UserError(f"there is nothing to compare {base.label} with; name a second model.")
@@ -167,9 +176,9 @@ def _baseline(chosen: list[Model]) -> Model:
     if ours is None:
         return chosen[-1]
     name = BASELINES[ours.name]
-    already = [model for model in chosen if model.name == name]
-    if already:
-        return already[0]
+    for model in chosen:
+        if model.name == name:
+            return model
     if len({model.name for model in chosen}) == 1 and len(chosen) > 1:
         return chosen[-1]  # one model in several ways, such as compiled and not
     return Model(name, tuple(t for t in ours.traits if t != "published"))
@@ -213,18 +222,20 @@ def prepare(model: Model, setting: Setting, images: list[Tensor]) -> Ready:
         images = [batch.contiguous(memory_format=torch.channels_last) for batch in images]
     if "cast" in model.traits:
         cast_weights(network, DTYPES[setting.dtype])
-    run: Callable[..., Any] = network
+    forward: Forward = network
     if "compile" in model.traits:
-        run = torch.compile(network, dynamic=False, backend=setting.backend)
-    make = _training if setting.mode == "training" else _inference
-    step = make(run, network, setting, images)
+        forward = torch.compile(network, dynamic=False, backend=setting.backend)
+    if setting.mode == "training":
+        step = _training(forward, network, setting, images)
+    else:
+        step = _inference(forward, setting, images)
     if "tf32" in model.traits:
         step = _with_tf32(step)
     seconds = None
     if "compile" in model.traits:
         seconds = timing.elapsed(step, 0, 1, setting.device)
     if "graph" in model.traits:
-        step = _graph(run, setting, images)
+        step = _graph(forward, setting, images)
     return Ready(step, network, seconds)
 
 
@@ -261,29 +272,26 @@ def _autocast(setting: Setting) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(setting.device.type, dtype=DTYPES[setting.dtype])
 
 
-def _inference(
-    run: Callable[..., Any], network: nn.Module, setting: Setting, images: list[Tensor]
-) -> timing.Step:
-    def step(call: int) -> Tensor:
+def _inference(forward: Forward, setting: Setting, images: list[Tensor]) -> timing.Step:
+    def step(call: int) -> Any:
         with torch.inference_mode(), _autocast(setting):
-            out: Tensor = run(images[call % len(images)])
-        return out
+            return forward(images[call % len(images)])
 
     return step
 
 
 def _training(
-    run: Callable[..., Any], network: nn.Module, setting: Setting, images: list[Tensor]
+    forward: Forward, network: nn.Module, setting: Setting, images: list[Tensor]
 ) -> timing.Step:
     """Forward, loss, backward and an AdamW step, as the recipe makes them."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, weight_decay=0.05)
     scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.dtype == "fp16")
     labels = torch.arange(setting.batch, device=setting.device) % CLASSES
 
     def step(call: int) -> None:
         optimizer.zero_grad(set_to_none=True)
         with _autocast(setting):
-            loss = nn.functional.cross_entropy(run(images[call % len(images)]), labels)
+            loss = nn.functional.cross_entropy(forward(images[call % len(images)]), labels)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -305,27 +313,22 @@ def _with_tf32(step: timing.Step) -> timing.Step:
     return faster
 
 
-def _graph(run: Callable[..., Any], setting: Setting, images: list[Tensor]) -> timing.Step:
+def _graph(forward: Forward, setting: Setting, images: list[Tensor]) -> timing.Step:
     """Capture one forward pass; a call copies its input in and replays."""
     static = images[0].clone()
-
-    def forward() -> Tensor:
-        # As in `_inference`: a compiled model would be compiled once more for another mode.
-        with torch.inference_mode(), _autocast(setting):
-            out: Tensor = run(static)
-        return out
-
+    # The same mode as before: a compiled model would be compiled once more for another one.
+    run = _inference(forward, setting, [static])
     aside = torch.cuda.Stream(setting.device)
     aside.wait_stream(torch.cuda.current_stream(setting.device))
     with torch.cuda.stream(aside):
-        for _ in range(3):
-            forward()
+        for call in range(3):
+            run(call)
     torch.cuda.current_stream(setting.device).wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = forward()
+        out = run(0)
 
-    def step(call: int) -> Tensor:
+    def step(call: int) -> object:
         static.copy_(images[call % len(images)])
         graph.replay()
         return out
@@ -337,7 +340,7 @@ def _graph(run: Callable[..., Any], setting: Setting, images: list[Tensor]) -> t
 
 
 def peak(device: torch.device, step: Callable[[], object]) -> Peak | None:
-    """Run a step that has been run before and watch its memory; None where nobody tells.
+    """Run a step that has run before and watch its memory; None where the system does not tell.
 
     On a GPU what torch allocated (weights and inputs are in `total`); on Linux the resident memory
     of this process.
@@ -379,6 +382,16 @@ def free_memory(device: torch.device) -> int:
         return total_memory() // 2
     taken = resident("VmRSS") or 0
     return min(int(available.split()[1]) * 1024, max(0, total_memory() - taken))
+
+
+def expected_memory(model: Model, setting: Setting) -> int:
+    """Bytes beyond the weights that a case may need, roughly."""
+    need = BYTES_PER_PIXEL[setting.mode] * setting.batch * setting.size**2
+    if setting.dtype != "float32":
+        need //= 2
+    if "published" in model.traits:  # five matrices of N x N at once
+        need += 5 * 4 * setting.batch * math.ceil(setting.size / 4) ** 4
+    return need
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -482,36 +495,30 @@ def compare(
         torch._dynamo.reset()
     images = inputs.batches(setting.batch, setting.size, folder=folder, device=setting.device)
     ready: dict[str, Ready] = {}
-    peaks: dict[str, Peak | None] = {}
     skipped: dict[str, str] = {}
-    once: list[float] = []
     for model in chosen:
         made = _make(model, setting, images, warmup, keep_going)
         if isinstance(made, str):
             skipped[model.label] = made
         else:
-            ready[model.label], peaks[model.label], seconds = made
-            once.append(seconds)
-    if setting.device.type == "cpu" and min(once, default=0.0) > timing.TURN["cpu"]:
+            ready[model.label] = made
+    shortest = min((one.call_seconds for one in ready.values()), default=0.0)
+    if setting.device.type == "cpu" and shortest > timing.TURN["cpu"]:
         turn = 0.0  # one call is a turn long enough for everybody
+    steps = {label: one.step for label, one in ready.items()}
     times = timing.interleaved(
-        {label: one.step for label, one in ready.items()},
-        device=setting.device,
-        rounds=rounds,
-        warmup=0,
-        turn=turn,
-        budget=budget,
+        steps, device=setting.device, rounds=rounds, warmup=0, turn=turn, budget=budget
     )
     ratios = timing.ratios(times, baseline) if baseline in times else {}
     rows = {}
     for label, seconds_of in times.items():
-        one, found, top = ready[label], timing.spread(seconds_of), peaks[label]
+        one, found = ready[label], timing.spread(seconds_of)
         rows[label] = {
             "seconds": found,
             "turns": seconds_of,
             "images_per_second": setting.batch / found["median"],
-            "peak_extra_bytes": None if top is None else top.extra,
-            "peak_bytes": None if top is None else top.total,
+            "peak_extra_bytes": one.peak and one.peak.extra,
+            "peak_bytes": one.peak and one.peak.total,
             "compile_seconds": one.compile_seconds,
             "ratio": ratios.get(label),
             "weight_bytes": _bytes(one.model.parameters()),
@@ -521,6 +528,7 @@ def compare(
                 one.model, one.step, device=setting.device, rounds=max(3, min(rounds, 10))
             )
     ready.clear()
+    steps.clear()
     _clean(setting.device)
     return {
         **dataclasses.asdict(setting),
@@ -535,24 +543,20 @@ def compare(
 
 def _make(
     model: Model, setting: Setting, images: list[Tensor], warmup: int, keep_going: bool
-) -> tuple[Ready, Peak | None, float] | str:
-    """Build, warm up and watch one model: with its memory and the seconds of its last call.
-
-    Or one sentence why that is not possible.
-    """
+) -> Ready | str:
+    """Build, warm up and watch one model, or say in one sentence why that is not possible."""
     need, there = expected_memory(model, setting), free_memory(setting.device)
     if need > FREE_SHARE * there:
         return f"would need about {need / 2**30:.1f} GiB and {there / 2**30:.1f} GiB are free"
     try:
         one = prepare(model, setting, images)
-        once = 0.0
         for call in range(max(1, warmup)):
-            if once > LONG_CALL:
+            if one.call_seconds > LONG_CALL:
                 break  # minutes of warming up would change nothing
-            once = timing.elapsed(one.step, call, 1, setting.device)
-        if "graph" in model.traits:  # what a graph needs was allocated when it was captured
-            return one, None, once
-        return one, peak(setting.device, lambda: one.step(0)), once
+            one.call_seconds = timing.elapsed(one.step, call, 1, setting.device)
+        if "graph" not in model.traits:  # a graph has allocated all when it was captured
+            one.peak = peak(setting.device, lambda: one.step(0))
+        return one
     except Exception as error:
         if is_out_of_memory(error):
             _clean(setting.device)
@@ -561,16 +565,6 @@ def _make(
             raise
         first = (str(error).strip().splitlines() or [""])[0][:300]
         return f"failed, {type(error).__name__}: {first}"
-
-
-def expected_memory(model: Model, setting: Setting) -> int:
-    """Bytes beyond the weights that a case may need, roughly."""
-    need = BYTES_PER_PIXEL[setting.mode] * setting.batch * setting.size**2
-    if setting.dtype != "float32":
-        need //= 2
-    if "published" in model.traits:  # five matrices of N x N at once
-        need += 5 * 4 * setting.batch * math.ceil(setting.size / 4) ** 4
-    return need
 
 
 def ratio(row: dict[str, Any], label: str, other: str) -> float | None:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,6 @@ from tcformer.runtime import provenance, timing
 from tcformer.tokens import Layout, Tokens
 
 NETWORK = "tcformer_light"
-NAMES = ("dpc_knn", "regroup", "token_conv", "merge", "attend", "linear")
 BASELINE = "eager"
 DIRECTIONS = ("forward", "forward+backward")
 
@@ -56,15 +56,7 @@ class Boundary(NamedTuple):
 
 @dataclass
 class Case:
-    """One op at one place of the network.
-
-    Attributes:
-        op: its name.
-        place: where, with the sizes.
-        calls: implementation -> a function of no arguments that runs it.
-        flops: of the matrix products in it (0 for none), a multiply-add counted twice.
-        skipped: implementation -> why it does not take part.
-    """
+    """One op at one place: implementation -> what runs it, and why others are left out."""
 
     op: str
     place: str
@@ -96,61 +88,60 @@ def boundaries(
     return kept
 
 
+class Work(NamedTuple):
+    """One op at one place of the network.
+
+    Attributes:
+        place: where, with the sizes.
+        call: from the name of an implementation to its output.
+        wanted: what has a gradient; empty if the op has none.
+        pairs: of tokens, which tell how long the reference would take.
+        flops: of the matrix products in a forward pass, a multiply-add counted twice.
+        published: the same, as the published code does it.
+    """
+
+    place: str
+    call: Callable[[str], Tensor]
+    wanted: Sequence[Tensor]
+    pairs: float
+    flops: float = 0.0
+    published: Callable[[], Tensor] | None = None
+
+
 def cases(
     names: Sequence[str], found: Sequence[Boundary], direction: str, *, with_published: bool
 ) -> Iterator[Case]:
     """The cases of the named ops; `dpc_knn` has no backward pass."""
-    for name in NAMES:
-        for boundary in found if name in names else ():
-            if name == "regroup":
-                for to_map in (True, False):
-                    yield _regroup(boundary, to_map, direction, with_published)
-            elif name != "dpc_knn":
-                yield _MAKERS[name](boundary, direction)
-            elif direction == "forward":
-                yield _dpc_knn(boundary, with_published)
+    for name in (name for name in NAMES if name in names):
+        for boundary in found:
+            for work in _MAKERS[name](boundary):
+                if direction == "forward" or work.wanted:
+                    yield _case(name, work, direction, boundary.unmerged.x.device, with_published)
 
 
-def _case(
-    op: str,
-    place: str,
-    call: Callable[[str], Tensor],
-    wanted: Sequence[Tensor],
-    direction: str,
-    *,
-    device: torch.device,
-    pairs: float,
-    flops: float = 0.0,
-) -> Case:
-    """A case of all implementations that run here.
-
-    Args:
-        op: its name.
-        place: where, with the sizes.
-        call: from the name of an implementation to its output.
-        wanted: what has a gradient.
-        direction: one of `DIRECTIONS`.
-        device: whose implementations take part.
-        pairs: of tokens, which tell how long the reference would take.
-        flops: of the forward pass.
-    """
-
-    def run(impl: str) -> object:
+def _case(op: str, work: Work, direction: str, device: torch.device, with_published: bool) -> Case:
+    def run(call: Callable[[], Tensor]) -> object:
         if direction == "forward":
             with torch.no_grad():
-                return call(impl)
-        out = call(impl)
-        return torch.autograd.grad(out, wanted, torch.ones_like(out))
+                return call()
+        out = call()
+        return torch.autograd.grad(out, work.wanted, torch.ones_like(out))
 
-    case = Case(op, place, {}, flops * (1 if direction == "forward" else 3))
+    case = Case(op, work.place, {}, work.flops * (1 if direction == "forward" else 3))
     for impl in importlib.import_module(f"tcformer.ops.{op}").IMPLEMENTATIONS:
         reason = unsupported_reason(impl, device)
-        if impl == "reference" and pairs > MOST_FOR_REFERENCE:
+        if impl == "reference" and work.pairs > MOST_FOR_REFERENCE:
             reason = "loops, too slow at this size"
         if reason is None:
-            case.calls[impl] = lambda impl=impl: run(impl)  # type: ignore[misc]
+            case.calls[impl] = partial(run, partial(work.call, impl))
         else:
             case.skipped[impl] = reason
+    if with_published and work.published is not None:
+        need = 20 * work.pairs if op == "dpc_knn" else 0
+        if need > FREE_SHARE * free_memory(device):
+            case.skipped["published"] = f"would need about {need / 2**30:.1f} GiB"
+        else:
+            case.calls["published"] = partial(run, work.published)
     return case
 
 
@@ -158,154 +149,124 @@ def _random(device: torch.device, *shapes: tuple[int, ...]) -> list[Tensor]:
     return [torch.randn(*shape, device=device, requires_grad=True) for shape in shapes]
 
 
-def _dpc_knn(boundary: Boundary, with_published: bool) -> Case:
-    x, clusters = boundary.unmerged.x, boundary.merged.num_tokens
+def _dpc_knn(at: Boundary) -> Iterator[Work]:
+    x, clusters = at.unmerged.x, at.merged.num_tokens
     batch, tokens, channels = x.shape
-    pairs = batch * tokens**2
-    case = _case(
-        "dpc_knn",
-        f"CTM {boundary.number}: {tokens} tokens, {channels} channels, {clusters} clusters",
-        lambda impl: dpc_knn(x, clusters, NEIGHBORS, tolerance=SAME, impl=impl),  # type: ignore
+    yield Work(
+        f"CTM {at.number}: {tokens} tokens, {channels} channels, {clusters} clusters",
+        lambda impl: dpc_knn(x, clusters, NEIGHBORS, tolerance=SAME, impl=impl).assignment,
         (),
-        "forward",
-        device=x.device,
-        pairs=pairs,
+        batch * tokens**2,
         # Distances of all pairs, then of every token to every center.
-        flops=2.0 * batch * tokens * channels * (tokens + clusters),
+        2.0 * batch * tokens * channels * (tokens + clusters),
+        lambda: published.cluster(x, clusters),
     )
-    if with_published:
-        if 20 * pairs > FREE_SHARE * free_memory(x.device):
-            case.skipped["published"] = f"would need about {20 * pairs / 2**30:.1f} GiB"
-        else:
-            case.calls["published"] = torch.no_grad()(lambda: published.cluster(x, clusters))
-    return case
 
 
-def _merge(boundary: Boundary, direction: str) -> Case:
-    clusters = boundary.merged.num_tokens
-    x, score = (t.detach().requires_grad_() for t in (boundary.unmerged.x, boundary.score))
-    tokens, label = boundary.unmerged._replace(x=x), boundary.assignment
-    return _case(
-        "merge",
-        f"CTM {boundary.number}: {x.shape[1]} to {clusters} tokens, {x.shape[2]} channels",
+def _merge(at: Boundary) -> Iterator[Work]:
+    clusters = at.merged.num_tokens
+    x, score = (t.detach().requires_grad_() for t in (at.unmerged.x, at.score))
+    tokens, label = at.unmerged._replace(x=x), at.assignment
+    yield Work(
+        f"CTM {at.number}: {x.shape[1]} to {clusters} tokens, {x.shape[2]} channels",
         lambda impl: merge_tokens(tokens, label, clusters, log_weight=score, impl=impl).x,
         (x, score),
-        direction,
-        device=x.device,
-        pairs=x.shape[0] * x.shape[1] * clusters,
+        x.shape[0] * x.shape[1] * clusters,
     )
 
 
-def _regroup(boundary: Boundary, to_map: bool, direction: str, with_published: bool) -> Case:
-    layout, width = boundary.merged, boundary.hidden
+def _regroup(at: Boundary) -> Iterator[Work]:
+    layout, width = at.merged, at.hidden
     batch, cells = layout.cell_to_token.shape
-    device, pixels = layout.cell_to_token.device, layout.map_size[0] * layout.map_size[1]
-    x, *_ = _random(device, (batch, layout.num_tokens if to_map else pixels, width))
-    source, target, count = published.directions(layout, to_map)
-
+    pixels = layout.map_size[0] * layout.map_size[1]
     # What is exported has an index structure of its own.
     plans = {impl: plan_token_map(layout, impl=impl) for impl in ("auto", "export")}
+    for to_map in (True, False):
+        count = layout.num_tokens if to_map else pixels
+        (x,) = _random(layout.cell_to_token.device, (batch, count, width))
+        entries = published.directions(layout, to_map)
 
-    def call(impl: str) -> Tensor:
-        if impl == "reference":
-            return regroup(x, source, target, count, impl=impl)
-        plan = plans["export" if impl == "export" else "auto"]
-        ready = plan.to_map if to_map else plan.to_tokens
-        assert ready is not None  # after a merge tokens and pixels are never the same thing
-        return apply_plan(x, ready, impl=impl)
+        def call(impl: str, to_map: bool = to_map, x: Tensor = x, entries: Any = entries) -> Tensor:
+            if impl == "reference":
+                return regroup(x, *entries, impl=impl)
+            plan = plans["export" if impl == "export" else "auto"]
+            ready = plan.to_map if to_map else plan.to_tokens
+            assert ready is not None  # after a merge tokens and pixels are never the same thing
+            return apply_plan(x, ready, impl=impl)
 
-    case = _case(
-        "regroup",
-        f"stage {boundary.number + 1}: {'tokens to map' if to_map else 'map to tokens'}, "
-        f"{layout.num_tokens} tokens, {pixels} pixels, {width} channels",
-        call,
-        (x,),
-        direction,
-        device=device,
-        pairs=batch * x.shape[1] * cells,
-    )
-    if with_published:
-        other = _case(
-            "regroup",
-            "",
-            lambda _: published.through_cells(x, source, target, count),
+        yield Work(
+            f"stage {at.number + 1}: {'tokens to map' if to_map else 'map to tokens'}, "
+            f"{layout.num_tokens} tokens, {pixels} pixels, {width} channels",
+            call,
             (x,),
-            direction,
-            device=device,
-            pairs=0,
+            batch * count * cells,
+            published=partial(published.through_cells, x, *entries),
         )
-        case.calls["published"] = other.calls[BASELINE]
-    return case
 
 
-def _token_conv(boundary: Boundary, direction: str) -> Case:
-    layout, width = boundary.merged, boundary.hidden
+def _token_conv(at: Boundary) -> Iterator[Work]:
+    layout, width = at.merged, at.hidden
     batch, cells = layout.cell_to_token.shape
     device, tokens = layout.cell_to_token.device, layout.num_tokens
     plan = plan_token_map(layout)
     made = _random(device, (batch, tokens, width), (width, 1, 3, 3), (width,), (width,))
-    x, weight, bias, skip = made
-    return _case(
-        "token_conv",
-        f"stage {boundary.number + 1}: {tokens} tokens, {width} channels",
-        lambda impl: token_conv(x, plan, weight, bias, skip, gelu=True, impl=impl),
+    x, *weights = made
+    yield Work(
+        f"stage {at.number + 1}: {tokens} tokens, {width} channels",
+        lambda impl: token_conv(x, plan, *weights, gelu=True, impl=impl),
         made,
-        direction,
-        device=device,
-        pairs=batch * cells * (tokens + layout.map_size[0] * layout.map_size[1]),
+        batch * cells * (tokens + layout.map_size[0] * layout.map_size[1]),
     )
 
 
-def _linear(boundary: Boundary, direction: str) -> Case:
-    batch, _, channels = boundary.unmerged.x.shape
-    device, tokens = boundary.unmerged.x.device, boundary.merged.num_tokens
-    width = boundary.hidden
+def _linear(at: Boundary) -> Iterator[Work]:
+    batch, _, channels = at.unmerged.x.shape
+    tokens, width = at.merged.num_tokens, at.hidden
+    device = at.unmerged.x.device
     made = _random(device, (batch, tokens, channels), (width, channels), (width,))
-    return _case(
-        "linear",
-        f"stage {boundary.number + 1}: {tokens} tokens, {channels} to {width} channels",
+    yield Work(
+        f"stage {at.number + 1}: {tokens} tokens, {channels} to {width} channels",
         lambda impl: linear(*made, impl=impl),
         made,
-        direction,
-        device=device,
-        pairs=batch * tokens * width,
-        flops=2.0 * batch * tokens * channels * width,
+        batch * tokens * width,
+        2.0 * batch * tokens * channels * width,
     )
 
 
-def _attend(boundary: Boundary, direction: str) -> Case:
-    stage = boundary.number + 1
-    batch, _, channels = boundary.unmerged.x.shape
-    heads, queries = channels // 64, boundary.merged.num_tokens
-    keys = math.prod(max(1, side // {2: 4, 3: 2, 4: 1}[stage]) for side in boundary.merged.map_size)
+def _attend(at: Boundary) -> Iterator[Work]:
+    stage = at.number + 1
+    batch, _, channels = at.unmerged.x.shape
+    heads, queries = channels // 64, at.merged.num_tokens
+    keys = math.prod(max(1, side // {2: 4, 3: 2, 4: 1}[stage]) for side in at.merged.map_size)
     shapes = [(batch, heads, count, 64) for count in (queries, keys, keys)]
-    made = _random(boundary.unmerged.x.device, *shapes, (batch, keys))
+    made = _random(at.unmerged.x.device, *shapes, (batch, keys))
     q, k, v, bias = made
-    return _case(
-        "attend",
+    yield Work(
         f"stage {stage}: {queries} queries, {keys} keys, {heads} heads",
         lambda impl: attend(q, k, v, bias=bias, impl=impl),
         made,
-        direction,
-        device=q.device,
-        pairs=0,
-        flops=4.0 * batch * heads * queries * keys * 64,
+        0,
+        4.0 * batch * heads * queries * keys * 64,
     )
 
 
-_MAKERS = {"merge": _merge, "token_conv": _token_conv, "linear": _linear, "attend": _attend}
+_MAKERS = {
+    "dpc_knn": _dpc_knn,
+    "regroup": _regroup,
+    "token_conv": _token_conv,
+    "merge": _merge,
+    "attend": _attend,
+    "linear": _linear,
+}
+NAMES = tuple(_MAKERS)
 
 
-def measure(
-    case: Case,
-    *,
-    device: torch.device,
-    rounds: int,
-    warmup: int,
-    turn: float | None = None,
-    budget: float = math.inf,
-) -> dict[str, Any]:
-    """Time the implementations of one case in turns; a row of the record."""
+def measure(case: Case, *, device: torch.device, **options: Any) -> dict[str, Any]:
+    """Time the implementations of one case in turns, `options` as `timing.interleaved` has them.
+
+    Returns:
+        A row of the record.
+    """
     steps: dict[str, timing.Step] = {}
     extra: dict[str, int | None] = {}
     for impl, call in case.calls.items():
@@ -322,9 +283,7 @@ def measure(
             continue
         extra[impl] = None if top is None else top.extra
         steps[impl] = lambda _, call=call: call()  # type: ignore[misc]
-    times = timing.interleaved(
-        steps, device=device, rounds=rounds, warmup=warmup, turn=turn, budget=budget
-    )
+    times = timing.interleaved(steps, device=device, **options)
     ratios = timing.ratios(times, BASELINE) if BASELINE in times else {}
     rows = {}
     for impl, seconds in times.items():

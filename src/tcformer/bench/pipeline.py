@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,12 @@ MOST_FILES = 256
 
 
 class Files:
-    """The image files below a folder, as a source of `ImageDataset`."""
+    """Image files as a source of `ImageDataset`."""
 
     classes = ("image",)
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,7 +81,7 @@ def measure(
     Args:
         source: the files.
         size: side of the training crop, pixels.
-        rounds: turns of each decoder.
+        rounds: turns of each decoder, of so many `images`.
         images: images a turn.
         needed: images a second that the model takes in training, if that is known.
         model: its name.
@@ -94,32 +95,26 @@ def measure(
     """
     steps: dict[str, timing.Step] = {}
     missing: dict[str, str] = {}
-    kinds = {
-        "decode": None,
-        "decode_and_transform": train_transform(TransformSpec(input_size=size)),
-    }
+    whole = train_transform(TransformSpec(input_size=size))
     for decoder in DECODERS:
         try:
             require_decoder(decoder)
         except UserError as reason:
             missing[decoder] = str(reason)
             continue
-        for kind, transform in kinds.items():
+        for kind, transform in (("decode", None), ("decode_and_transform", whole)):
             dataset = ImageDataset(source, transform, decoder=decoder)  # type: ignore[arg-type]
-            steps[f"{decoder} {kind}"] = lambda call, dataset=dataset: _read(  # type: ignore[misc]
-                dataset, call, images
-            )
+            steps[f"{decoder} {kind}"] = partial(_read, dataset, images)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        times = timing.interleaved(
-            steps, device=torch.device("cpu"), rounds=rounds, warmup=0, turn=0.0
-        )
+        cpu = torch.device("cpu")
+        times = timing.interleaved(steps, device=cpu, rounds=rounds, warmup=0, turn=0.0)
     finally:
         torch.set_num_threads(threads)
     rows: dict[str, Any] = {}
     for name, seconds in times.items():
-        decoder, kind = name.split(" ")
+        decoder, _, kind = name.partition(" ")
         rows.setdefault(decoder, {})[kind] = timing.spread([images / s for s in seconds])
     for row in rows.values():
         speed = row["decode_and_transform"]["median"]
@@ -138,7 +133,7 @@ def measure(
     }
 
 
-def _read(dataset: ImageDataset, call: int, images: int) -> None:
+def _read(dataset: ImageDataset, images: int, call: int) -> None:
     """Read `images` files one after the other; the same draws for every decoder and round."""
     seed_all(0, call)
     for number in range(images):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,7 @@ Panels = dict[str, Callable[[Any], None]]
 
 
 def plot(paths: Sequence[Path], target: Path) -> list[str]:
-    """Draw what records of `tcformer bench` hold into one file, .svg, .png or .pdf.
-
-    Returns:
-        The title of each panel.
+    """Draw what records of `tcformer bench` hold into one file; the title of each panel.
 
     Raises:
         UserError: matplotlib is missing, a record cannot be read, nothing can be drawn, or the
@@ -86,36 +84,35 @@ def panels_of(rows: Sequence[Row]) -> Panels:
                 speeds.setdefault(f"224 px, {kind}", {})[label] = one["images_per_second"]
     panels: Panels = {}
     for title, found in lines.items():
-        several = {label: points for label, points in found.items() if len(points) > 1}
-        if several:
-            panels[title] = lambda axes, several=several: _resolution(axes, several)  # type: ignore
+        if several := {label: points for label, points in found.items() if len(points) > 1}:
+            panels[title] = partial(draw_resolution, lines=several)
     for title, speed in speeds.items():
         if len({label.partition("+")[0] for label in speed}) > 1:
-            panels[title] = lambda axes, speed=speed: _accuracy(axes, speed)  # type: ignore
+            panels[title] = partial(_draw_accuracy, speeds=speed)
     return panels
 
 
-def _resolution(axes: Any, lines: dict[str, dict[int, Row]]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator
+def draw_resolution(axes: Any, lines: dict[str, dict[int, Row]]) -> None:
+    """Draw label -> side of the image -> spread of the seconds, on logarithmic axes."""
+    from matplotlib.ticker import LogLocator, ScalarFormatter
 
     for label, points in lines.items():
         sizes = sorted(points)
         low, middle, high = (
             [1e3 * points[size][name] for size in sizes] for name in ("low", "median", "high")
         )
-        below = [b - a for a, b in zip(low, middle, strict=True)]
-        above = [b - a for a, b in zip(middle, high, strict=True)]
-        axes.errorbar(sizes, middle, yerr=(below, above), marker="o", capsize=3, label=label)
+        (line,) = axes.plot(sizes, middle, marker="o", markersize=3, label=label)
+        axes.fill_between(sizes, low, high, color=line.get_color(), alpha=0.18, lw=0)
     ticks = sorted({size for points in lines.values() for size in points})
     axes.set(xscale="log", yscale="log", xlabel="side of the image, pixels")
     axes.set_ylabel("ms a batch (median and quartiles)")
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.minorticks_off()
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
 
 
-def _accuracy(axes: Any, speeds: dict[str, float]) -> None:
+def _draw_accuracy(axes: Any, speeds: dict[str, float]) -> None:
     for label, speed in speeds.items():
         marker = "*" if label.startswith("tcformer") else "o"
         axes.scatter([speed], [TOP1[label.partition("+")[0]]], marker=marker, s=90, label=label)

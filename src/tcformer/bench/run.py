@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from tcformer.bench import inputs, models, ops, pipeline, plot, record, suites, tables
-from tcformer.errors import UserError, nearest
+from tcformer.errors import UserError
 from tcformer.ops import cases
 from tcformer.processor import usable_cores
 from tcformer.runtime import provenance
@@ -43,29 +44,25 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 class Bench:
-    """One run of the command.
-
-    Attributes:
-        options: of the command line.
-        device: where to measure.
-        kept: the record.
-        place: file of the record, once it is written.
-        wrong: implementations that disagree with their references.
-        folder: of photographs to feed in; None for drawn images.
-    """
+    """One run of the command: its options, the device, and the record that it keeps."""
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self.options, self.device = options, device
         self.kept: dict[str, Any] = {}
-        self.place: Path | None = None
-        self.wrong: list[cases.Check] = []
+        self.place: Path | None = None  # of the record, once it is written
+        self.wrong: list[cases.Check] = []  # implementations that disagree with their references
         self.folder = None if options.images is None else Path(options.images)
-        self.turn = 0.0 if options.quick else None
+        self.timing = {name: getattr(options, name) for name in ("rounds", "warmup", "budget")}
+        self.timing["turn"] = 0.0 if options.quick else None
         self.begun = time.monotonic()
 
     def run(self, arguments: Sequence[str]) -> int:
         """Check, measure, print, keep; the exit status."""
-        self._set_threads()
+        threads = self.options.threads
+        if threads is None and self.options.suite == "cpu" and not self.options.quick:
+            threads = min(suites.CPU_THREADS, usable_cores())
+        if threads is not None:
+            torch.set_num_threads(threads)
         if self.options.output is not None:
             record.check_place(Path(self.options.output))
         measure = self._checked()
@@ -85,15 +82,6 @@ class Bench:
         kind = measure()
         return max(EXIT_WRONG if self.wrong else 0, self._keep(kind))
 
-    def _set_threads(self) -> None:
-        threads = self.options.threads
-        if threads is None and self.options.suite == "cpu" and not self.options.quick:
-            threads = min(suites.CPU_THREADS, usable_cores())
-        if threads is not None:
-            if threads < 1:
-                raise UserError(f"--threads must be at least 1, not {threads}.")
-            torch.set_num_threads(threads)
-
     def _checked(self) -> Callable[[], str]:
         """The method that measures what is asked for; refuses before minutes have gone by."""
         options = self.options
@@ -101,27 +89,24 @@ class Bench:
             if folder:
                 inputs.image_files(Path(folder))
         if options.suite is not None:
-            self._check_suite()
+            known = list(dict.fromkeys(case.part for case in self._cases()))
+            for name in options.part or []:
+                models.check_name(name, known, "tcformer bench: the suite has no part")
             return self._suite
         if options.data is not None:
             models.check_possible(*self._fed())
             return self._data
         if options.ops is not None:
             for name in options.ops:
-                _check_name(name, ops.NAMES, "there is no op")
+                models.check_name(name, ops.NAMES, "tcformer bench: there is no op")
             return self._ops
         for chosen, _ in self._groups():
-            for one in chosen:
-                for setting in self._settings():
-                    models.check_possible(one, setting)
+            for one, setting in itertools.product(chosen, self._settings()):
+                models.check_possible(one, setting)
         return self._models
 
     def _write(self, kind: str) -> None:
-        """Write the record, or write it again where it was; a trial run keeps none unasked.
-
-        Raises:
-            UserError: the place is missing or not writable.
-        """
+        """Write the record, or write it again where it was; a trial run keeps none unasked."""
         output = self.options.output
         if not self.options.quick or output is not None:
             target = self.place or (None if output is None else Path(output))
@@ -136,8 +121,7 @@ class Bench:
             print(f"{'error' if asked else 'note'}: {problem}", file=sys.stderr)
             return EXIT_WRONG if asked else 0
         if self.place is not None:
-            path = self.place.resolve()
-            here = Path.cwd()
+            path, here = self.place.resolve(), Path.cwd()
             _say(f"\nrecord: {path.relative_to(here) if path.is_relative_to(here) else path}")
         return 0
 
@@ -146,31 +130,19 @@ class Bench:
     def _models(self) -> str:
         pairs = self._groups()
         self.kept["rows"] = []
-        for chosen, baseline in pairs:
-            for setting in self._settings():
-                row = models.compare(
-                    chosen, baseline, setting, folder=self.folder, with_phases=self.options.phases,
-                    **self._timing(),
-                )  # fmt: skip
-                self._report(row)
-                self.kept["rows"].append(row)
+        for (chosen, baseline), setting in itertools.product(pairs, self._settings()):
+            self._compare(chosen, baseline, setting, with_phases=self.options.phases, **self.timing)
         return "models" if len(pairs) > 1 else pairs[0][0][0].label
 
-    def _report(self, row: dict[str, Any]) -> None:
-        """Print a row; without ratios of our models where an op that they use is wrong."""
+    def _compare(self, *what: Any, **options: Any) -> dict[str, Any]:
+        """Keep and print a row; without ratios of our models where an op that they use is wrong."""
+        row = models.compare(*what, folder=self.folder, **options)
         for label, one in row["models"].items():
             if self.wrong and (row["baseline"].startswith("tcformer") or label[:2] == "tc"):
                 one["ratio"] = None
+        self.kept["rows"].append(row)
         _say("", *tables.models(row))
-
-    def _timing(self) -> dict[str, Any]:
-        options = self.options
-        return {
-            "rounds": options.rounds,
-            "warmup": options.warmup,
-            "turn": self.turn,
-            "budget": options.budget,
-        }
+        return row
 
     def _groups(self) -> list[tuple[list[models.Model], str]]:
         options, names = self.options, self.options.models or ()
@@ -191,32 +163,23 @@ class Bench:
     def _settings(self) -> list[models.Setting]:
         """Every case: modes x sizes x batches, sweeps included."""
         options = self.options
-        sizes, batches = self._sizes_and_batches((1, 8))
-        return [
-            models.Setting(self.device, mode, batch, size, options.dtype, options.channels_last)
-            for mode in options.mode or models.MODES
-            for size in sizes
-            for batch in batches
-        ]
+        how = (options.dtype, options.channels_last)
+        every = itertools.product(options.mode or models.MODES, *self._sizes_and_batches((1, 8)))
+        return [models.Setting(self.device, mode, n, size, *how) for mode, size, n in every]
 
     # Ops
 
     def _ops(self) -> str:
-        self._ceilings()
+        self.kept |= {"ceilings": ops.ceilings(self.device, quick=self.options.quick), "rows": []}
+        _say("", tables.ceilings(self.kept["ceilings"]))
         bad = {(one.op, one.impl) for one in self.wrong}
-        self.kept["rows"] = []
-        sizes, batches = self._sizes_and_batches((8,))
-        directions = [
-            direction
-            for mode, direction in zip(models.MODES, ops.DIRECTIONS, strict=True)
-            if mode in (self.options.mode or models.MODES)
-        ]
-        for size, batch in ((size, batch) for size in sizes for batch in batches):
+        names, modes = self.options.ops or ops.NAMES, self.options.mode or models.MODES
+        directions = [d for d, m in zip(ops.DIRECTIONS, models.MODES, strict=True) if m in modes]
+        for size, batch in itertools.product(*self._sizes_and_batches((8,))):
             found = ops.boundaries(batch, size, device=self.device, folder=self.folder)
             for direction in directions:
-                names = self.options.ops or ops.NAMES
                 for case in ops.cases(names, found, direction, with_published=True):
-                    row = ops.measure(case, device=self.device, **self._timing())
+                    row = ops.measure(case, device=self.device, **self.timing)
                     row |= {"batch": batch, "size": size, "direction": direction}
                     for impl, one in row["implementations"].items():
                         if (case.op, impl) in bad or (case.op, ops.BASELINE) in bad:
@@ -225,10 +188,6 @@ class Bench:
                     _say("", f"{direction}, batch {batch}, {size} px")
                     _say(*tables.op(row, self.kept["ceilings"]))
         return "ops"
-
-    def _ceilings(self) -> None:
-        self.kept["ceilings"] = ops.ceilings(self.device, quick=self.options.quick)
-        _say("", tables.ceilings(self.kept["ceilings"]))
 
     # The input pipeline
 
@@ -243,7 +202,7 @@ class Bench:
 
     def _data(self) -> str:
         model, setting = self._fed()
-        step = models.compare([model], model.label, setting, **self._timing())
+        step = models.compare([model], model.label, setting, **self.timing)
         one = step["models"].get(model.label)
         with pipeline.files(Path(self.options.data) if self.options.data else None) as source:
             row = pipeline.measure(
@@ -261,36 +220,43 @@ class Bench:
     # Suites
 
     def _cases(self) -> list[suites.Case]:
-        return (suites.cpu if self.options.suite == "cpu" else suites.gpu)(self.options.quick)
-
-    def _check_suite(self) -> None:
-        options, on_gpu = self.options, self.device.type == "cuda"
-        if options.suite == "gpu" and not on_gpu and not options.quick:
+        options = self.options
+        if options.suite == "cpu":
+            if self.device.type != "cpu":
+                raise UserError("tcformer bench --suite cpu needs --device cpu.")
+            return suites.cpu(options.quick)
+        if self.device.type != "cuda" and not options.quick:
             raise UserError(
                 "tcformer bench --suite gpu needs a GPU that torch can use, see `tcformer doctor`; "
                 "--device cpu --quick runs its logic without one."
             )
-        if options.suite == "cpu" and self.device.type != "cpu":
-            raise UserError("tcformer bench --suite cpu needs --device cpu.")
-        known = list(dict.fromkeys(case.part for case in self._cases()))
-        for name in options.part or []:
-            _check_name(name, known, "the suite has no part")
+        return suites.gpu(options.quick)
 
     def _suite(self) -> str:
         options, kind = self.options, f"suite-{self.options.suite}"
-        limit = suites.GPU_SECONDS if options.suite == "gpu" and not options.quick else float("inf")
+        quick, on_gpu = options.quick, self.device.type == "cuda"
+        limit = suites.GPU_SECONDS if options.suite == "gpu" and not quick else float("inf")
         self.kept |= {"rows": [], "verdicts": []}
         # A file that is there is replaced by a whole record only.
         early = not Path(options.output or "").is_file()
         for case in self._cases():
             if options.part and case.part not in options.part:
                 continue
+            row: dict[str, Any] = {"models": {}}
             if time.monotonic() - self.begun > limit:
                 _say("", f"{case.part}: left out, no time is left for it")
-                row: dict[str, Any] = {"models": {}}
             else:
-                row = self._measured(case)
-                self.kept["rows"].append(row)
+                row = self._compare(
+                    [models.parse(name) for name in case.models],
+                    case.models[-1],
+                    models.Setting(
+                        self.device, backend="eager" if quick else "inductor", **case.changes
+                    ),
+                    rounds=2 if quick else 5 if on_gpu else 10,
+                    turn=self.timing["turn"],
+                    budget=25.0 if on_gpu else 90.0,
+                    keep_going=True,
+                )
             found = suites.verdicts(case, row)
             if self.wrong:
                 found = [entry | {"value": None, "verdict": "refused"} for entry in found]
@@ -299,39 +265,14 @@ class Bench:
             if early:
                 with contextlib.suppress(UserError):  # said once, at the end
                     self._write(kind)
-        _say("", *tables.columns(suites.table(self.kept["verdicts"])))
-        if options.quick:
+        _say("", *tables.columns(tables.verdicts(self.kept["verdicts"])))
+        if quick:
             _say("", "quick: tiny sizes, so the verdicts mean nothing")
-        if options.suite == "gpu" and self.device.type != "cuda":
+        if options.suite == "gpu" and not on_gpu:
             self.kept["note"] = "not run on a GPU: only the logic of the suite was tried"
             _say("", self.kept["note"])
         return kind
 
-    def _measured(self, case: suites.Case) -> dict[str, Any]:
-        """The row of a case; models that fail, or cannot run here, are left out and named."""
-        quick, on_gpu = self.options.quick, self.device.type == "cuda"
-        backend = "eager" if quick else "inductor"
-        row = models.compare(
-            [models.parse(name) for name in case.models],
-            case.models[-1],
-            models.Setting(self.device, backend=backend, **case.changes),
-            rounds=2 if quick else 5 if on_gpu else 10,
-            folder=self.folder,
-            turn=self.turn,
-            budget=25.0 if on_gpu else 90.0,
-            keep_going=True,
-        )
-        self._report(row)
-        return row
-
 
 def _say(*lines: str) -> None:
     print("\n".join(lines), flush=True)
-
-
-def _check_name(name: str, known: Sequence[str], problem: str) -> None:
-    """Refuse a name that is not known, with the nearest one."""
-    if name not in known:
-        guess = nearest(name, known)
-        hint = f"did you mean {guess!r}?" if guess else f"there are {', '.join(known)}."
-        raise UserError(f"tcformer bench: {problem} {name!r}; {hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -61,23 +60,30 @@ def cpu(quick: bool = False) -> list[Case]:
     few, many, size, large = (1, 2, 64, 96) if quick else (1, 8, 224, 1024)
 
     def case(
-        part: str, pair: Sequence[str], text: str, must: float, goal: float | None = None,
-        *more: Bound, **changes: Any,
-    ) -> Case:  # fmt: skip
+        part: str, pair: Sequence[str], text: str, must: float, goal: float | None, **changes: Any
+    ) -> Case:
         bound = Bound(f"{text}: {pair[0]} / {pair[-1]}", "time", must, goal)
-        return Case(part, tuple(pair), {"size": size} | changes, (bound, *more))
+        return Case(part, tuple(pair), {"size": size} | changes, (bound,))
 
-    found = []
-    for batch, must in ((few, 1.15), (many, 1.35)):
-        text = f"inference, batch {batch}"
-        found.append(case("base", base, text, must, 1.0, batch=batch))
-        found.append(case("light", light, text, 1.8, 1.25, batch=batch))
+    def inferences(ending: str, trait: str) -> list[Case]:
+        found = []
+        for batch, must in ((few, 1.15), (many, 1.35)):
+            for part, pair, bounds in (("base", base, (must, 1.0)), ("light", light, (1.8, 1.25))):
+                named = [f"{name}{trait}" for name in pair]
+                text = f"inference, batch {batch}"
+                found.append(case(f"{part}{ending}", named, text, *bounds, batch=batch))
+        return found
+
     exact = f"{large} px, batch 1, exact"
+    exactly = case("large", base, exact, 2.2, None, size=large)
     memory = Bound(f"{exact}: extra memory", "extra", 1.0)
-    found += [
-        case("training", base, f"training step, batch {many}", 1.25, mode="training", batch=many),
-        case("large", base, exact, 2.2, None, memory, size=large),
-        case("bf16", base, f"bf16 autocast, batch {many}", 1.6, batch=many, dtype="bf16"),
+    bf16 = {"batch": many, "dtype": "bf16"}
+    train = {"batch": many, "mode": "training"}
+    found = [
+        *inferences("", ""),
+        case("training", base, f"training step, batch {many}", 1.25, None, **train),
+        exactly._replace(bounds=(*exactly.bounds, memory)),
+        case("bf16", base, f"bf16 autocast, batch {many}", 1.6, None, **bf16),
     ]
     published = f"{base[0]}+published"
     for batch in (few, many):
@@ -85,11 +91,7 @@ def cpu(quick: bool = False) -> list[Case]:
         setting = {"batch": batch, "size": size}
         found.append(Case("published", (base[0], published), setting, (bound,)))
     if not quick:
-        for batch, must in ((few, 1.15), (many, 1.35)):
-            text = f"inference, batch {batch}"
-            for part, pair, bounds in (("base", base, (must, 1.0)), ("light", light, (1.8, 1.25))):
-                named = [f"{name}+compile" for name in pair]
-                found.append(case(f"{part} compiled", named, text, *bounds, batch=batch))
+        found += inferences(" compiled", "+compile")
     for side in (32, 64) if quick else (224, 384, 512, 768, 1024, 1536, 2048):
         # Beyond, the published style would take the rest of the day.
         also = (published,) if side <= 384 else ()
@@ -170,22 +172,3 @@ def _value(how: str, case: Case, row: dict[str, Any]) -> float | None:
         return None if extra is None else (extra + more) / 1e9
     pair = (ours, baseline) if how == "time" else (baseline, ours)
     return models.ratio(row, *pair)
-
-
-def table(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The verdicts as rows of text, the heading first."""
-    rows = [["figure", "measured", "must", "goal", "verdict"]]
-    for entry in entries:
-        sign = ">=" if entry["at_least"] else "<="
-        limits = [
-            "-" if entry[kind] is None else f"{sign} {_number(entry[kind])}"
-            for kind in ("must", "goal")
-        ]
-        value = "-" if entry["value"] is None else f"{_number(entry['value'])} {entry['unit']}"
-        rows.append([entry["text"], value.strip(), *limits, entry["verdict"]])
-    return rows
-
-
-def _number(value: float) -> str:
-    digits = 2 if value >= 0.095 else 1 - math.floor(math.log10(max(value, 1e-9)))
-    return f"{value:,.0f}" if value >= 100 else f"{value:.{digits}f}"

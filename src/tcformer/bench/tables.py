@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,6 +114,25 @@ def pipeline(row: Mapping[str, Any]) -> list[str]:
         short = f", more than the {cores} cores here: the model would wait for data"
         lines.append(f"  {decoder}: {told}{short if number > cores else ''}")
     return lines
+
+
+def verdicts(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """What a suite found beside its bounds, as rows of text, the heading first."""
+    rows = [["figure", "measured", "must", "goal", "verdict"]]
+    for entry in entries:
+        sign = ">=" if entry["at_least"] else "<="
+        limits = [
+            "-" if entry[kind] is None else f"{sign} {_number(entry[kind])}"
+            for kind in ("must", "goal")
+        ]
+        value = "-" if entry["value"] is None else f"{_number(entry['value'])} {entry['unit']}"
+        rows.append([entry["text"], value.strip(), *limits, entry["verdict"]])
+    return rows
+
+
+def _number(value: float) -> str:
+    digits = 2 if value >= 0.095 else 1 - math.floor(math.log10(max(value, 1e-9)))
+    return f"{value:,.0f}" if value >= 100 else f"{value:.{digits}f}"
 
 
 def _ratio(ratio: Mapping[str, float] | None, is_baseline: bool) -> list[str]:
