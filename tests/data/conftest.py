@@ -1,4 +1,5 @@
 import io
+import tarfile
 
 import numpy as np
 import pytest
@@ -26,6 +27,22 @@ def picture():
 def encode():
     """encode(image, "JPEG", ...): the bytes of an image file."""
     return _encode
+
+
+@pytest.fixture
+def write_tar():
+    """write_tar(path, [(name, content), ...]): an archive of these files."""
+
+    def write(path, members, form=tarfile.PAX_FORMAT):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w", format=form) as tar:
+            for name, content in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        return path
+
+    return write
 
 
 @pytest.fixture

@@ -11,27 +11,6 @@ from tcformer.data import (
 from tcformer.errors import UserError
 
 
-def damage(path):
-    path.write_bytes(path.read_bytes()[:60])
-
-
-def test_an_unreadable_image_is_skipped_in_training_and_an_error_in_evaluation(folder):
-    root = folder({"train": {"a": 2}, "val": {"a": 2}})
-    for split in ("train", "val"):
-        damage(root / split / "a" / "00.png")
-    spec = DataSpec(data_path=str(root))
-    item = build_dataset(spec, "train")[0]
-    assert (item.image, item.target, item.position) == (None, -1, 0)
-    assert item.reason
-    with pytest.raises(UserError) as error:
-        build_dataset(spec, "val")[0]
-    assert str(root / "val" / "a" / "00.png") in str(error.value)
-    assert "--skip-corrupt" in str(error.value)
-    counted = build_dataset(DataSpec(data_path=str(root), skip_corrupt=True), "val")
-    assert counted[0].image is None
-    assert counted[1].image is not None
-
-
 def test_a_file_that_went_away_counts_as_unreadable(folder):
     root = folder({"train": {"a": 1}})
     data = build_dataset(DataSpec(data_path=str(root)), "train")

@@ -1,19 +1,13 @@
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 import torch
-from image_kinds import kinds
 from PIL import Image, ImageFile
 
-from tcformer.data import decode
 from tcformer.data.decode import decode_tensor, require_decoder
 from tcformer.errors import UserError
 from tcformer.images import UnreadableImageError, decode_rgb
-
-KINDS = kinds()
 
 
 def both(data):
@@ -28,34 +22,13 @@ def both(data):
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind"),
-    [
-        ("RGB", "JPEG"),
-        ("L", "JPEG"),
-        ("CMYK", "JPEG"),
-        ("RGB", "PNG"),
-        ("L", "PNG"),
-        ("1", "PNG"),
-        ("P", "PNG"),
-        ("LA", "PNG"),
-        ("RGBA", "PNG"),
-        ("P", "GIF"),
-        ("RGB", "WEBP"),
-        ("RGB", "BMP"),
-        ("RGB", "TIFF"),
-        ("RGB", "PPM"),
-    ],
+    "kind", ["RGB JPEG", "L JPEG", "CMYK JPEG", "P PNG", "RGBA PNG", "P GIF", "RGB WEBP", "RGB PPM"]
 )
-def test_both_decoders_agree_on_every_kind_of_image(mode, kind, picture, encode):
+def test_both_decoders_agree_on_every_kind_of_image(kind, picture, encode):
+    mode, kind = kind.split()
     data = encode(picture(1).convert(mode), kind)
     with Image.open(io.BytesIO(data)) as image:
         assert np.array_equal(both(data), np.array(image.convert("RGB")))
-
-
-def test_sixteen_bits_are_scaled_not_clipped(encode):
-    values = (np.arange(200).reshape(10, 20) * 300).astype(np.uint16)
-    pixels = both(encode(Image.fromarray(values), "PNG"))
-    assert np.array_equal(pixels[:, :, 0], values >> 8)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +38,6 @@ def test_pixels_of_unknown_range_are_refused(image, encode):
     for decoder in (decode_rgb, decode_tensor):
         with pytest.raises(UnreadableImageError, match="unknown range"):
             decoder(encode(image, "TIFF"))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_both_decoders_follow_the_one_rule(kind):
-    assert np.array_equal(both(KINDS[kind].data), KINDS[kind].pixels)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
@@ -100,18 +68,6 @@ def test_other_damage_is_refused_with_a_reason(decoder, picture, encode):
         decoder(bytes(png))
 
 
-def test_a_decompression_bomb_is_refused():
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-
-    def chunk(kind, body):
-        check = zlib.crc32(kind + body)
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
-
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
-    with pytest.raises(UnreadableImageError, match="decompression bomb"):
-        decode_rgb(bomb + chunk(b"IEND", b""))
-
-
 def test_bombs_never_reach_the_fast_decoder(monkeypatch, encode, picture):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     for kind in ("JPEG", "PNG"):
@@ -121,8 +77,7 @@ def test_bombs_never_reach_the_fast_decoder(monkeypatch, encode, picture):
 
 def test_a_torchvision_without_decoders_is_refused(monkeypatch):
     require_decoder("torchvision")
-    require_decoder("pil")
     monkeypatch.delattr("torchvision.io.decode_jpeg")
     with pytest.raises(UserError, match="use --decoder pil"):
         require_decoder("torchvision")
-    decode.require_decoder("pil")
+    require_decoder("pil")

@@ -4,6 +4,7 @@ import torch
 from timm.data import Mixup
 
 from tcformer.data import MixSpec, build_mixer
+from tcformer.data.seeding import STREAM_MIX, seed_words
 from tcformer.errors import UserError
 
 
@@ -20,8 +21,6 @@ def test_a_seeded_mixer_is_timms(mode):
     reference = Mixup(0.8, 1.0, None, 1.0, 0.5, mode, True, 0.1, 7)
     mixer = build_mixer(spec, num_classes=7, seed=3)
     for number in range(6):
-        from tcformer.data.seeding import STREAM_MIX, seed_words
-
         np.random.seed(seed_words(STREAM_MIX, 3, 1, number, 0))
         expected = reference(images.clone(), targets)
         mixed, soft = mixer(images.clone(), targets, epoch=1, batch=number)
@@ -42,21 +41,7 @@ def test_draws_belong_to_the_batch_and_leave_the_generator():
     assert torch.equal(again, softs[keys.index((1, 0, 1))])
 
 
-def test_images_are_mixed_in_place():
-    mixer = build_mixer(MixSpec(cutmix=0), num_classes=7)
-    images, targets = batch(4)
-    original = images.clone()
-    mixed, soft = mixer(images, targets, epoch=0, batch=0)
-    assert mixed is images
-    assert not torch.equal(images, original)
-    share = (soft[0, targets[0]] - 0.1 / 7) / 0.9 if targets[0] != targets[3] else None
-    assert share is None or torch.allclose(
-        images[0], share * original[0] + (1 - share) * original[3], atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("count", [1, 3, 5])
-@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+@pytest.mark.parametrize(("count", "mode"), [(1, "batch"), (3, "pair"), (5, "elem"), (5, "batch")])
 def test_an_odd_batch_leaves_its_last_image_unmixed(count, mode):
     mixer = build_mixer(MixSpec(mixup_mode=mode), num_classes=7)
     images, targets = batch(count)
@@ -65,6 +50,7 @@ def test_an_odd_batch_leaves_its_last_image_unmixed(count, mode):
         even = mixer(images[:-1].clone(), targets[:-1], epoch=0, batch=2)
         expected[:-1] = even[0]
     mixed, soft = mixer(images, targets, epoch=0, batch=2)
+    assert mixed is images
     assert torch.equal(mixed, expected)
     last = torch.full((7,), 0.1 / 7)
     last[targets[-1]] += 0.9

@@ -1,20 +1,9 @@
-import io
 import json
-import tarfile
 
 import pytest
 
 from tcformer.data import DataSpec, build_dataset, require_same_classes
 from tcformer.errors import UserError
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
 
 
 @pytest.fixture
@@ -29,17 +18,11 @@ def sample(picture, encode):
     return make
 
 
-def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path, sample):
-    (name, label), image = sorted(sample(1, 7), key=lambda member: member[0].endswith("jpg"))
-    write_tar(tmp_path / "set-train-000.tar", [(name, b"\xef\xbb\xbf" + label + b"\r\n"), image])
-    assert build(tmp_path)[0].target == 7
-
-
 def build(root, split="train"):
     return build_dataset(DataSpec(data_path=str(root), data_set="timm:wds/set"), split)
 
 
-def test_shards_are_read_by_position(tmp_path, sample, picture, encode):
+def test_shards_are_read_by_position(tmp_path, sample, picture, encode, write_tar):
     write_tar(tmp_path / "set-train-000.tar", [*sample(0, 2), *sample(1, 0)])
     write_tar(tmp_path / "set-train-001.tar", sample(2, 1, "json"))
     write_tar(tmp_path / "set-validation-000.tar", [*sample(3, 1), ("README", b"hello")])
@@ -53,7 +36,9 @@ def test_shards_are_read_by_position(tmp_path, sample, picture, encode):
     require_same_classes(train, val)
 
 
-def test_the_image_is_the_field_that_is_an_extension_and_nothing_else(tmp_path, picture, encode):
+def test_the_image_is_the_field_that_is_an_extension_and_nothing_else(
+    tmp_path, picture, encode, write_tar
+):
     image, mask = encode(picture(0), "JPEG"), encode(picture(1))
     fields = [("a.JPG", image), ("a.seg.png", mask), ("a.CLS", b"1"), ("b.seg.png", mask)]
     hidden = [("._a.jpg", b"x"), ("__MACOSX/._a.jpg", b"x"), ("./.DS_Store", b"")]
@@ -71,21 +56,12 @@ def test_the_image_is_the_field_that_is_an_extension_and_nothing_else(tmp_path, 
         build(tmp_path)
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path, sample):
-    write_tar(tmp_path / "train-0.tar", sample(0, 1))
-    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
-    assert build(tmp_path).classes == ["cat", "dog"]
+def test_listed_shards_and_named_classes(tmp_path, sample, write_tar):
+    write_tar(tmp_path / "x.tar", sample(0, 1))
+    write_tar(tmp_path / "train" / "y.tar", sample(1, 0))
     (tmp_path / "classes.txt").write_text("cat\ncat\n")
     with pytest.raises(UserError, match="'cat' twice"):
         build(tmp_path)
-
-
-def test_listed_shards_and_named_classes(tmp_path, sample):
-    write_tar(tmp_path / "x.tar", sample(0, 1))
-    write_tar(tmp_path / "train" / "y.tar", sample(1, 0))
-    (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    assert build(tmp_path).classes == ["cat", "dog"]
-    assert build(tmp_path)[0].target == 0
     (tmp_path / "classes.txt").write_bytes("\ufeffcat\r\ndog\r\n".encode())
     assert build(tmp_path).classes == ["cat", "dog"]
     info = {"splits": {"train": {"name": "train", "filenames": ["x.tar"]}}}
@@ -99,7 +75,7 @@ def test_listed_shards_and_named_classes(tmp_path, sample):
         build(tmp_path)
 
 
-def test_refusals(tmp_path, sample):
+def test_refusals(tmp_path, sample, write_tar):
     with pytest.raises(UserError, match=r"no .tar shards for train"):
         build(tmp_path)
     with pytest.raises(UserError, match="are remote"):
@@ -123,7 +99,7 @@ def test_refusals(tmp_path, sample):
         build(tmp_path)
 
 
-def test_a_truncated_shard_is_named(tmp_path, sample):
+def test_a_truncated_shard_is_named(tmp_path, sample, write_tar):
     shard = tmp_path / "train-0.tar"
     write_tar(shard, [*sample(0, 1), *sample(1, 1)])
     whole = shard.read_bytes()
@@ -136,13 +112,13 @@ def test_a_truncated_shard_is_named(tmp_path, sample):
 
 
 @pytest.mark.parametrize("label", ["-1", "9" * 30, "1e3", "", "1" * 5000, "\x00"])
-def test_labels_that_are_no_positions_are_refused(tmp_path, sample, label):
+def test_labels_that_are_no_positions_are_refused(tmp_path, sample, write_tar, label):
     write_tar(tmp_path / "train-0.tar", sample(0, label))
     with pytest.raises(UserError, match=r"cannot be read|have the labels"):
         build(tmp_path)
 
 
-def test_odd_lists_of_shards_and_classes_are_refused(tmp_path, sample):
+def test_odd_lists_of_shards_and_classes_are_refused(tmp_path, sample, write_tar):
     write_tar(tmp_path / "train-0.tar", sample(0, 0))
     (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"classes\.txt cannot be read"):
@@ -151,7 +127,6 @@ def test_odd_lists_of_shards_and_classes_are_refused(tmp_path, sample):
         "[5]",
         '{"a": 1}',
         '"train-0.tar"',
-        "7",
         "[" * 100_000,
         '["' + "x" * 5000 + '"]',
     ):

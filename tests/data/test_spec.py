@@ -26,16 +26,6 @@ def test_every_public_name_resolves():
         tcformer.data.nothing  # noqa: B018
 
 
-def test_defaults_are_the_published_recipe():
-    spec = TransformSpec()
-    assert (spec.input_size, spec.color_jitter, spec.aa) == (224, 0.4, "rand-m9-mstd0.5-inc1")
-    assert (spec.reprob, spec.remode, spec.recount) == (0.25, "pixel", 1)
-    assert spec.train_interpolation == "bicubic"
-    assert DataSpec().data_set == "IMNET"
-    assert DataSpec().inat_category == "name"
-    assert MixSpec() == MixSpec(0.8, 1.0, None, 1.0, 0.5, "batch", 0.1)
-
-
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -55,6 +45,9 @@ def test_defaults_are_the_published_recipe():
         (lambda: TransformSpec(remode="noise"), "--remode"),
         (lambda: TransformSpec(recount=0), "--recount"),
         (lambda: TransformSpec(hflip=2.0), "--hflip"),
+        (lambda: TransformSpec(crop_area=(0.0, 1.0)), "--crop-area is 0 1: give two shares"),
+        (lambda: TransformSpec(crop_area=(0.5, 0.4)), "--crop-area is 0.5 0.4: give two shares"),
+        (lambda: TransformSpec(input_size=32, crop_area=(0.5, 1.0)), "--crop-area has no effect"),
         (lambda: TransformSpec(in_chans=4), "1 or 3"),
         (lambda: TransformSpec(mean=(0.5,)), "3 channels"),
         (lambda: TransformSpec(std=(1.0, 0.0, 1.0)), "positive"),
@@ -89,22 +82,3 @@ def test_a_colour_jitter_without_effect_is_noted():
     assert TransformSpec().notes() == []
     assert TransformSpec(color_jitter=0.2, aa=None).notes() == []
     assert "no effect" in TransformSpec(color_jitter=0.2).notes()[0]
-
-
-def test_mixing_is_active_with_any_of_its_three_switches():
-    assert not MixSpec(mixup=0, cutmix=0).active
-    assert MixSpec(mixup=0.1, cutmix=0).active
-    assert MixSpec(mixup=0, cutmix=0.1).active
-    assert MixSpec(mixup=0, cutmix=0, cutmix_minmax=(0.2, 0.8)).active
-
-
-@pytest.mark.parametrize("area", [(0.0, 1.0), (0.5, 0.4), (0.5, 1.5)])
-def test_the_training_crop_takes_a_share_of_the_image(area):
-    with pytest.raises(UserError, match=r"--crop-area is .*: give two shares"):
-        TransformSpec(crop_area=area)
-
-
-def test_a_share_is_refused_where_the_recipe_shifts_the_image_instead():
-    assert TransformSpec(input_size=33, crop_area=(0.5, 1.0)).crop_area == (0.5, 1.0)
-    with pytest.raises(UserError, match="--crop-area has no effect with --input-size 32"):
-        TransformSpec(input_size=32, crop_area=(0.5, 1.0))

@@ -29,29 +29,17 @@ def archive(path, names=NAMES, form=tarfile.PAX_FORMAT):
     return path
 
 
-@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
-def test_sound_archives_are_read_as_python_reads_them(tmp_path, form):
-    names = [n for n in NAMES if len(n) < 200]
-    if form == tarfile.USTAR_FORMAT:
-        with pytest.raises(ValueError):  # its own links are too long for the oldest format
-            archive(tmp_path / "a.tar", names, form)
-        return
-    file = archive(tmp_path / "a.tar", NAMES, form)
+@pytest.mark.parametrize("form", ["PAX", "GNU", "USTAR"])
+def test_sound_archives_are_read_as_python_reads_them(tmp_path, write_tar, form):
+    if form == "USTAR":  # which has no room for longer names
+        names = [(name, b"abc") for name in ("short.jpg", "d/" * 60 + "long.jpg")]
+        file = write_tar(tmp_path / "a.tar", names, tarfile.USTAR_FORMAT)
+    else:
+        file = archive(tmp_path / "a.tar", NAMES, getattr(tarfile, f"{form}_FORMAT"))
     with tarfile.open(file) as tar:
         expected = [(m.name, m.offset_data, m.size) for m in tar if m.isfile()]
     assert [tuple(m) for m in members(file)] == expected
     assert list(members(file, nested=True)) == list(members(file))
-
-
-def test_the_oldest_format(tmp_path):
-    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name in ("short.jpg", "d/" * 60 + "long.jpg"):
-            info = tarfile.TarInfo(name)
-            info.size = 3
-            tar.addfile(info, io.BytesIO(b"abc"))
-    with tarfile.open(tmp_path / "a.tar") as tar:
-        expected = [(m.name, m.offset_data, m.size) for m in tar]
-    assert [tuple(m) for m in members(tmp_path / "a.tar")] == expected
 
 
 def resealed(header: bytearray) -> bytes:
@@ -113,14 +101,10 @@ def test_odd_extended_headers_end(tmp_path, records):
         assert [member.name for member in members(tmp_path / "a.tar")] == ["a.jpg"]
 
 
-def test_archives_in_archives_are_looked_at(tmp_path):
+def test_archives_in_archives_are_looked_at(tmp_path, write_tar):
     inner = extended(b"13 size=-512\n") + one() + END
     for _ in range(2):
-        with tarfile.open(tmp_path / "a.tar", "w") as tar:
-            info = tarfile.TarInfo("b.tar")
-            info.size = len(inner)
-            tar.addfile(info, io.BytesIO(inner))
-        inner = (tmp_path / "a.tar").read_bytes()
+        inner = write_tar(tmp_path / "a.tar", [("b.tar", inner)]).read_bytes()
     assert len(list(members(tmp_path / "a.tar"))) == 1
     with pytest.raises(UserError, match="no size"):
         list(members(tmp_path / "a.tar", nested=True))
@@ -130,7 +114,7 @@ def test_damaged_archives_give_a_sentence_or_places_inside_the_file(tmp_path):
     whole = archive(tmp_path / "a.tar").read_bytes()
     random = np.random.RandomState(0)
     refused = 0
-    for _ in range(300):
+    for _ in range(150):
         damaged = bytearray(whole[: random.randint(1, len(whole) + 1)])
         for position in random.randint(0, len(damaged), random.randint(0, 4)):
             damaged[position] = random.randint(256)
@@ -140,4 +124,4 @@ def test_damaged_archives_give_a_sentence_or_places_inside_the_file(tmp_path):
                 assert 0 <= member.offset <= member.offset + member.size <= len(damaged)
         except UserError:
             refused += 1
-    assert refused > 100
+    assert refused > 50

@@ -33,10 +33,8 @@ def seeded(transform, image, seed):
         {"aa": "augmix-m3-w2"},
         {"aa": "original-mstd0.5", "train_interpolation": "random"},
         {"reprob": 1.0, "remode": "rand", "recount": 3, "hflip": 0.0},
-        {"train_interpolation": "bilinear", "aa": None},
-        {"train_interpolation": "bicubic", "reprob": 0.0},
-        {"input_size": 40},
-        {"crop_area": (0.5, 0.75), "aa": None},
+        {"train_interpolation": "bilinear", "aa": None, "reprob": 0.0},
+        {"input_size": 40, "crop_area": (0.5, 0.75)},
     ],
 )
 def test_training_is_timms_transform_bit_for_bit(options, picture):
@@ -107,8 +105,7 @@ def smooth(size):
     [
         {"aa": None, "color_jitter": 0},
         {"aa": None, "color_jitter": 0, "train_interpolation": "random"},
-        {"aa": None, "color_jitter": 0, "train_interpolation": "bilinear"},
-        {"aa": None, "color_jitter": 0, "in_chans": 1},
+        {"aa": None, "color_jitter": 0, "train_interpolation": "bilinear", "in_chans": 1},
         {"aa": None, "color_jitter": 0, "input_size": 32},
         {},
     ],
@@ -152,14 +149,14 @@ def test_flips_obey_their_probability(picture):
     assert not torch.equal(results[0.0], results[1.0])
 
 
-def test_three_thousand_training_images_pass():
+def test_a_thousand_training_images_pass():
     # Pillow 13 refuses the posterize(bits=0) that this policy asks for now and then (about 1 image
     # in 430): this is the test that guards the pin pillow<13.
     transform = train_transform(TransformSpec(input_size=33))
     image = smooth((36, 36))
     random.seed(0)
     np.random.seed(0)
-    for _ in range(3000):
+    for _ in range(1000):
         transform(image)
 
 
@@ -172,22 +169,13 @@ def test_transforms_can_be_sent_to_workers(picture):
             assert torch.equal(seeded(copy, image, 1), seeded(transform, image, 1))
 
 
-@pytest.mark.parametrize(
-    "aa",
-    [
-        "rand",
-        "rand-m9-n3-p0.5-mstd0.5-mmax20-inc1",
-        "rand-tweights",
-        "rand-t3a",
-        "rand-t3aw",
-        "augmix-m5-w4-d2-a0.5-b1-mstd1",
-        "v0",
-        "v0r-mstd0.5",
-        "original",
-        "originalr",
-        "3a",
-    ],
+POLICIES = (
+    "rand rand-m9-n3-p0.5-mstd0.5-mmax20-inc1 rand-tweights rand-t3a rand-t3aw "
+    "augmix-m5-w4-d2-a0.5-b1-mstd1 v0 v0r-mstd0.5 original originalr 3a"
 )
+
+
+@pytest.mark.parametrize("aa", POLICIES.split())
 def test_every_accepted_policy_works(aa, picture):
     transform = train_transform(TransformSpec(input_size=40, aa=aa))
     for seed in range(4):

@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 from tcformer.data.keypoints.crop import (
     Crop,
     after_mirroring,
-    apply,
     crop_of_box,
-    inverse,
-    shaped,
     warp,
 )
 
@@ -76,17 +73,6 @@ def test_mirrored_matrix_reads_the_mirrored_picture():
     torch.testing.assert_close(
         warp(image, after_mirroring(matrix, 20), 24, 32), direct, atol=0.02, rtol=0
     )
-
-
-def test_inverse():
-    matrix = Crop(np.array([3.0, 4.0]), np.array([30.0, 40.0]), 33.0).matrix(24, 32)
-    points = np.random.RandomState(2).rand(5, 2) * 30
-    np.testing.assert_allclose(apply(inverse(matrix), apply(matrix, points)), points)
-
-
-def test_shaped():
-    np.testing.assert_allclose(shaped(np.array([10.0, 100.0]), 0.75), [75, 100])
-    np.testing.assert_allclose(shaped(np.array([150.0, 100.0]), 0.75), [150, 200])
 
 
 @pytest.mark.parametrize("box", [[0, 0, 0, 5], [0, 0, 5, -1], [0, np.nan, 5, 5], [0, 0, np.inf, 1]])

@@ -101,9 +101,14 @@ def test_detected_boxes(coco):
             WholeBodySource(str(coco), "val", str(other))
 
 
-def test_no_boxes_given(coco):
+def test_missing_files(coco):
     with pytest.raises(UserError, match=r"--boxes truth"):
         WholeBodySource(str(coco), "val")
+    (coco / "train2017").rename(coco / "elsewhere")
+    with pytest.raises(UserError, match="photographs, is missing"):
+        WholeBodySource(str(coco), "train")
+    with pytest.raises(UserError, match=r"coco_wholebody_train_v1.0.json does not exist"):
+        WholeBodySource(str(coco / "elsewhere"), "train")
 
 
 @pytest.mark.parametrize(
@@ -115,16 +120,12 @@ def test_no_boxes_given(coco):
         (lambda c: c["annotations"][2].update(image_id=9), "on image 9, which `images` does not"),
         (lambda c: c["images"][2].update(id=c["images"][1]["id"]), "an earlier one has"),
         (lambda c: c["annotations"][2].update(iscrowd="no"), "must be 0 or 1, but it is 'no'"),
-        (lambda c: c["annotations"][2].update(iscrowd=None), "must be 0 or 1, but it is None"),
         (lambda c: c["annotations"][2].update(area=-1.0), "below 0"),
-        (lambda c: c["annotations"][2].update(area="900"), "`area` is '900'"),
         (lambda c: c["annotations"][2].update(image_id=2**63), "too large"),
-        (lambda c: c["annotations"][2].update(category_id="1"), "`category_id` is '1'"),
         (lambda c: c["annotations"][2].update(category_id=3), "which `categories` does not list"),
         (lambda c: c["categories"].append({"id": 2, "name": "person"}), "unclear which are people"),
         (lambda c: c["images"][1].pop("file_name"), "`file_name` is None"),
         (lambda c: c["images"][1].update(file_name="../../etc/passwd"), "not a name below"),
-        (lambda c: c["images"][1].pop("id"), "image 1 of .* has no `id`"),
         (lambda c: c.update(annotations=[]), "holds no annotations"),
         (lambda c: c.pop("images"), "the lists `images` and `annotations`"),
         (lambda c: [a.pop("face_kpts") for a in c["annotations"]], "COCO-WholeBody"),
@@ -138,14 +139,6 @@ def test_damaged_annotations(coco, change, words):
     with pytest.raises(UserError, match=words) as error:
         WholeBodySource(str(coco), "train")
     assert "\n" not in str(error.value)
-
-
-def test_missing_folders(coco, tmp_path):
-    (coco / "train2017").rename(coco / "elsewhere")
-    with pytest.raises(UserError, match="photographs, is missing"):
-        WholeBodySource(str(coco), "train")
-    with pytest.raises(UserError, match=r"coco_wholebody_train_v1.0.json does not exist"):
-        WholeBodySource(str(tmp_path), "train")
 
 
 def face(random):
@@ -292,18 +285,6 @@ def test_items_and_batches():
     inside = crop.to_input(val.source.subject(3).points, 64, 96)
     assert (inside > 0).all()
     assert (inside < [64, 96]).all()
-
-
-def test_unreadable_photograph(coco):
-    source = WholeBodySource(str(coco), "train")
-    codec = HeatmapCodec((48, 64), (12, 16))
-    with open(source.describe(0), "wb") as file:
-        file.write(b"no picture")
-    with pytest.raises(UserError, match="--skip-corrupt"):
-        KeypointDataset(source, codec, None)[0]
-    item = KeypointDataset(source, codec, None, skip_corrupt=True)[0]
-    assert item.image is None
-    assert item.reason
 
 
 def test_sources_by_name(coco):
