@@ -98,14 +98,14 @@ def test_a_run_that_fails_leaves_the_old_file(folder, weights, capsys, monkeypat
     (folder / "out.json").write_text("old")
     import tcformer.predict.predict as predicting
 
-    real = predicting._answers
+    real = predicting._probabilities
 
     def failing(loaded, batch, *rest):
         yield from real(loaded, batch, *rest)
         if "in/b/c.jpg" in dict(batch):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(predicting, "_answers", failing)
+    monkeypatch.setattr(predicting, "_probabilities", failing)
     args = ("in", "--checkpoint", weights, "--out", "out.json", "--batch-size", 1)
     status, _, _ = run(capsys, *args)
     assert status == 130

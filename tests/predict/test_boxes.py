@@ -32,14 +32,6 @@ def test_wrong_boxes(tmp_path, content, part):
         read_boxes(str(path))
 
 
-def test_boxes_in_the_format_of_coco(tmp_path):
-    path = tmp_path / "coco.json"
-    path.write_text(json.dumps(make_annotations(people=1)))
-    boxes = read_boxes(str(path))
-    assert list(boxes) == [f"{i:012d}.jpg" for i in (1, 2, 3)]
-    assert boxes["000000000001.jpg"].scores == (1.0,)
-
-
 def test_boxes_of_a_detector_by_number(tmp_path):
     """Results in COCO's format, whose pictures are called by their numbers."""
     rows = [{"image_id": 785, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5},
@@ -64,7 +56,9 @@ def test_boxes_of_crowds_and_animals_are_nobodys(tmp_path):
     path = tmp_path / "coco.json"
     path.write_text(json.dumps(content))
     boxes = read_boxes(str(path))
+    assert list(boxes) == [*(f"{i:012d}.jpg" for i in (1, 2, 3)), "nobody.jpg"]
     assert [len(boxes[name].boxes) for name in boxes] == [1, 1, 2, 0]
+    assert boxes["000000000001.jpg"].scores == (1.0,)
     assert boxes.left_out.others == {"crowds": 1, "boxes of other categories": 1}
     assert boxes.of(Path("nobody.jpg")).scores == ()
     for person in ({"name": "Person"}, {"name": "human", "keypoints": ["nose"]}):

@@ -97,53 +97,44 @@ def read_boxes(path: str) -> KnownBoxes:
     Raises:
         UserError: it is neither, or a box is wrong.
     """
-    content = read_json(path, "a file of boxes")
-    names: dict[Any, Any] = {}
-    entries: Any = content
-    if isinstance(content, dict):
-        entries = content.get("annotations")
-        images = content.get("images")
-        if isinstance(images, list):
-            names = {
-                i["id"]: i.get("file_name")
-                for i in images
-                if isinstance(i, dict) and isinstance(i.get("id"), int)
-            }
+    content: Any = read_json(path, "a file of boxes")
+    coco = content if isinstance(content, dict) else {}
+    entries, images = (coco.get("annotations"), coco.get("images")) if coco else (content, None)
+    names: dict[int, Any] = {
+        image["id"]: image.get("file_name")
+        for image in (images if isinstance(images, list) else [])
+        if isinstance(image, dict) and isinstance(image.get("id"), int)
+    }
     listed = [name for name in names.values() if isinstance(name, str) and name]
     if not isinstance(entries, list) or not (entries or listed):
         raise UserError(
             f"{path} holds no boxes: it needs a list of objects with `file_name` and `bbox`, or "
             "COCO's annotations."
         )
-    wanted = _people(content, path) if isinstance(content, dict) else 1
+    person = _person_category(coco, path) if coco else 1
     left_out = LeftOut()
     found: dict[str, list[tuple[list[float], float]]] = {name: [] for name in listed}
     for number, entry in enumerate(entries):
         where = f"box {number} of {path}"
         check_numbers(entry, "bbox", 4, where)
-        name = _picture(entry, names, where)
-        rows = found.setdefault(name, [])
+        rows = found.setdefault(_picture(entry, names, where), [])
         if check_flag(entry, "iscrowd", where):
             left_out.others["crowds"] += 1
-            continue
-        if "category_id" in entry and check_whole(entry, "category_id", where) != wanted:
+        elif "category_id" in entry and check_whole(entry, "category_id", where) != person:
             left_out.others["boxes of other categories"] += 1
-            continue
-        if min(entry["bbox"][2:]) <= 0:
+        elif min(entry["bbox"][2:]) <= 0:
             raise UserError(f"{where} has no area: {entry['bbox']}.")
-        score = check_number(entry, "score", where) if "score" in entry else 1.0
-        rows.append((entry["bbox"], score))
-    return KnownBoxes(
-        path,
-        {
-            name: Boxes(
-                np.array([box for box, _ in rows], np.float64).reshape(-1, 4),
-                tuple(score for _, score in rows),
-            )
-            for name, rows in found.items()
-        },
-        left_out,
-    )
+        else:
+            score = check_number(entry, "score", where) if "score" in entry else 1.0
+            rows.append((entry["bbox"], score))
+    boxes = {
+        name: Boxes(
+            np.array([box for box, _ in rows], np.float64).reshape(-1, 4),
+            tuple(score for _, score in rows),
+        )
+        for name, rows in found.items()
+    }
+    return KnownBoxes(path, boxes, left_out)
 
 
 def _picture(entry: Mapping[str, Any], names: Mapping[Any, Any], where: str) -> str:
@@ -158,12 +149,12 @@ def _picture(entry: Mapping[str, Any], names: Mapping[Any, Any], where: str) -> 
     return name
 
 
-def _people(content: Mapping[str, Any], path: str) -> int:
+def _person_category(content: Mapping[str, Any], path: str) -> int:
     """The id of people (or faces) in annotations, as everywhere in the package."""
     categories = categories_of(content, path)
-    with_points = [n for n in content["annotations"] if isinstance(n, dict) and n.get("keypoints")]
-    pointed = [i for i in categories if i in [note.get("category_id") for note in with_points]]
-    return people_category(categories, path, pointed)
+    notes = [note for note in content["annotations"] if isinstance(note, dict)]
+    with_points = [note.get("category_id") for note in notes if note.get("keypoints")]
+    return people_category(categories, path, [i for i in categories if i in with_points])
 
 
 DETECTOR = "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"

@@ -11,6 +11,8 @@ from tcformer.training.config import TrainConfig
 
 __all__ = ["model_card"]
 
+_Result = tuple[str, float, int]
+
 _METRICS = {"acc1": ("accuracy", "top-1 accuracy"), "miou": ("mean_iou", "mean IoU")}
 # Of a configuration, what says nothing about the training.
 _PRIVATE = {"output_dir", "resume", "record", "data_path", "device", "dist_url", "num_workers"}
@@ -55,20 +57,27 @@ def model_card(
         epoch: the epoch of the weights; None for the best.
     """
     name = _cell(name)
-    task = "image-classification" if config["num_classes"] else "image-feature-extraction"
-    result = _result(record, epoch)
+    result = None if record is None else _result(record, epoch)
+    channels, side, _ = config["pretrained_cfg"]["input_size"]
+    kind = f"{config['num_classes']} classes" if config["num_classes"] else "no classifier"
+    merging = config.get("model_args")
+    how = f" Tokens are merged with {json.dumps(merging)}." if merging else ""
     parts = [
-        _front(name, task, license, record, result),
+        _front(name, config, license, record, result),
         f"# {name}",
-        _opening(config),
+        f"`{config['architecture']}`, {kind}, for images of {side} x {side} pixels and {channels} "
+        f"channel{'s' * (channels != 1)}.{how}",
         "## Use",
         _USE.format(repo=_cell(repo or f"USER/{name}")).rstrip(),
         "## How it was trained",
-        _training(record, result),
+        "No record of its training came with it, so nothing is known here about how it was "
+        "trained or how good it is."
+        if record is None
+        else _training(record, result),
     ]
-    if "label_names" in config:
-        names = ", ".join(_cell(label) for label in config["label_names"][:20])
-        more = len(config["label_names"]) - 20
+    if labels := config.get("label_names"):
+        more = len(labels) - 20
+        names = ", ".join(_cell(label) for label in labels[:20])
         parts += ["## Classes", names + (f" and {more} more" if more > 0 else "")]
     parts += [
         "## Source",
@@ -80,19 +89,20 @@ def model_card(
 
 def _front(
     name: str,
-    task: str,
+    config: Mapping[str, Any],
     license: str | None,
     record: Mapping[str, Any] | None,
-    result: tuple[str, float, int] | None,
+    result: _Result | None,
 ) -> str:
     """What the Hub reads: YAML between two lines."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    task = "image-classification" if config["num_classes"] else "image-feature-extraction"
     measured = None
     if result is not None and record is not None:
         data = str(record.get("data", {}).get("name", "unknown"))
-        kind, value = _METRICS.get(result[0], (result[0], ""))[0], round(result[1], 3)
-        measured = [EvalResult(task, data, data, kind, value)]
+        kind = _METRICS.get(result[0], (result[0], ""))[0]
+        measured = [EvalResult(task, data, data, kind, round(result[1], 3))]
     told = ModelCardData(
         license=license,
         tags=[task, "timm", "tcformer"],
@@ -104,79 +114,51 @@ def _front(
     return f"---\n{told.to_yaml()}\n---"
 
 
-def _opening(config: Mapping[str, Any]) -> str:
-    channels, side, _ = config["pretrained_cfg"]["input_size"]
-    kind = f"{config['num_classes']} classes" if config["num_classes"] else "no classifier"
-    merging = config.get("model_args")
-    how = f" Tokens are merged with {json.dumps(merging)}." if merging else ""
-    return (
-        f"`{config['architecture']}`, {kind}, for images of {side} x {side} pixels and {channels} "
-        f"channel{'s' * (channels != 1)}.{how}"
-    )
-
-
-def _result(record: Mapping[str, Any] | None, epoch: int | None) -> tuple[str, float, int] | None:
+def _result(record: Mapping[str, Any], epoch: int | None) -> _Result | None:
     """Metric, value and epoch of these weights, if they were measured."""
-    if record is None:
-        return None
     metric = str(record.get("metric"))
     if epoch is None:
         best = record.get("best") or {}
         return (metric, best[metric], best["epoch"]) if metric in best else None
-    for entry in record["epochs"]:
-        value = entry.get(f"test_{metric}")
-        if entry["epoch"] == epoch and value is not None:
-            return metric, value, epoch
-    return None
+    values = [e.get(f"test_{metric}") for e in record["epochs"] if e["epoch"] == epoch]
+    return next(((metric, value, epoch) for value in values if value is not None), None)
 
 
-def _training(record: Mapping[str, Any] | None, result: tuple[str, float, int] | None) -> str:
-    if record is None:
-        return (
-            "No record of its training came with it, so nothing is known here about how it was "
-            "trained or how good it is."
-        )
+def _training(record: Mapping[str, Any], result: _Result | None) -> str:
+    """A table of what the record says, without what it does not know."""
     data, sessions = record.get("data", {}), record["sessions"]
     last = sessions[-1] if sessions else {}
     machine, versions = last.get("machine", {}), last.get("versions", {})
-    rows: list[tuple[str, object]] = [("data", data.get("name"))]
+    rows: dict[str, object] = {"data": data.get("name")}
     for split in ("train", "val"):
-        if split in data:
-            told = data[split]
-            rows.append(
-                (
-                    split,
-                    f"{told['images']} images, {told['classes']} classes, fingerprint "
-                    f"{told['sha256']}",
-                )
+        if found := data.get(split):
+            rows[split] = (
+                f"{found['images']} images, {found['classes']} classes, fingerprint "
+                f"{found['sha256']}"
             )
     if result is not None:
         words = _METRICS.get(result[0], ("", result[0]))[1]
-        rows.append((words, f"{result[1]:.3f} % after epoch {result[2]} (counted from 0)"))
-    rows += [
-        ("epochs done", len(record["epochs"])),
-        ("status of the run", record.get("status")),
-        ("seed", record.get("seed")),
-        ("wall time", f"{record.get('wall_seconds', 0):.0f} s in {len(sessions)} session(s)"),
-        ("machine", machine.get("gpu") or (label(machine) if "processor" in machine else None)),
-        ("processes", last.get("processes")),
-        ("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v is not None)),
-        ("commit", _commit(last)),
-        ("command", last.get("command")),
-    ]
+        rows[words] = f"{result[1]:.3f} % after epoch {result[2]} (counted from 0)"
+    changed = ", with changes" if last.get("changed") else ""
+    rows |= {
+        "epochs done": len(record["epochs"]),
+        "status of the run": record.get("status"),
+        "seed": record.get("seed"),
+        "wall time": f"{record.get('wall_seconds', 0):.0f} s in {len(sessions)} session(s)",
+        "machine": machine.get("gpu") or (label(machine) if "processor" in machine else None),
+        "processes": last.get("processes"),
+        "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if v is not None),
+        "commit": f"{last['commit']}{changed}" if last.get("commit") else None,
+        "command": last.get("command"),
+    }
     defaults = TrainConfig().flat()
     for key, value in record.get("config", {}).items():
         default = defaults.get(key)
-        usual = list(default) if isinstance(default, tuple) else default
-        if key not in _PRIVATE and value != usual:
-            rows.append((f"--{key.replace('_', '-')}", json.dumps(value)))
-    told_rows = [f"| {_cell(a)} | {_cell(b)} |" for a, b in rows if b not in (None, "")]
-    return "\n".join(["| | |", "|---|---|", *told_rows])
-
-
-def _commit(session: Mapping[str, Any]) -> str | None:
-    commit = session.get("commit")
-    return f"{commit}, with changes" if commit and session.get("changed") else commit
+        default = list(default) if isinstance(default, tuple) else default
+        if key not in _PRIVATE and value != default:
+            rows[f"--{key.replace('_', '-')}"] = json.dumps(value)
+    lines = [f"| {_cell(a)} | {_cell(b)} |" for a, b in rows.items() if b not in (None, "")]
+    return "\n".join(["| | |", "|---|---|", *lines])
 
 
 def _cell(value: object) -> str:

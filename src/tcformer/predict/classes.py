@@ -23,8 +23,10 @@ def class_names(recorded: tuple[str, ...] | None, count: int) -> tuple[tuple[str
     words. Without recorded names 1000 classes are taken for ImageNet's, and any other number is
     named "class 0", "class 1" and so on. The words are timm's, and come with it.
     """
+    numbers = tuple(f"class {i}" for i in range(count))
     if recorded and len(recorded) <= count:
-        return (*_in_words(recorded), *(f"class {i}" for i in range(len(recorded), count))), []
+        words = _synsets() if all(map(_SYNSET.fullmatch, recorded)) else {}
+        return tuple(words.get(name, name) for name in (*recorded, *numbers[len(recorded) :])), []
     notes = []
     if recorded:
         notes.append(
@@ -32,24 +34,19 @@ def class_names(recorded: tuple[str, ...] | None, count: int) -> tuple[tuple[str
         )
     if count == _IMAGENET:
         notes.append("no class names are recorded: 1000 classes are taken for ImageNet's")
-        return _imagenet(), notes
+        return _imagenet()[1], notes
     if count:
         notes.append("no class names are recorded, so classes go by their numbers")
-    return tuple(f"class {i}" for i in range(count)), notes
+    return numbers, notes
 
 
 @cache
-def _imagenet() -> tuple[str, ...]:
+def _imagenet() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of ImageNet's 1000 folders, and words for them."""
     from timm.data import ImageNetInfo
 
-    return tuple(ImageNetInfo("imagenet-1k").label_descriptions())
-
-
-def _in_words(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(_SYNSET.fullmatch(name) for name in names):
-        return names
-    words = _synsets()
-    return tuple(words.get(name, name) for name in names)
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(info.label_names()), tuple(info.label_descriptions())
 
 
 @cache
@@ -58,7 +55,7 @@ def _synsets() -> dict[str, str]:
 
     described = ImageNetInfo("imagenet-22k").label_descriptions(as_dict=True)
     assert isinstance(described, dict)
-    return {**described, **dict(zip(ImageNetInfo().label_names(), _imagenet(), strict=True))}
+    return {**described, **dict(zip(*_imagenet(), strict=True))}
 
 
 class Matching(NamedTuple):
@@ -110,73 +107,57 @@ def match_names(
     if numbered and len(folders) <= count:
         return Matching(tuple(range(len(folders))), full or words, words, ())
     lists = [full] if named else []
-    if count == _IMAGENET and words == _imagenet():
-        lists.append(_imagenet_folders())
+    if count == _IMAGENET and words == _imagenet()[1]:
+        lists.append(_imagenet()[0])
     if named and words not in lists:
         lists.append(words)
     for known in lists:
-        places = _places(known)
-        found = [places.get(name, places.get(_composed(name), -1)) for name in folders]
-        if -1 not in found:
-            if len(set(found)) < len(found):
-                raise UserError(
-                    f"two folders of {where} have one name, spelt in two ways of Unicode"
-                )
-            notes = []
-            absent = [known[i] for i in sorted(set(range(len(names) or count)) - set(found))]
-            if absent:
-                some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-                notes.append(
-                    f"{len(absent)} of the {count} classes of {weights} have no pictures in "
-                    f"{where}: {some}"
-                )
-            return Matching(tuple(found), known, words, tuple(notes))
+        found = _find(folders, known)
+        if -1 in found:
+            continue
+        if len(set(found)) < len(found):
+            raise UserError(f"two folders of {where} have one name, spelt in two ways of Unicode")
+        absent = [known[i] for i in sorted(set(range(len(names) or count)) - set(found))]
+        some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        note = f"{len(absent)} of the {count} classes of {weights} have no pictures in {where}"
+        return Matching(found, known, words, (f"{note}: {some}",) if absent else ())
     if not named and len(folders) == count:
         note = f"{weights} records no class names: its classes are taken for those of {where}"
-        return Matching(
-            tuple(range(count)), tuple(folders), tuple(folders), (f"{note}, in their order",)
-        )
+        given = tuple(folders)
+        return Matching(tuple(range(count)), given, given, (f"{note}, in their order",))
     if not lists:
         raise UserError(
             f"{weights} records no names for its {count} classes, and {where} has {len(folders)} "
             "classes, so nobody can tell which is which: give weights that record them (as those "
             "of `tcformer train` do), or data with all of its classes"
         )
-    raise _unknown(lists[0], folders, weights, where)
-
-
-def _unknown(names: Sequence[str], folders: Sequence[str], weights: str, where: str) -> UserError:
-    places = _places(names)
-    unknown = [name for name in folders if name not in places and _composed(name) not in places]
-    first = unknown[0] if unknown else folders[0]
-    guess = nearest(first, names) if len(names) <= _IMAGENET else None
-    some = ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
+    known, places = lists[0], _find(folders, lists[0])
+    unknown = [name for name, place in zip(folders, places, strict=True) if place < 0]
+    first = (unknown or folders)[0]
+    guess = nearest(first, known) if len(known) <= _IMAGENET else None
+    some = ", ".join(map(shown, known[:3])) + (", ..." if len(known) > 3 else "")
     hint = f"did you mean {shown(guess)}? It" if guess else "it"
-    return UserError(
+    raise UserError(
         f"{len(unknown)} of the {len(folders)} classes of {where} are none of those of "
         f"{weights}, such as {shown(first)}; {hint} knows {some}: rename them, or give the "
         "weights that were trained on them"
     )
 
 
-@cache
-def _imagenet_folders() -> tuple[str, ...]:
-    from timm.data import ImageNetInfo
+def _find(folders: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """Where each folder stands among the names; -1 for none, and where two names are alike.
 
-    return tuple(ImageNetInfo("imagenet-1k").label_names())
-
-
-def _places(names: Sequence[str]) -> dict[str, int]:
-    """Where each name stands, as it is and in Unicode's composed form; none for two alike."""
+    Unicode spells some names in two ways, and macOS and Linux differ in which: where a name is not
+    found as it is, its composed form is.
+    """
     places: dict[str, int] = {}
-    for spelt in (_composed, str):
+    for spelled in (_composed, str):
         seen: dict[str, int] = {}
         for place, name in enumerate(names):
-            seen[spelt(name)] = -1 if spelt(name) in seen else place
+            seen[spelled(name)] = -1 if spelled(name) in seen else place
         places |= seen
-    return places
+    return tuple(places.get(name, places.get(_composed(name), -1)) for name in folders)
 
 
 def _composed(name: str) -> str:
-    """One spelling of what Unicode spells in two ways: macOS and Linux differ in folder names."""
     return unicodedata.normalize("NFC", name)

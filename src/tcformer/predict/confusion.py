@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,15 +27,10 @@ CLASS_COLUMNS = (
 
 
 def wilson(hits: int, of: int, z: float = Z95) -> tuple[float, float] | None:
-    """Between which shares the true one lies, by E. B. Wilson (1927); None of nothing.
+    """The interval of a proportion by E. B. Wilson (1927); None of nothing.
 
-    Unlike the usual "share +- error" it stays within 0 and 1 and says something sensible of few
-    pictures and of all right: 10 of 10 is 0.72 to 1.
-
-    Args:
-        hits: how many of them.
-        of: how many there are.
-        z: standard deviations to each side; the default holds 95 %.
+    It stays within 0 and 1, also for few pictures and for all right: 10 of 10 is 0.72 to 1. `z`
+    counts standard deviations to each side; the default holds 95 %.
     """
     if not 0 <= hits <= of:
         raise ValueError(f"{hits} of {of} is no share: give 0 <= hits <= of")
@@ -102,8 +98,6 @@ class Confusion:
                 f"a confusion matrix of {len(self.classes)} classes is no array {self.counts.shape}"
             )
 
-    # ---- numbers ----------------------------------------------------------------------------
-
     @property
     def pictures(self) -> int:
         """How many pictures were answered."""
@@ -111,7 +105,7 @@ class Confusion:
 
     @property
     def right(self) -> int:
-        """How many of them rightly."""
+        """How many of them were answered right."""
         return int(np.trace(self.counts))
 
     @property
@@ -121,7 +115,7 @@ class Confusion:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Between which the accuracy on many more such pictures lies, 95 % (`wilson`)."""
+        """The 95 % interval of the accuracy (`wilson`)."""
         return wilson(self.right, self.pictures)
 
     @property
@@ -132,22 +126,13 @@ class Confusion:
 
     def per_class(self) -> list[ClassResult]:
         """One result for each class, in their order."""
-        pictures, answered = self.counts.sum(axis=1).tolist(), self.counts.sum(axis=0).tolist()
-        right = np.diagonal(self.counts).tolist()
-        return [
-            ClassResult(index, name, pictures[index], answered[index], right[index])
-            for index, name in enumerate(self.classes)
-        ]
+        sums = (self.counts.sum(axis=1), self.counts.sum(axis=0), np.diagonal(self.counts))
+        rows = zip(self.classes, *(numbers.tolist() for numbers in sums), strict=True)
+        return [ClassResult(index, *row) for index, row in enumerate(rows)]
 
     def mistakes(self, most: int | None = None) -> list[Mistake]:
-        """Which classes were taken for which, the most frequent first, ties in their order.
-
-        Args:
-            most: so many at most; None for all.
-        """
-        truths, answers = np.nonzero(self.counts)
-        wrong = truths != answers
-        truths, answers = truths[wrong], answers[wrong]
+        """Which classes were taken for which, the most frequent first, ties in their order."""
+        truths, answers = np.nonzero(self.counts - np.diag(np.diagonal(self.counts)))
         counts = self.counts[truths, answers]
         order = np.lexsort((answers, truths, -counts))[:most]
         return [
@@ -158,8 +143,6 @@ class Confusion:
     def occurring(self) -> NDArray[np.int64]:
         """The classes that have a picture or were an answer, in their order."""
         return np.nonzero(self.counts.sum(axis=0) + self.counts.sum(axis=1))[0]
-
-    # ---- tables -----------------------------------------------------------------------------
 
     def matrix_csv(self) -> Iterator[str]:
         """The matrix, line by line: a row for each truth, a column for each answer."""
@@ -175,7 +158,8 @@ class Confusion:
             shares: list[float | None] = []
             for share, of in ((row.recall, row.pictures), (row.precision, row.answered)):
                 shares += [share, *(wilson(row.right, of) or (None, None))]
-            yield csv_line([*row, *(decimal(share) for share in (*shares, row.f1))])
+            texts = ("" if share is None else f"{share:.4f}" for share in (*shares, row.f1))
+            yield csv_line([*row, *texts])
 
 
 def confusion_matrix(truths: Any, answers: Any, classes: Sequence[str] | int) -> Confusion:
@@ -186,55 +170,42 @@ def confusion_matrix(truths: Any, answers: Any, classes: Sequence[str] | int) ->
         answers: (N,) what was answered, likewise.
         classes: the names of the classes, in their order, or how many there are.
 
-    Returns:
-        The matrix; of no pictures it is all zeros.
-
     Raises:
         UserError: the two are of different length, or hold what is no class.
     """
-    names = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else classes
-    names = tuple(names)
+    names = [f"class {i}" for i in range(classes)] if isinstance(classes, int) else classes
     one, other = (_numbers(given, names) for given in (truths, answers))
     if len(one) != len(other):
         raise UserError(f"there are {len(one)} truths and {len(other)} answers: give one for each")
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (one, other), 1)
-    return Confusion(counts, names)
+    return Confusion(counts, tuple(names))
 
 
-def _numbers(given: Any, names: tuple[str, ...]) -> NDArray[np.int64]:
+def _numbers(given: Any, names: Sequence[str]) -> NDArray[np.int64]:
     values = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
     if values.ndim != 1:
         raise UserError(f"truths and answers are a class for each picture, not {values.shape}")
-    if not values.size:
-        return np.zeros(0, np.int64)
     if values.dtype.kind in "UO":
         places = {name: place for place, name in enumerate(names)}
         if len(places) < len(names):
             raise UserError("two classes have the same name, so give numbers and not names")
-        for value in values.tolist():
-            if value not in places:
-                raise UserError(f"{shown(value)} is none of the {len(names)} classes")
-        return np.array([places[value] for value in values.tolist()], np.int64)
-    if values.dtype.kind not in "iu":
+        unknown = next((value for value in values.tolist() if value not in places), None)
+        if unknown is not None:
+            raise UserError(f"{shown(unknown)} is none of the {len(names)} classes")
+        values = np.array([places[value] for value in values.tolist()], np.int64)
+    if values.dtype.kind not in "iu" and values.size:
         raise UserError(f"classes are whole numbers or names, not {values.dtype}")
-    for value in (values.min(), values.max()):
-        if not 0 <= value < len(names):
-            raise UserError(f"{value} is no class: there are {len(names)}, numbered from 0")
+    outside = values[(values < 0) | (values >= len(names))]
+    if outside.size:
+        raise UserError(f"{outside[0]} is no class: there are {len(names)}, numbered from 0")
     return values.astype(np.int64)
 
 
 def distinct(names: Sequence[str]) -> list[str]:
     """The names; those that occur twice with their number behind, as columns need it."""
-    seen: dict[str, int] = {}
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-    return [f"{name} ({i})" if seen[name] > 1 else name for i, name in enumerate(names)]
-
-
-def decimal(share: float | None) -> str:
-    """Four decimals, or nothing."""
-    return "" if share is None else f"{share:.4f}"
+    counts = Counter(names)
+    return [f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(names)]
 
 
 def csv_line(values: Iterable[object]) -> str:

@@ -1,12 +1,13 @@
-"""Ask a network about a folder of pictures whose classes are known, and keep what matters."""
+"""Evaluate a network on a folder of pictures whose classes are known."""
 
 from __future__ import annotations
 
-import heapq
+import bisect
 import os
-from collections import deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,7 @@ from tcformer.errors import UserError
 from tcformer.images import is_hidden
 from tcformer.predict.classes import Matching, match_names
 from tcformer.predict.confusion import Confusion
-from tcformer.predict.predict import DECIMALS, probabilities_each
+from tcformer.predict.predict import DECIMALS, probabilities_each, refuse_unreadable
 from tcformer.predict.sources import Picture
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ __all__ = [
 
 
 class LabeledPrediction(NamedTuple):
-    """What a network said of one picture, and what it is."""
+    """The class that a network predicts for one picture, and the true one."""
 
     image: str
     """path"""
@@ -71,10 +72,7 @@ class Report:
 
 
 def labeled_folder(folder: str | os.PathLike[str]) -> FolderSource:
-    """The pictures of a folder that holds a folder for each class.
-
-    Args:
-        folder: that one, or the folder above it, in which it is called `val`.
+    """The pictures of a folder that holds a folder for each class, or of its subfolder `val`.
 
     Raises:
         UserError: no such folder, no class folders, a class without pictures.
@@ -88,12 +86,9 @@ def labeled_folder(folder: str | os.PathLike[str]) -> FolderSource:
         inside = folders(path)
     except FileNotFoundError:
         raise UserError(f"there is no folder {path}") from None
-    except NotADirectoryError:
-        raise UserError(
-            f"{path} is a file: name a folder that holds a folder of pictures for each class"
-        ) from None
     except OSError as error:
-        raise UserError(f"the folder {path} cannot be read: {error.strerror or error}") from None
+        why = error.strerror or error
+        raise UserError(f"{path} must be a folder with a folder for each class: {why}") from None
     # A class may be called "val", too: then there are no folders in it.
     if "val" in inside and ("train" in inside or folders(path / "val")):
         return FolderSource(os.fspath(path), "val")
@@ -134,90 +129,51 @@ def evaluate(
     each: Callable[[LabeledPrediction], None] | None = None,
     **options: Any,
 ) -> Report:
-    """Ask about every picture of a folder; memory does not grow with their number.
+    """Predict every picture of a folder and count; memory does not grow with their number.
 
     Args:
         loaded: a classifier.
         source: the pictures.
         matching: which score stands for which class.
-        keep: how many answers to keep to be looked at, right ones and wrong ones.
+        keep: how many right and how many wrong predictions to keep to be looked at.
         unreadable: is told the name of what cannot be read, and why; it is left out.
-        each: is told every answer, in the order of the files.
+        each: is told every prediction, in the order of the files.
         **options: `batch_size`, `workers` and `amp` of `predict_each`.
 
     Raises:
         UserError: a picture cannot be read (without `unreadable`), or scores are not numbers.
     """
-    count = loaded.num_classes
-    counts = np.zeros((count, count), np.int64)
+    counts = np.zeros((loaded.num_classes, loaded.num_classes), np.int64)
     report = Report(Confusion(counts, matching.names))
-    wrong = _Best(keep)
-    right: dict[int, _Best] = {}
-
-    def left_out(name: str, reason: str) -> None:
-        report.unread += 1
-        if unreadable is None:
-            raise UserError(f"cannot read {name}: {reason}")
-        unreadable(name, reason)
-
-    answers = _answers(loaded, source, matching, unreadable=left_out, **options)
-    for order, answer in enumerate(answers):
-        counts[answer.truth, answer.answer] += 1
-        best = right.setdefault(answer.truth, _Best(keep)) if answer.right else wrong
-        best.add(answer, order)
-        if each is not None:
-            each(answer)
-    report.wrong = [answer for _, _, answer in wrong.ranked()]
-    report.right = _in_turn([best.ranked() for best in right.values()])[:keep]
-    return report
-
-
-_Ranked = tuple[float, int, LabeledPrediction]
-"""Confidence, minus the place in the order of the files (so that ties go to the first), answer."""
-
-
-class _Best:
-    """The most confident of many answers, `most` of them at most."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._heap: list[_Ranked] = []
-
-    def add(self, answer: LabeledPrediction, order: int) -> None:
-        entry = (answer.probability, -order, answer)
-        if len(self._heap) < self._most:
-            heapq.heappush(self._heap, entry)
-        elif self._heap:
-            heapq.heappushpop(self._heap, entry)
-
-    def ranked(self) -> list[_Ranked]:
-        return sorted(self._heap, reverse=True)
-
-
-def _in_turn(classes: list[list[_Ranked]]) -> list[LabeledPrediction]:
-    """The best of each class, the more confident first; then the second of each, and so on."""
-    chosen: list[LabeledPrediction] = []
-    for rank in range(max(map(len, classes), default=0)):
-        turn = sorted((best[rank] for best in classes if rank < len(best)), reverse=True)
-        chosen += [answer for _, _, answer in turn]
-    return chosen
-
-
-def _answers(
-    loaded: Loaded, source: FolderSource, matching: Matching, **options: Any
-) -> Iterator[LabeledPrediction]:
-    waiting: deque[tuple[str, int]] = deque()
+    truths: dict[str, int] = {}  # of the pictures that are read ahead
 
     def pictures() -> Iterator[Picture]:
         for index in range(len(source)):
             path = source.describe(index)
-            waiting.append((path, matching.places[int(source.files.labels[index])]))
+            truths[path] = matching.places[int(source.files.labels[index])]
             yield Picture(path, path)
 
-    for name, row in probabilities_each(loaded, pictures(), **options):
-        path, truth = waiting.popleft()
-        while path != name:  # those before it could not be read
-            path, truth = waiting.popleft()
+    def left_out(name: str, reason: str) -> None:
+        del truths[name]
+        report.unread += 1
+        (unreadable or refuse_unreadable)(name, reason)
+
+    # Wrong ones under None, right ones under their class: the most confident first, ties in the
+    # order of the files.
+    kept: dict[int | None, list[tuple[float, int, LabeledPrediction]]] = defaultdict(list)
+    rows = probabilities_each(loaded, pictures(), unreadable=left_out, **options)
+    for place, (name, row) in enumerate(rows):
+        truth = truths.pop(name)
         answer = int(row.argsort(descending=True, stable=True)[0])
-        shares = [round(float(row[place]), DECIMALS) for place in (answer, truth)]
-        yield LabeledPrediction(name, truth, answer, shares[0], shares[1])
+        share, of_truth = (round(float(row[number]), DECIMALS) for number in (answer, truth))
+        found = LabeledPrediction(name, truth, answer, share, of_truth)
+        counts[truth, answer] += 1
+        group = kept[truth if found.right else None]
+        bisect.insort(group, (-share, place, found))
+        del group[keep:]
+        if each is not None:
+            each(found)
+    report.wrong = [found for _, _, found in kept.pop(None, [])]
+    turns = (sorted(filter(None, turn)) for turn in zip_longest(*kept.values()))
+    report.right = [found for turn in turns for _, _, found in turn][:keep]
+    return report

@@ -12,13 +12,14 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 from torch import nn
 
-from tcformer.errors import UserError
+from tcformer.errors import UserError, cut
 from tcformer.files import atomic_write, check_writable, staging
 from tcformer.predict.card import model_card
 from tcformer.predict.preprocess import Preprocessing
@@ -67,9 +68,13 @@ def save_pretrained(
         UserError: there are such files in the folder, it cannot be written, or the network is not
             one that timm can build by name.
     """
-    network, shape = _described(model, input_size)
+    if isinstance(model, nn.Module):
+        loaded: Any = _bare(model, input_size)
+    else:
+        model.refuse_left_out("timm's hub format")
+        loaded = model if input_size is None else model.resized(input_size)
     folder = Path(folder)
-    config = _config(network, shape, *_labels(model, network, classes))
+    config = _config(loaded, classes)
     told = read_record(Path(record)) if isinstance(record, (str, os.PathLike)) else record
     taken = [file for file in (CONFIG, WEIGHTS, CARD) if os.path.lexists(folder / file)]
     if taken and not overwrite:
@@ -77,18 +82,16 @@ def save_pretrained(
             f"{folder} holds a {taken[0]} already; name another folder, or say that it is to be "
             "replaced (--force, overwrite=True)"
         )
-    for name_of_file in (CONFIG, WEIGHTS, CARD):
-        check_writable(folder / name_of_file)
-    _check_buildable(network, config)
-    epoch = getattr(model, "epoch", None)
+    for file in (CONFIG, WEIGHTS, CARD):
+        check_writable(folder / file)
     title = name or folder.resolve().name
-    card = model_card(config, told, name=title, repo=repo, license=license, epoch=epoch)
+    card = model_card(config, told, name=title, repo=repo, license=license, epoch=loaded.epoch)
     # Without the configuration nobody takes the folder for a model.
     with staging(folder, last=CONFIG) as scratch:
-        save_weights(network, scratch / WEIGHTS, _header(shape, config))
+        save_weights(loaded.network, scratch / WEIGHTS, _header(loaded.preprocessing, config))
         _write(scratch / CARD, card)
         _write(scratch / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        _compare(network, scratch)
+        _read_back(loaded.network, scratch, config["architecture"])
     return folder
 
 
@@ -142,64 +145,32 @@ def push_to_hub(
 
 def record_beside(source: str | os.PathLike[str] | None) -> Path | None:
     """The record of the training that a file of weights lies beside, if there is one."""
-    if source is None:
-        return None
-    path = Path(source).parent / TRAINING
-    return path if path.is_file() else None
+    path = None if source is None else Path(source).parent / TRAINING
+    return path if path is not None and path.is_file() else None
 
 
-def _described(
-    model: nn.Module | Loaded, input_size: int | None
-) -> tuple[nn.Module, Preprocessing]:
-    network = model if isinstance(model, nn.Module) else model.network
-    if isinstance(model, nn.Module):
-        cfg = getattr(model, "pretrained_cfg", None) or {}
-        channels, side = cfg.get("input_size", (3, 224, 224))[::2]
-        channels = getattr(model, "in_chans", channels)
-        mean, std = (cfg.get(key) for key in ("mean", "std"))
-        same = bool(mean and std) and len(mean or ()) == channels
-        shape = Preprocessing(
-            input_size or side,
-            channels,
-            tuple(mean or ()) if same else None,
-            tuple(std or ()) if same else None,
-            interpolation=cfg.get("interpolation", "bicubic"),
-        )
-        return network, shape
-    model.refuse_left_out("timm's hub format")
-    shape = model.preprocessing
-    return network, shape if input_size is None else model.resized(input_size).preprocessing
-
-
-def _labels(
-    model: nn.Module | Loaded, network: nn.Module, classes: Sequence[str] | None
-) -> tuple[list[str], dict[str, str]]:
-    """The names of the classes, and words for those that have them."""
+def _bare(network: nn.Module, input_size: int | None) -> SimpleNamespace:
+    """What `Loaded` tells of a network, as far as the network says it itself."""
+    cfg = getattr(network, "pretrained_cfg", None) or {}
+    channels, side = cfg.get("input_size", (3, 224, 224))[::2]
+    channels = getattr(network, "in_chans", channels)
+    mean, std = (tuple(cfg.get(key) or ()) for key in ("mean", "std"))
+    stated = mean and std and len(mean) == channels
+    shape = Preprocessing(
+        input_size or side,
+        channels,
+        mean if stated else None,
+        std if stated else None,
+        interpolation=cfg.get("interpolation", "bicubic"),
+    )
     count = int(getattr(network, "num_classes", 0))
-    if classes is None:
-        if isinstance(model, nn.Module) or not model.named:
-            return [], {}
-        words, names = list(model.classes), list(model.recorded or model.classes)
-        names += words[len(names) :]
-        return names, dict(zip(names, words, strict=True)) if names != words else {}
-    if len(classes) != count:
-        raise UserError(f"there are {len(classes)} names for {count} classes")
-    return [str(name) for name in classes], {}
+    return SimpleNamespace(
+        network=network, preprocessing=shape, num_classes=count, named=False, epoch=None
+    )
 
 
-def _header(shape: Preprocessing, config: Mapping[str, Any]) -> dict[str, object]:
-    """What the file of weights says by itself, without its folder."""
-    told: dict[str, Any] = {"input_size": shape.input_size, "in_chans": shape.in_chans}
-    told |= {"mean": shape.mean, "std": shape.std, "crop_pct": shape.crop_pct}
-    told |= {"interpolation": shape.interpolation} if shape.interpolation != "bicubic" else {}
-    words = config.get("label_descriptions", {})
-    told |= {"classes": config.get("label_names"), "words": list(words.values()) or None}
-    return {name: as_text(value) for name, value in told.items() if value is not None}
-
-
-def _config(
-    network: nn.Module, shape: Preprocessing, labels: list[str], words: Mapping[str, str]
-) -> dict[str, Any]:
+def _config(loaded: Any, classes: Sequence[str] | None) -> dict[str, Any]:
+    network, shape, count = loaded.network, loaded.preprocessing, loaded.num_classes
     known: dict[str, Any] = dict(getattr(network, "pretrained_cfg", None) or {})
     architecture = known.get("architecture")
     if not architecture or not timm.is_model(architecture):
@@ -207,7 +178,6 @@ def _config(
             f"{type(network).__name__} is not a model that timm builds by name; create it with "
             "tcformer.create_model or timm.create_model"
         )
-    count = int(getattr(network, "num_classes", 0))
     config: dict[str, Any] = {
         "architecture": architecture,
         "num_classes": count,
@@ -215,16 +185,21 @@ def _config(
     }
     if isinstance(pool := getattr(network, "global_pool", None), str) and pool:
         config["global_pool"] = pool
-    if labels:
-        config["label_names"] = labels
-        config |= {"label_descriptions": dict(words)} if words else {}
+    if classes is not None:
+        if len(classes) != count:
+            raise UserError(f"there are {len(classes)} names for {count} classes")
+        config["label_names"] = [str(name) for name in classes]
+    elif loaded.named:
+        names = [*loaded.recorded, *loaded.classes[len(loaded.recorded) :]]
+        config["label_names"] = names
+        if names != list(loaded.classes):
+            config["label_descriptions"] = dict(zip(names, loaded.classes, strict=True))
     if merging := merging_of(network):
         config["model_args"] = merging
-    side = shape.input_size
     config["pretrained_cfg"] = {
         "custom_load": False,
         "num_classes": count,
-        "input_size": [shape.in_chans, side, side],
+        "input_size": [shape.in_chans, shape.input_size, shape.input_size],
         "fixed_input_size": bool(known.get("fixed_input_size", False)),
         "pool_size": None,
         "interpolation": shape.interpolation,
@@ -238,33 +213,32 @@ def _config(
     return config
 
 
-def _check_buildable(network: nn.Module, config: Mapping[str, Any]) -> None:
-    """Refuse a network whose sizes are not those of its name: nobody could build it again."""
-    with torch.device("meta"):
-        twin = timm.create_model(
-            config["architecture"],
-            num_classes=config["num_classes"],
-            in_chans=config["pretrained_cfg"]["input_size"][0],
-            **config.get("model_args", {}),
-        )
-    ours, theirs = (
-        {key: tuple(value.shape) for key, value in each.state_dict().items()}
-        for each in (network, twin)
-    )
-    if ours != theirs:
-        key = next(k for k in [*ours, *theirs] if ours.get(k) != theirs.get(k))
-        raise UserError(
-            f"this network is not a {config['architecture']} as timm builds it ({key} differs), so "
-            "the hub format cannot describe it"
-        )
+def _header(shape: Preprocessing, config: Mapping[str, Any]) -> dict[str, object]:
+    """What the file of weights says by itself, without its folder."""
+    told: dict[str, Any] = {"input_size": shape.input_size, "in_chans": shape.in_chans}
+    told |= {"mean": shape.mean, "std": shape.std, "crop_pct": shape.crop_pct}
+    told |= {"interpolation": shape.interpolation} if shape.interpolation != "bicubic" else {}
+    words = config.get("label_descriptions", {})
+    told |= {"classes": config.get("label_names"), "words": list(words.values()) or None}
+    return {name: as_text(value) for name, value in told.items() if value is not None}
 
 
 def _write(path: Path, text: str) -> None:
     atomic_write(path, lambda stream: stream.write(text.encode("utf-8", "backslashreplace")))
 
 
-def _compare(network: nn.Module, folder: Path) -> None:
-    again = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
-    for key, value in network.state_dict().items():
-        if not torch.equal(value.cpu().to(again[key].dtype), again[key]):
-            raise UserError(f"{folder} does not read back as it was written ({key} differs)")
+def _read_back(network: nn.Module, folder: Path, architecture: str) -> None:
+    """Refuse what timm does not build again from the folder: sizes other than its name's."""
+    try:
+        again = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
+        state = network.state_dict()
+        same = {k: torch.equal(v.cpu().to(again[k].dtype), again[k]) for k, v in state.items()}
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = cut(" ".join(str(error).split()))
+        raise UserError(
+            f"this network is not a {architecture} as timm builds it, so the hub format cannot "
+            f"describe it: {reason}"
+        ) from error
+    if not all(same.values()) or again.keys() != state.keys():
+        key = next((key for key in same if not same[key]), "the list of keys")
+        raise UserError(f"{folder} does not read back as it was written ({key} differs)")

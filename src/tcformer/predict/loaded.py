@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -114,7 +114,7 @@ class Loaded:
     def predict(
         self, images: Any, *, topk: int | None = None, amp: str = "off"
     ) -> Prediction | list[Prediction]:
-        """What the network says of a picture, or of each of several.
+        """Predict the classes of a picture, or of each of several.
 
         Args:
             images: a path, the bytes of a file, a PIL image, an array (H, W, 3) of uint8 (or
@@ -155,13 +155,10 @@ class Loaded:
             UserError: the file has parts, such as a neck and a head, that `by` cannot carry.
         """
         if self.left_out:
-            kind = {
-                "segmentation": "a segmentation model",
-                "pose": "a pose model",
-                "detection": "a detector",
-            }.get(self.task)
+            kinds = {"segmentation": "a segmentation model", "pose": "a pose model"}
+            kind = {**kinds, "detection": "a detector"}.get(self.task, "a larger network")
             raise UserError(
-                f"{self.source} is {kind or 'a larger network'}, and {by} has no place for its "
+                f"{self.source} is {kind}, and {by} has no place for its "
                 f"{' and '.join(self.left_out)}; give a classifier or a backbone alone"
             )
 
@@ -230,16 +227,28 @@ def load(
         model, checkpoint = None, model
     name = None if model is None else str(model)
     where = choose_device(str(device), LaunchEnvironment())
-    _set_threads(threads)
-    _check_input_size(input_size)
+    cores = os.cpu_count() or 1
+    if not 0 <= threads <= cores:
+        raise UserError(
+            f"--threads is {threads}, but this machine has {cores} cores; 0 leaves torch's choice"
+        )
+    if threads:
+        torch.set_num_threads(threads)
+    if input_size is not None:
+        _check_input_size(input_size)
     if pretrained:
-        checkpoint = _published(name, checkpoint)
+        from tcformer.weights.released import pretrained_path
+
+        if checkpoint is not None:
+            raise UserError(
+                f"the published weights are asked for and those of {checkpoint} too: choose one"
+            )
+        checkpoint = pretrained_path(name or DEFAULT_MODEL)
     loaded = _random(name) if checkpoint is None else _trained(name, checkpoint, ema)
     if input_size is not None:
         notes = size_note(loaded.trained_at, input_size, input_size)
         loaded = replace(loaded.resized(input_size), notes=(*loaded.notes, *notes))
-    loaded.network.to(where)
-    return replace(loaded, device=where)
+    return replace(loaded, network=loaded.network.to(where), device=where)
 
 
 def _is_place(text: str | os.PathLike[str]) -> bool:
@@ -255,31 +264,11 @@ def _is_place(text: str | os.PathLike[str]) -> bool:
     )
 
 
-def _check_input_size(size: int | None) -> None:
-    if size is not None and not LEAST_SIDE <= size <= MOST_INPUT:
+def _check_input_size(size: int) -> None:
+    if not LEAST_SIDE <= size <= MOST_INPUT:
         raise UserError(
             f"the input size is {size}, but {LEAST_SIDE} to {MOST_INPUT} pixels are meant"
         )
-
-
-def _set_threads(threads: int) -> None:
-    cores = os.cpu_count() or 1
-    if not 0 <= threads <= cores:
-        raise UserError(
-            f"--threads is {threads}, but this machine has {cores} cores; 0 leaves torch's choice"
-        )
-    if threads:
-        torch.set_num_threads(threads)
-
-
-def _published(model: str | None, checkpoint: str | os.PathLike[str] | None) -> Path:
-    from tcformer.weights.released import pretrained_path
-
-    if checkpoint is not None:
-        raise UserError(
-            f"the published weights are asked for and those of {checkpoint} too: choose one"
-        )
-    return pretrained_path(model or DEFAULT_MODEL)
 
 
 def _random(model: str | None) -> Loaded:
@@ -287,15 +276,9 @@ def _random(model: str | None) -> Loaded:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = _create(name, {})
-    count = int(getattr(network, "num_classes", 0))
-    return Loaded(
-        network.eval(),
-        name,
-        "classification",
-        Preprocessing(),
-        classes=class_names(None, count)[0],
-        notes=("no checkpoint is given, so the weights are random",),
-    )
+    classes, _ = class_names(None, int(getattr(network, "num_classes", 0)))
+    notes = ("no checkpoint is given, so the weights are random",)
+    return Loaded(network, name, "classification", Preprocessing(), classes, notes)
 
 
 def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None) -> Loaded:
@@ -304,52 +287,59 @@ def _trained(model: str | None, source: str | os.PathLike[str], ema: bool | None
     name = model or _name(about, found)
     # A model that is asked for by name merges as that one does, whatever the weights are used to.
     arguments = {} if model else file.merging
-    if found is not None:
-        if found.in_chans not in (1, 3):
-            raise UserError(
-                f"{source} is for images of {found.in_chans} channels; only grey and RGB pictures "
-                "can be read"
-            )
-        arguments |= {"in_chans": found.in_chans, "num_classes": found.num_classes or 0}
+    if found is None:
+        channels, weights = about.in_chans or 3, file.checkpoint.state_dict
+        heads = getattr(timm.get_pretrained_cfg(name), "classifier", None)
+        head = weights.get(f"{heads[0] if isinstance(heads, (list, tuple)) else heads}.weight")
+        arguments |= {} if head is None else {"num_classes": len(head)}
     else:
-        arguments |= {
-            "in_chans": about.in_chans or 3,
-            **_width_of_head(name, file.checkpoint.state_dict),
-        }
-    network = _create(name, arguments)
-    weights = file.translated.backbone if found else file.checkpoint.state_dict
+        channels, weights = found.in_chans, file.translated.backbone
+        arguments["num_classes"] = found.num_classes or 0
+    if channels not in (1, 3):
+        raise UserError(
+            f"{source} is for images of {channels} channels; only grey and RGB pictures can be read"
+        )
+    network = _create(name, arguments | {"in_chans": channels})
     load_checkpoint(network, weights, where=str(source))
-    count = (found.num_classes or 0) if found else int(arguments.get("num_classes", 0))
-    task = "classification" if count else _task_of(parts)
-    classes, notes = class_names(about.classes if count else None, count)
+    count = int(arguments.get("num_classes", 0))
+    recorded = about.classes if count else None
+    classes, notes = class_names(recorded, count)
     if count and about.input_size is None:
         notes.append("no input size is recorded, so it is taken for 224 pixels")
-    notes += file.notes
-    named = bool(count and about.classes) and len(about.classes or ()) <= count
-    if named and about.words and len(about.words) == len(about.classes or ()):
+    named = bool(recorded) and len(recorded or ()) <= count
+    if named and about.words and len(about.words) == len(recorded or ()):
         classes = (*about.words, *classes[len(about.words) :])
-    preprocessing = Preprocessing(
-        about.input_size or 224,
-        found.in_chans if found else about.in_chans or 3,
-        about.mean,
-        about.std,
-        about.crop_pct,
-        about.interpolation or "bicubic",
-    )
+    others = (_TASKS[part] for part in parts if part in _TASKS)
     return Loaded(
-        network.eval(),
+        network,
         name,
-        task,
-        preprocessing,
+        "classification" if count else next(others, "features"),
+        Preprocessing(
+            about.input_size or 224,
+            channels,
+            about.mean,
+            about.std,
+            about.crop_pct,
+            about.interpolation or "bicubic",
+        ),
         classes,
-        tuple(f"{source}: {note}" for note in notes),
+        tuple(f"{source}: {note}" for note in [*notes, *file.notes]),
         str(source),
         file.checkpoint.epoch,
         named,
-        recorded=(about.classes or ()) if named else (),
+        recorded=(recorded or ()) if named else (),
         left_out=tuple(parts),
         trained_at=about.trained_at,
     )
+
+
+_TASKS = {
+    "decode_head": "segmentation",
+    "keypoint_head": "pose",
+    "roi_heads": "detection",  # of an R-CNN
+    "head": "detection",  # of RetinaNet
+}
+"""What a network is for whose file has such a part besides the backbone."""
 
 
 def _name(about: Metadata, found: Architecture | None) -> str:
@@ -363,26 +353,11 @@ def _name(about: Metadata, found: Architecture | None) -> str:
     return found.name or DEFAULT_MODEL
 
 
-def _width_of_head(name: str, state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Number of classes of a network that is not ours: timm says what its classifier is called."""
-    head = getattr(timm.get_pretrained_cfg(name), "classifier", None)
-    head = head[0] if isinstance(head, (list, tuple)) and head else head
-    weight = state.get(f"{head}.weight")
-    return {} if weight is None else {"num_classes": len(weight)}
-
-
-def _task_of(parts: list[str]) -> str:
-    """What the parts besides the backbone are for."""
-    tasks = {"decode_head": "segmentation", "keypoint_head": "pose"}
-    tasks |= dict.fromkeys(("roi_heads", "head"), "detection")  # of an R-CNN, of RetinaNet
-    return next((tasks[part] for part in parts if part in tasks), "features")
-
-
 def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
     create: Any = timm.create_model if timm.is_model(name) else create_model  # which names the near
     try:
         network: nn.Module = create(name, **arguments)
-        return network
+        return network.eval()
     except UserError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -103,20 +103,19 @@ class PoseEstimator:
         except ValueError as error:
             raise UserError(f"{error}") from None
         image = Image.fromarray(picture)
-        people = []
+        people: list[Person] = []
         for first in range(0, len(crops), batch_size):
             some = crops[first : first + batch_size]
             inputs = torch.stack([cut(image, crop, self.codec) for crop in some]).to(self.device)
             heatmaps = self.heatmaps(inputs, flip_test=flip_test)
             require_finite(heatmaps)
-            points, scores = self.codec.decode(heatmaps, some)
-            for i, crop in enumerate(some):
-                n = first + i
-                people.append(Person(where[n], points[i], scores[i], crop, float(sure[n])))
+            found = zip(*self.codec.decode(heatmaps, some), some, strict=True)
+            for n, (points, scores, crop) in enumerate(found, first):
+                people.append(Person(where[n], points, scores, crop, float(sure[n])))
         return people
 
     def heatmaps(self, inputs: Tensor, *, flip_test: bool) -> Tensor:
-        """Crops (B, 3, H, W), normalised, to heat maps (B, K, H/4, W/4) float32."""
+        """Crops (B, 3, H, W), normalized, to heat maps (B, K, H/4, W/4) float32."""
         return find_heatmaps(self.network, inputs, self.codec, self.layout, flip_test=flip_test)
 
     def tokens(self, picture: NDArray[np.uint8], person: Person) -> list[Tokens]:
@@ -148,18 +147,15 @@ def find_heatmaps(
     flip_test: bool,
     autocast: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Tensor:
-    """The heat maps of a batch of crops.
+    """The heat maps (B, K, H/4, W/4) float32 of a batch of crops.
 
     Args:
         network: from (B, 3, H, W) to heat maps, in evaluation mode.
-        inputs: (B, 3, H, W), normalised, on the network's device.
+        inputs: (B, 3, H, W), normalized, on the network's device.
         codec: knows how mirrored heat maps are brought into line.
         kind: knows which keypoints a mirrored picture swaps.
         flip_test: also look at the mirrored inputs, and average.
         autocast: the context of each forward pass.
-
-    Returns:
-        (B, K, H/4, W/4) float32.
     """
     with torch.inference_mode():
         with autocast():
@@ -209,16 +205,16 @@ def load_pose(
         UserError: the file cannot be read or holds no pose network, or an option does not fit.
     """
     file = open_weights(checkpoint, ema)
-    about, said, weights = file.metadata, file.metadata.entries, file.translated.whole
-    if _HEAD not in weights:
+    about, entries = file.metadata, file.metadata.entries
+    if _HEAD not in file.translated.whole:
         raise UserError(
             f"{checkpoint} holds no pose network ({_HEAD} is not in it); train one with "
             "`tcformer train configs/wholebody/tcformer_256x192.py`, or give a released one"
         )
     notes = file.notes
-    kind = _layout(said, _rows(weights, _HEAD, str(checkpoint)), str(checkpoint))
+    kind = _layout(file)
     network, name = _network(file, len(kind))
-    size = crop_size or (about.trained_at if "crop_size" in said else None)
+    size = crop_size or (about.trained_at if "crop_size" in entries else None)
     if size is None:
         size = usual_size(kind, name)
         notes.append(
@@ -233,10 +229,10 @@ def load_pose(
         )
     if crop_size is not None:
         notes += size_note(about.trained_at, height, width)
-    method = codec or str(said.get("codec", "classic"))
-    if codec is not None and codec != said.get("codec", codec):
-        notes.append(f"trained with the codec {said['codec']}, and now it is {codec}")
-    sigma = _number(said.get("heatmap_sigma"), 2.0)
+    method = codec or str(entries.get("codec", "classic"))
+    if codec is not None and codec != entries.get("codec", codec):
+        notes.append(f"trained with the codec {entries['codec']}, and now it is {codec}")
+    sigma = _number(entries.get("heatmap_sigma"), 2.0)
     try:
         made = HeatmapCodec((width, height), (width // STRIDE, height // STRIDE), sigma, method)
     except ValueError as error:
@@ -252,15 +248,13 @@ def usual_size(kind: Layout, name: str) -> tuple[int, int]:
     return (384, 288) if name == "tcformer_large" else (256, 192)
 
 
-def _layout(said: Mapping[str, Any], keypoints: int, where: str) -> Layout:
-    name = said.get("keypoints")
+def _layout(file: WeightsFile) -> Layout:
+    name, keypoints = file.metadata.entries.get("keypoints"), _rows(file, _HEAD)
     fitting = [n for n in LAYOUTS if len(layout(n)) == keypoints]
-    if name in fitting:
-        return layout(str(name))
     if not fitting:
         known = ", ".join(f"{len(layout(n))} ({n})" for n in LAYOUTS)
-        raise UserError(f"{where} finds {keypoints} keypoints; known sets have {known}")
-    return layout(fitting[0])
+        raise UserError(f"{file.source} finds {keypoints} keypoints; known sets have {known}")
+    return layout(str(name) if name in fitting else fitting[0])
 
 
 def _number(value: Any, default: float) -> float:
@@ -270,43 +264,37 @@ def _number(value: Any, default: float) -> float:
     return default
 
 
-def _rows(weights: Mapping[str, Tensor], key: str, where: str) -> int:
+def _rows(file: WeightsFile, key: str) -> int:
     """The length of a parameter's first axis."""
+    weights = file.translated.whole
     if key not in weights or not weights[key].ndim:
         what = "is a single number" if key in weights else "is not in it"
-        raise UserError(f"{where} holds no pose network of ours: {key} {what}")
+        raise UserError(f"{file.source} holds no pose network of ours: {key} {what}")
     return len(weights[key])
 
 
 def _network(file: WeightsFile, keypoints: int) -> tuple[TopDownPose, str]:
     """The network that the weights are of, with them loaded, and its backbone's name."""
-    where, said, weights = file.source, file.metadata.entries, file.translated.whole
-    name = str(said.get("model") or (file.architecture and file.architecture.name) or "")
+    where, entries, weights = file.source, file.metadata.entries, file.translated.whole
+    name = str(entries.get("model") or (file.architecture and file.architecture.name) or "")
     if not name:
         raise UserError(f"{where}: the sizes of its backbone are those of no variant")
-    channels = _rows(weights, "neck.lateral_convs.0.conv.bias", where)
-    hidden = _rows(weights, "neck.merge_blocks.0.mlp.fc1.bias", where)
+    channels = _rows(file, "neck.lateral_convs.0.conv.bias")
+    hidden = _rows(file, "neck.merge_blocks.0.mlp.fc1.bias")
+    # How the neck reduces its keys shows in the parameters that this needs.
+    ways = {"sr": "conv", "gather": "cluster_linear", "norm": "cluster_norm"}
+    known = (ways[key] for key in ways if f"neck.merge_blocks.0.attn.{key}.weight" in weights)
     try:
         network = TopDownPose(
             create_model(name, num_classes=0, **file.merging),
             keypoints,
             neck_channels=channels,
-            neck_heads=int(_number(said.get("neck_heads"), 4)),
+            neck_heads=int(_number(entries.get("neck_heads"), 4)),
             neck_mlp_ratio=hidden / channels,
-            reduction=str(said.get("neck_reduction") or _reduction(weights)),
+            reduction=str(entries.get("neck_reduction") or next(known, "pool")),
         )
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         first = " ".join(str(error).split())[:200]
         raise UserError(f"{where} does not fit the network it seems to be of: {first}") from error
     load_checkpoint(network, weights, where=where)
     return network, name
-
-
-def _reduction(weights: Mapping[str, Tensor]) -> str:
-    """How the neck's keys are made fewer, told by the parameters that this needs."""
-    inner = "neck.merge_blocks.0.attn."
-    if inner + "sr.weight" in weights:
-        return "conv"
-    if inner + "gather.weight" in weights:
-        return "cluster_linear"
-    return "cluster_norm" if inner + "norm.weight" in weights else "pool"

@@ -1,14 +1,13 @@
-"""Classes for pictures: one at a time, many, or a stream without end."""
+"""Predict classes for pictures: one at a time, many, or a stream without end."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +22,18 @@ from tcformer.predict.sources import Report, each_picture
 if TYPE_CHECKING:
     from tcformer.predict.loaded import Loaded
 
-__all__ = [
-    "AMP",
-    "Guess",
-    "Prediction",
-    "check_topk",
-    "predict_each",
-    "probabilities_each",
-]
+__all__ = ["AMP", "Guess", "Prediction", "check_topk", "predict_each", "probabilities_each"]
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECIMALS = 4
 """Of probabilities when they are written: further ones depend on machine and size of the batch."""
+
+_NO_CLASSIFIERS = {
+    "segmentation": "a segmentation model, which names a class for each pixel and none for the "
+    "picture; give a classifier, or look at its tokens with `tcformer show`",
+    "detection": "a detector, which finds objects and names no class for the picture; give a "
+    "classifier, or look at its tokens with `tcformer show`",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one picture.
+    """What a network predicts for one picture.
 
     Attributes:
         image: the path, or "image 0" and so on for pictures that came without one.
@@ -71,11 +70,12 @@ class Prediction:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: probabilities are rounded to four decimals."""
-        rounded = [(g.index, g.name, round(g.probability, DECIMALS)) for g in self.guesses]
-        keys = ("class", "name", "probability")
         return {
             "image": self.image,
-            "predictions": [dict(zip(keys, guess, strict=True)) for guess in rounded],
+            "predictions": [
+                {"class": g.index, "name": g.name, "probability": round(g.probability, DECIMALS)}
+                for g in self.guesses
+            ],
         }
 
     def __str__(self) -> str:
@@ -92,23 +92,15 @@ def check_topk(loaded: Loaded, topk: int | None) -> int:
     Raises:
         UserError: there are not so many classes, or the network has no classifier.
     """
-    where = loaded.source or loaded.name
-    if loaded.task == "segmentation":
-        raise UserError(
-            f"{where} is a segmentation model, which names a class for each pixel and none for the "
-            "picture; give a classifier, or look at its tokens with `tcformer show`"
-        )
-    if loaded.task == "detection":
-        raise UserError(
-            f"{where} is a detector, which finds objects and names no class for the picture; give "
-            "a classifier, or look at its tokens with `tcformer show`"
-        )
-    if not loaded.num_classes:
+    where, count = loaded.source or loaded.name, loaded.num_classes
+    if loaded.task in _NO_CLASSIFIERS:
+        raise UserError(f"{where} is {_NO_CLASSIFIERS[loaded.task]}")
+    if not count:
         raise UserError(f"{where} is a backbone without a classifier, so it cannot name classes")
     if topk is None:
-        return min(5, loaded.num_classes)
-    if not 1 <= topk <= loaded.num_classes:
-        raise UserError(f"--topk is {topk}, but {where} knows {loaded.num_classes} classes")
+        return min(5, count)
+    if not 1 <= topk <= count:
+        raise UserError(f"--topk is {topk}, but {where} knows {count} classes")
     return topk
 
 
@@ -130,13 +122,13 @@ def predict_each(
     topk = check_topk(loaded, topk)
     rows = probabilities_each(loaded, images, **options)  # refuses before the first picture
 
-    def guessed() -> Iterator[Prediction]:
+    def predicted() -> Iterator[Prediction]:
         for name, row in rows:
             best = row.argsort(descending=True, stable=True)[:topk].tolist()
             guesses = (Guess(i, loaded.classes[i], float(row[i])) for i in best)
             yield Prediction(name, tuple(guesses))
 
-    return guessed()
+    return predicted()
 
 
 def probabilities_each(
@@ -173,63 +165,58 @@ def probabilities_each(
     workers = os.cpu_count() or 1 if workers is None else workers
     if not 0 <= workers <= 64:
         raise UserError(f"--workers is {workers}, but 0 to 64 is meant")
-    ready = _prepared(loaded, images, workers, batch_size + 2 * workers, unreadable or _refuse)
+    ahead = batch_size + 2 * workers if workers else 0
+    ready = _prepared(loaded, images, workers, ahead, unreadable or refuse_unreadable)
 
     def rows() -> Iterator[tuple[str, Tensor]]:
         while batch := list(islice(ready, batch_size)):
-            yield from _answers(loaded, batch, AMP[amp])
+            yield from _probabilities(loaded, batch, AMP[amp])
 
     return rows()
 
 
-def _refuse(name: str, reason: str) -> None:
+def refuse_unreadable(name: str, reason: str) -> None:
+    """Refuse a picture that cannot be read, where nobody is told of it."""
     raise UserError(f"cannot read {name}: {reason}")
 
 
 def _prepared(
     loaded: Loaded, images: Any, workers: int, ahead: int, report: Report
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names and network inputs in order; files are read by threads, `ahead` of them at most."""
+    """Names and network inputs in order; threads read files, `ahead` of them at most."""
 
-    def ready(source: Any) -> Tensor:
-        return loaded.preprocessing(read_picture(source))
-
-    def done(source: Any) -> Future[Tensor]:
-        future: Future[Tensor] = Future()
+    def read(source: Any) -> Tensor | UnreadableImageError:
         try:
-            future.set_result(ready(source))
+            return loaded.preprocessing(read_picture(source))
         except UnreadableImageError as error:
-            future.set_exception(error)
-        return future
+            return error
 
-    def taken(name: str, result: Callable[[], Tensor]) -> Iterator[tuple[str, Tensor]]:
-        try:
-            yield name, result()
-        except UnreadableImageError as error:
-            report(name, str(error))
+    Read = Tensor | UnreadableImageError
+    waiting: deque[tuple[str, Read | Future[Read]]] = deque()
 
-    if not workers:
-        for name, source in each_picture(images, report):
-            yield from taken(name, partial(ready, source))
-        return
-    waiting: deque[tuple[str, Future[Tensor]]] = deque()
-    pool = ThreadPoolExecutor(workers)
+    def first() -> Iterator[tuple[str, Tensor]]:
+        name, found = waiting.popleft()
+        found = found.result() if isinstance(found, Future) else found
+        if isinstance(found, UnreadableImageError):
+            report(name, str(found))
+        else:
+            yield name, found
+
+    pool = ThreadPoolExecutor(max(1, workers))  # starts its threads when they are needed
     try:
         for name, source in each_picture(images, report):
             # What is in memory may be in it twice, and a PIL image reads its file only when used.
-            threaded = isinstance(source, (str, os.PathLike, bytes))
-            waiting.append((name, pool.submit(ready, source) if threaded else done(source)))
+            threaded = workers and isinstance(source, (str, os.PathLike, bytes))
+            waiting.append((name, pool.submit(read, source) if threaded else read(source)))
             if len(waiting) > ahead:
-                name, future = waiting.popleft()
-                yield from taken(name, future.result)
+                yield from first()
         while waiting:
-            name, future = waiting.popleft()
-            yield from taken(name, future.result)
+            yield from first()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _answers(
+def _probabilities(
     loaded: Loaded, batch: list[tuple[str, Tensor]], dtype: torch.dtype | None
 ) -> Iterator[tuple[str, Tensor]]:
     inputs = torch.stack([ready for _, ready in batch]).to(loaded.device)

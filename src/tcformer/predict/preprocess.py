@@ -19,7 +19,7 @@ from tcformer.data.transforms import eval_transform
 __all__ = ["RECIPE_CROP", "Preprocessing"]
 
 RECIPE_CROP = 224 / 256
-"""Share of the short side that the recipe's centre crop keeps (above 32 px)."""
+"""Share of the short side that the recipe's center crop keeps (above 32 px)."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Preprocessing:
         input_size: side of the square input, pixels.
         in_chans: 3, or 1 for luma.
         mean, std: one number a channel, for pixels scaled to 0..1; None is ImageNet's.
-        crop_pct: the short side is resized to input_size / crop_pct, then the centre is cropped;
+        crop_pct: the short side is resized to input_size / crop_pct, then the center is cropped;
             None is the recipe's: 224/256, and at 32 px or less the whole short side.
         interpolation: of the resizing, timm's name.
     """
@@ -52,9 +52,8 @@ class Preprocessing:
     @property
     def kept(self) -> float:
         """`crop_pct`, the recipe's own where None was given."""
-        if self.crop_pct is not None:
-            return self.crop_pct
-        return 1.0 if self.input_size <= SMALL_INPUT else RECIPE_CROP
+        recipe = 1.0 if self.input_size <= SMALL_INPUT else RECIPE_CROP
+        return recipe if self.crop_pct is None else self.crop_pct
 
     @cached_property
     def transform(self) -> Callable[[Any], Tensor]:
@@ -80,10 +79,7 @@ class Preprocessing:
         return self.transform(image)
 
     def normalize(self, picture: NDArray[np.uint8]) -> Tensor:
-        """A whole picture of any size, neither resized nor cropped.
-
-        Args:
-            picture: (H, W, 3) uint8.
+        """A whole picture, (H, W, 3) uint8, neither resized nor cropped.
 
         Returns:
             (1, in_chans, H, W) float32.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import IO, Any, NamedTuple
@@ -26,8 +27,6 @@ class Picture(NamedTuple):
     source: Any
 
 
-_SINGLE = (str, os.PathLike, Image.Image, np.ndarray, torch.Tensor, bytes, Picture)
-
 LISTED = 50_000
 """So many names of a folder are sorted in memory; longer lists go through a temporary file."""
 
@@ -36,6 +35,8 @@ _BLOCK = 1 << 12
 
 Report = Callable[[str, str], None]
 """Is told the name of what cannot be read, and why, without a full stop."""
+
+_Id = tuple[int, int]
 
 
 def is_one(images: Any) -> bool:
@@ -46,7 +47,7 @@ def is_one(images: Any) -> bool:
     """
     if isinstance(images, (str, os.PathLike)):
         return not os.path.isdir(images)
-    if isinstance(images, _SINGLE):
+    if isinstance(images, (Image.Image, np.ndarray, torch.Tensor, bytes, Picture)):
         return getattr(images, "ndim", 0) != 4
     if isinstance(images, Iterable):
         return False
@@ -65,7 +66,6 @@ def each_picture(images: Any, report: Report, left_out: LeftOut | None = None) -
         report: is told of folders that cannot be read.
         left_out: counts what folders hold besides images.
     """
-    left_out = LeftOut() if left_out is None else left_out
     alone = is_one(images) or isinstance(images, (str, os.PathLike))
     for place, image in enumerate([images] if alone else images):
         if isinstance(image, Picture):
@@ -95,15 +95,11 @@ def walk(folder: str, report: Report, left_out: LeftOut | None = None) -> Iterat
         report: is told of folders that cannot be read.
         left_out: counts the rest.
     """
-    yield from _walk(folder, report, LeftOut() if left_out is None else left_out, (), {})
+    yield from _walk(folder, report, left_out or LeftOut(), (), Counter())
 
 
 def _walk(
-    folder: str,
-    report: Report,
-    left_out: LeftOut,
-    above: tuple[tuple[int, int], ...],
-    ways: dict[tuple[int, int], int],
+    folder: str, report: Report, left_out: LeftOut, above: tuple[_Id, ...], ways: Counter[_Id]
 ) -> Iterator[str]:
     try:
         status = os.stat(folder)
@@ -111,9 +107,8 @@ def _walk(
         if here in above:
             report(folder, "the link leads back to a folder above it")
             return
-        if os.path.islink(folder):
-            # Only these can be met again; links that cross could be followed in 2^n ways.
-            ways[here] = ways.get(here, 0) + 1
+        if os.path.islink(folder):  # links that cross could be followed in 2^n ways
+            ways[here] += 1
             if ways[here] > _MOST_WAYS:
                 report(folder, f"the folder is linked from more than {_MOST_WAYS} places")
                 return
@@ -143,9 +138,8 @@ def _wanted(entries: Iterable[os.DirEntry[str]], left_out: LeftOut) -> Iterator[
             yield os.fsencode(entry.name)
 
 
-def _in_order(names: Iterator[bytes], most: int | None = None) -> Iterator[bytes]:
-    """Sorted names, at most `most` of them in memory (default `LISTED`)."""
-    most = LISTED if most is None else most
+def _in_order(names: Iterator[bytes], most: int = LISTED) -> Iterator[bytes]:
+    """Sorted names, at most `most` of them in memory."""
     part = sorted(islice(names, most))
     if len(part) < most:
         yield from part

@@ -18,11 +18,7 @@ VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".gif")
 
 
 def require_av() -> None:
-    """Refuse videos where their reader is missing.
-
-    Raises:
-        UserError: the package av is not installed.
-    """
+    """Raise `UserError` where the package av, which reads videos, is not installed."""
     if not is_installed("av"):
         raise UserError(
             "videos are read by the package av, which is not installed: "
@@ -35,7 +31,7 @@ class DamagedVideoError(UserError):
 
 
 class Video:
-    """The frames of a video file, one after the other, in constant memory.
+    """The frames of a video file, (H, W, 3) uint8, one after the other, in constant memory.
 
     Raises:
         UserError: the package av is not installed, or the file is no video.
@@ -77,12 +73,7 @@ class Video:
 class VideoWriter:
     """Frames into an MP4 file, which takes its name only when it is whole.
 
-    Args:
-        path: the file.
-        rate: frames a second.
-
-    Raises:
-        UserError: it cannot be written.
+    `rate` counts frames a second. Raises `UserError` where the file cannot be written.
     """
 
     def __init__(self, path: Path, rate: Fraction) -> None:
@@ -113,15 +104,13 @@ class VideoWriter:
         full = np.pad(frame, [(0, low), (0, narrow), (0, 0)]) if low or narrow else frame
         even = np.ascontiguousarray(full[:height, :width])
         with self._told():
-            for packet in self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")):
-                self._file.mux(packet)
+            self._encode(av.VideoFrame.from_ndarray(even, format="rgb24"))
 
     def finish(self) -> None:
         """Write what is left and give the file its name."""
         with self._told():
             if self._stream is not None:
-                for packet in self._stream.encode():
-                    self._file.mux(packet)
+                self._encode(None)
             self._file.close()
             self._part.replace(self.path)
 
@@ -130,6 +119,10 @@ class VideoWriter:
         with contextlib.suppress(*self._errors):
             self._file.close()
         self._part.unlink(missing_ok=True)
+
+    def _encode(self, frame: Any) -> None:
+        for packet in self._stream.encode(frame):
+            self._file.mux(packet)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -12,11 +12,10 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 API = "/gradio_api"
 
@@ -34,20 +33,24 @@ LITTLE = 64 * 1024
 PATIENCE = 4
 """How many times the limit is read of a body that is refused anyway."""
 
-POLICY = "; ".join(
-    [
-        "default-src 'self' data: blob:",
-        # Gradio builds its templates and our scripts from text.
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
-        "style-src 'self' 'unsafe-inline'",
-        "connect-src 'self' data: blob:",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-    ]
+POLICY = (
+    "default-src 'self' data: blob:; "
+    # Gradio builds its templates and our scripts from text.
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; connect-src 'self' data: blob:; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
 """Content-Security-Policy: everything the page loads comes from this server or from itself."""
+
+_HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class _TooLargeError(Exception):
+    pass
 
 
 class Guard:
@@ -67,7 +70,7 @@ class Guard:
         self.most_bytes = most_bytes
         self.too_large = too_large
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it with a sentence."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
@@ -78,25 +81,39 @@ class Guard:
             return
         refusal = self._refusal(scope)
         if refusal is not None:
-            if refusal[0] == 413:
-                await _read_away(receive, PATIENCE * self.most_bytes)
-            await _answer(send, *refusal)
+            await self._refuse(receive, send, *refusal)
             return
-        body = _Body(receive, self.most_bytes)
-        reply = _Reply(send)
-        try:
-            await self.app(scope, body.receive, reply.send)
-        except _TooLargeError:
-            if reply.started:
-                raise
-            if body.goes_on:
-                await _read_away(receive, PATIENCE * self.most_bytes)
-            await _answer(send, 413, self.too_large)
+        read, started, goes_on = 0, False, True
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        async def counted() -> Message:  # a body may come without a length or with a wrong one
+            nonlocal read, goes_on
+            message = await receive()
+            read += len(message.get("body", b""))
+            goes_on = bool(message.get("more_body"))
+            if read > self.most_bytes:
+                raise _TooLargeError
+            return message
+
+        async def reply(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+            await send(message)
+
+        try:
+            await self.app(scope, counted, reply)
+        except _TooLargeError:
+            if started:
+                raise
+            await self._refuse(receive, send, 413, self.too_large, goes_on=goes_on)
+
+    def _refusal(self, scope: Message) -> tuple[int, str] | None:
         headers = {name.lower(): value for name, value in scope["headers"]}
         host = headers.get(b"host", b"").decode("latin-1")
-        if self.hosts and _without_port(host) not in self.hosts:
+        # `localhost:7860` and `[::1]:7860` without their ports
+        bare = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if self.hosts and bare.lower() not in self.hosts:
             return 403, f"this server does not answer to the name {host!r}"
         method, path = scope["method"], scope["path"]
         if method not in ("GET", "HEAD", "POST"):
@@ -110,73 +127,20 @@ class Guard:
             return 413, self.too_large
         return None
 
-
-class _TooLargeError(Exception):
-    pass
-
-
-class _Body:
-    """Counts the bytes of a body, which may come without a length or with a wrong one."""
-
-    def __init__(self, receive: Receive, most: int) -> None:
-        self._receive = receive
-        self._left = most
-        self.goes_on = True
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self.goes_on = bool(message.get("more_body"))
-        self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            raise _TooLargeError
-        return message
-
-
-class _Reply:
-    """Adds our headers to whatever is answered."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.started = False
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.started = True
-            message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
-        await self._send(message)
-
-
-_HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-]
-
-
-async def _read_away(receive: Receive, most: int) -> None:
-    """Read what is left of a body: who is still sending would not hear an answer."""
-    while most > 0:
-        message = await receive()
-        most -= len(message.get("body", b""))
-        if not message.get("more_body"):
-            return
-
-
-async def _answer(send: Send, status: int, sentence: str) -> None:
-    body = json.dumps({"detail": sentence}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        # There may be more of a refused body than we cared to read.
-        (b"connection", b"close"),
-        *_HEADERS,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _without_port(host: str) -> str:
-    """`localhost:7860` and `[::1]:7860` without their ports."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    async def _refuse(
+        self, receive: Receive, send: Send, status: int, sentence: str, *, goes_on: bool = True
+    ) -> None:
+        left = PATIENCE * self.most_bytes if status == 413 and goes_on else 0
+        while left > 0:  # who is still sending would not hear an answer
+            message = await receive()
+            left = left - len(message.get("body", b"")) if message.get("more_body") else 0
+        body = json.dumps({"detail": sentence}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            # There may be more of a refused body than we cared to read.
+            (b"connection", b"close"),
+            *_HEADERS,
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

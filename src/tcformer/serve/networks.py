@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from tcformer.errors import UserError
@@ -31,8 +30,8 @@ def entries(
 ) -> tuple[Entry, ...]:
     """The choices in the order they are offered: checkpoints, then models with random weights.
 
-    Labels are as short as they can be and still differ: a visitor learns no more of this machine's
-    folders than needed.
+    A checkpoint's label is the end of its path, as short as it can be and still differ from the
+    others: a visitor learns no more of this machine's folders than needed.
 
     Raises:
         UserError: one of them is given twice.
@@ -41,34 +40,26 @@ def entries(
         twice = next((each for each in given if list(given).count(each) > 1), None)
         if twice is not None:
             raise UserError(f"{twice} is given twice: leave one out")
+    parts = [[part for part in name.replace("\\", "/").split("/") if part] for name in checkpoints]
+    labels = list(checkpoints)
+    for depth in range(max(map(len, parts), default=0), 0, -1):
+        tails = ["/".join(each[-depth:]) for each in parts]
+        labels = tails if len(set(tails)) == len(tails) else labels
     return (
-        *(
-            Entry(label, None, checkpoint, ema)
-            for label, checkpoint in zip(_short(checkpoints), checkpoints, strict=True)
-        ),
+        *(Entry(label, None, name, ema) for label, name in zip(labels, checkpoints, strict=True)),
         *(Entry(f"{name} (random)", name, None) for name in models),
     )
 
 
-def _short(names: Sequence[str]) -> list[str]:
-    """The last parts of each path, as many as tell it from the others."""
-    parts = [[part for part in name.replace("\\", "/").split("/") if part] for name in names]
-    for depth in range(1, max(map(len, parts), default=1) + 1):
-        tails = ["/".join(each[-depth:]) for each in parts]
-        if len(set(tails)) == len(tails):
-            return tails
-    return list(names)
-
-
 class Networks:
-    """The choices of a page and, of those in use, the networks; safe for many threads."""
+    """The choices of a page and, of those in use, the networks.
+
+    One thread asks at a time: `page.Desk` sees to it.
+    """
 
     def __init__(self, choices: Iterable[Entry], most: int = MOST_IN_MEMORY) -> None:
         self.entries = {entry.label: entry for entry in choices}
-        self.most = most
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
-        self._lock = threading.Lock()
-        self._open = True
+        self._load = lru_cache(most)(_load)
 
     @property
     def labels(self) -> list[str]:
@@ -84,22 +75,12 @@ class Networks:
         entry = self.entries.get(label) if isinstance(label, str) else None
         if entry is None:
             raise UserError("this model is not among those that can be chosen: choose another")
-        with self._lock:
-            if entry.label not in self._loaded:
-                while len(self._loaded) >= self.most:
-                    self._loaded.popitem(last=False)
-                self._loaded[entry.label] = self._load(entry)
-            self._loaded.move_to_end(entry.label)
-            return self._loaded[entry.label]
-
-    def _load(self, entry: Entry) -> Loaded:
         try:
-            return _load(entry)
+            return self._load(entry)
         except UserError as problem:
-            if entry.checkpoint is None or not self._open:
-                raise
             # Visitors see the label, not where on this machine the file lies.
-            raise UserError(str(problem).replace(entry.checkpoint, entry.label)) from problem
+            told = str(problem).replace(entry.checkpoint or entry.label, entry.label)
+            raise UserError(told) from problem
 
     def check(self) -> None:
         """Load every checkpoint once, so that a bad one is refused before anybody looks.
@@ -107,14 +88,9 @@ class Networks:
         Raises:
             UserError: one cannot be used; the sentence is that of `tcformer.predict.load`.
         """
-        self._open = False
         for entry in self.entries.values():
             if entry.checkpoint is not None:
-                self.get(entry.label)
-        self._open = True
-
-    def __len__(self) -> int:
-        return len(self._loaded)
+                self._load(entry)
 
 
 def _load(entry: Entry) -> Loaded:

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
@@ -50,8 +50,7 @@ WORK = "work"
 def prepare_gradio() -> None:
     """Switch off all in Gradio that would look for the network; to be called before its import.
 
-    Raises:
-        UserError: it is not installed, or too old.
+    Raises `UserError` where Gradio is not installed, or too old.
     """
     try:
         version = metadata.version("gradio")
@@ -74,12 +73,8 @@ def prepare_gradio() -> None:
 class Desk:
     """Answers the page's questions: takes pictures and choices, gives what is to be drawn.
 
-    Whatever a visitor can get wrong becomes a sentence on the page.
-
-    Args:
-        networks: what can be chosen.
-        size: short side of what the networks see, in pixels, as in `payload.Look`.
-        most_bytes: of a picture.
+    Whatever a visitor can get wrong becomes a sentence on the page. `size` is that of
+    `payload.Look`, and `most_bytes` the largest picture that is taken.
     """
 
     def __init__(self, networks: Networks, *, size: Any, most_bytes: int) -> None:
@@ -108,26 +103,14 @@ class Desk:
             self._work.release()
 
     def upload(self, sent: object) -> str:
-        """Take the picture that the page sends and return its key.
-
-        Raises:
-            UserError: it is too large, damaged, or no picture.
-        """
+        """Take the picture that the page sends and return its key; refuse what is none."""
         found = sent if isinstance(sent, dict) else {}
         picture = from_browser(found.get("name"), found.get("data"), most_bytes=self.most_bytes)
         decode(picture)
         return self.kept.keep(picture)
 
-    def example(self, sent: object) -> str:
-        """The key of the example that the page names."""
-        return f"{EXAMPLE}{sent.get('example') if isinstance(sent, dict) else None}"
-
     def draw(self, key: str | None, first: str, beside: str, paint: str, view: str) -> str:
-        """What to draw for the picture of a key (None: the first example) and the choices.
-
-        Raises:
-            UserError: the picture is gone, the choice is none, the size does not suit.
-        """
+        """What to draw for the picture of a key (None: the first example) and the choices."""
         if paint not in PAINTS or view not in VIEWS:
             raise UserError("this choice is not among those that are offered")
         name, image = self._picture(key)
@@ -187,10 +170,10 @@ def build(desk: Desk) -> gr.Blocks:
         choices = [first, beside, paint, view]
 
         # An answer is the picture's key, what to draw, and a message ("" for none).
-        def answer(key: str | None, chosen: tuple[Any, ...], sent: Any, find: Any) -> Any:
+        def answer(key: str | None, chosen: tuple[Any, ...], find: Callable[[], str] | None) -> Any:
             try:
                 with desk.working():
-                    key = find(sent) if find else key
+                    key = find() if find else key
                     return key, desk.draw(key, *chosen), _message("")
             except UserError as problem:
                 return gr.skip(), gr.skip(), _message(str(problem))
@@ -199,13 +182,15 @@ def build(desk: Desk) -> gr.Blocks:
                 return gr.skip(), gr.skip(), _message(DEFECT)
 
         def take(event: Any, key: str | None, *chosen: Any) -> Any:
-            return answer(key, chosen, event._data, desk.upload)
+            return answer(key, chosen, lambda: desk.upload(event._data))
 
         def example(event: Any, key: str | None, *chosen: Any) -> Any:
-            return answer(key, chosen, event._data, desk.example)
+            sent = event._data
+            name = sent.get("example") if isinstance(sent, dict) else None
+            return answer(f"{EXAMPLE}{name}", chosen, None)
 
         def redraw(key: str | None, *chosen: Any) -> Any:
-            return answer(key, chosen, None, None)
+            return answer(key, chosen, None)
 
         for function in (take, example):  # Gradio hands over the event where it finds this type
             function.__annotations__ = {"event": gr.EventData}
@@ -266,10 +251,9 @@ def _message(text: str) -> str:
 def _thumbnails() -> list[tuple[str, str]]:
     small = []
     for name, picture in examples().items():
-        height, width = picture.shape[:2]
-        share = THUMBNAIL / max(height, width)
-        size = (max(1, round(height * share)), max(1, round(width * share)))
-        small.append((name, data_uri(viz.resize_image(picture, size))))
+        share = THUMBNAIL / max(picture.shape[:2])
+        height, width = (max(1, round(side * share)) for side in picture.shape[:2])
+        small.append((name, data_uri(viz.resize_image(picture, (height, width)))))
     return small
 
 

@@ -49,20 +49,13 @@ class Look(NamedTuple):
 def page_data(
     name: str, image: NDArray[np.uint8], networks: Sequence[tuple[str, Loaded]], look: Look
 ) -> str:
-    """Everything the browser needs to show one picture, as JSON.
+    """Everything the browser needs to show a picture, (H, W, 3) uint8, as JSON.
 
-    Args:
-        name: of the picture, for people.
-        image: (H, W, 3) uint8, as sent.
-        networks: label and network of each view, one or two.
-        look: how to look at it.
-
-    Raises:
-        UserError: the picture cannot be seen at the size that is asked for.
+    `networks` are label and network of each view, one or two. Raises `UserError` where the picture
+    cannot be seen at the size that is asked for.
     """
-    height, width = image.shape[:2]
     views = [view_data(label, loaded, image, look) for label, loaded in networks]
-    data = {"serial": next(_serial), "name": name, "original": [height, width], "views": views}
+    data = {"serial": next(_serial), "name": name, "original": image.shape[:2], "views": views}
     return json.dumps(data, separators=(",", ":"))
 
 
@@ -73,24 +66,28 @@ def view_data(label: str, loaded: Loaded, image: NDArray[np.uint8], look: Look) 
     picture, batch = seen(loaded, image, look)
     with torch.inference_mode():
         tokens = loaded.backbone.forward_tokens(batch.to(loaded.device))
-        logits = loaded.backbone.forward_head(tokens[-1].x)[0] if loaded.num_classes else None
-    maps = viz.layout_maps(tokens)
+        top = []
+        if loaded.num_classes:
+            shares = loaded.backbone.forward_head(tokens[-1].x)[0].float().softmax(-1)
+            best = shares.sort(descending=True, stable=True)
+            numbers = zip(best.indices[:TOP].tolist(), best.values[:TOP].tolist(), strict=True)
+            top = [(loaded.classes[i], round(share, 6)) for i, share in numbers]
     scale = viz.panel_scale(picture.shape[:2], PANEL)
     return {
         "label": label,
-        "size": list(picture.shape[:2]),
+        "size": picture.shape[:2],
         "grid": list(tokens[0].layout.grid_size),
         "scale": scale,
         "picture": data_uri(viz.enlarge(picture, scale)),
-        "stages": stage_data(picture, maps, look.paint, scale),
-        "top": [] if logits is None else top(logits.float().softmax(-1).cpu().numpy(), loaded),
+        "stages": stage_data(picture, viz.layout_maps(tokens), look.paint, scale),
+        "top": top,
         "random": loaded.source is None,
         "notes": [f"{note[0].upper()}{note[1:]}." for note in loaded.notes if note],
     }
 
 
 def seen(loaded: Loaded, image: NDArray[np.uint8], look: Look) -> tuple[NDArray[np.uint8], Any]:
-    """What the network sees: the picture for people, (h, w, 3) uint8, and its normalised batch."""
+    """What the network sees: the picture for people, (h, w, 3) uint8, and its normalized batch."""
     prepare = loaded.preprocessing
     if look.view == "whole picture":
         hint = "choose another picture"
@@ -99,31 +96,28 @@ def seen(loaded: Loaded, image: NDArray[np.uint8], look: Look) -> tuple[NDArray[
         return picture, prepare.normalize(picture)
     batch = prepare(Image.fromarray(np.ascontiguousarray(image)))[None]
     spec = prepare.spec
-    picture = unnormalize(batch[0], mean=spec.norm_mean, std=spec.norm_std)
-    return picture, batch
+    return unnormalize(batch[0], mean=spec.norm_mean, std=spec.norm_std), batch
 
 
 def stage_data(
     picture: NDArray[np.uint8], maps: Sequence[NDArray[np.int64]], paint: Paint, scale: int
 ) -> list[dict[str, Any]]:
-    """For each stage: the painted picture, the map, and size, colour and fate of every token.
+    """For each stage: the painted picture, the map, and size, color and fate of every token.
 
     Integers go as base64 of little-endian bytes: `map` (cells) and `into` (tokens) of 2 bytes,
     `cells` of 4, `colours` of 1 each for red, green and blue. `into` of the last stage is empty.
     """
-    families = viz.family_colors(list(maps), picture.shape[:2]) if "family" in paint else None
+    fills: list[Any] = ["none" if paint == "outlines" else "mean"] * len(maps)
+    if "family" in paint:
+        fills = list(viz.family_colors(list(maps), picture.shape[:2]))
     stages = []
-    for stage, cells in enumerate(maps):
-        fill: Any = "none" if paint == "outlines" else "mean"
-        if families is not None:
-            fill = families[stage]
-        painted = viz.paint_tokens(picture, cells, fill=fill, scale=scale)
+    for stage, (cells, fill) in enumerate(zip(maps, fills, strict=True)):
         into = viz.parents(cells, maps[stage + 1]) if stage + 1 < len(maps) else np.empty(0)
         count = np.bincount(cells)
         stages.append(
             {
                 "count": len(count),
-                "painted": data_uri(painted),
+                "painted": data_uri(viz.paint_tokens(picture, cells, fill=fill, scale=scale)),
                 "map": _packed(cells, "<u2"),
                 "cells": _packed(count, "<u4"),
                 "colours": _packed(viz.mean_colors(picture, cells), "u1"),
@@ -131,12 +125,6 @@ def stage_data(
             }
         )
     return stages
-
-
-def top(shares: NDArray[np.floating], loaded: Loaded) -> list[tuple[str, float]]:
-    """The likeliest classes, most likely first: names and shares from 0 to 1."""
-    best = np.argsort(-shares, kind="stable")[:TOP]
-    return [(loaded.classes[i], round(float(shares[i]), 6)) for i in best]
 
 
 def data_uri(picture: NDArray[np.uint8]) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
-import threading
 from collections import OrderedDict
 from functools import cache
 from typing import NamedTuple
@@ -42,19 +40,14 @@ def from_browser(name: object, data: object, *, most_bytes: int) -> Picture:
     if not isinstance(data, str) or not data:
         raise UserError(f"{short} is empty: choose another picture")
     if len(data) > -(-most_bytes // 3) * 4:
-        raise UserError(too_large(short, len(data) * 3 // 4, most_bytes))
+        raise UserError(
+            f"{short} has {len(data) * 3 / 4 / 2**20:.1f} MB, and at most {megabytes(most_bytes)} "
+            "are taken: make it smaller and try again"
+        )
     try:
         return Picture(short, base64.b64decode(data, validate=True))
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise UserError(f"{short} did not arrive whole: choose it again") from None
-
-
-def too_large(name: str, found: int, most: int) -> str:
-    """The sentence for a file of `found` bytes where `most` are taken."""
-    return (
-        f"{name} has {found / 2**20:.1f} MB, and at most {megabytes(most)} are taken: "
-        "make it smaller and try again"
-    )
 
 
 def megabytes(count: int) -> str:
@@ -94,34 +87,28 @@ class Kept:
     """The pictures in use, up to a number of bytes; the one not used for longest goes first.
 
     Tabs hold a key, not a picture, so a visitor who opens a thousand tabs costs no more than this.
+    One thread asks at a time: `page.Desk` sees to it.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
         self._pictures: OrderedDict[str, Picture] = OrderedDict()
-        self._lock = threading.Lock()
 
     def keep(self, picture: Picture) -> str:
         """Keep the picture; returns its key."""
         key = hashlib.sha256(picture.name.encode() + b"\0" + picture.data).hexdigest()
-        with self._lock:
-            self._pictures[key] = picture
-            self._pictures.move_to_end(key)
-            while self.bytes > self.most_bytes and len(self._pictures) > 1:
-                self._pictures.popitem(last=False)
+        self._pictures[key] = picture
+        self._pictures.move_to_end(key)
+        while self.bytes > self.most_bytes and len(self._pictures) > 1:
+            self._pictures.popitem(last=False)
         return key
 
     def get(self, key: str) -> Picture:
-        """The picture of a key.
-
-        Raises:
-            UserError: it had to make room for others.
-        """
-        with self._lock:
-            if key not in self._pictures:
-                raise UserError("the picture is no longer kept: choose it again")
-            self._pictures.move_to_end(key)
-            return self._pictures[key]
+        """The picture of a key; `UserError` if it had to make room for others."""
+        if key not in self._pictures:
+            raise UserError("the picture is no longer kept: choose it again")
+        self._pictures.move_to_end(key)
+        return self._pictures[key]
 
     @property
     def bytes(self) -> int:

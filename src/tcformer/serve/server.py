@@ -12,8 +12,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import contextmanager, suppress
 
 from tcformer.errors import UserError
 from tcformer.serve.guard import App
@@ -40,18 +39,20 @@ def listen(host: str, port: int | None) -> socket.socket:
     for candidate in ports:
         try:
             return _bound(host, candidate)
+        except PermissionError as error:
+            raise UserError(
+                f"port {candidate} needs the rights of an administrator: say --port 0 or one from "
+                "1024 on"
+            ) from error
         except OSError as error:
-            if not isinstance(error, socket.gaierror) and _is_taken(error):
+            if error.errno == errno.EADDRINUSE:
                 continue
-            raise UserError(_why_not(host, candidate, error)) from error
-    if port is None:
-        raise UserError(
-            f"the ports {ports[0]} to {ports[-1]} of {host} are all taken: "
-            "free one, or say --port 0 for any free port"
-        )
-    raise UserError(
-        f"port {port} of {host} is taken: say another --port, or --port 0 for any free one"
-    )
+            raise UserError(
+                f"cannot listen on --host {host} ({error.strerror or error}): 127.0.0.1 is this "
+                "machine alone, 0.0.0.0 all of its addresses"
+            ) from error
+    which = f"port {port}" if port is not None else f"each port from {ports[0]} to {ports[-1]}"
+    raise UserError(f"{which} of {host} is taken: say another --port, or --port 0 for any free one")
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -69,28 +70,16 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _is_taken(error: OSError) -> bool:
-    return error.errno in (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", -1))
-
-
-def _why_not(host: str, port: int, error: OSError) -> str:
-    if isinstance(error, PermissionError):
-        return f"port {port} needs the rights of an administrator: say --port 0 or one from 1024 on"
-    cause = error.strerror or str(error)
-    return (
-        f"cannot listen on --host {host} ({cause}): 127.0.0.1 is this machine alone, "
-        "0.0.0.0 all of its addresses"
-    )
+def _parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]"))
+    return None
 
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the host."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    parsed = _parsed(host)
+    return host.lower() == "localhost" if parsed is None else parsed.is_loopback
 
 
 def known_hosts(host: str) -> frozenset[str]:
@@ -102,22 +91,18 @@ def known_hosts(host: str) -> frozenset[str]:
 
 def address(host: str, port: int) -> str:
     """What to type into a browser on this machine."""
-    try:
-        parsed = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return f"http://{host}:{port}"
-    if parsed.is_unspecified:
-        return f"http://{'[::1]' if parsed.version == 6 else '127.0.0.1'}:{port}"
-    return f"http://[{parsed}]:{port}" if parsed.version == 6 else f"http://{parsed}:{port}"
+    parsed = _parsed(host)
+    if parsed is not None and parsed.is_unspecified:
+        parsed = ipaddress.ip_address("::1" if parsed.version == 6 else "127.0.0.1")
+    if parsed is not None:
+        host = f"[{parsed}]" if parsed.version == 6 else f"{parsed}"
+    return f"http://{host}:{port}"
 
 
 def run(app: App, listener: socket.socket, *, ready: Callable[[], None]) -> None:
     """Serve until SIGINT (Ctrl-C) or SIGTERM; then let go of the connections and return.
 
-    Args:
-        app: the ASGI application.
-        listener: a listening socket; it is closed at the end.
-        ready: called once, when the first request can be answered.
+    `listener` is closed at the end; `ready` is called when the first request can be answered.
     """
     import uvicorn
 
@@ -155,20 +140,22 @@ def run(app: App, listener: socket.socket, *, ready: Callable[[], None]) -> None
 @contextmanager
 def _stopping(end: threading.Event) -> Iterator[None]:
     """Set `end` on SIGINT and SIGTERM; a second one ends the process the usual way."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def give_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(*_: object) -> None:
         end.set()
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        give_back()
 
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    for name in before:
-        signal.signal(name, stop)
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        give_back()
 
 
 def open_browser(url: str) -> None:
