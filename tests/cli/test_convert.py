@@ -14,7 +14,7 @@ import tcformer
 from tcformer.cli import main
 from tcformer.predict.pose import load_pose
 from tcformer.runtime.distributed import World
-from tcformer.tasks.pose import PoseTask
+from tcformer.tasks.pose.task import PoseTask
 from tcformer.training.config import TrainConfig
 from tcformer.weights.load import load_checkpoint
 from tcformer.weights.metadata import checkpoint_metadata, merging_of, save_weights

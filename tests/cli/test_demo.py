@@ -138,7 +138,7 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path, capsys):
 
 
 def test_an_accuracy_below_the_promise_fails(monkeypatch, capsys, tmp_path):
-    from tcformer.tasks.classification import RunResult
+    from tcformer.tasks.runner import RunResult
 
     lines = ["* Acc@1 90.000 Acc@5 99.000 loss 0.300", "Accuracy of ..."]
     poor = RunResult(90.0, tmp_path / "best.safetensors", tmp_path, lines)

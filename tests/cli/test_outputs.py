@@ -19,7 +19,7 @@ from tcformer import cli, create_model
 from tcformer.bench import record
 from tcformer.export import making
 from tcformer.runtime.distributed import World
-from tcformer.tasks.pose import PoseTask
+from tcformer.tasks.pose.task import PoseTask
 from tcformer.training.options import build
 from tcformer.weights.metadata import save_weights
 

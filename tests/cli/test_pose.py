@@ -23,7 +23,7 @@ from tcformer.predict.boxes import DETECTOR, Detector
 from tcformer.predict.pose import load_pose, usual_size
 from tcformer.predict.video import Video, VideoWriter
 from tcformer.runtime.distributed import World
-from tcformer.tasks.pose import PoseTask
+from tcformer.tasks.pose.task import PoseTask
 from tcformer.training.options import build
 
 HEAD, BIAS = "keypoint_head.final_layer.weight", "keypoint_head.final_layer.bias"

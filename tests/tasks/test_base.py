@@ -10,8 +10,9 @@ from tcformer.data import builtin
 from tcformer.errors import UserError
 from tcformer.predict import examine, labeled_folder, load, match_classes
 from tcformer.runtime.distributed import World
-from tcformer.tasks.classification import ClassificationTask, run
-from tcformer.tasks.segmentation import SegmentationTask
+from tcformer.tasks.classification.task import ClassificationTask
+from tcformer.tasks.runner import run
+from tcformer.tasks.segmentation.task import SegmentationTask
 from tcformer.training.options import build, parse
 from tcformer.weights.metadata import save_weights
 from tcformer.zoo import create_model

@@ -11,17 +11,7 @@ A file is kept only if it clusters real pictures as PyTorch does and gives the s
 from tcformer.export.contract import INPUTS, OUTPUTS, Contract
 from tcformer.export.formats import FORMATS
 from tcformer.export.making import Report, export
-from tcformer.export.parity import TOLERANCE, Parity
-from tcformer.export.timing import Times
+from tcformer.export.parity import TOLERANCE, Parity, Times
 
-__all__ = [
-    "FORMATS",
-    "INPUTS",
-    "OUTPUTS",
-    "TOLERANCE",
-    "Contract",
-    "Parity",
-    "Report",
-    "Times",
-    "export",
-]
+__all__ = ["FORMATS", "INPUTS", "OUTPUTS", "TOLERANCE", "Contract", "Parity", "Report", "Times"]
+__all__ += ["export"]

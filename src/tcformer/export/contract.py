@@ -92,12 +92,7 @@ class Contract:
 
 
 class ExportedNetwork(nn.Module):
-    """A network behind the interface of a contract.
-
-    Args:
-        network: a TCFormer in evaluation mode, float32, on the CPU.
-        contract: what goes in and comes out.
-    """
+    """A network in evaluation mode, float32, on the CPU, behind the interface of a contract."""
 
     mean: Tensor
     std: Tensor

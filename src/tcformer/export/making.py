@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from PIL import Image, ImageOps
 
 from tcformer import drawn
 from tcformer.errors import UserError
-from tcformer.export import onnx_file, parity, timing
+from tcformer.export import parity
 from tcformer.export.contract import INPUTS, OUTPUTS, Contract, Runner, trace
-from tcformer.export.formats import Format, choose
+from tcformer.export.formats import OPSETS, Format, choose
+from tcformer.export.parity import Times
 from tcformer.files import check_writable, staging
 from tcformer.images import check_seen, read_image
 from tcformer.models import TCFormer
@@ -45,7 +46,7 @@ class Report:
     contract: Contract
     parity: parity.Parity
     pictures: str
-    times: tuple[timing.Times, ...] = field(default=())
+    times: tuple[Times, ...]
 
 
 def export(
@@ -85,18 +86,22 @@ def export(
     target = check_writable(out, made_from=[loaded.source, *images])
     network = _network(loaded)
     contract = _contract(loaded, size, input, outputs)
-    _check_opset(chosen, opset)
+    if opset is not None and chosen.name != "onnx":
+        raise UserError(f"--opset applies to ONNX, not to --format {chosen.name}")
+    if opset is not None and not OPSETS[0] <= opset <= OPSETS[1]:
+        low, high = OPSETS
+        raise UserError(f"ONNX is written with an opset from {low} to {high}, not {opset}")
     if any(batch < 1 for batch in time_batches):
         raise UserError(f"--time needs batches of 1 image or more, not {list(time_batches)}")
-    seen = read_pictures(images, contract.size) if images else None
-    words = f"{len(images)} image{'s' if len(images) > 1 else ''}"
-    if seen is None:
+    if images:
+        seen = read_pictures(images, contract.size)
+        words = f"{len(images)} image{'s' if len(images) > 1 else ''}"
+    else:
         seen, words = drawn.scenes(contract.size), f"{drawn.NUM_SCENES} drawn scenes"
-    even = drawn.even(contract.size)
     words += f" and {drawn.NUM_EVEN} even pictures"
-    batch = _as_input(loaded, contract, np.concatenate((even, seen)))
+    batch = _as_input(loaded, contract, np.concatenate((drawn.even(contract.size), seen)))
     found = parity.Parity()
-    times: list[timing.Times] = []
+    times: list[Times] = []
 
     with tempfile.TemporaryDirectory(prefix="tcformer-export-") as folder:
         place = Path(folder, f"model{chosen.suffix}")
@@ -110,7 +115,7 @@ def export(
         runner = _make(chosen, network, contract, place, opset, batch, again)
         for count in time_batches:
             some = np.resize(batch[drawn.NUM_EVEN :], (count, *batch.shape[1:]))
-            times.append(timing.measure(network, contract, runner, some))
+            times.append(parity.measure(network, contract, runner, some))
         # Old structure and new weights (.xml and .bin) must never be taken for one model.
         files = (target, target.with_suffix(".bin")) if chosen.name == "openvino" else (target,)
         with staging(target.parent, last=target.name) as scratch:
@@ -139,11 +144,7 @@ def _make(
     images: NDArray[Any],
     found: parity.Parity,
 ) -> Runner:
-    """Write a file, open it, and compare on all images.
-
-    Raises:
-        UserError: it disagrees.
-    """
+    """Write a file, open it, and compare on all images; a UserError if it disagrees."""
     chosen.write(trace(network, contract), contract, path, opset)
     runner = chosen.load(path, contract)
     # Each of the even pictures alone, and one other.
@@ -202,16 +203,6 @@ def _contract(
         loaded.preprocessing.kept,
         loaded.preprocessing.interpolation,
     )
-
-
-def _check_opset(chosen: Format, opset: int | None) -> None:
-    if opset is None:
-        return
-    if chosen.name != "onnx":
-        raise UserError(f"--opset applies to ONNX, not to --format {chosen.name}")
-    low, high = onnx_file.OPSETS
-    if not low <= opset <= high:
-        raise UserError(f"ONNX is written with an opset from {low} to {high}, not {opset}")
 
 
 def _as_input(loaded: Loaded, contract: Contract, seen: NDArray[np.uint8]) -> NDArray[Any]:

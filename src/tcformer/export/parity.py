@@ -1,24 +1,32 @@
-"""Does the exported model say what the network says? The same clusters, the same numbers."""
+"""Does the exported model say what the network says, and how fast is it beside it?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tcformer.errors import UserError
 from tcformer.export.contract import NUM_STAGES, Contract, ExportedNetwork, Runner
 from tcformer.models import TCFormer
+from tcformer.runtime import timing
 
 TOLERANCE = 1e-4
 """Largest difference of a number, relative to the largest of its output in the batch."""
 
 LARGEST_BATCH = 8
+
+ROUNDS = 9
+
+SETTLE = 0.15
+"""Seconds of rest before a turn. A runtime's threads look for more work for a while, at the other's
+cost: without the rest PyTorch took 92 ms beside onnxruntime where it takes 46.
+"""
 
 
 @dataclass
@@ -41,11 +49,6 @@ class Parity:
     difference: dict[str, float] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def images(self) -> int:
-        """How many images were compared; one of them twice if the batches overlap."""
-        return sum(self.batches)
-
     def lines(self) -> Iterator[str]:
         """The figures, for people."""
         if any(self.cells):
@@ -66,70 +69,51 @@ class Parity:
         """Why the exported model must not be used, as a clause; None if it may."""
         if self.images_unequal:
             return (
-                f"{self.images_unequal} of {self.images} images are clustered differently, "
+                f"{self.images_unequal} of {sum(self.batches)} images are clustered differently, "
                 f"{sum(self.unequal)} of {sum(self.cells)} cells over all stages"
             )
         for name, difference in self.difference.items():
-            if not difference <= TOLERANCE * self.largest[name]:  # not even if it is NaN
-                return (
-                    f"{name} differs by {difference:.1e}, and the limit is "
-                    f"{TOLERANCE * self.largest[name]:.1e}"
-                )
+            limit = TOLERANCE * self.largest[name]
+            if not difference <= limit:  # not even if it is NaN
+                return f"{name} differs by {difference:.1e}, and the limit is {limit:.1e}"
         return None
 
 
 def compare(
     network: TCFormer, contract: Contract, runner: Runner, images: NDArray[Any], into: Parity
 ) -> None:
-    """Compare on one batch and add up in `into`.
-
-    Args:
-        network: in evaluation mode, on the CPU.
-        contract: of the exported model.
-        runner: the exported model.
-        images: as the contract says, (B, ...).
-        into: what was found so far.
+    """Compare on one batch (B, ...) of images as the contract says, and add up in `into`.
 
     Raises:
         UserError: an output has another name, shape or type than the contract says.
     """
     with torch.inference_mode():
-        expected = ExportedNetwork(network, contract)(torch.from_numpy(images))
+        outputs = ExportedNetwork(network, contract)(torch.from_numpy(images))
+    expected = dict(zip(contract.output_names, (t.numpy() for t in outputs), strict=True))
     found = runner(images)
     into.batches.append(len(images))
-    other = np.zeros(len(images), bool)
-    for name, ours in zip(contract.output_names, expected, strict=True):
+    equal = np.ones(len(images), bool)
+    for name, ours in expected.items():
         theirs = found[name]
-        if theirs.shape != tuple(ours.shape) or theirs.dtype != ours.numpy().dtype:
+        if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
             raise UserError(
                 f"the exported model gives {name} as {theirs.dtype} {theirs.shape} for "
-                f"{len(images)} images, not as {ours.numpy().dtype} {tuple(ours.shape)}"
+                f"{len(images)} images, not as {ours.dtype} {ours.shape}"
             )
         if name.startswith("tokens"):
             stage = int(name.removeprefix("tokens")) - 1
-            wrong = (theirs != ours.numpy()).reshape(len(images), -1)
+            wrong = (theirs != ours).reshape(len(images), -1)
             into.cells[stage] += wrong.size
             into.unequal[stage] += int(wrong.sum())
-            other |= wrong.any(axis=1)
-    into.images_unequal += int(other.sum())
-    _add_differences(contract, expected, found, ~other, into)
-
-
-def _add_differences(
-    contract: Contract,
-    expected: Iterable[Tensor],
-    found: dict[str, NDArray[Any]],
-    counts: NDArray[np.bool_],
-    into: Parity,
-) -> None:
-    for name, tensor in zip(contract.output_names, expected, strict=True):
-        if name.startswith("tokens") or not counts.any():
-            continue
-        ours = tensor.numpy()[counts]
-        # `max` of Python would drop a NaN.
-        difference = float(np.abs(found[name][counts] - ours).max())
-        into.difference[name] = float(np.maximum(into.difference.get(name, 0.0), difference))
-        into.largest[name] = max(into.largest.get(name, 0.0), float(np.abs(ours).max()))
+            equal &= ~wrong.any(axis=1)
+    into.images_unequal += int((~equal).sum())
+    for name, ours in expected.items():
+        if not name.startswith("tokens") and equal.any():
+            # `max` of Python would drop a NaN.
+            difference = float(np.abs(found[name][equal] - ours[equal]).max())
+            into.difference[name] = float(np.maximum(into.difference.get(name, 0.0), difference))
+            largest = float(np.abs(ours[equal]).max())
+            into.largest[name] = max(into.largest.get(name, 0.0), largest)
 
 
 def batches(images: NDArray[Any], alone: int = 1) -> Iterator[NDArray[Any]]:
@@ -146,3 +130,53 @@ def batches(images: NDArray[Any], alone: int = 1) -> Iterator[NDArray[Any]]:
         part = images[start : start + LARGEST_BATCH]
         # A single one at the end goes with the one before it.
         yield part if len(part) > 1 else images[start - 1 :]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of a batch, medians over rounds, and the quartiles of the ratio of a round.
+
+    Attributes:
+        batch: images of a batch.
+        threads: of the processor, for both.
+        network: PyTorch, as this package runs it.
+        exported: the exported model.
+        ratio: lower quartile, median and upper quartile of exported / network.
+    """
+
+    batch: int
+    threads: int
+    network: float
+    exported: float
+    ratio: tuple[float, float, float]
+
+    def line(self) -> str:
+        """The figures, for people."""
+        low, middle, high = self.ratio
+        return (
+            f"time of {self.batch} image{'s' if self.batch > 1 else ''} on {self.threads} "
+            f"thread{'s' if self.threads > 1 else ''}: exported {self.exported:.1f} ms, PyTorch "
+            f"{self.network:.1f} ms, ratio {middle:.2f} ({low:.2f} to {high:.2f})"
+        )
+
+
+def measure(network: TCFormer, contract: Contract, runner: Runner, images: NDArray[Any]) -> Times:
+    """Time both on a batch (B, ...) of images, in turns, so that a busy machine slows both."""
+    eager, tensor = ExportedNetwork(network, contract), torch.from_numpy(images)
+
+    def run_network(_: int) -> None:
+        with torch.inference_mode():
+            eager(tensor)
+
+    times = timing.interleaved(
+        {"network": run_network, "exported": lambda _: runner(images)},
+        device=torch.device("cpu"),
+        rounds=ROUNDS,
+        warmup=0,
+        turn=0.0,
+        rest=SETTLE,
+    )
+    ratio = timing.ratios(times, "network")["exported"]
+    ours, theirs = (1e3 * statistics.median(times[name]) for name in ("network", "exported"))
+    quartiles = (ratio["low"], ratio["median"], ratio["high"])
+    return Times(len(images), torch.get_num_threads(), ours, theirs, quartiles)

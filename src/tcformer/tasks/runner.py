@@ -46,8 +46,7 @@ class RunResult:
     """What a run came to.
 
     Attributes:
-        best: the task's metric of the best evaluation (top-1, mean IoU), percent; NaN after a dry
-            run.
+        best: the metric of the best evaluation (top-1, mean IoU), percent; NaN after a dry run.
         checkpoint: the best weights as safetensors (training), or the file that was evaluated;
             None if nothing was saved.
         output_dir: where the results are, or None.
@@ -63,10 +62,6 @@ class RunResult:
     def best_acc1(self) -> float:
         """The same as `best`, by its name in classification."""
         return self.best
-
-
-def _build_task(cfg: TrainConfig, world: World) -> AnyTask:
-    return _TASKS[cfg.task](cfg, world)
 
 
 def run(
@@ -101,20 +96,15 @@ def run(
             stopped = error  # raised by every process at the same step: leave in good order
             record.close("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
         except (RuntimeError, MemoryError) as error:
-            raise _explained(error, world) from error
+            if short := out_of_memory(error, world.device):
+                raise UserError(f"process {world.rank} of {world.size} ran {short}") from error
+            raise
         if isinstance(stopped, Interrupted) and world.is_main:
             requeue_if_slurm()
         shutdown(world)
     if stopped is not None:
         raise stopped
     return result
-
-
-def _explained(error: Exception, world: World) -> Exception:
-    """A sentence for what the machine does to a run; any other error as it is."""
-    if short := out_of_memory(error, world.device):
-        return UserError(f"process {world.rank} of {world.size} ran {short}")
-    return error
 
 
 def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunResult:
@@ -131,25 +121,29 @@ def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunR
     # then another stream of dropout for each.
     ckpt.seed_everything(cfg.run.seed, 0)
     logger.info(f"Creating model: {cfg.network.model}")
-    task = _build_task(cfg, world)
+    task = _TASKS[cfg.task](cfg, world)
     ckpt.seed_everything(cfg.run.seed, world.rank)
-    cfg = _local(cfg)
-    measured = (
-        _load_for_evaluation(task, cfg, world) if cfg.run.eval and not cfg.run.dry_run else ""
-    )
+    if cfg.run.resume.startswith(("http://", "https://")):
+        cfg = cfg.replace(resume=str(fetch_cached(cfg.run.resume)))
+    evaluates, plans = cfg.run.eval, cfg.run.dry_run
+    measured = _load_for_evaluation(task, cfg) if evaluates and not plans else ""
     logger.info(f"number of params: {count_parameters(task.model)}")
-    if record.path is None and not cfg.run.dry_run:
-        logger.info(_nothing_kept(cfg))
-    if cfg.network.finetune and not cfg.run.eval:
+    if record.path is None and not plans:  # before hours are spent on what leaves nothing behind
+        lost = "record of this evaluation" if evaluates else "checkpoint, log or record"
+        logger.info(
+            f"NOTICE: no {lost} will be kept; name a folder with --output_dir, or a file with "
+            f"--record{'' if evaluates else ' for the record alone'}."
+        )
+    if cfg.network.finetune and not evaluates:
         logger.info(f"finetune from {task.finetune(cfg.network.finetune)}")
         record.also |= _weights(cfg.network.finetune)
-    if cfg.run.dry_run:
-        if cfg.run.eval:
+    if plans:
+        if evaluates:
             raise UserError("--dry-run plans a training run; leave --eval out.")
         for line in dry_run(task, cfg, world, facts=task.facts()):
             logger.info(line)
         return RunResult(float("nan"), None, None, [])
-    if cfg.run.eval:
+    if evaluates:
         return _evaluate(task, cfg, world, on_progress, measured)
     outcome = fit(task, cfg, world, on_progress=on_progress)
     check_workers()  # after the last batch nobody else tells
@@ -161,11 +155,7 @@ def _run(cfg: TrainConfig, world: World, on_progress: OnProgress | None) -> RunR
 
 
 def _evaluate(
-    task: AnyTask,
-    cfg: TrainConfig,
-    world: World,
-    on_progress: OnProgress | None,
-    source: str,
+    task: AnyTask, cfg: TrainConfig, world: World, on_progress: OnProgress | None, source: str
 ) -> RunResult:
     record = current()
     if record.path is not None:
@@ -184,16 +174,6 @@ def _evaluate(
     return RunResult(result[task.metric], Path(source) if source else None, None, lines)
 
 
-def _nothing_kept(cfg: TrainConfig) -> str:
-    """Said before hours are spent on what leaves nothing behind."""
-    lost = "record of this evaluation" if cfg.run.eval else "checkpoint, log or record"
-    alone = "" if cfg.run.eval else " for the record alone"
-    return (
-        f"NOTICE: no {lost} will be kept; name a folder with --output_dir, or a file with "
-        f"--record{alone}."
-    )
-
-
 def _weights(source: str) -> dict[str, str]:
     """For the record: which weights a run began with or measures."""
     if current().path is None:
@@ -203,7 +183,7 @@ def _weights(source: str) -> dict[str, str]:
     return {"weights": file.name, "weights_sha256": file_sha256(file)[:16]}
 
 
-def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
+def _load_for_evaluation(task: AnyTask, cfg: TrainConfig) -> str:
     """Load `--resume` (or `--finetune`) into the model; '' if there are no weights to load."""
     source = cfg.run.resume or cfg.network.finetune
     if source == "auto":
@@ -233,10 +213,3 @@ def _load_for_evaluation(task: AnyTask, cfg: TrainConfig, world: World) -> str:
         logger.info(f"NOTICE: {note}.")
     task.load_weights(task.model, state, source)
     return source
-
-
-def _local(cfg: TrainConfig) -> TrainConfig:
-    """Addresses in --resume replaced by the file fetched from there."""
-    if cfg.run.resume.startswith(("http://", "https://")):
-        return cfg.replace(resume=str(fetch_cached(cfg.run.resume)))
-    return cfg

@@ -17,8 +17,7 @@ from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.tasks.classification.evaluator import batch_sums
 from tcformer.tasks.runner import run
-from tcformer.tasks.segmentation import MeanIoU
-from tcformer.tasks.segmentation.evaluator import best_class, confusion
+from tcformer.tasks.segmentation.evaluator import MeanIoU, best_class, confusion
 from tcformer.training.loop import NotFinite, fit
 from tcformer.training.options import build
 from tcformer.weights.safe_torch import safe_torch_load

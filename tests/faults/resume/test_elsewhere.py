@@ -10,7 +10,7 @@ from PIL import Image
 from processes import Family
 
 from tcformer.runtime.signals import interrupt
-from tcformer.tasks.classification import ClassificationTask
+from tcformer.tasks.classification.task import ClassificationTask
 from tcformer.tasks.runner import run
 from tcformer.training import checkpoint as ckpt
 from tcformer.training.loop import Interrupted
@@ -83,7 +83,7 @@ def test_another_number_of_workers_changes_no_bit(data, tmp_path, monkeypatch):
 # What a process of the real command line does; every step it notes its images and its loss.
 WATCHED = """
 import json, os, signal, sys
-from tcformer.tasks.classification import ClassificationTask
+from tcformer.tasks.classification.task import ClassificationTask
 stop, notes = int(sys.argv.pop(1)), sys.argv.pop(1)
 real, seen = ClassificationTask.loss, []
 def watched(self, model, batch):

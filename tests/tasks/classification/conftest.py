@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tcformer.runtime.signals import interrupt
-from tcformer.tasks.classification import run
+from tcformer.tasks.runner import run
 from tcformer.training.options import build
 
 COLORS = {"blue": (30, 40, 220), "green": (20, 200, 60), "red": (220, 40, 30)}

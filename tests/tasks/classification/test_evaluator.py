@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from tcformer.errors import UserError
-from tcformer.tasks.classification import run
 from tcformer.tasks.classification.evaluator import batch_sums
+from tcformer.tasks.runner import run
 
 
 def test_sums_by_hand():

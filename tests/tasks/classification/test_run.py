@@ -23,7 +23,9 @@ from tcformer.predict import Preprocessing, load
 from tcformer.runtime.distributed import World
 from tcformer.runtime.signals import interrupt
 from tcformer.tasks import evaluator
-from tcformer.tasks.classification import ClassificationTask, run, task
+from tcformer.tasks.classification import task
+from tcformer.tasks.classification.task import ClassificationTask
+from tcformer.tasks.runner import run
 from tcformer.training.loop import Interrupted, NotFinite
 from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build, load_config

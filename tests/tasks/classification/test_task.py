@@ -9,8 +9,8 @@ from torch import nn
 
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
-from tcformer.tasks.classification import ClassificationTask
 from tcformer.tasks.classification.task import (
+    ClassificationTask,
     build_model,
 )
 

@@ -264,6 +264,7 @@ def test_freeze(trained):
         ("--data-set COCO --data-path /nowhere", "--data-path must be a folder in the layout"),
         ("--detector retinanet --head-layers 2", "retinanet has neither"),
         ("--head-norm", "applies to retinanet"),
+        ("--compile", "--compile is not for detection"),
         ("--min-size 0", "--min-size is 0, but at least 1 is meant"),
         ("--max-size 9", "--max-size is 9, but at least 64 is meant"),
         ("--model tcformer_nan0", "did you mean tcformer_nano"),

@@ -11,7 +11,8 @@ from PIL import Image
 
 from tcformer import cli
 from tcformer.runtime.distributed import World
-from tcformer.tasks.pose import PoseTask, evaluate_faces
+from tcformer.tasks.pose.nme import evaluate_faces
+from tcformer.tasks.pose.task import PoseTask
 from tcformer.tasks.runner import run
 from tcformer.training.options import build, load_config
 

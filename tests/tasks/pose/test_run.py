@@ -18,7 +18,8 @@ from tcformer import cli
 from tcformer.errors import UserError
 from tcformer.predict.pose import load_pose
 from tcformer.runtime.distributed import World
-from tcformer.tasks.pose import PoseTask, evaluate_keypoints
+from tcformer.tasks.pose.average_precision import evaluate_keypoints
+from tcformer.tasks.pose.task import PoseTask
 from tcformer.tasks.runner import run
 from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build

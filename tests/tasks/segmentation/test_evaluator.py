@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tcformer.tasks.segmentation import MeanIoU
-from tcformer.tasks.segmentation.evaluator import best_class, confusion, runs_of_one_shape
+from tcformer.tasks.segmentation.evaluator import MeanIoU, best_class, confusion, runs_of_one_shape
 
 
 def test_mean_iou_against_a_loop():

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
 from tcformer.tasks.runner import run
-from tcformer.tasks.segmentation import SegmentationTask
+from tcformer.tasks.segmentation.task import SegmentationTask
 from tcformer.training.options import build, load_config
 from tcformer.weights.metadata import save_weights
 from tcformer.weights.safe_torch import safe_torch_load

@@ -1,16 +1,1 @@
 """Object detection: boxes, with masks or keypoints, by torchvision's detectors over a TCFormer."""
-
-from __future__ import annotations
-
-import importlib
-from typing import Any
-
-_HOME = {"DetectionTask": "task", "Evaluator": "evaluator", "average_precision": "evaluator"}
-
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

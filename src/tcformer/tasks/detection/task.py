@@ -51,12 +51,7 @@ _SHOWN = ("detector", "start_level", "num_outs", "extra", "anchor_scale", "min_s
 
 
 class DetectionTask(DenseTask[Batch]):
-    """See `tcformer.tasks.base.BaseTask`.
-
-    Attributes:
-        source: the validation set's images and annotations.
-        metric: the AP of masks or keypoints, or of boxes where there are only those.
-    """
+    """See `tcformer.tasks.base.BaseTask`; `source` is the validation set as annotated."""
 
     backbone = "backbone.body"
     found = "categories"
@@ -66,6 +61,11 @@ class DetectionTask(DenseTask[Batch]):
 
     def __init__(self, cfg: TrainConfig, world: World) -> None:
         super().__init__(cfg, world)
+        if cfg.run.compile:
+            raise UserError(
+                "--compile is not for detection: compiling torchvision's detectors, whose shapes "
+                "depend on the data, does not end within minutes; leave it out."
+            )
         self.outputs, self.head = _OUTPUTS[cfg.detection.detector]
         self.metric = f"{KINDS[cfg.detection.detector][-1]} AP"
         self.source = source = self._source("val")
@@ -86,14 +86,14 @@ class DetectionTask(DenseTask[Batch]):
         self.use_model(build_model(cfg, source))
 
     def _source(self, split: str) -> CocoSource:
-        cfg = self.cfg
+        data, chosen = self.cfg.data, self.cfg.detection
         return build_detection_source(
-            cfg.data.data_set,
-            cfg.data.data_path,
+            data.data_set,
+            data.data_path,
             split,
-            keypoints=cfg.detection.detector == "keypoint_rcnn",
-            num_shapes=cfg.detection.num_shapes,
-            seed=cfg.run.seed,
+            keypoints=chosen.detector == "keypoint_rcnn",
+            num_shapes=chosen.num_shapes,
+            seed=self.cfg.run.seed,
         )
 
     def learning_parts(self) -> Sequence[nn.Module]:
@@ -204,24 +204,19 @@ def _detector(
         options["rpn_post_nms_top_n_test"] = chosen.proposals // 2
         options["box_batch_size_per_image"] = chosen.rois
         options["box_detections_per_img"] = chosen.detections
+    make: Any = getattr(detectors, chosen.detector)
+    if chosen.detector == "keypoint_rcnn":
+        options["num_keypoints"] = source.num_keypoints
     if chosen.head_layers and chosen.detector == "mask_rcnn":
         options["mask_head"] = MaskRCNNHeads(channels, (256,) * chosen.head_layers, 1)
     if chosen.head_layers and chosen.detector == "keypoint_rcnn":
         options["keypoint_head"] = KeypointRCNNHeads(channels, (512,) * chosen.head_layers)
     if chosen.head_norm:
         generator = detectors.anchors(features, chosen.anchor_scale, 3)
+        anchors = generator.num_anchors_per_location()[0]
+        norm = partial(nn.GroupNorm, 16)
         options["anchor_generator"] = generator
-        options["head"] = RetinaNetHead(
-            channels,
-            generator.num_anchors_per_location()[0],
-            source.num_classes,
-            norm_layer=partial(nn.GroupNorm, 16),
-        )
-    make: Any = {
-        "mask_rcnn": detectors.mask_rcnn,
-        "retinanet": detectors.retinanet,
-        "keypoint_rcnn": partial(detectors.keypoint_rcnn, num_keypoints=source.num_keypoints),
-    }[chosen.detector]
+        options["head"] = RetinaNetHead(channels, anchors, source.num_classes, norm_layer=norm)
     detector: nn.Module = make(
         features, source.num_classes, anchor_scale=chosen.anchor_scale, **options
     )

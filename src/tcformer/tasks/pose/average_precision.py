@@ -17,7 +17,6 @@ third number of a result's keypoint says nothing.
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,13 +25,10 @@ from typing import Any
 import numpy as np
 
 from tcformer.data.keypoints import Layout
-from tcformer.data.keypoints.annotations import Truth, points_of, pycocotools, read_truth
+from tcformer.data.keypoints.annotations import Truth, points_of, pycocotools
 from tcformer.errors import UserError
 from tcformer.images import LeftOut
-from tcformer.tasks.pose.results import (
-    check_predictions,
-    read_predictions,
-)
+from tcformer.tasks.pose.results import opened
 
 STATISTICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 """The ten numbers of each part, in pycocotools' order; fractions, -1 where there is no truth."""
@@ -62,28 +58,19 @@ def evaluate_keypoints(
         UserError: a file is missing or wrong (the sentence says where), or pycocotools is not
             installed.
     """
-    real = truth if isinstance(truth, Truth) else read_truth(truth)
+    real, found = opened(truth, predictions)
     if real.kind.sigmas is None:
         raise UserError(
             f"{real.path} annotates {real.kind.name}, which has no average precision; its measure "
             "is the normalised mean error."
         )
-    found = (
-        read_predictions(predictions, real)
-        if isinstance(predictions, str | Path)
-        else check_predictions(predictions, real)
-    )[0]
-    parts = list(real.parts)
-    if len(parts) > 1:
-        parts.append(WHOLE)
+    parts = [*real.parts, WHOLE] if len(real.parts) > 1 else real.parts
     return {part: _evaluate(real, found, part) for part in parts}
 
 
 def ignored(truth: Truth) -> LeftOut:
     """The annotations that nobody is measured by."""
-    body_alone = len(truth.parts) == 1
-    fields = [truth.kind.fields[part] for part in truth.parts]
-    rows = [_as_truth(note, fields, body_alone) for note in truth.annotations]
+    rows = _as_truth(truth, truth.parts)
     crowds = sum(row["iscrowd"] for row in rows)
     left_out = LeftOut()
     left_out.others["crowds"] = crowds
@@ -94,20 +81,18 @@ def ignored(truth: Truth) -> LeftOut:
 
 
 def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> dict[str, float]:
-    tools = pycocotools("pose")
-    kind = truth.kind
-    fields = [kind.fields[p] for p in (truth.parts if part == WHOLE else (part,))]
-    body_alone = len(truth.parts) == 1
-    # Annotations count from 1: an id of 0 reads as "not matched" in pycocotools.
-    real = [
-        {**_as_truth(note, fields, body_alone), "id": number}
-        for number, note in enumerate(truth.annotations, 1)
-    ]
+    tools, kind = pycocotools("pose"), truth.kind
+    parts = truth.parts if part == WHOLE else (part,)
+    real = _as_truth(truth, parts)
     people = [
-        _as_prediction(entry, fields, part, kind)
+        _as_prediction(entry, [kind.fields[p] for p in parts], part, kind)
         for entry in found
-        if body_alone or _has_score(entry, fields)
+        if len(truth.parts) == 1
+        or any(score > 0 for p in parts for score in entry[kind.fields[p]][2::3])
     ]
+    if not people:
+        return _nothing_found(real)
+    assert kind.sigmas is not None
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on what it does
         data = tools.COCO()
         data.dataset = {
@@ -117,34 +102,34 @@ def _evaluate(truth: Truth, found: Sequence[Mapping[str, Any]], part: str) -> di
             "categories": [{"id": 1, "name": "person"}],
         }
         data.createIndex()
-        if not people:
-            return _nothing_found(real)
         guesses = data.loadRes(people)
         for person in guesses.dataset["annotations"]:
             person["area"] = person["size"]
         run = tools.COCOeval(data, guesses, "keypoints")
-        run.params.kpt_oks_sigmas = _sigmas(kind, part, truth)
+        run.params.kpt_oks_sigmas = np.concatenate([kind.sigmas[kind.slice(p)] for p in parts])
         run.evaluate()
         run.accumulate()
         run.summarize()
     return {name: float(value) for name, value in zip(STATISTICS, run.stats, strict=True)}
 
 
-def _as_truth(note: Mapping[str, Any], fields: Sequence[str], body_alone: bool) -> dict[str, Any]:
-    points = [number for field in fields for number in note[field]]
-    labeled = sum(v > 0 for v in points[2::3])
-    if body_alone:
-        labeled = note.get("num_keypoints", labeled)
-    return {
-        "image_id": note["image_id"],
-        "category_id": 1,
-        "area": note["area"],
-        "bbox": note["bbox"],
-        "iscrowd": note["iscrowd"],
-        "ignore": int(note["iscrowd"] or labeled == 0),
-        "keypoints": points,
-        "num_keypoints": labeled,
-    }
+def _as_truth(truth: Truth, parts: Sequence[str]) -> list[dict[str, Any]]:
+    """The annotations of these parts, counted from 1: an id of 0 reads as "not matched" in COCO."""
+    rows = []
+    for number, note in enumerate(truth.annotations, 1):
+        points = [value for part in parts for value in note[truth.kind.fields[part]]]
+        labeled = sum(v > 0 for v in points[2::3])
+        if len(truth.parts) == 1:
+            labeled = note.get("num_keypoints", labeled)
+        row = {
+            "id": number,
+            "category_id": 1,
+            "ignore": int(note["iscrowd"] or labeled == 0),
+            "keypoints": points,
+            "num_keypoints": labeled,
+        }
+        rows.append(row | {key: note[key] for key in ("image_id", "area", "bbox", "iscrowd")})
+    return rows
 
 
 def _nothing_found(real: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -173,14 +158,3 @@ def _as_prediction(
         "score": score,
         "size": float(np.prod(extent)),
     }
-
-
-def _has_score(entry: Mapping[str, Any], fields: Sequence[str]) -> bool:
-    return any(score > 0 for field in fields for score in entry[field][2::3])
-
-
-def _sigmas(kind: Layout, part: str, truth: Truth) -> np.ndarray:
-    assert kind.sigmas is not None
-    if part == WHOLE:
-        return np.concatenate([kind.sigmas[kind.slice(p)] for p in truth.parts])
-    return copy.copy(kind.sigmas[kind.slice(part)])

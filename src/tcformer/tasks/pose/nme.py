@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tcformer.data.keypoints.annotations import Truth, points_of, read_truth, shortened
+from tcformer.data.keypoints.annotations import Truth, points_of, shortened
 from tcformer.data.keypoints.people import measurable_faces
 from tcformer.errors import UserError
-from tcformer.tasks.pose.results import (
-    check_predictions,
-    read_predictions,
-)
+from tcformer.tasks.pose.results import opened
 
 SUBSETS = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 """WFLW's attributes, in the order of its lists; a face may have several."""
@@ -23,17 +20,13 @@ SUBSETS = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 def normalized_mean_error(
     found: np.ndarray, truth: np.ndarray, visible: np.ndarray, norm: tuple[int, int]
 ) -> float:
-    """Mean distance of landmarks, each in units of its face.
+    """Mean distance of landmarks (N, K, 2) of N faces from the truth, each in units of its face.
 
-    Args:
-        found: (N, K, 2) landmarks of N faces, in pixels.
-        truth: (N, K, 2).
-        visible: (N, K) above zero where a landmark counts.
-        norm: the two landmarks whose true distance is a face's unit.
+    The unit is the true distance of the two landmarks `norm`; a face where it is zero is left out.
 
     Returns:
-        The mean over all landmarks that count, as a fraction; NaN if none does. A face whose unit
-        is zero is left out.
+        The mean over all landmarks with `visible` (N, K) above zero, as a fraction; NaN if there is
+        none.
     """
     unit = np.linalg.norm(truth[:, norm[0]] - truth[:, norm[1]], axis=-1)
     counts = (visible > 0) & (unit > 0)[:, None]
@@ -59,14 +52,9 @@ def evaluate_faces(
     Raises:
         UserError: a file is missing or wrong, or a face has no prediction or two.
     """
-    real = truth if isinstance(truth, Truth) else read_truth(truth)
+    real, entries = opened(truth, predictions)
     if real.kind.norm is None:
         raise UserError(f"{real.path} annotates {real.kind.name}, which has no unit of the face.")
-    entries = (
-        read_predictions(predictions, real)
-        if isinstance(predictions, str | Path)
-        else check_predictions(predictions, real)
-    )[0]
     real, _ = measurable_faces(real)
     by_face: dict[int, np.ndarray] = {}
     for number, entry in enumerate(entries):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,24 @@ from tcformer.data.keypoints.annotations import (
     check_whole,
     people_category,
     read_json,
+    read_truth,
 )
 from tcformer.errors import UserError, shown
 
+Entries = list[dict[str, Any]]
 
-def read_predictions(path: str | Path, truth: Truth) -> tuple[list[dict[str, Any]], int]:
+
+def opened(
+    truth: str | Path | Truth, predictions: str | Path | Sequence[Mapping[str, Any]]
+) -> tuple[Truth, Entries]:
+    """Annotations and the predictions for them, each a file or at hand, checked."""
+    real = truth if isinstance(truth, Truth) else read_truth(truth)
+    if isinstance(predictions, str | Path):
+        return real, read_predictions(predictions, real)[0]
+    return real, _checked(predictions, real, "the predictions", real.category, real.categories)
+
+
+def read_predictions(path: str | Path, truth: Truth) -> tuple[Entries, int]:
     """A results file for `truth`: a list with one entry a person (or face).
 
     Returns:
@@ -43,7 +56,8 @@ def read_predictions(path: str | Path, truth: Truth) -> tuple[list[dict[str, Any
             category, others = people_category(named, path), set(named)
     if not isinstance(content, list):
         raise UserError(f"{path} is no results file: it needs a list with one entry a person.")
-    return check_predictions(content, truth, str(path), category, others)
+    entries = _checked(content, truth, str(path), category, others)
+    return entries, len(content) - len(entries)
 
 
 def _check_names(images: Any, truth: Truth, path: str | Path) -> None:
@@ -61,26 +75,12 @@ def _check_names(images: Any, truth: Truth, path: str | Path) -> None:
             )
 
 
-def check_predictions(
-    predictions: Sequence[Any],
-    truth: Truth,
-    path: str = "the predictions",
-    category: int | None = None,
-    others: Collection[int] = (),
-) -> tuple[list[dict[str, Any]], int]:
-    """The same for predictions at hand.
-
-    Args:
-        predictions: the entries.
-        truth: what they are about.
-        path: what to call them in a message.
-        category: their id of people (or faces); the truth's if nothing is said.
-        others: ids of other categories, whose entries are left out; the truth's likewise.
-    """
+def _checked(
+    predictions: Sequence[Any], truth: Truth, path: str, category: int, others: Collection[int]
+) -> Entries:
+    """The entries of people, who are `category`; those of `others` are left out."""
     if not predictions:
         raise UserError(f"{path} holds no predictions.")
-    if category is None:
-        category, others = truth.category, set(truth.categories)
     known = set(truth.images)
     faces = truth.kind.sigmas is None
     ids = {note["id"]: note["image_id"] for note in truth.annotations} if faces else {}
@@ -125,7 +125,7 @@ def check_predictions(
         checked.append(entry)
     if not checked:
         raise UserError(f"{path} holds no predictions of people, which are category {category}.")
-    return checked, len(predictions) - len(checked)
+    return checked
 
 
 def results_of_image(
@@ -163,13 +163,7 @@ def results_of_image(
 def person_score(box_score: float, scores: np.ndarray, threshold: float = 0.2) -> float:
     """The score of a person: that of the box, times the mean of the confident keypoints'.
 
-    Args:
-        box_score: of the detector.
-        scores: (K,) of the keypoints.
-        threshold: keypoints above it are confident.
-
-    Returns:
-        0 if no keypoint is confident: a network with low peaks loses all its people by this rule.
+    It is 0 if no keypoint (K,) is above `threshold`: a network with low peaks loses all its people.
     """
     confident = scores[scores > threshold]
     return float(box_score * confident.mean()) if len(confident) else 0.0
@@ -178,14 +172,9 @@ def person_score(box_score: float, scores: np.ndarray, threshold: float = 0.2) -
 def object_keypoint_similarity(
     one: np.ndarray, others: np.ndarray, area: float, areas: np.ndarray, sigmas: np.ndarray
 ) -> np.ndarray:
-    """How alike one set of keypoints is to each of some others, 0 to 1; all keypoints count.
+    """How alike one set of keypoints (K, 2) is to others (N, K, 2), 0 to 1; all keypoints count.
 
-    Args:
-        one: (K, 2).
-        others: (N, K, 2).
-        area: of the first one's padded box, in square pixels.
-        areas: (N,) of the others'.
-        sigmas: (K,).
+    The areas are those of the padded boxes in square pixels, `sigmas` (K,).
 
     Returns:
         (N,) float64: the mean over keypoints of exp(-d^2 / (2 (2 sigma)^2 a)), a the mean area.
@@ -203,14 +192,10 @@ def oks_nms(
     sigmas: np.ndarray,
     threshold: float = 0.9,
 ) -> list[int]:
-    """Non-maximum suppression of the people of an image by OKS.
+    """Non-maximum suppression of the people of an image, (N, K, 2) with scores (N,), by OKS.
 
-    Args:
-        keypoints: (N, K, 2) of one image.
-        scores: (N,) person scores; of equal ones the last counts as better, as published.
-        areas: (N,) of the padded boxes, in square pixels.
-        sigmas: (K,).
-        threshold: people whose similarity to a better one is above it are dropped.
+    People whose similarity to a better one is above `threshold` are dropped; of equal scores the
+    last counts as better, as published. `areas` (N,) are those of the padded boxes.
 
     Returns:
         The positions that are kept, best first.

@@ -114,12 +114,9 @@ class MeanIoU:
 
 
 def confusion(found: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Count pixels by (label, found).
+    """Count pixels by (label, found), arrays of whole numbers of one shape.
 
-    Args:
-        found: what was found, whole numbers; `num_classes` is none of them.
-        labels: what is there, the same shape; `num_classes` and above count nowhere.
-        num_classes: classes.
+    `num_classes` is no class among the found; labels of `num_classes` and above count nowhere.
 
     Returns:
         (num_classes, num_classes + 1) int64 on the CPU.
@@ -131,16 +128,13 @@ def confusion(found: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def best_class(scores: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The class of the highest score at each pixel, the lowest number of several.
+    """The class of the highest score at each pixel, the lowest number of several; int64.
 
     Where a score is not finite it is none of them: the number of classes.
 
     Args:
         scores: (classes, h, w) any float dtype; resized bilinearly, some classes at a time.
         size: height and width wanted.
-
-    Returns:
-        `size`, int64.
     """
     best = torch.full(size, -math.inf, device=scores.device)
     found = torch.zeros(size, dtype=torch.int64, device=scores.device)
