@@ -20,8 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,11 +36,9 @@ CASES = (
     "tcformer/pvt_v2_b2:1,1024",
     "tcformerv2_base/pvt_v2_b2:1,1024",
 )
-LEAST = 0.3
-"""Seconds that a network's turn within a process lasts."""
 
 
-def main() -> int:
+def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", default=CASES, metavar="CASE")
@@ -50,21 +46,32 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=5, help="processes of each build")
     parser.add_argument("--rounds", type=int, default=5, help="turns within a process")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    with checkout(options.commit) as old:
-        builds = {"new": ROOT, "old": old}
-        for case in options.cases:
-            found: dict[str, list[float]] = {name: [] for name in builds}
-            for _ in range(options.turns):
-                for name, folder in builds.items():
-                    found[name].append(child(folder, case, options))
-            change = [a / b for a, b in zip(found["new"], found["old"], strict=True)]
-            told = [f"new {spread(found['new'])}", f"old {spread(found['old'])}"]
-            print(f"{case}: {', '.join(told)}, new / old {spread(change)}", flush=True)
-    return 0
+    if options.child:
+        print(json.dumps(measure(*options.cases, options.rounds, options.threads)))
+        return
+    git = ["git", "-C", str(ROOT), "worktree"]
+    with tempfile.TemporaryDirectory(prefix="compare-") as place:
+        old = Path(place, "old")
+        added = subprocess.run([*git, "add", "--detach", old, options.commit], capture_output=True)
+        if added.returncode:
+            raise SystemExit(f"error: {added.stderr.decode().strip()}")
+        try:
+            for case in options.cases:
+                pairs = [
+                    [child(build, case, options) for build in (ROOT, old)]
+                    for _ in range(options.turns)
+                ]
+                new_, old_ = zip(*pairs, strict=True)
+                change = spread([a / b for a, b in pairs])
+                told = f"new {spread(new_)}, old {spread(old_)}, new / old {change}"
+                print(f"{case}: {told}", flush=True)
+        finally:
+            subprocess.run([*git, "remove", "--force", old], check=True)
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float] | tuple[float, ...]) -> str:
     """Median and quartiles."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
@@ -72,31 +79,17 @@ def spread(values: list[float]) -> str:
     return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
-@contextmanager
-def checkout(commit: str) -> Iterator[Path]:
-    """A folder with the sources of a commit, as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="compare-") as place:
-        folder = Path(place, "old")
-        git = ["git", "-C", str(ROOT), "worktree"]
-        added = subprocess.run([*git, "add", "--detach", str(folder), commit], capture_output=True)
-        if added.returncode:
-            raise SystemExit(f"error: {added.stderr.decode().strip()}")
-        try:
-            yield folder
-        finally:
-            subprocess.run([*git, "remove", "--force", str(folder)], check=True)
-
-
-def child(folder: Path, case: str, options: argparse.Namespace) -> float:
-    """The ratio of one process with the sources below `folder`."""
+def child(build: Path, case: str, options: argparse.Namespace) -> float:
+    """The ratio of one process with the sources below `build`."""
     environment = {
-        **os.environ, "PYTHONPATH": str(folder / "src"), "THP_MEM_ALLOC_ENABLE": "1",
+        **os.environ, "PYTHONPATH": str(build / "src"), "THP_MEM_ALLOC_ENABLE": "1",
         "OMP_NUM_THREADS": str(options.threads),
     }  # fmt: skip
-    words = [sys.executable, __file__, "--child", case, str(options.rounds), str(options.threads)]
+    words = [sys.executable, __file__, "--commit", "", "--child", case]
+    words += ["--rounds", str(options.rounds), "--threads", str(options.threads)]
     done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"error: {case} failed with the sources of {folder}")
+        raise SystemExit(f"error: {case} failed with the sources of {build}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -112,27 +105,25 @@ def measure(case: str, rounds: int, threads: int) -> float:
 
     assert Path(tcformer.__file__).is_relative_to(os.environ["PYTHONPATH"]), "another build"
     names, _, words = case.partition(":")
-    numbers = [int(word) for word in re.findall(r"\b\d+\b", words)]
-    batch, size = [*numbers, 224][:2]
+    batch, size = [*map(int, re.findall(r"\b\d+\b", words)), 224][:2]
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     images = [torch.rand(batch, 3, size, size) for _ in range(4)]
-    dtype = torch.bfloat16 if "bf16" in words else None
 
     def step_of(name: str):
         model = timm.create_model(name).train("training" in words)
         optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
 
         def step(number: int) -> None:
-            with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-                if not model.training:
-                    with torch.inference_mode():
-                        model(images[number % 4])
-                    return
-                loss = model(images[number % 4]).float().square().mean()
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            with (
+                torch.autocast("cpu", torch.bfloat16, enabled="bf16" in words),
+                torch.inference_mode(not model.training),
+            ):
+                out = model(images[number % 4])
+            if model.training:
+                out.float().square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
 
         return step
 
@@ -145,13 +136,10 @@ def measure(case: str, rounds: int, threads: int) -> float:
         return (time.perf_counter() - begin) / calls
 
     once = max(seconds(step, 0, 1) and seconds(step, 1, 1) for step in (ours, baseline))
-    calls = max(1, round(LEAST / once))
+    calls = max(1, round(0.3 / once))  # a turn of 0.3 seconds at least
     ratios = [seconds(ours, n, calls) / seconds(baseline, n, calls) for n in range(rounds)]
     return statistics.median(ratios)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        print(json.dumps(measure(sys.argv[2], *map(int, sys.argv[3:]))))
-    else:
-        raise SystemExit(main())
+    main()

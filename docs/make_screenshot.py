@@ -1,4 +1,4 @@
-"""Take the picture of the page in docs/serve.md: python docs/make_screenshot.py [FOLDER].
+"""Take the picture of the page in docs/pictures.md: python docs/make_screenshot.py [FOLDER].
 
 Starts `tcformer serve` and looks at it with the Chromium on the path, through playwright. It shows
 an example that the package draws; the weights are random.
@@ -8,7 +8,6 @@ import io
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from PIL import Image
@@ -25,23 +24,17 @@ def main() -> None:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = server.stdout.readline().split()[3]
-        with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
-            browser = playwright.chromium.launch_persistent_context(
-                profile,
-                executable_path=shutil.which("chromium"),
-                args=FLAGS,
-                viewport={"width": 1320, "height": 950},
-            )
-            page = browser.new_page()
+        with sync_playwright() as playwright:
+            chromium = {"executable_path": shutil.which("chromium"), "args": FLAGS}
+            browser = playwright.chromium.launch(**chromium)
+            page = browser.new_page(viewport={"width": 1320, "height": 950})
             page.goto(url)
             picture = look(page)
             browser.close()
     finally:
         server.terminate()
         server.wait()
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
-    image.save(folder / "serve.png", optimize=True)
-    print(f"wrote serve.png into {folder}")
+    Image.open(io.BytesIO(picture)).convert("RGB").save(folder / "serve.png", optimize=True)
 
 
 def look(page: Page) -> bytes:

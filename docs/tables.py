@@ -391,44 +391,39 @@ def trajectory() -> str:
 # --- README.md -------------------------------------------------------------------------------
 
 SPEED = {
-    "inference, batch 1: tcformer / pvt_v2_b2": "a forward pass of `tcformer`, one image",
-    "inference, batch 8: tcformer / pvt_v2_b2": "the same, eight images",
-    "training step, batch 8: tcformer / pvt_v2_b2": "a training step, eight images",
-    "1024 px, batch 1, exact: tcformer / pvt_v2_b2": "a forward pass at 1024 px, one image",
+    "inference, batch 1: tcformer / pvt_v2_b2": "forward, one image",
+    "inference, batch 8: tcformer / pvt_v2_b2": "forward, eight images",
+    "training step, batch 8: tcformer / pvt_v2_b2": "training step, eight images",
+    "1024 px, batch 1, exact: tcformer / pvt_v2_b2": "forward at 1024 px, one image",
 }
 """Figures of the CPU suite that the README shows, and how it calls them."""
 
 
 def measured() -> str:
-    """What is measured, with the page that says more."""
+    """What is measured: time relative to PVTv2, and accuracies."""
     suite, letters = newest("suite-cpu"), newest("finetuning")
     values = {row["text"]: row["value"] for row in suite["verdicts"]}
     kind = SAID.get(suite["file"]) or label(suite["machine"])
-    page = "[performance](docs/performance.md)"
     rows = []
     for text, words in SPEED.items():
-        figure = f"{values[text]:.2f} times the time of timm's `pvt_v2_b2` on {kind}"
-        rows.append((words, f"{figure}; {ELSEWHERE[text]} times on Zen 4", page))
-    page = "[results](docs/results.md)"
-    for name, words in (("digits", "handwritten digits"), ("cifar10", "CIFAR-10")):
+        figure = f"{values[text]:.2f} on {kind}; {ELSEWHERE[text]} on Zen 4"
+        rows.append((f"{words}: time of `tcformer` over `pvt_v2_b2`", figure))
+    for name, words in (("digits", "digits"), ("cifar10", "CIFAR-10")):
         for model in SETS[name]:
             runs = trainings()[name][model]
             seeds, epochs = len(runs), runs[0]["config"]["epochs"]
-            figure = f"{mean_and_spread([*map(top1, runs)])} % right"
-            figure += f", {seeds} seed{'s' * (seeds > 1)}"
-            rows.append((f"{words}, {epochs} epochs, `{model}`", figure, page))
-    page = "[fine-tuning](docs/results.md#fine-tuning-on-your-own-folder)"
+            figure = f"{mean_and_spread([*map(top1, runs)])} %, {seeds} seed{'s' * (seeds > 1)}"
+            rows.append((f"{words}, {epochs} epochs, `{model}`: top-1", figure))
     for row in letters["runs"]:
-        figure = f"{mean(row['accuracy']):.1f} % right"
-        rows.append((f"letters, {TUNED[row['name']]}", figure, page))
-    page = "[reproducing the paper](docs/training.md#reproducing-the-paper)"
-    rows.append(("ImageNet", "not run", page))
+        figure = f"{mean(row['accuracy']):.1f} %"
+        rows.append((f"letters, {TUNED[row['name']]}: top-1", figure))
+    rows.append(("ImageNet", "not run"))
     files = (f"`benchmarks/results/{name}`" for name in (suite["file"], letters["file"]))
     told = (
         "Times: {}, 2 threads, float32; " + OTHER + " as told by those who ran it. Letters: {}. "
         "Digits and CIFAR-10: mean ± spread over the seeds, `benchmarks/results/learning`."
     )
-    return table(("", "measured", ""), rows, f"\n{told.format(*files)}\n")
+    return table(("", "measured"), rows, f"\n{told.format(*files)}\n")
 
 
 def zoo() -> str:

@@ -41,9 +41,6 @@ BASELINES = {
 }
 """Ours -> the PVTv2 with the same widths and depths."""
 
-OTHERS = ("swin_tiny_patch4_window7_224", "resnet50")
-"""timm's models of the same class, for hints about misspelled names."""
-
 TRAITS = ("compile", "cast", "graph", "tf32", "published")
 MODES = ("inference", "training")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -135,7 +132,7 @@ def parse(text: str) -> Model:
     for trait in traits:
         check_name(trait, TRAITS, f"{text}: a model has no trait", "+")
     if not timm.is_model(name):
-        known = [*VARIANTS, *OTHERS, *BASELINES.values()]
+        known = [*VARIANTS, *BASELINES.values()]
         guess = nearest(name, known) or nearest(name, timm.list_models())
         hint = f"did you mean {guess}?" if guess else "`tcformer bench --help` names some."
         raise UserError(f"there is no model {name!r}, neither here nor in timm; {hint}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -314,6 +313,10 @@ def ceilings(device: torch.device, *, quick: bool = False) -> dict[str, float]:
     """
     on_gpu = device.type == "cuda"
     side, size = (256, 2**22) if quick else (8192, 2**31) if on_gpu else (1536, 2**27)
+
+    def best(step: timing.Step) -> float:
+        return min(timing.interleaved({"": step}, device=device, rounds=5, warmup=1)[""])
+
     found: dict[str, float] = {}
     if device.type == "cpu":
         reached = provenance.products(side, 0.3)
@@ -323,18 +326,8 @@ def ceilings(device: torch.device, *, quick: bool = False) -> dict[str, float]:
         if name not in found:
             a, b, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
             call = lambda _, a=a, b=b, out=out: torch.mm(a, b, out=out)  # noqa: E731
-            found[name] = 2 * side**3 / _best(call, device)
+            found[name] = 2 * side**3 / best(call)
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
-    found["copy"] = 2 * size / _best(lambda _: target.copy_(source), device)
+    found["copy"] = 2 * size / best(lambda _: target.copy_(source))
     return found
-
-
-def _best(step: timing.Step, device: torch.device) -> float:
-    """The shortest of at least three calls, and of those that fit into 0.3 seconds."""
-    step(0)
-    taken: list[float] = []
-    begin = time.perf_counter()
-    while len(taken) < 3 or time.perf_counter() - begin < 0.3:
-        taken.append(timing.elapsed(step, 0, 1, device))
-    return min(taken)
