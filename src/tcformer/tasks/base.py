@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tcformer.data import ResumableSampler, build_loader
 from tcformer.data.fingerprint import fingerprint
-from tcformer.data.loader import Collate
+from tcformer.data.loader import Collate, stacked
 from tcformer.errors import UserError, shown
 from tcformer.predict.classes import Matching, match_names
 from tcformer.runtime.distributed import World, all_reduce_sums
@@ -243,7 +243,7 @@ class BaseTask(ABC, Generic[Batch]):
         }
 
     def use_training_set(
-        self, dataset: Any, sampler: ResumableSampler | None = None, collate: Collate | None = None
+        self, dataset: Any, sampler: ResumableSampler | None = None, collate: Collate = stacked
     ) -> None:
         """Train on `dataset` in the order of `sampler`; `collate` as for `build_loader`."""
         self._train = dataset

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tcformer.data import build_loader, exact_eval_indices
-from tcformer.data.loader import Collate
+from tcformer.data.loader import Collate, stacked
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World, all_reduce_sums, gather_objects, interrupt_reason
 from tcformer.runtime.logger import logger
@@ -49,7 +49,7 @@ class BaseEvaluator(ABC):
     left_out = "unreadable images"
 
     def __init__(
-        self, dataset: Any, cfg: TrainConfig, world: World, collate: Collate | None = None
+        self, dataset: Any, cfg: TrainConfig, world: World, collate: Collate = stacked
     ) -> None:
         self.dataset, self.world = dataset, world
         say_left_out("val", dataset)
