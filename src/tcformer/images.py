@@ -365,6 +365,11 @@ class LeftOut:
         self.endings[ending or "without ending"] += 1
         return False
 
+    def add(self, what: str, count: int) -> None:
+        """Count what else was left out."""
+        if count:
+            self.others[what] += count
+
     def __str__(self) -> str:
         parts = []
         if self.endings:

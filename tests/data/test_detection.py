@@ -109,7 +109,7 @@ def test_photographs_are_turned_as_they_are_seen(coco, turn):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c["annotations"][0].update(iscrowd="no"), "must be 0 or 1, but it is 'no'"),
+        (lambda c: c["annotations"][0].update(iscrowd="no"), "is 'no', not 0 or 1"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, None, 4]), "number 2 of `bbox` is None"),
         (lambda c: c["annotations"][0].pop("area"), "has no `area`"),
         (lambda c: c["annotations"][0].update(category_id="1"), "`category_id` is '1'"),

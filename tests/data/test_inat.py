@@ -70,9 +70,9 @@ def edit(path, change):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda r: (r / "train2018.json").unlink(), "train2018.json is missing"),
-        (lambda r: (r / "val2018.json").unlink(), "val2018.json is missing"),
-        (lambda r: (r / "categories.json").write_text("{"), "cannot be read"),
+        (lambda r: (r / "train2018.json").unlink(), "train2018.json does not exist"),
+        (lambda r: (r / "val2018.json").unlink(), "val2018.json does not exist"),
+        (lambda r: (r / "categories.json").write_text("{"), "is not JSON"),
         (lambda r: (r / "categories.json").write_text("{}"), "no list 'categories'"),
         (lambda r: (r / "val2018.json").write_text("[]"), "no list 'annotations'"),
         (lambda r: edit(r / "val2018.json", lambda c: c["annotations"].pop()), "without an annot"),

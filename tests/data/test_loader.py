@@ -162,7 +162,12 @@ def test_evaluation_counts_with_skip_corrupt(folder):
 
 @pytest.fixture(autouse=True)
 def no_workers_of_earlier_tests():
+    """Those that garbage collection ends are waited for up to five seconds each."""
     yield
+    for loader in list(loader_module._loaders):
+        end = getattr(getattr(loader._loader, "_iterator", None), "_shutdown_workers", None)
+        if end:
+            end()
     gc.collect()
 
 

@@ -109,10 +109,9 @@ class CocoSource:
         ]
         inside = sum(self._inside(note) for note in objects)
         self.left_out = LeftOut()
-        self.left_out.others["annotations of other categories"] = len(notes) - len(objects)
-        self.left_out.others["objects without a box in their picture"] = len(objects) - inside
-        self.left_out.others["pictures without a usable object"] = len(images) - len(self.ids)
-        self.left_out.others = +self.left_out.others
+        self.left_out.add("annotations of other categories", len(notes) - len(objects))
+        self.left_out.add("objects without a box in their picture", len(objects) - inside)
+        self.left_out.add("pictures without a usable object", len(images) - len(self.ids))
         if not self.ids:
             raise UserError(f"{path} has no image with an object.")
 

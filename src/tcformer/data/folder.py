@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from tcformer.errors import UserError
-from tcformer.files import read_text, read_whole
+from tcformer.files import parse_json, read_text, read_whole
 from tcformer.images import IMAGE_EXTENSIONS, LeftOut
 
 _MOST_WAYS = 16  # links to one folder; links to links multiply
+_MOST_JSON = 1 << 33  # bytes; the list of 2.7 million images of iNaturalist 2021 has 0.7e9
 _SYNONYMS = {"val": ("valid", "validation", "test", "eval"), "train": ("training",)}
 
 
@@ -116,6 +117,22 @@ def is_inside(name: Any) -> bool:
     return len(name) < 4096 and not os.path.isabs(name) and ".." not in Path(name).parts
 
 
+def read_json(path: str | Path, what: str) -> Any:
+    """A JSON file.
+
+    Raises:
+        UserError: it is missing or no JSON.
+    """
+    try:
+        return parse_json(read_whole(path, most=_MOST_JSON))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the path of {what}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON, or damaged: {error}.") from error
+
+
 def read_names(file: Path) -> list[str]:
     """The names of classes in a text file, one a line; a byte order mark is no part of the first.
 
@@ -157,8 +174,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _class_folders(folder: Path, left_out: LeftOut) -> list[str]:
     """The names of the folders in `folder` in sorted order; what else is there is left out."""
     names, files = _listed(folder, left_out)
-    if stray := sum(left_out.wants(name) for name in files):
-        left_out.others["outside of the class folders"] += stray
+    left_out.add("outside of the class folders", sum(left_out.wants(name) for name in files))
     return sorted(names)
 
 

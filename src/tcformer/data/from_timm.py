@@ -82,8 +82,7 @@ class NaturalFolders(FileSource):
         left_out = LeftOut()
         found = images_below(folder, left_out)
         paths = sorted((p for p in found if Path(p).parent != folder), key=natural_key)
-        if len(paths) < len(found):
-            left_out.others["outside of the class folders"] += len(found) - len(paths)
+        left_out.add("outside of the class folders", len(found) - len(paths))
         names = [Path(path).parent.name for path in paths]
         classes = sorted(set(names), key=natural_key)
         label = {name: i for i, name in enumerate(classes)}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tcformer.data.folder import FileSource, PathList, is_inside, require_folder
+from tcformer.data.folder import FileSource, PathList, is_inside, read_json, require_folder
 from tcformer.errors import UserError, shown
-from tcformer.files import parse_json, read_whole
 from tcformer.images import LeftOut
 
-_MOST_BYTES = 1 << 33  # of a list; that of 2021's 2.7 million images has 0.7e9
+_LISTS = "iNaturalist's lists, which must lie in --data-path"
 
 
 class INatSource(FileSource):
@@ -35,8 +34,8 @@ class INatSource(FileSource):
         train, wanted = f"train{year}.json", f"{split}{year}.json"
         root = require_folder(data_path, f"the folder that holds {wanted} and categories.json")
         names = _names(root / "categories.json", category)
-        train_list = _read_json(root / train)
-        listed = train_list if split == "train" else _read_json(root / wanted)
+        train_list = read_json(root / train, _LISTS)
+        listed = train_list if split == "train" else read_json(root / wanted, _LISTS)
         labels: dict[str, int] = {}
         for note in _entries(train_list, "annotations", root / train):
             number = note.get("category_id")
@@ -82,18 +81,6 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, (int, str))
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return parse_json(read_whole(path, most=_MOST_BYTES))
-    except FileNotFoundError:
-        raise UserError(
-            f"The file {path} is missing: --data-path must be the folder with iNaturalist's lists."
-        ) from None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"The file {path} cannot be read ({why}): unpack it again.") from None
-
-
 def _entries(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
@@ -103,7 +90,7 @@ def _entries(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
 
 def _names(path: Path, category: str) -> dict[Any, str]:
     """Name at the wanted rank for each category id."""
-    table = _entries({"categories": _read_json(path)}, "categories", path)
+    table = _entries({"categories": read_json(path, _LISTS)}, "categories", path)
     for position, row in enumerate(table):
         if not _is_id(row.get("id", position)):
             raise UserError(

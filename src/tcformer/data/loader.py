@@ -277,10 +277,6 @@ def _in_destructor(frame: FrameType | None) -> bool:
     return False
 
 
-def _to_stderr(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
-
-
 class BatchLoader:
     """Iterable over `Batch`; see `build_loader`.
 
@@ -337,6 +333,10 @@ class BatchLoader:
             if position not in self._named:
                 self._named.add(position)
                 self._report(f"warning: skipped the unreadable image {name}: {reason}")
+
+
+def _to_stderr(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def build_loader(

@@ -106,8 +106,7 @@ class MaskFolderSource(FileSource):
                 f"{images[without[0]]} ({len(without)} of {len(images)} images have none): give "
                 "each image a mask of its name, or take the image away."
             )
-        if len(masks) > len(images):
-            self.left_out.others["masks without an image"] = len(masks) - len(images)
+        self.left_out.add("masks without an image", len(masks) - len(images))
         if number == 2:
             self._doubt_black_and_white([masks[name] for name in images], split)
         self.files = PathList(list(images.values()))

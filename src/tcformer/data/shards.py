@@ -306,8 +306,7 @@ def _scan(shard: Path, left_out: LeftOut) -> list[tuple[Member, int]]:
                 f"The sample {member.name} in {shard} has no label: a .cls file, or a .json file "
                 "with a whole number under label, must have the same name."
             )
-    if without := len(keys) - len(images):
-        left_out.others["samples without an image"] += without
+    left_out.add("samples without an image", len(keys) - len(images))
     return [(member, labels[key]) for key, member in images.items()]
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tcformer.data.folder import read_json
 from tcformer.data.keypoints.annotations import (
     categories_of,
     check_flag,
@@ -16,7 +17,6 @@ from tcformer.data.keypoints.annotations import (
     check_numbers,
     check_whole,
     people_category,
-    read_json,
 )
 from tcformer.errors import UserError
 from tcformer.images import LeftOut

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real  # NumPy's count too: predictions need not come from a file
 from pathlib import Path
@@ -14,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tcformer.data.folder import is_inside, read_json
 from tcformer.data.keypoints import Layout, layout
 from tcformer.errors import UserError, shown
 
 PEOPLE = ("person", "face")
 """What files call the category whose keypoints are looked for."""
 
-_SHOWN = 60  # characters of a wrong value in a message
 _LARGEST_ID = 2**63 - 1  # ids are kept in arrays of 64 bits
 _LARGEST = 1e12  # no area, coordinate or score is beyond this, and squares of it can be added up
 
@@ -90,9 +88,8 @@ def read_coco(path: str | Path) -> CocoFile:
             raise UserError(
                 f"{where} is on image {note['image_id']}, which `images` does not list."
             )
-        if len(categories) == 1 and "category_id" not in note:
-            category = next(iter(categories))
-        else:
+        category = next(iter(categories))
+        if len(categories) > 1 or "category_id" in note:
             category = check_whole(note, "category_id", where)
         if category not in categories:
             raise UserError(
@@ -200,13 +197,14 @@ def names_and_sizes(
     entries: Iterable[Mapping[str, Any]], path: str | Path
 ) -> tuple[dict[int, str], dict[int, tuple[int, int]]]:
     """File names, and sizes (width, height) in pixels, of the images of an annotation file."""
-    names, sizes = {}, {}
+    names: dict[int, str] = {}
+    sizes: dict[int, tuple[int, int]] = {}
     for number, image in enumerate(entries):
         where = f"image {number} of {path}"
         name = image.get("file_name")
-        if not isinstance(name, str) or not name or os.path.isabs(name) or ".." in Path(name).parts:
-            raise UserError(f"{where}: `file_name` is {name!r}, not a name below its folder.")
-        names[image["id"]] = name
+        if not is_inside(name):
+            raise UserError(f"{where}: `file_name` is {shown(name)}, not a name below its folder.")
+        names[image["id"]] = str(name)
         width, height = (check_whole(image, side, where) for side in ("width", "height"))
         sizes[image["id"]] = (width, height)
     return names, sizes
@@ -243,23 +241,6 @@ def _by_id(entries: Sequence[Any], what: str, path: str | Path) -> dict[int, Map
     return found
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """A JSON file.
-
-    Raises:
-        UserError: it is missing or no JSON.
-    """
-    try:
-        return json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give the path of {what}.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise UserError(f"{path} is not JSON, or damaged: {reason}.") from error
-
-
 def points_of(entry: Mapping[str, Any], field: str) -> np.ndarray:
     """(K, 3) float64: x, y and visibility (truth) or score (prediction)."""
     return np.array(entry[field], np.float64).reshape(-1, 3)
@@ -288,40 +269,37 @@ def _length(kind: Layout, part: str) -> int:
     return 3 * (end - first)
 
 
-def _field(entry: Any, name: str, where: str) -> Any:
+def _checked(
+    entry: Any, name: str, where: str, fits: Callable[[Any], bool], what: str, *default: Any
+) -> Any:
+    """What a field holds, if it fits."""
     if not isinstance(entry, dict):
-        raise UserError(f"{where} is {shortened(entry)}, not an object with fields.")
-    if name not in entry:
+        raise UserError(f"{where} is {shown(entry)}, not an object with fields.")
+    if name not in entry and not default:
         raise UserError(f"{where} has no `{name}`.")
-    return entry[name]
+    value = entry.get(name, *default)
+    if not fits(value):
+        raise UserError(f"{where}: `{name}` is {shown(value)}, not {what}.")
+    return value
 
 
 def check_whole(entry: Any, name: str, where: str) -> int:
     """The whole number in a field."""
-    value = _field(entry, name, where)
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise UserError(f"{where}: `{name}` is {shortened(value)}, not a whole number.")
-    if abs(int(value)) > _LARGEST_ID:
-        raise UserError(f"{where}: `{name}` is {shortened(value)}, too large for 64 bits.")
-    return int(value)
+    return int(_checked(entry, name, where, _whole, "a whole number of at most 64 bits"))
 
 
 def check_flag(entry: Any, name: str, where: str) -> int:
     """0 or 1 of a field that says no or yes; 0 where it is missing."""
-    if not isinstance(entry, dict):
-        _field(entry, name, where)
-    value = entry.get(name, 0)
-    if not isinstance(value, str | Real) or value not in (0, 1, "0", "1"):  # True is 1
-        raise UserError(f"{where}: `{name}` must be 0 or 1, but it is {shortened(value)}.")
-    return int(value in (1, "1"))
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, str | Real) and value in (0, 1, "0", "1")  # True is 1
+
+    return int(_checked(entry, name, where, fits, "0 or 1", 0) in (1, "1"))
 
 
 def check_number(entry: Any, name: str, where: str) -> float:
     """The finite number in a field."""
-    value = _field(entry, name, where)
-    if not _finite(value):
-        raise UserError(f"{where}: `{name}` is {shortened(value)}, not a finite number.")
-    return float(value)
+    return float(_checked(entry, name, where, _finite, "a finite number"))
 
 
 def check_points(entry: Any, kind: Layout, part: str, where: str) -> None:
@@ -329,43 +307,34 @@ def check_points(entry: Any, kind: Layout, part: str, where: str) -> None:
     check_numbers(entry, kind.fields[part], _length(kind, part), where)
 
 
-def check_numbers(entry: Any, name: str, length: int, where: str) -> None:
-    """Refuse an entry whose list in a field is missing, of another length or not finite."""
-    value = _field(entry, name, where)
+def check_numbers(entry: Any, name: str, length: int, where: str) -> list[Any]:
+    """The list of so many finite numbers in a field."""
+    value = _checked(entry, name, where, lambda _: True, "")
     if not isinstance(value, list) or len(value) != length:
-        have = f"{len(value)} numbers" if isinstance(value, list) else shortened(value)
+        have = f"{len(value)} numbers" if isinstance(value, list) else shown(value)
         raise UserError(f"{where}: `{name}` needs {length} numbers, it has {have}.")
-    if _all_finite(value):
-        return
-    position = next((i for i, number in enumerate(value) if not _finite(number)), None)
-    if position is None:
-        return  # numbers of NumPy, which are looked at one by one
-    raise UserError(
-        f"{where}: number {position} of `{name}` is {shortened(value[position])}, not a finite "
-        "number."
-    )
-
-
-def _all_finite(numbers: list[Any]) -> bool:
     # A file of 260,000 people holds a hundred million numbers: the usual case has to be quick.
-    if set(map(type, numbers)) <= {int, float}:
-        try:
-            return bool((np.abs(np.array(numbers, np.float64)) <= _LARGEST).all())
-        except OverflowError:
-            return False
-    return False
+    if set(map(type, value)) <= {int, float}:
+        with contextlib.suppress(OverflowError):
+            if (np.abs(np.array(value, np.float64)) <= _LARGEST).all():
+                return list(value)
+    for position, number in enumerate(value):
+        if not _finite(number):
+            raise UserError(
+                f"{where}: number {position} of `{name}` is {shown(number)}, not a finite number."
+            )
+    return list(value)
+
+
+def _whole(value: Any) -> bool:
+    number = isinstance(value, Integral) and not isinstance(value, bool)
+    return number and abs(int(value)) <= _LARGEST_ID
 
 
 def _finite(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     try:
-        return math.isfinite(value) and abs(float(value)) <= _LARGEST
+        return bool(abs(float(value)) <= _LARGEST)
     except OverflowError:
         return False
-
-
-def shortened(value: Any) -> str:
-    """A value as a sentence bears it."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from tcformer.data.folder import PathList, require_folder
+from tcformer.data.dataset import Source
+from tcformer.data.folder import PathList, read_json, require_folder
 from tcformer.data.keypoints import Layout, layout
 from tcformer.data.keypoints.annotations import (
     Truth,
@@ -19,7 +20,6 @@ from tcformer.data.keypoints.annotations import (
     check_whole,
     names_and_sizes,
     points_of,
-    read_json,
     read_truth,
 )
 from tcformer.errors import UserError
@@ -46,31 +46,16 @@ class Subject(NamedTuple):
     score: float  # of the box; 1 for an annotated one
 
 
-class KeypointSource(Protocol):
-    """Where photographs and the people in them come from."""
+class KeypointSource(Source, Protocol):
+    """Where photographs and the people in them come from; `read` gives RGB."""
 
     layout: Layout
-    classes: list[str]  # names of the keypoints
     truth: Truth | None  # the annotations to evaluate against; None if the subjects hold them
     padding: float  # factor between a subject's box and what the network sees
     left_out: LeftOut  # what of the files is not looked for
 
-    def __len__(self) -> int: ...
-
     def subject(self, index: int) -> Subject:
         """One person or face."""
-        ...
-
-    def read(self, index: int) -> Image.Image:
-        """Its photograph, RGB.
-
-        Raises:
-            OSError, UnreadableImageError: it cannot be read.
-        """
-        ...
-
-    def describe(self, index: int) -> str:
-        """The file that a person would look for."""
         ...
 
 
@@ -92,7 +77,7 @@ class _Files:
         self.truth: Truth | None = None
         ids = sorted({s.image_id for s in subjects})
         position = {image: i for i, image in enumerate(ids)}
-        self.files = PathList([str(folder / names[image]) for image in ids], [0] * len(ids))
+        self.files = PathList([str(folder / names[image]) for image in ids])
         self._file = np.array([position[s.image_id] for s in subjects], np.int64)
         self._ids = np.array([(s.image_id, s.number) for s in subjects], np.int64).reshape(-1, 2)
         self._boxes = np.array([s.box for s in subjects], np.float64).reshape(-1, 4)
@@ -181,12 +166,8 @@ class WflwSource(_Files):
         root = require_folder(data_path, "WFLW's folder (docs/pose.md shows its two layouts)")
         name = "train" if split == "train" else "test"
         converted = root / "annotations" / f"face_landmarks_wflw_{name}.json"
-        listed = (
-            root
-            / "WFLW_annotations"
-            / "list_98pt_rect_attr_train_test"
-            / f"list_98pt_rect_attr_{name}.txt"
-        )
+        lists = root / "WFLW_annotations" / "list_98pt_rect_attr_train_test"
+        listed = lists / f"list_98pt_rect_attr_{name}.txt"
         if converted.is_file() or not listed.is_file():
             truth = read_truth(converted)
             names, _ = names_and_sizes(truth.image_entries, converted)
@@ -237,15 +218,8 @@ def read_wflw_list(path: Path) -> tuple[Truth, dict[int, str]]:
         image = images.setdefault(words[206], len(images) + 1)
         points = np.array(values[:196]).reshape(-1, 2)
         keypoints = np.concatenate([points, np.ones((len(kind), 1))], axis=1).ravel().tolist()
-        notes.append(
-            {
-                "id": number,
-                "image_id": image,
-                "iscrowd": 0,
-                "keypoints": keypoints,
-                "attributes": [int(v) for v in values[200:]],
-            }
-        )
+        note = {"id": number, "image_id": image, "iscrowd": 0, "keypoints": keypoints}
+        notes.append({**note, "attributes": [int(v) for v in values[200:]]})
     if not notes:
         raise UserError(f"{path} lists no faces.")
     truth = Truth(str(path), kind, ("face",), tuple(images.values()), tuple(notes))
@@ -301,7 +275,7 @@ def _annotated(truth: Truth, sizes: Mapping[int, tuple[int, int]]) -> tuple[list
             subjects.append(
                 Subject(note["image_id"], number, box, points[:, :2], points[:, 2], 1.0)
             )
-    _leave_out_others(truth, left_out)
+    left_out.add("annotations of other categories", truth.num_others)
     return subjects, left_out
 
 
@@ -321,8 +295,7 @@ def _detected(path: Path, truth: Truth) -> tuple[list[Subject], LeftOut]:
         image = check_whole(entry, "image_id", where)
         if image not in images:
             raise UserError(f"{where} is on image {image}, which the annotations do not list.")
-        check_numbers(entry, "bbox", 4, where)
-        box = np.array(entry["bbox"], np.float64)
+        box = np.array(check_numbers(entry, "bbox", 4, where), np.float64)
         score = check_number(entry, "score", where)
         if score < 0 or (box[2:] <= 0).any():
             left_out.others["boxes without area or with a score below 0"] += 1
@@ -331,14 +304,9 @@ def _detected(path: Path, truth: Truth) -> tuple[list[Subject], LeftOut]:
     if not subjects:
         raise UserError(f"{path} holds no person's box (category {truth.category}).")
     wanted = {note["image_id"] for note in truth.annotations if not note["iscrowd"]}
-    if without := wanted - {subject.image_id for subject in subjects}:
-        left_out.others["images with people and without a box"] = len(without)
+    without = wanted - {subject.image_id for subject in subjects}
+    left_out.add("images with people and without a box", len(without))
     return subjects, left_out
-
-
-def _leave_out_others(truth: Truth, left_out: LeftOut) -> None:
-    if truth.num_others:
-        left_out.others["annotations of other categories"] = truth.num_others
 
 
 def measurable_faces(truth: Truth, *, unit: bool = True) -> tuple[Truth, LeftOut]:
@@ -363,7 +331,7 @@ def measurable_faces(truth: Truth, *, unit: bool = True) -> tuple[Truth, LeftOut
             left_out.others["faces without a distance of the outer eye corners"] += 1
         else:
             faces.append(note)
-    _leave_out_others(truth, left_out)
+    left_out.add("annotations of other categories", truth.num_others)
     if not faces:
         raise UserError(f"{truth.path} has no face with labeled landmarks.")
     return replace(truth, annotations=tuple(faces), num_others=0), left_out

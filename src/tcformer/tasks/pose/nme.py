@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tcformer.data.keypoints.annotations import Truth, points_of, shortened
+from tcformer.data.keypoints.annotations import Truth, points_of
 from tcformer.data.keypoints.people import measurable_faces
-from tcformer.errors import UserError
+from tcformer.errors import UserError, shown
 from tcformer.tasks.pose.results import opened
 
 SUBSETS = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
@@ -95,7 +95,7 @@ def _attributes(note: Mapping[str, Any], path: str) -> set[str]:
         return {name for name, on in zip(SUBSETS, listed, strict=True) if on}
     if not all(name in SUBSETS for name in listed):
         raise UserError(
-            f"annotation {note['id']} of {path}: `attributes` is {shortened(given)}; it lists "
+            f"annotation {note['id']} of {path}: `attributes` is {shown(given)}; it lists "
             f"names out of {', '.join(SUBSETS)}, or six zeros and ones in this order."
         )
     return set(listed)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tcformer.data.folder import read_json
 from tcformer.data.keypoints import Layout
 from tcformer.data.keypoints.annotations import (
     Truth,
@@ -17,7 +18,6 @@ from tcformer.data.keypoints.annotations import (
     check_points,
     check_whole,
     people_category,
-    read_json,
     read_truth,
 )
 from tcformer.errors import UserError, shown
