@@ -1,4 +1,4 @@
-"""Lets tests import what lies beside them and the loop's toy task; a zygote for all killed runs."""
+"""Lets tests import what lies beside them and the loop's toy task; makes the runs to be killed."""
 
 import sys
 from pathlib import Path
@@ -11,27 +11,9 @@ sys.path += [str(path) for path in (*FOLDERS, HERE.parent / "training")]
 
 
 @pytest.fixture(scope="session")
-def zygote(tmp_path_factory):
-    """Forks the command `tcformer`; shared, for its imports take seconds."""
-    from killed_runs import build_shim
-    from zygote import Zygote
+def references(tmp_path_factory):
+    """Runs that nobody kills, and how to start others: `runs.References`."""
+    import runs
 
-    folder = tmp_path_factory.mktemp("zygote")
-    with Zygote(folder, build_shim(folder)) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory):
-    """The images of all killed runs."""
-    from killed_runs import make_images
-
-    return make_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="session")
-def references(zygote, images, tmp_path_factory):
-    """The same runs, which nobody kills."""
-    from reference import References
-
-    return References(tmp_path_factory.mktemp("references"), zygote, images)
+    with runs.references(tmp_path_factory.mktemp("runs")) as found:
+        yield found

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -142,12 +143,11 @@ WRAPPINGS = {
 }
 
 
-@pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_every_wrapping_loads(tmp_path, model, state, wrapping, legacy):
+def test_every_wrapping_loads(tmp_path, model, state, wrapping):
     file = tmp_path / "weights.pth"
     content = WRAPPINGS[wrapping](state)
-    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    torch.save(content, file, _use_new_zipfile_serialization=bool(len(wrapping) % 3))
     report = load_checkpoint(model, file)
     assert_same(model, state)
     assert report.complete
@@ -160,20 +160,19 @@ def test_every_wrapping_loads(tmp_path, model, state, wrapping, legacy):
     assert report.epoch == {"state_dict": 3, "training": 12}.get(wrapping)
 
 
-@pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_a_dict_in_memory_loads_too(model, state, wrapping):
-    load_checkpoint(model, WRAPPINGS[wrapping](state))
-    assert_same(model, state)
+def expanded(name):
+    """Weights of this network, a number of its own in each tensor; they take no memory."""
+    with torch.device("meta"):
+        shapes = timm.create_model(name, num_classes=7).state_dict()
+    return {k: torch.tensor(1.0 * i).expand(v.shape) for i, (k, v) in enumerate(shapes.items())}
 
 
-@pytest.mark.parametrize("name", ["tcformer_light", "tcformer"])
-def test_fork_numbering_with_deeper_stages(name):
-    shapes = build(name).state_dict()
-    torch.manual_seed(0)
-    state = {key: torch.randn(value.shape) for key, value in shapes.items()}
+def test_fork_numbering_with_deeper_stages():
+    state = expanded("tcformer")
     translated = translate(to_fork(state)).backbone
-    assert list(translated) == list(shapes)
-    assert all(torch.equal(translated[key], state[key]) for key in state)
+    assert list(translated) == list(state)
+    assert all(translated[key].shape == state[key].shape for key in state)
+    assert all(translated[key].max() == state[key].max() for key in state if key[-4:] == "bias")
 
 
 def test_mmpose_checkpoint(tmp_path, model, state):
@@ -207,35 +206,30 @@ def test_whole_networks_with_their_neck_and_head(kind):
 
 
 def test_classifier_is_left_out_for_a_backbone(state):
-    backbone = build(num_classes=0)
-    report = load_checkpoint(backbone, state)
+    report = load_checkpoint(build(num_classes=0), state)
     assert report.complete
     assert set(report.ignored) == {"head.weight", "head.bias"}
     assert any("classifier left out" in note for note in report.notes)
 
 
-def test_another_number_of_classes(tmp_path, state):
+def test_another_number_of_classes(tmp_path, model, state):
     save_weights(state, tmp_path / "w.safetensors")
-    model = build(num_classes=12)
-    refused(model, tmp_path / "w.safetensors", "7 classes", "12", "w.safetensors")
-    head = model.head.weight.clone()
-    report = load_checkpoint(model, tmp_path / "w.safetensors", allow_head_mismatch=True)
-    assert torch.equal(model.head.weight, head)
-    assert_same(model, state, but=("head.",))
+    other = build(num_classes=12)
+    refused(other, tmp_path / "w.safetensors", "7 classes", "12", "w.safetensors")
+    head = other.head.weight.clone()
+    report = load_checkpoint(other, tmp_path / "w.safetensors", allow_head_mismatch=True)
+    assert torch.equal(other.head.weight, head)
+    assert_same(other, state, but=("head.",))
     assert set(report.ignored) == {"head.weight", "head.bias"}
     assert ("head.bias", (7,), (12,)) in report.mismatched
     assert not report.missing
     assert not report.complete
     assert any("7 classes" in note and "12" in note for note in report.notes)
-
-
-def test_matching_classifier_is_loaded_though_a_mismatch_is_allowed(model, state):
-    report = load_checkpoint(model, state, allow_head_mismatch=True)
+    report = load_checkpoint(build(num_classes=12), state, strict=False)
+    assert {key for key, _, _ in report.mismatched} == {"head.weight", "head.bias"}
+    # Where the head fits it is loaded, and what else is missing is refused.
+    assert load_checkpoint(model, state, allow_head_mismatch=True).complete
     assert_same(model, state)
-    assert report.complete
-
-
-def test_allowing_another_head_allows_nothing_else(model, state):
     state = {key: value for key, value in state.items() if key != "norm2.weight"}
     refused(model, state, "norm2.weight", "missing", allow_head_mismatch=True)
 
@@ -254,45 +248,58 @@ def test_safetensors_round_trip(tmp_path, original, model, state):
     assert set(load_file(tmp_path / "w.safetensors")) == set(state)
 
 
-def test_same_weights_give_the_same_file(tmp_path, state):
+def test_same_weights_give_the_same_file(tmp_path):
+    state = probe().state_dict()
     for name in ("a", "b", "c"):
         save_weights(state, tmp_path / name, {f"entry {i}": "é" * i for i in range(9)})
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "c").read_bytes()
+    assert len({(tmp_path / name).read_bytes() for name in ("a", "b", "c")}) == 1
     assert read_checkpoint(tmp_path / "a").meta["entry 3"] == "ééé"
 
 
-def test_saving_takes_wrappers_off_and_copes_with_shared_memory(tmp_path, state):
+def test_saving_takes_wrappers_off_and_copes_with_shared_memory(tmp_path):
     base = torch.randn(8, 4)
-    tensors = {f"module.{key}": value for key, value in state.items()}
-    tensors["module.a"], tensors["module.b"] = base, base.t()
-    save_weights(tensors, tmp_path / "w.safetensors")
+    save_weights({"module.a": base, "module.b": base.t()}, tmp_path / "w.safetensors")
     written = load_file(tmp_path / "w.safetensors")
     assert torch.equal(written["b"], base.t())
-    assert set(written) == {*state, "a", "b"}
+    assert set(written) == {"a", "b"}
     with pytest.raises(UserError, match="does not exist"):
-        save_weights(state, tmp_path / "no" / "w.safetensors")
+        save_weights({"a": base}, tmp_path / "no" / "w.safetensors")
 
 
-def test_kind_is_told_by_content_not_by_name(tmp_path, model, state):
+def test_kind_is_told_by_content_not_by_name(tmp_path):
+    state = probe().state_dict()
     save_weights(state, tmp_path / "misnamed.pth")
     torch.save(state, tmp_path / "misnamed.safetensors")
     for name in ("misnamed.pth", "misnamed.safetensors"):
-        load_checkpoint(model, tmp_path / name)
-        assert_same(model, state)
+        assert load_checkpoint(probe(), tmp_path / name).complete
 
 
-def test_averaged_weights_by_choice(tmp_path, model, state):
-    averaged = {f"module.{key}": value + 1 for key, value in state.items()}
-    torch.save({"model": state, "model_ema": averaged}, tmp_path / "last.pth")
-    load_checkpoint(model, tmp_path / "last.pth")
-    assert_same(model, state)
-    load_checkpoint(model, tmp_path / "last.pth", ema=True)
-    assert_same(model, {key: value + 1 for key, value in state.items()})
+@pytest.mark.parametrize(
+    "holder",
+    [
+        lambda last, average: {"model": last, "model_ema": average},
+        lambda last, average: {"params": last, "params_ema": average},
+        lambda last, average: {"a": {"net": last, "ema": {"decay": 0.9, "module": average}}},
+    ],
+)
+def test_averaged_weights_by_choice(tmp_path, holder):
+    model, last = probe(), probe().state_dict()
+    average = {key: value + 1 for key, value in last.items()}
+    torch.save(holder(last, average), tmp_path / "a.pth")
+    for ema, expected in ((None, average), (True, average), (False, last)):
+        load_checkpoint(model, tmp_path / "a.pth", ema=ema)
+        assert_same(model, expected)
+    assert read_checkpoint(tmp_path / "a.pth", ema=None).averaged
+
+
+def test_averaged_weights_that_are_not_there(tmp_path):
+    model, state = probe(), probe().state_dict()
     torch.save({"model": state}, tmp_path / "plain.pth")
-    refused(model, tmp_path / "plain.pth", "EMA", ema=True)
     save_weights(state, tmp_path / "w.safetensors")
-    refused(model, tmp_path / "w.safetensors", "EMA", ema=True)
+    for name in ("plain.pth", "w.safetensors"):
+        refused(model, tmp_path / name, "EMA", ema=True)
+    load_checkpoint(model, {"model_ema": None, "model": state}, ema=None)
+    assert_same(model, state)
 
 
 class Parallel(nn.Module):
@@ -335,38 +342,25 @@ def test_variants_are_told_apart():
         with torch.device("meta"):
             found = identify(tcformer.create_model(name).state_dict())
         assert found is not None
-        assert found.name == name
-        assert found.num_classes == 1000
-        assert found.in_chans == 3
+        assert (found.name, found.num_classes, found.in_chans) == (name, 1000, 3)
 
 
-def test_wrong_architecture_is_named(tmp_path, model):
-    light = build("tcformer_light")
-    save_weights(light, tmp_path / "light.safetensors")
-    refused(model, tmp_path / "light.safetensors", "light.safetensors", "tcformer_light", "nano")
-    text = refused(build("tcformer"), tmp_path / "light.safetensors", "create tcformer_light")
-    assert "[2, 2, 2, 2]" in text
-    assert "[3, 4, 6, 3]" in text
-
-
-def test_unnamed_sizes_are_described(model, state):
+def test_wrong_architecture_is_named(model, state):
+    light = expanded("tcformer_light")
+    refused(model, light, "the state dict", "tcformer_light", "nano", "create tcformer_light")
+    refused(model, expanded("tcformer"), "[2, 2, 2, 2]", "[3, 4, 6, 3]")
+    # Sizes without a name are described.
     shallow = {key: value for key, value in state.items() if not key.startswith("block3.1.")}
     refused(model, shallow, "[2, 2, 1, 2]")
-
-
-def test_image_channels(state):
     refused(build(in_chans=1), state, "3 channels", "takes 1")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "pvt_v2_b0"])
+@pytest.mark.parametrize("name", ["resnet10t", "pvt_v2_b0"])
 def test_weights_of_another_network(tmp_path, model, name):
-    other = timm.create_model(name, num_classes=7)
-    save_file(other.state_dict(), tmp_path / f"{name}.safetensors")
-    refused(model, tmp_path / f"{name}.safetensors", name, "another kind of network")
-    torch.save(other.state_dict(), tmp_path / f"{name}.pth")
-    refused(model, tmp_path / f"{name}.pth", name, "another kind of network")
-    if name == "resnet18":
-        refused(model, tmp_path / f"{name}.pth", "another kind", strict=False)
+    other = expanded(name)
+    refused(model, other, "another kind of network")
+    if name == "resnet10t":
+        refused(model, other, "another kind", strict=False)
 
 
 def test_report_names_every_key(model, state):
@@ -381,13 +375,6 @@ def test_report_names_every_key(model, state):
     assert report.mismatched == (("norm3.bias", (3,), (160,)),)
     assert not report.complete
     assert torch.equal(model.norm1.weight, state["norm1.weight"])
-
-
-def test_not_strict_loads_what_fits_of_another_head(state):
-    model = build(num_classes=12)
-    report = load_checkpoint(model, state, strict=False)
-    assert {key for key, _, _ in report.mismatched} == {"head.weight", "head.bias"}
-    assert_same(model, state, but=("head.",))
 
 
 def test_the_same_key_twice(model, state):
@@ -420,30 +407,30 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("words", FOREIGN)
-def test_foreign_files(tmp_path, model, words):
+def test_foreign_files(tmp_path, words):
     (tmp_path / "file.pth").write_bytes(FOREIGN[words])
-    refused(model, tmp_path / "file.pth", "file.pth", words)
+    refused(probe(), tmp_path / "file.pth", "file.pth", words)
 
 
-def test_other_files_that_are_none(tmp_path, model):
-    import zipfile
-
+def test_other_files_that_are_none(tmp_path):
+    model = probe()
     with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    refused(model, tmp_path / "zip.pth", "zip.pth", "none that torch.save wrote")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"a": 1}))
-    refused(model, tmp_path / "plain.pkl", "plain.pkl")
     (tmp_path / "empty.pth").touch()
-    refused(model, tmp_path / "empty.pth", "empty")
-    refused(model, tmp_path / "absent.pth", "absent.pth", "no such file")
-    refused(model, tmp_path, "folder")
-    for number, content in enumerate(
-        [[1, 2], torch.ones(3), {"epoch": 3}, {}, {"model": {}}, {1: torch.ones(2)}, None, "text"]
-    ):
-        torch.save(content, tmp_path / f"{number}.pth")
-        refused(model, tmp_path / f"{number}.pth", f"{number}.pth")
     save_file({}, tmp_path / "none.safetensors")
-    refused(model, tmp_path / "none.safetensors", "no weights")
+    for name, words in {
+        "zip.pth": "none that torch.save wrote",
+        "plain.pkl": "plain.pkl",
+        "empty.pth": "empty",
+        "absent.pth": "no such file",
+        ".": "folder",
+        "none.safetensors": "no weights",
+    }.items():
+        refused(model, tmp_path / name, words)
+    for content in ([1, 2], torch.ones(3), {"epoch": 3}, {}, {"model": {}}, {1: torch.ones(2)}):
+        torch.save(content, tmp_path / "odd.pth")
+        refused(model, tmp_path / "odd.pth", "odd.pth")
 
 
 def test_a_dict_that_contains_itself(model):
@@ -452,50 +439,49 @@ def test_a_dict_that_contains_itself(model):
     refused(model, loop, "no weights")
 
 
-def small_files(folder: Path) -> dict[str, bytes]:
-    """A small file of each format that loads into the probe."""
-    probe = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    state = probe.state_dict()
-    torch.save({"model": state, "epoch": 1, "args": argparse.Namespace(a=1)}, folder / "zip.pth")
-    torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
-    save_weights(state, folder / "new.safetensors")
-    return {
-        name: (folder / name).read_bytes() for name in ("zip.pth", "old.pth", "new.safetensors")
-    }
-
-
 def probe() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
 
 
+def small_file(path: Path) -> bytes:
+    """A small file of each format that loads into the probe."""
+    content = {"model": probe().state_dict(), "epoch": 1, "args": argparse.Namespace(a=1)}
+    if path.suffix == ".pth":
+        torch.save(content, path, _use_new_zipfile_serialization=path.stem == "zip")
+    else:
+        save_weights(content["model"], path)
+    load_checkpoint(probe(), path)
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("name", ["zip.pth", "old.pth", "new.safetensors"])
 def test_truncated_files_never_load(tmp_path, name):
-    whole = small_files(tmp_path)[name]
-    load_checkpoint(probe(), tmp_path / name)
+    whole = small_file(tmp_path / name)
     cuts = {len(whole) * tenth // 10 for tenth in range(10)} | {1, 4, 8, 9, 16, len(whole) - 1}
     for cut in sorted(cuts):
-        (tmp_path / f"cut-{name}").write_bytes(whole[:cut])
-        refused(probe(), tmp_path / f"cut-{name}", f"cut-{name}")
+        (tmp_path / name).write_bytes(whole[:cut])
+        refused(probe(), tmp_path / name, name)
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "old.pth", "new.safetensors"])
 def test_flipped_bytes_load_or_are_refused(tmp_path, name):
-    whole = small_files(tmp_path)[name]
+    whole = small_file(tmp_path / name)
     random = np.random.RandomState(1)
     model, refusals = probe(), 0
-    for _ in range(200):
+    for _ in range(60):
         damaged = bytearray(whole)
         for position in random.randint(0, len(whole), size=random.randint(1, 5)):
             damaged[position] = random.randint(256)
-        (tmp_path / "flip").write_bytes(damaged)
+        (tmp_path / name).write_bytes(damaged)
         try:
-            load_checkpoint(model, tmp_path / "flip")  # any other exception fails the test
+            load_checkpoint(model, tmp_path / name)  # any other exception fails the test
         except UserError:
             refusals += 1
-    assert refusals > 20
+    assert refusals > 6
 
 
-def test_numpy_scalars_beside_the_weights(tmp_path, model, state):
+def test_numpy_scalars_beside_the_weights(tmp_path):
+    model, state = probe(), probe().state_dict()
     plain = [np.float64(0.7), np.int32(-3), np.bool_(True), np.str_("hé"), np.dtype(">f4")]
     content = {"model": state, "best": plain, "draws": np.random.RandomState(0).get_state()}
     torch.save(content, tmp_path / "a.pth")
@@ -505,7 +491,7 @@ def test_numpy_scalars_beside_the_weights(tmp_path, model, state):
 
 
 @pytest.mark.parametrize("kind", ["O", "V8", "M8[ns]", "f8"])
-def test_numpy_scalars_of_other_kinds_are_refused(tmp_path, model, kind):
+def test_numpy_scalars_of_other_kinds_are_refused(tmp_path, kind):
     """Bytes that NumPy would take for an address, or of another length than the number's."""
 
     class Scalar:
@@ -513,7 +499,7 @@ def test_numpy_scalars_of_other_kinds_are_refused(tmp_path, model, kind):
             return np.float64(0).__reduce__()[0], (np.dtype(kind), b"1234567")
 
     torch.save({"model": {"a": torch.ones(1)}, "x": Scalar()}, tmp_path / "a.pth")
-    refused(model, tmp_path / "a.pth", "NumPy")
+    refused(probe(), tmp_path / "a.pth", "NumPy")
 
 
 @pytest.mark.parametrize(
@@ -530,21 +516,6 @@ def test_several_networks_are_refused_by_their_names(model, state, content, name
 
 def test_the_same_weights_twice_are_taken(model, state):
     load_checkpoint(model, {"model": state, "state_dict": dict(state), "epoch": 3})
-    assert_same(model, state)
-
-
-def test_averages_are_found_wherever_they_are(tmp_path, model, state):
-    average = {key: value + 1 for key, value in state.items()}
-    for content in (
-        {"params": state, "params_ema": average},
-        {"checkpoint": {"net": state, "ema": {"decay": 0.9, "module": average}}},
-    ):
-        torch.save(content, tmp_path / "a.pth")
-        for ema, expected in ((None, average), (True, average), (False, state)):
-            load_checkpoint(model, tmp_path / "a.pth", ema=ema)
-            assert_same(model, expected)
-        assert read_checkpoint(tmp_path / "a.pth", ema=None).averaged
-    load_checkpoint(model, {"model_ema": None, "model": state}, ema=None)
     assert_same(model, state)
 
 

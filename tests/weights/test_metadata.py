@@ -23,16 +23,8 @@ def nano(name="tcformer_nano", **options):
 
 def test_options_become_arguments_of_the_network():
     options = merge_options("tcformer", (0.5,), 7, None, ("4x4", "2x4", "1"))
-    assert options == {
-        "k": 7,
-        "keep_ratio": [0.5, 0.5, 0.5],
-        "part_grids": [(4, 4), (2, 4), (1, 1)],
-    }
-    options["part_grids"][1] = (2, 2)
-    model = nano(**options)
-    assert [model.get_submodule(f"ctm{i}").rule.nest[0] for i in (1, 2, 3)] == [
-        (4, 4), (2, 2), (1, 1),
-    ]  # fmt: skip
+    grids = [(4, 4), (2, 4), (1, 1)]
+    assert options == {"k": 7, "keep_ratio": [0.5, 0.5, 0.5], "part_grids": grids}
     assert merge_options("resnet18") == {}
     assert nano(**merge_options("tcformer", num_clusters=(9, 4, 2))).ctm3.rule.num_clusters == 2
 
@@ -69,19 +61,21 @@ def test_merging_makes_a_network_that_does_the_same(options, expected):
     assert merging_of(timm.create_model("resnet10t")) == {}
 
 
-def test_a_file_says_how_its_network_merges(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "options", "merging"),
+    [
+        ("tcformer_nano", {}, {}),
+        ("tcformerv2_nano", {"k": 4}, {"k": 4, **LOCAL}),
+        ("tcformer_nano", {"num_clusters": 7}, {"num_clusters": [7] * 3}),
+    ],
+)
+def test_a_file_says_how_its_network_merges(tmp_path, name, options, merging):
     path = tmp_path / "w.safetensors"
-    for name, options, model, merging in (
-        ("tcformer_nano", {}, "tcformer_nano", {}),
-        ("tcformerv2_nano", {}, "tcformerv2_nano", LOCAL),
-        ("tcformerv2_nano", {"k": 4}, "tcformerv2_nano", {"k": 4, **LOCAL}),
-        ("tcformer_nano", {"num_clusters": 7}, "tcformer_nano", {"num_clusters": [7] * 3}),
-    ):
-        save_weights(tcformer.create_model(name, num_classes=2, **options), path)
-        with safe_open(path, "pt") as file:
-            assert file.metadata()["model"] == model
-            assert ("merging" in file.metadata()) == bool(merging)
-        assert recorded_merging(read_checkpoint(path)) == merging
+    save_weights(tcformer.create_model(name, num_classes=2, **options), path)
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["model"] == name
+        assert ("merging" in file.metadata()) == bool(merging)
+    assert recorded_merging(read_checkpoint(path)) == merging
 
 
 def test_so_do_the_options_of_a_run(tmp_path):
@@ -124,7 +118,7 @@ def test_converting_keeps_the_note(tmp_path, capsys):
         assert file.metadata()["model"] == "tcformerv2_nano"
 
 
-def test_show_draws_the_network_that_the_file_is_for(tmp_path):
+def test_a_network_is_built_as_the_file_says(tmp_path):
     from tcformer.predict import load
 
     path = tmp_path / "w.safetensors"

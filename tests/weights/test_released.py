@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,23 +97,20 @@ def entry(monkeypatch, published) -> Release:
     return entry
 
 
-def refused(cache: Path, entry: Release, *words: str, **options) -> str:
+def refused(cache: Path, entry: Release, *words: str, by_hand: bool = False, **options) -> None:
     """Refused in one sentence with the words; nothing but the lock is left behind."""
-    before = {file.name for file in cache.iterdir()} if cache.exists() else set()
+    before = {file.name for file in cache.iterdir()}
     with pytest.raises(UserError) as caught:
         pretrained_path(entry.name, cache_dir=cache, progress=False, **options)
     text = str(caught.value)
     assert "\n" not in text
     for word in words:
         assert word in text, text
-    after = {file.name for file in cache.iterdir()} if cache.exists() else set()
-    assert after - before <= {f".{entry.name}.lock"}
-    return text
-
-
-def says_where_to_put_it(text: str, cache: Path, entry: Release) -> bool:
-    source = entry.sources[0]
-    return f"put it at {cache / source.file_name}" in text and source.address in text
+    if by_hand:  # it says where to get the file, and where to put it
+        source = entry.sources[0]
+        assert source.address in text
+        assert f"put it at {cache / source.file_name}" in text
+    assert {file.name for file in cache.iterdir()} - before <= {f".{entry.name}.lock"}
 
 
 def test_fetches_verifies_converts_and_keeps(tmp_path, server, entry, published, weights):
@@ -140,9 +138,7 @@ def test_environment_names_the_cache_and_the_mirror(
     server.files[entry.sources[0].file_name] = published
     monkeypatch.setenv("TCFORMER_CACHE", str(tmp_path / "new" / "cache"))
     monkeypatch.setenv("TCFORMER_ZOO_URL", server.url)
-    path = pretrained_path("tiny", progress=False)
-    assert path == tmp_path / "new" / "cache" / "tiny.safetensors"
-    assert path.is_file()
+    assert pretrained_path("tiny", progress=False) == tmp_path / "new/cache/tiny.safetensors"
 
 
 def test_damaged_cache_is_fetched_anew(tmp_path, server, entry, published):
@@ -159,54 +155,36 @@ def test_offline(tmp_path, entry):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, not listening: refuses connections
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        text = refused(tmp_path, entry, "no connection", "refused", base_url=url)
-    assert says_where_to_put_it(text, tmp_path, entry)
+        refused(tmp_path, entry, "no connection", "refused", by_hand=True, base_url=url)
+    refused(tmp_path, entry, "example.invalid cannot be found", "offline", by_hand=True)
 
 
-def test_name_that_does_not_resolve(tmp_path, entry):
-    text = refused(tmp_path, entry, "example.invalid cannot be found", "offline")
-    assert says_where_to_put_it(text, tmp_path, entry)
+def test_servers_that_have_no_such_file(tmp_path, server, entry):
+    refused(tmp_path, entry, "404", by_hand=True, base_url=server.url)
+    refused(tmp_path, entry, "infinite loop", by_hand=True, base_url=f"{server.url}/loop")
 
 
-def test_server_without_the_file(tmp_path, server, entry):
-    text = refused(tmp_path, entry, "404", base_url=server.url)
-    assert says_where_to_put_it(text, tmp_path, entry)
-
-
-def test_redirects_without_an_end(tmp_path, server, entry):
-    text = refused(tmp_path, entry, "infinite loop", base_url=f"{server.url}/loop")
-    assert "\n" not in text
-
-
-def test_connection_that_breaks_off(tmp_path, server, entry, published):
-    server.files[entry.sources[0].file_name] = published[:70_000]
-    server.promise_more = len(published) - 70_000
-    text = refused(tmp_path, entry, "broke off", f"of {len(published)} bytes", base_url=server.url)
-    assert says_where_to_put_it(text, tmp_path, entry)
-
-
-def test_server_that_falls_silent(tmp_path, monkeypatch, server, entry, published):
+@pytest.mark.parametrize("stall", [False, True])
+def test_connections_that_break_off_or_fall_silent(
+    tmp_path, monkeypatch, server, entry, published, stall
+):
     monkeypatch.setattr(zoo, "_TIMEOUT_SECONDS", 0.3)
     server.files[entry.sources[0].file_name] = published[:70_000]
-    server.promise_more, server.stall = 1000, True
-    refused(tmp_path, entry, "broke off", base_url=server.url)
+    server.promise_more, server.stall = len(published) - 70_000, stall
+    words = "broke off", f"of {len(published)} bytes"
+    refused(tmp_path, entry, *words, by_hand=True, base_url=server.url)
 
 
 def test_wrong_hash(tmp_path, server, entry, published):
     server.files[entry.sources[0].file_name] = published + b"!"
-    text = refused(tmp_path, entry, "SHA-256", entry.sources[0].sha256, base_url=server.url)
-    assert says_where_to_put_it(text, tmp_path, entry)
-
-
-def test_web_page_instead_of_the_file(tmp_path, server, entry):
-    server.files[entry.sources[0].file_name] = b"\n " + PAGE
-    text = refused(tmp_path, entry, "web page", base_url=server.url)
-    assert says_where_to_put_it(text, tmp_path, entry)
+    words = "SHA-256", entry.sources[0].sha256
+    refused(tmp_path, entry, *words, by_hand=True, base_url=server.url)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        (b"\n " + PAGE, "web page"),
         (b"", "empty"),
         (b"hello " * 99, "no checkpoint"),
         (b"PK\x03\x04" + bytes(200), "no checkpoint"),
@@ -216,8 +194,7 @@ def test_nonsense_without_a_known_hash(tmp_path, monkeypatch, server, entry, con
     entry = replace(entry, sources=(replace(entry.sources[0], sha256=""),))
     monkeypatch.setitem(RELEASED, "tiny", entry)
     server.files[entry.sources[0].file_name] = content
-    text = refused(tmp_path, entry, words, base_url=server.url)
-    assert says_where_to_put_it(text, tmp_path, entry)
+    refused(tmp_path, entry, words, by_hand=True, base_url=server.url)
 
 
 def test_another_network_in_the_file(tmp_path, monkeypatch, server, entry, published):
@@ -259,17 +236,9 @@ def test_unknown_hash_is_not_called_verified(tmp_path, monkeypatch, entry, publi
 
 def test_several_processes_fetch_once(tmp_path, server, entry, published):
     server.files[entry.sources[0].file_name] = published
-    paths = []
-
-    def ask() -> None:
-        options = {"cache_dir": tmp_path, "base_url": server.url, "progress": False}
-        paths.append(pretrained_path("tiny", **options))
-
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    options = {"cache_dir": tmp_path, "base_url": server.url, "progress": False}
+    with ThreadPoolExecutor(3) as threads:
+        paths = list(threads.map(lambda _: pretrained_path("tiny", **options), range(3)))
     assert paths == [tmp_path / "tiny.safetensors"] * 3
     assert len(server.asked) == 1
 
@@ -306,22 +275,16 @@ def test_google_drive_says_no(tmp_path, monkeypatch, entry):
     def fails(**_):
         raise RuntimeError("Failed to retrieve file url:\n\tToo many users\n")
 
-    entry = drive(monkeypatch, entry, fails)
-    text = refused(tmp_path, entry, "Google Drive did not give the file", "Too many users")
-    assert says_where_to_put_it(text, tmp_path, entry)
-
-    entry = drive(monkeypatch, entry, lambda **_: None)
-    refused(tmp_path, entry, "Google Drive did not give the file")
-
-    entry = drive(monkeypatch, entry, lambda *, id, output, quiet: Path(output).write_bytes(PAGE))
-    refused(tmp_path, entry, "web page", "quota")
-
-
-def test_google_drive_without_gdown(tmp_path, monkeypatch, entry):
-    entry = drive(monkeypatch, entry, None)
+    no = "Google Drive did not give the file"
+    for download, words in (
+        (fails, (no, "Too many users")),
+        (lambda **_: None, (no,)),
+        (lambda *, id, output, quiet: Path(output).write_bytes(PAGE), ("web page", "quota")),
+    ):
+        there = drive(monkeypatch, entry, download)
+        refused(tmp_path, there, *words, by_hand=True)
     monkeypatch.setitem(sys.modules, "gdown", None)
-    text = refused(tmp_path, entry, "tcformer[weights]")
-    assert says_where_to_put_it(text, tmp_path, entry)
+    refused(tmp_path, there, "tcformer[weights]", by_hand=True)
 
 
 def test_pose_weights_keep_their_neck_and_head(tmp_path, monkeypatch, server, entry, weights):
@@ -359,12 +322,8 @@ def test_table_is_consistent():
                 assert f"-{source.sha256}_" in source.file_name
             if source.drive_id:
                 assert source.drive_id in source.address
-    for entry in RELEASED.values():
-        for source in {source.file_name for source in entry.sources}:
-            owners = [
-                e.name for e in RELEASED.values() if source in {s.file_name for s in e.sources}
-            ]
-            assert owners == [entry.name], f"{source} would be taken for another's in the cache"
+    names = [name for e in RELEASED.values() for name in {s.file_name for s in e.sources}]
+    assert len(names) == len(set(names)), "one would be taken for another's in the cache"
 
 
 def test_pretrained_through_timm(tmp_path, monkeypatch):

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import random
 import re
-import shutil
 import signal
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from campaign import Trial
-from reference import WHOLE, References, in_turn
-from zygote import Ended
+from processes import Ended
+from runs import WHOLE, References, in_turn
 
 TRIALS = 40
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -34,61 +33,24 @@ KINDS = {
 }
 
 
-def trial(references: References, kind: str, seed: int, times: int | None = None) -> Trial:
+def trial(runs: References, kind: str, seed: int, times: int | None = None) -> Trial:
     """One trial of a kind, of `times` signals; the seed decides which and when."""
     draw = random.Random(f"{kind} {seed}")
     size = 1 if kind.startswith("1") or (WHOLE in kind and seed % 2) else 2
-    references.prepare(size)
-    output = references.folder / f"signalled-{kind.replace(' ', '-')}-{seed}"
-    told: list[str] = []
-    problem = ""
-    try:
+
+    def faults(output: Path) -> Iterator[tuple[str, str]]:
         for _ in range(times or draw.choice((1, 1, 2, 3))):
-            what, problem = _signalled(references, kind, size, output, draw)
-            told.append(what)
-            if problem or what.endswith("done"):
-                break
-        problem = problem or references.finished(kind, size, output)
-    except AssertionError as error:
-        problem = str(error)
-    shutil.rmtree(output, ignore_errors=True)
-    return Trial(kind, f"{kind}, seed {seed}: {', then '.join(told)}", problem)
+            number = draw.choice(SIGNALS)
+            moment, ended, sent, victim = runs.struck(kind, size, output, draw, number)
+            problem = _how_it_ended(ended, number, output)
+            if not problem and max(one.seconds for one in ended) - sent > TO_SAVE:
+                problem = "it took too long to end"
+            to = f" to process {victim}" if kind.startswith("one of") else ""
+            yield f"{number.name} {moment}{to}: {ended[0].status}", problem
+            if not any(one.status for one in ended):
+                return
 
-
-def _signalled(
-    references: References, kind: str, size: int, output: Path, draw: random.Random
-) -> tuple[str, str]:
-    """Start the run and signal it: (what was done, what was wrong with how it ended)."""
-    number = draw.choice(SIGNALS)
-    workers = ("--num_workers", draw.choice("001"))
-    if kind.endswith("in a file"):
-        at, name = references.an_event(size, draw)
-        fault = {"FAULT_AT_0": str(at), "FAULT_SIGNAL": str(int(number))}
-        running = references.start(kind, size, output, *workers, FAULT_ROOT=str(output), **fault)
-        sent, what = None, f"{number.name} at event {at} ({name})"
-    else:
-        moment = draw.random() * references.seconds[size] * (2 if WHOLE in kind else 0.95)
-        running = references.start(kind, size, output, *workers)
-        while time.monotonic() < running.began + moment and None in running.poll():
-            time.sleep(0.002)
-        what = f"{number.name} after {moment:.2f} s"
-        if kind.startswith("one of"):
-            victim = draw.randrange(size)
-            what = f"{what} to process {victim}"
-            running.kill(number, victim)
-        elif kind.endswith("everything"):
-            running.kill_group(number)
-        else:
-            running.kill(number)
-        sent = time.monotonic()
-    ended = running.wait()
-    problem = _how_it_ended(ended, number, output)
-    late = sent is not None and max(one.at for one in ended) - sent > TO_SAVE
-    return f"{what}: {_word(ended)}", problem or ("it took too long to end" if late else "")
-
-
-def _word(ended: list[Ended]) -> str:
-    return "done" if not any(one.status for one in ended) else str(ended[0].status)
+    return runs.trial(kind, size, seed, faults)
 
 
 def _how_it_ended(ended: list[Ended], number: signal.Signals, output: Path) -> str:
@@ -112,6 +74,4 @@ def _how_it_ended(ended: list[Ended], number: signal.Signals, output: Path) -> s
     return f"statuses {statuses}: {said[-1500:]}"
 
 
-def campaign(trials: int, seed: int, folder: Path) -> Iterator[Trial]:
-    """`trials` trials; trial i of a seed is the same every time."""
-    return in_turn(KINDS, trial, trials, seed, folder)
+campaign = partial(in_turn, KINDS, trial)

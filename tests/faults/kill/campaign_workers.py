@@ -1,6 +1,6 @@
 """A loader worker is killed anywhere: the run ends with 2 and one sentence, and goes on exactly.
 
-Each trial starts the run of `killed_runs.py` with two workers for each process, kills one of the
+Each trial starts the run of `runs.py` with two workers for each process, kills one of the
 workers, starts the same command again and compares as `campaign_kill` does. Kinds:
 
 * a place in the code (`PLACES`): the run kills one of its workers there;
@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from campaign import Trial
-from killed_runs import build_shim, command, make_images
-from reference import References
-from zygote import Ended, Running, Zygote
+from processes import Ended, Running
+from runs import References, in_turn
 
 TRIALS = 40
 
@@ -56,30 +55,27 @@ PLACES: dict[str, tuple[str, str, str, int]] = {
     "the end": ("tcformer.training.log", "module.RunLog", "close", 1),
 }
 ANYWHERE = "anywhere"
+KINDS = {f"{kind}, {size} process(es)": 1 for kind in (*PLACES, ANYWHERE) for size in (1, 2)}
 
 
-def trial(references: References, kind: str, size: int, seed: int) -> Trial:
-    """One trial of a kind in `size` processes; the seed decides the moments that time decides."""
-    draw = random.Random(f"{kind} {size} {seed}")
-    references.prepare(size)
-    output = references.folder / f"workers-{kind.replace(' ', '-')}-{size}-{seed}"
-    problem, what = "", kind
-    try:
-        if kind == ANYWHERE:
-            what, ended = _anywhere(references, size, output, draw)
+def trial(runs: References, kind: str, seed: int) -> Trial:
+    """One trial of a kind; the seed decides the moments that time decides."""
+    draw = random.Random(f"{kind} {seed}")
+    place, size = kind.split(", ")[0], 1 if ", 1" in kind else 2
+
+    def faults(output: Path) -> Iterator[tuple[str, str]]:
+        if place == ANYWHERE:
+            what, ended = _anywhere(runs, size, output, draw)
         else:
-            module, owner, name, number = PLACES[kind]
+            module, owner, name, number = PLACES[place]
             patch = _KILL.format(module=module, owner=owner, name=name, number=number)
-            patches = {seed % size: patch}
-            ended = _start(references, size, output, patches).wait()
-        problem = told_wrongly(ended, what) or references.finished("", size, output)
-    except AssertionError as error:
-        problem = str(error)
-    shutil.rmtree(output, ignore_errors=True)
-    return Trial(f"{kind}, {size} process(es)", f"{what}, seed {seed}", problem)
+            what, ended = place, _start(runs, size, output, {seed % size: patch}).wait()
+        yield what, _told_wrongly(ended, what)
+
+    return runs.trial(kind, size, seed, faults)
 
 
-def told_wrongly(ended: list[Ended], what: str) -> str:
+def _told_wrongly(ended: list[Ended], what: str) -> str:
     """What is wrong with how a run ended of which a worker was killed, if anything."""
     statuses, err = [one.status for one in ended], "".join(one.err for one in ended)
     if what.endswith("when it was over") and statuses == [0] * len(ended) and not err:
@@ -91,19 +87,20 @@ def told_wrongly(ended: list[Ended], what: str) -> str:
 
 
 def _start(
-    references: References, size: int, output: Path, patches: dict[int, str] | None = None
+    runs: References, size: int, output: Path, patches: dict[int, str] | None = None
 ) -> Running:
-    argv = command(references.images, output, "--num_workers", "2")
-    return references.zygote.start(argv, size, patches=patches or {})
+    return runs.start("", size, output, "--num_workers", "2", patches=patches)
 
 
 def _anywhere(
-    references: References, size: int, output: Path, draw: random.Random
+    runs: References, size: int, output: Path, draw: random.Random
 ) -> tuple[str, list[Ended]]:
-    """Kill a worker at some moment, under load."""
-    with _busy(draw.randrange(4)):
-        running = _start(references, size, output)
-        moment = draw.random() * references.seconds[size] * 2
+    """Kill a worker at some moment, while up to three other processes do nothing but compute."""
+    busy = [sys.executable, "-c", "while True: pass"]
+    loops = [subprocess.Popen(busy) for _ in range(draw.randrange(4))]
+    try:
+        running = _start(runs, size, output)
+        moment = draw.random() * runs.seconds[size] * 2
         workers: list[int] = []
         while None in running.poll() and (
             time.monotonic() < running.began + moment or not (workers := _workers(running))
@@ -114,6 +111,10 @@ def _anywhere(
             with suppress(OSError):
                 os.kill(victim, signal.SIGKILL)
         ended = running.wait()
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
     over = "Training time" in ended[0].out or not victim
     return f"after {moment:.2f} s{', when it was over' if over else ''}", ended
 
@@ -127,25 +128,4 @@ def _workers(running: Running) -> list[int]:
     return found
 
 
-@contextmanager
-def _busy(number: int) -> Iterator[None]:
-    """So many processes beside the run that do nothing but compute."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
-    try:
-        yield
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
-
-
-def campaign(trials: int, seed: int, folder: Path) -> Iterator[Trial]:
-    """The places in turn, in one and in two processes; every second trial is anywhere."""
-    images = make_images(folder / "images")
-    with Zygote(folder, build_shim(folder)) as zygote:
-        references = References(folder, zygote, images)
-        kinds = [kind for place in PLACES for kind in (place, ANYWHERE)]
-        for number in range(trials):
-            kind = kinds[number % len(kinds)]
-            size = 1 + number // len(kinds) % 2
-            yield trial(references, kind, size, seed * 1_000_000 + number)
+campaign = partial(in_turn, KINDS, trial)

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from killed_runs import command, difference, read
+from campaign import differs
 from processes import ROOT, clean_env, free_port
+from runs import command, read
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(seconds=20),
     pytest.mark.xdist_group("faults"),
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
@@ -30,22 +31,17 @@ def process_of_rank(rank: int, agent: int) -> int:
     raise AssertionError(f"torchrun has no process of rank {rank}")
 
 
-# Where torchrun keeps one store for both attempts: a stale key there made the second one hang.
-@pytest.mark.parametrize("how", ["static", "c10d"])
-def test_torchrun_restarts_a_run_whose_worker_was_killed(references, images, tmp_path, how):
+def test_torchrun_restarts_a_run_whose_worker_was_killed(references, tmp_path):
     references.prepare(2)
     output = tmp_path / "run"
-    port = str(free_port())
-    where = {
-        "static": ("--master-port", port),
-        "c10d": ("--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"),
-    }
-    argv = [word for word in command(images, output) if word not in ("--resume", "auto")]
+    # torchrun keeps one store for both attempts: a stale key there made the second one hang.
+    where = ("--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}")
+    argv = [word for word in command(references.images, output) if word not in ("--resume", "auto")]
     log = tmp_path / "said"
     with open(log, "wb") as said:
         agent = subprocess.Popen(
             [
-                *(sys.executable, "-m", "torch.distributed.run", *where[how]),
+                *(sys.executable, "-m", "torch.distributed.run", *where),
                 *("--nproc-per-node", "2", "--max-restarts", "1", "-m", "tcformer", *argv),
             ],
             cwd=ROOT,
@@ -70,4 +66,4 @@ def test_torchrun_restarts_a_run_whose_worker_was_killed(references, images, tmp
     assert agent.returncode == 0, log.read_text()
     text = log.read_text()
     assert f"resume from{output}" in text
-    assert difference(references.whole[2], read(output)) == ""
+    assert differs(references.whole[2], read(output)) == ""

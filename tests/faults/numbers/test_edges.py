@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from processes import Family
+from runs import RUN
 from toy_task import ToyTask, config, train
 
 from tcformer.errors import UserError
@@ -20,6 +22,7 @@ from tcformer.tasks.runner import run
 from tcformer.tasks.segmentation.evaluator import MeanIoU, best_class, confusion
 from tcformer.training.loop import NotFinite, fit
 from tcformer.training.options import build
+from tcformer.weights.metadata import save_weights
 from tcformer.weights.safe_torch import safe_torch_load
 from tcformer.zoo import create_model
 
@@ -58,71 +61,50 @@ def network():
     return create_model("tcformer_nano", num_classes=3)
 
 
-def outcome(model, images):
-    """Whether the scores are finite, and the norm of the gradient."""
+def assert_finite(model, images, *, finite=True):
+    """The scores and the norm of the gradient are finite (or the scores are not)."""
     model.zero_grad()
     scores = model(images)
-    scores.square().sum().backward()
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    return bool(scores.isfinite().all()), float(torch.nn.utils.get_total_norm(grads))
+    assert bool(scores.isfinite().all()) == finite
+    if finite:
+        scores.square().sum().backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        assert math.isfinite(torch.nn.utils.get_total_norm(grads))
 
 
-# ---- importance scores
-
-
-@pytest.mark.parametrize("score", [1e3, -1e3, 1e30, -1e30])
-@pytest.mark.parametrize("part", ["weight", "bias"])
-def test_importance_scores_do_not_overflow(network, score, part):
+@pytest.mark.parametrize("score", [1e3, -1e30, 1e30])
+def test_importance_scores_do_not_overflow(network, score):
     """exp(s) is infinite from 89 on; the merge and the attention only use differences."""
-    state = {k: v.clone() for k, v in network.state_dict().items()}
-    try:
-        with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                if name.endswith(f"score.{part}"):
-                    parameter.fill_(score) if part == "bias" else parameter.mul_(score)
-        fit_, norm = outcome(network, torch.randn(2, 3, 32, 32))
-        assert fit_
-        assert math.isfinite(norm)
-    finally:
-        network.load_state_dict(state)
+    model = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("score.weight"):
+                parameter.mul_(score)
+            elif name.endswith("score.bias"):
+                parameter.fill_(score)
+    assert_finite(model, torch.randn(2, 3, 32, 32))
 
 
 def test_an_infinite_score_is_not_hidden(network):
     """It must come out as NaN, where the loop looks, and not as some plausible number."""
-    state = {k: v.clone() for k, v in network.state_dict().items()}
+    model = copy.deepcopy(network)
     with torch.no_grad():
-        network.ctm1.score.bias.fill_(math.inf)
-    assert not outcome(network, torch.randn(2, 3, 32, 32))[0]
-    network.load_state_dict(state)
+        model.ctm1.score.bias.fill_(math.inf)
+    assert_finite(model, torch.randn(2, 3, 32, 32), finite=False)
 
 
-# ---- images
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, -1e4, 1e6])
+@pytest.mark.parametrize("value", [0.0, -1e4, 1e6])
 def test_constant_images(network, value):
-    fit_, norm = outcome(network, torch.full((2, 3, 32, 32), value))
-    assert fit_
-    assert math.isfinite(norm)
+    assert_finite(network, torch.full((2, 3, 32, 32), value))
 
 
-@pytest.mark.parametrize("side", [(1, 1), (2, 3), (4, 4), (1, 50), (33, 7)])
+@pytest.mark.parametrize("side", [(1, 1), (2, 3), (1, 50), (33, 7)])
 def test_images_smaller_than_a_patch(network, side):
     """The stem looks at 7 x 7 pixels and steps by 4."""
-    fit_, norm = outcome(network, torch.randn(2, 3, *side))
-    assert fit_
-    assert math.isfinite(norm)
+    assert_finite(network, torch.randn(2, 3, *side))
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        {"size": (1, 1)},
-        pytest.param({"colour": 0}, marks=pytest.mark.slow),
-        pytest.param({"colour": 255}, marks=pytest.mark.slow),
-    ],
-    ids=["one pixel", "black", "white"],
-)
+@pytest.mark.parametrize("data", [{"size": (1, 1)}, {"color": 0}], ids=["one pixel", "black"])
 def test_training_on_flat_images(tmp_path, data):
     path = folder_of(tmp_path / "data", **data)
     run(small(data_path=path, output_dir=str(tmp_path / "out"), input_size=8))
@@ -152,15 +134,11 @@ def one_pixel(value):
     return labels
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=5)
 @pytest.mark.parametrize(
     "labels",
-    [
-        one_pixel(9),
-        np.full((1, 1), 3, np.uint8),
-        np.where(one_pixel(0) == 0, 7, 0),
-    ],
-    ids=["a class of one pixel", "an image of one pixel", "one pixel has a label"],
+    [np.full((1, 1), 3, np.uint8), np.where(one_pixel(0) == 0, 7, 0)],
+    ids=["an image of one pixel", "one pixel has a label"],
 )
 def test_segmentation_of_single_pixels(tmp_path, labels):
     options = {
@@ -193,10 +171,8 @@ def test_fewer_images_than_a_batch_is_refused(tmp_path):
 
 
 def test_a_batch_of_one_cannot_be_mixed(tmp_path):
-    path = folder_of(tmp_path)
     with pytest.raises(UserError, match=r"--batch-size 1 is odd, but mixup and CutMix pair"):
-        run(small(data_path=path, batch_size=1))
-    run(small(data_path=path, batch_size=1, mixup=0.0, cutmix=0.0))
+        run(small(data_path=folder_of(tmp_path), batch_size=1))
 
 
 def test_a_batch_that_shrinks_to_one_image_is_trained_on_unmixed(tmp_path):
@@ -215,10 +191,7 @@ def test_batch_norm_of_one_value_is_a_sentence(tmp_path):
         run(small(data_path=path, **options))
 
 
-RUN = "import sys; from tcformer.cli import main; sys.exit(main(sys.argv[1:]))"
-
-
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_fewer_images_than_processes(tmp_path):
     """Two images are evaluated by three processes as by one; training on them is refused."""
     path = folder_of(tmp_path / "data", train=1, val=1)
@@ -276,8 +249,6 @@ def test_pixels_without_a_finite_score_are_never_right():
 
 def test_an_evaluation_of_unfit_weights_says_so(tmp_path, capsys):
     path = folder_of(tmp_path)
-    from tcformer.weights.metadata import save_weights
-
     model = create_model("tcformer_nano", num_classes=2)
     with torch.no_grad():
         model.head.bias[0] = math.nan
@@ -303,8 +274,15 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
     assert all(value.isfinite().all() for value in kept["model"].values())
 
 
-@pytest.mark.parametrize("name", ["lr", "weight_decay", "clip_grad", "warmup_lr", "drop_path"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", math.nan),
+        ("weight_decay", math.inf),
+        ("clip_grad", math.inf),
+        ("drop_path", math.nan),
+    ],
+)
 def test_options_that_are_not_finite_are_refused(name, value):
     with pytest.raises(UserError, match=rf"--{name.replace('_', '-')} is (nan|inf), but a finite"):
         config(**{name: value})

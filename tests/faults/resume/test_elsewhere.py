@@ -61,7 +61,7 @@ def losses(monkeypatch, cfg, stop_at=None):
     return seen
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_another_number_of_workers_changes_no_bit(data, tmp_path, monkeypatch):
     """Drop path, mixup, RandAugment, erasing and averaging on; 3 workers, then 0, then 2."""
     on = {**SMALL, "data_path": str(data), "drop_path": 0.3, "ema": True, "ema_decay": 0.9}
@@ -112,9 +112,9 @@ def global_steps(notes, size):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_another_number_of_processes_sees_the_same_images_in_order(data, tmp_path):
-    """1, then 2, then 4 processes of the same global batch; without dropout the same losses."""
+    """1, then 2 processes of the same global batch; without dropout the same losses."""
     plain = (
         *("train", "--model", "tcformer_nano", "--input-size", "32", "--data-path", str(data)),
         *("--device", "cpu", "--num_workers", "0", "--epochs", "2", "--warmup-epochs", "0"),
@@ -123,7 +123,7 @@ def test_another_number_of_processes_sees_the_same_images_in_order(data, tmp_pat
     family = Family(tmp_path, "tcformer.tasks.runner")
     try:
         steps = []
-        for name, plan in {"whole": [(1, 99)], "moved": [(1, 2), (2, 2), (4, 99)]}.items():
+        for name, plan in {"whole": [(1, 99)], "moved": [(1, 2), (2, 99)]}.items():
             found = []
             for number, (size, stop) in enumerate(plan):
                 notes = tmp_path / f"{name}{number}"

@@ -1,88 +1,82 @@
-"""Many inputs in few processes: what crashes, hangs or eats the memory takes one of them along."""
+"""All kinds of hostile input, tried in few processes: one that crashes takes none of us along."""
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import resource
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+
+from hostile import images, keypoints, labels, weights, words
+from hostile.kinds import Kind, attempt
+
+# A reader that is new puts its kinds here.
+KINDS: list[Kind] = [*images.KINDS, *weights.KINDS, *labels.KINDS, *keypoints.KINDS, *words.KINDS]
+BY_NAME = {kind.name: kind for kind in KINDS}
 
 PATIENCE = 180.0
-"""Wall seconds without a word from a worker: it waits for something that never comes."""
+"""Wall seconds after which a process is ended that waits, in C, for something that never comes."""
 
 ROOM = 3 << 30
 """Bytes of address space that reading an input may take beside what the libraries take."""
 
-_SPAWN = multiprocessing.get_context("spawn")
 Plan = list[tuple[str, int]]
 
 
-class Outcome(NamedTuple):
-    """What came of one input."""
+def planned(count: int, kinds: list[Kind] = KINDS) -> Plan:
+    """`count` inputs, each kind with its share, taking turns so that any part holds all kinds."""
+    whole = sum(kind.share for kind in kinds)
+    turns = [
+        ((number + 0.5) / kind.share, kind.name, number)
+        for kind in kinds
+        for number in range(-(-count * kind.share // whole))
+    ]
+    return [(name, number) for _, name, number in sorted(turns)][:count]
 
-    kind: str
-    index: int
-    problem: str
+
+def crew(seed: int, plan: Plan, folder: Path, workers: int) -> Iterator[tuple[str, int, str]]:
+    """Try the planned inputs in `workers` processes: kind, number and problem of each."""
+    shares = [plan[number::workers] for number in range(workers)]
+    with ThreadPoolExecutor(workers) as threads:
+        for outcomes in threads.map(partial(_share, seed, folder), shares):
+            yield from outcomes
 
 
-def work(seed: int, plan: Plan, folder: Path, told: Connection) -> None:
-    """Try the planned inputs one after the other, and send the problem of each."""
+def _share(seed: int, folder: Path, plan: Plan) -> list[tuple[str, int, str]]:
+    start = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"), _prepare)
+    process = start()
+    outcomes = []
+    for name, index in plan:
+        try:
+            problem = process.submit(_attempt, seed, name, index, folder).result()
+        except BrokenProcessPool:
+            problem, process = "the process died, or did not answer", start()
+        outcomes.append((name, index, problem))
+    process.shutdown()
+    return outcomes
+
+
+def _prepare() -> None:
     import timm.data  # noqa: F401 - before the memory is counted
     import torch
 
-    from hostile import everything
-    from hostile.kinds import attempts
-
-    kinds = {kind.name: kind for kind in everything.KINDS}
     os.dup2(2, 1)  # what the code under test prints is not for the campaign
     torch.set_num_threads(1)
     with open("/proc/self/statm") as stream:
         taken = int(stream.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, resource.RLIM_INFINITY))
+
+
+def _attempt(seed: int, name: str, index: int, folder: Path) -> str:
     os.chdir(folder)
-    for name, index in plan:
-        for _, problem in attempts(kinds[name], seed, range(index, index + 1), folder):
-            told.send(problem)
-
-
-def crew(seed: int, plan: Plan, folder: Path, workers: int) -> Iterator[Outcome]:
-    """Try the planned inputs in `workers` processes; a new one takes the place of one that died."""
-
-    def share(number: int) -> list[Outcome]:
-        place = folder / f"worker-{number}"
-        place.mkdir(parents=True)
-        return _share(seed, plan[number::workers], place)
-
-    with ThreadPoolExecutor(workers) as threads:
-        for outcomes in threads.map(share, range(workers)):
-            yield from outcomes
-
-
-def _share(seed: int, plan: Plan, folder: Path) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    dying = 0
-    while len(outcomes) < len(plan) and dying < 3:
-        left = plan[len(outcomes) :]
-        ours, theirs = _SPAWN.Pipe(duplex=False)
-        process = _SPAWN.Process(target=work, args=(seed, left, folder, theirs))
-        process.start()
-        theirs.close()
-        try:
-            for name, index in left:
-                if not ours.poll(PATIENCE):
-                    process.kill()
-                outcomes.append(Outcome(name, index, ours.recv()))
-                dying = 0
-        except EOFError:
-            process.join()
-            problem = f"the process ended with status {process.exitcode}"
-            outcomes.append(Outcome(*plan[len(outcomes)], problem))
-            dying += 1
-    if len(outcomes) < len(plan):
-        problem = f"three workers died in a row, {len(plan) - len(outcomes)} inputs left"
-        outcomes.append(Outcome(*plan[len(outcomes)], problem))
-    return outcomes
+    faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
+    try:
+        return attempt(BY_NAME[name], seed, index, folder / f"{os.getpid()}-{index}")
+    finally:
+        faulthandler.cancel_dump_traceback_later()

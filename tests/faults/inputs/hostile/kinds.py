@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,9 +57,17 @@ class TooSlow(BaseException):  # no code under test may take it for an error
 
 
 def attempt(kind: Kind, seed: int, index: int, folder: Path) -> str:
-    """Make input `index` of a kind in the empty `folder` and read it; '' or what went wrong."""
-    rng = random.Random(f"{seed}/{kind.name}/{index}")
-    given = kind.make(rng, folder)
+    """Try input `index` of a kind in `folder`, which is made and removed; '' or what went wrong."""
+    folder.mkdir(parents=True)
+    try:
+        return tried(kind, seed, index, folder)
+    finally:
+        remove(folder)
+
+
+def tried(kind: Kind, seed: int, index: int, folder: Path) -> str:
+    """The same in an empty folder, which keeps the input."""
+    given = kind.make(random.Random(f"{seed}/{kind.name}/{index}"), folder)
     before = _listing(folder)
     problem = ""
     try:
@@ -79,20 +86,8 @@ def attempt(kind: Kind, seed: int, index: int, folder: Path) -> str:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"
         problem = f"{type(error).__name__}: {str(error)[:200]!r} ({where})"
-    if _ran(folder):
-        problem = f"code from the input was run ({problem})"
-    return problem
-
-
-def attempts(kind: Kind, seed: int, indices: range, folder: Path) -> Iterator[tuple[int, str]]:
-    """Try several; each in a folder of its own, which is emptied afterwards."""
-    for index in indices:
-        place = folder / f"input-{index}"
-        place.mkdir(parents=True)
-        try:
-            yield index, attempt(kind, seed, index, place)
-        finally:
-            remove(place)
+    ran = os.path.lexists(TRACE) or any(TRACE in name for name in _listing(folder))
+    return f"code from the input was run ({problem})" if ran else problem
 
 
 def remove(folder: Path) -> None:
@@ -113,10 +108,6 @@ def _listing(folder: Path) -> set[str]:
         for where, folders, files in os.walk(folder)
         for name in (*folders, *files)
     }
-
-
-def _ran(folder: Path) -> bool:
-    return any(TRACE in name for name in _listing(folder)) or os.path.lexists(TRACE)
 
 
 def _bad_words(text: str, names: str, folder: Path) -> str:
@@ -216,18 +207,8 @@ def disturbed(
     if how < 0.2:
         del changed[key]
     elif how < 0.3 and isinstance(value, dict):
-        names = (
-            1,
-            "",
-            f"module.{key}",
-            None,
-            (1, 2),
-            "x" * 5000,
-            "a\nb",
-            1.5,
-            "state_dict",
-            "about",
-        )
+        names = (1, "", f"module.{key}", None, (1, 2), "x" * 5000, "a\nb", 1.5,
+                 "state_dict", "about")  # fmt: skip
         changed[rng.choice(names)] = changed.pop(key) if rng.random() < 0.7 else odd(rng)
     elif how < 0.3:
         changed.insert(key, rng.choice((odd(rng), changed[key])))
@@ -247,13 +228,5 @@ def strange_name(rng: random.Random) -> str:
     )  # fmt: skip
 
 
-def timed(step: Callable[[], object]) -> float:
-    """Processor seconds of a step."""
-    began = time.process_time()
-    step()
-    return time.process_time() - began
-
-
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
-HERE = Path(__file__).parent
 sys.setrecursionlimit(1000)  # that of a user's process, whatever a test runner has set

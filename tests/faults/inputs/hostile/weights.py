@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from campaign import differs
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -77,29 +78,6 @@ def _whole(kind: str) -> bytes:
     return _saved(content(), legacy=kind == "older")
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return (
-            isinstance(other, torch.Tensor)
-            and one.dtype == other.dtype
-            and one.shape == other.shape
-            and torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
-        )
-    if isinstance(one, dict):
-        return (
-            isinstance(other, dict)
-            and list(one) == list(other)
-            and all(_same(one[key], other[key]) for key in one)
-        )
-    if isinstance(one, (list, tuple)):
-        return (
-            type(one) is type(other)
-            and len(one) == len(other)
-            and all(_same(a, b) for a, b in zip(one, other, strict=True))
-        )
-    return type(one) is type(other) and one == other
-
-
 def _damaged(kind: str) -> Any:
     def make(rng: random.Random, folder: Path) -> Path:
         data = mutated(rng, _whole(kind))
@@ -122,19 +100,14 @@ def _read_all(path: Path) -> Any:
 
 
 def _read_zip(path: Path) -> None:
-    checkpoint = _read_all(path)
-    assert _same(checkpoint.raw, content()), "it was read, but as something else"
-
-
-def _read_older(path: Path) -> None:
-    _read_all(path)
+    wrong = differs(content(), _read_all(path).raw)
+    assert not wrong, f"it was read, but as something else: {wrong}"
 
 
 def _read_safetensors(path: Path) -> None:
     checkpoint = _read_all(path)
-    assert _same(
-        dict(sorted(checkpoint.state_dict.items())), dict(sorted(content()["model"].items()))
-    )
+    written, found = (dict(sorted(d.items())) for d in (content()["model"], checkpoint.state_dict))
+    assert not differs(written, found)
     assert checkpoint.meta["model"] == "tcformer_nano"
 
 
@@ -405,7 +378,7 @@ def _make_note(rng: random.Random, folder: Path) -> Path:
 
 KINDS = [
     Kind("checkpoints, damaged", _damaged("zip"), _read_zip, share=20, names=FILE),
-    Kind("checkpoints of the older format, damaged", _damaged("older"), _read_older, share=6,
+    Kind("checkpoints of the older format, damaged", _damaged("older"), _read_all, share=6,
          names=FILE),
     Kind("safetensors, damaged", _damaged("safetensors"), _read_safetensors, share=10, names=FILE),
     Kind("safetensors, hostile headers", _make_header, _read_header, share=8, names=FILE),
