@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,23 +172,12 @@ def folder_metadata(folder: str | os.PathLike[str]) -> Metadata:
 
 
 def _metadata(entries: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> Metadata:
-    crop = _numbers(str(entries.get("crop_pct", "")))
-    texts = (entries.get(name) for name in ("model", "task", "interpolation"))
-    model, task, interpolation = (t if isinstance(t, str) and t else None for t in texts)
-    return Metadata(
-        model=model,
-        task=task,
-        classes=names_of(entries.get("classes")),
-        input_size=_side(entries.get("input_size")),
-        in_chans=_side(entries.get("in_chans")),
-        mean=_numbers(entries.get("mean")),
-        std=_numbers(entries.get("std")),
-        crop_pct=crop[0] if crop and 0 < crop[0] <= 1 else None,
-        interpolation=interpolation,
-        words=names_of(entries.get("words")),
-        arguments=arguments,
-        entries=dict(entries),
-    )
+    known = {name: read(entries.get(name)) for name, read in _READERS.items()}
+    return Metadata(**known, arguments=arguments, entries=dict(entries))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _side(value: Any) -> int | None:
@@ -196,6 +185,11 @@ def _side(value: Any) -> int | None:
         value = int(value)
     good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_SIDE
     return value if good else None
+
+
+def _ratio(value: Any) -> float | None:
+    numbers = _numbers(str(value))
+    return numbers[0] if numbers and 0 < numbers[0] <= 1 else None
 
 
 def names_of(value: Any) -> tuple[str, ...] | None:
@@ -222,6 +216,12 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return numbers if numbers and all(map(math.isfinite, numbers)) else None
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "model": _text, "task": _text, "interpolation": _text, "classes": names_of, "words": names_of,
+    "input_size": _side, "in_chans": _side, "mean": _numbers, "std": _numbers, "crop_pct": _ratio,
+}  # fmt: skip
 
 
 # ---- how the network merges ----------------------------------------------------------------------

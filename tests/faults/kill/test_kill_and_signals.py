@@ -30,7 +30,7 @@ def test_a_run_that_is_told_to_stop_ends_like_one_that_was_not(references):
     assert not done.problem, done.what
 
 
-@pytest.mark.parametrize("place", ["training", "saving", "evaluation", "the end", "anywhere"])
+@pytest.mark.parametrize("place", ["training", "saving", "the end", "anywhere"])
 def test_a_killed_worker_is_one_sentence_wherever_the_run_is(references, place):
     size = 2 if place == "saving" else 1
     done = campaign_workers.trial(references, f"{place}, {size} process(es)", seed=3)
