@@ -1,15 +1,11 @@
-"""Scenarios for several processes: `python forked.py SIZE PORT FOLDER`.
+"""Scenarios for several processes.
 
-Imports once, then forks, so each process costs milliseconds. What `scenario(world, folder)` returns
-is written to FOLDER/SCENARIO.RANK.json.
+What `scenario(world, folder)` returns is written to FOLDER/SCENARIO.RANK.json.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-import traceback
 from pathlib import Path
 
 import torch
@@ -104,28 +100,10 @@ def mean_gradient(world, folder):
     return numbers(task)
 
 
-def main(size, port, folder):
-    for rank in range(int(size)):
-        if os.fork():
-            continue
-        os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-        )  # fmt: skip
-        status = 1
-        try:
-            world = init_world("cpu")
-            for scenario in (resume, not_finite, skipping, mean_gradient):
-                result = scenario(world, Path(folder))
-                Path(folder, f"{scenario.__name__}.{rank}.json").write_text(json.dumps(result))
-            shutdown(world)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    sys.exit(max(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(int(size))))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def main(folder):
+    world = init_world("cpu")
+    for scenario in (resume, not_finite, skipping, mean_gradient):
+        result = scenario(world, Path(folder))
+        file = Path(folder, f"{scenario.__name__}.{world.rank}.json")
+        file.write_text(json.dumps(result))
+    shutdown(world)

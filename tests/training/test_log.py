@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import sys
 
@@ -60,12 +59,6 @@ def test_no_part_of_a_line_stays_where_the_disk_is_full(tmp_path, monkeypatch):
     assert epochs_of(tmp_path) == [0, 2]
 
 
-def test_only_the_main_process_writes(tmp_path):
-    folder = tmp_path / "out"
-    RunLog(config(output_dir=str(folder)), World(rank=1, size=2), first_epoch=0, resumed=False)
-    assert not folder.exists()
-
-
 def test_tensorboard_gets_the_curves(tmp_path):
     pytest.importorskip("tensorboard", reason="the curves are TensorBoard's")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -78,7 +71,6 @@ def test_tensorboard_gets_the_curves(tmp_path):
 
 
 def test_missing_tensorboard_is_a_sentence(tmp_path, monkeypatch):
-
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=r"install tcformer\[train\]"):
         train(config(output_dir=str(tmp_path), epochs=1, tensorboard=True))
@@ -110,12 +102,6 @@ def test_lines_start_where_the_run_resumed(capsys):
     assert lines[1].startswith("Epoch: [2] Total time: ")
 
 
-def test_no_bar_where_nobody_watches(monkeypatch):
-    monkeypatch.setattr("sys.stdout", io.StringIO())
-    with progress_bar() as draw:
-        assert draw is None
-
-
 def test_the_bar_shows_where_the_run_is(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -129,9 +115,3 @@ def test_the_bar_shows_where_the_run_is(capsys, monkeypatch):
     assert "evaluation" in out
     assert "6/6" in out
     assert "acc1 75" in out
-
-
-def test_the_bar_of_a_silent_process_never_appears(capsys):
-    with progress_bar(wanted=True):
-        pass
-    assert capsys.readouterr().out == ""

@@ -11,9 +11,8 @@ import torch
 from toy_task import ToyTask, config, train
 
 from tcformer.runtime.distributed import World
-from tcformer.training import checkpoint as ckpt
 from tcformer.training import loop
-from tcformer.training.loop import NotFinite, build_state, fit
+from tcformer.training.loop import build_state, fit
 from tcformer.training.optim import set_learning_rate
 from tcformer.weights.safe_torch import safe_torch_load
 
@@ -41,19 +40,8 @@ def test_printed_lines_are_the_published_ones(capsys):
     assert re.fullmatch(r"Training time \d:\d\d:\d\d", lines[-1])
 
 
-def test_log_has_the_published_keys_in_order(tmp_path):
-    task = train(config(output_dir=str(tmp_path), epochs=2))
-    rows = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
-    assert [list(row) for row in rows] == [
-        ["train_lr", "train_loss", "test_loss", "test_acc1", "test_acc5", "epoch", "n_parameters"]
-    ] * 2
-    assert [row["epoch"] for row in rows] == [0, 1]
-    assert rows[0]["n_parameters"] == sum(p.numel() for p in task.model.parameters())
-    assert rows[0]["train_loss"] == pytest.approx(sum(task.losses[:5]) / 5)
-
-
 def test_files_that_are_kept(tmp_path):
-    train(config(output_dir=str(tmp_path), epochs=12, save_every=10), steps=1)
+    task = train(config(output_dir=str(tmp_path), epochs=12, save_every=10), steps=2)
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {
         "checkpoint.pth", "checkpoint_0.pth", "checkpoint_10.pth", "best.pth", "best.safetensors",
@@ -61,6 +49,12 @@ def test_files_that_are_kept(tmp_path):
     }  # fmt: skip
     assert safe_torch_load(tmp_path / "checkpoint_10.pth")["epoch"] == 10
     assert safe_torch_load(tmp_path / "checkpoint.pth")["epoch"] == 11
+    rows = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    published = "train_lr train_loss test_loss test_acc1 test_acc5 epoch n_parameters"
+    assert [" ".join(row) for row in rows] == [published] * 12
+    assert [row["epoch"] for row in rows] == list(range(12))
+    assert rows[0]["n_parameters"] == sum(p.numel() for p in task.model.parameters())
+    assert rows[0]["train_loss"] == pytest.approx(sum(task.losses[:2]) / 2)
 
 
 def test_best_is_the_best_and_holds_the_average(tmp_path):
@@ -83,29 +77,6 @@ def test_best_is_the_best_and_holds_the_average(tmp_path):
     assert not all(torch.equal(weights[k], v) for k, v in best["model"].items())
 
 
-def test_nothing_is_written_without_an_output_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    train(config(epochs=1))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_loss_that_is_not_finite_stops_with_its_circumstances(tmp_path):
-    cfg = config(output_dir=str(tmp_path), epochs=1)
-    task = ToyTask(cfg)
-    task.poison_at = 3
-    with pytest.raises(NotFinite, match=r"Loss is nan, stopping training \(epoch 0, step 3, lr"):
-        fit(task, cfg, World())
-    assert all(torch.isfinite(p).all() for p in task.model.parameters())
-    assert not (tmp_path / "checkpoint.pth").exists()
-
-
-def test_files_are_named_when_the_loss_is_not_finite():
-    task = ToyTask(config(epochs=1))
-    task.poison_at = 0
-    with pytest.raises(NotFinite, match=r"files: a\.png, b\.png"):
-        fit(task, config(epochs=1), World())
-
-
 PUBLISHED = {0: 1e-6, 1: 1e-6, 2: 2.008e-4, 3: 4.006e-4, 4: 6.004e-4, 5: 8.002e-4, 6: 9.9932e-4,
              150: 5.1018e-4, 299: 1.0109e-5}  # fmt: skip
 
@@ -121,14 +92,10 @@ def rates(**changes):
 
 
 def test_published_rates_under_the_compatibility_option():
-    found = rates(lr_schedule_compat=True)
-    for epoch, rate in PUBLISHED.items():
-        assert found[epoch] == pytest.approx(rate, rel=5e-5), epoch
-
-
-def test_the_rate_is_that_of_the_epoch_about_to_run():
     lagged, ours = rates(lr_schedule_compat=True), rates()
-    assert all(ours[e] == lagged[e + 1] for e in range(299))
+    for epoch, rate in PUBLISHED.items():
+        assert lagged[epoch] == pytest.approx(rate, rel=5e-5), epoch
+    assert all(ours[e] == lagged[e + 1] for e in range(299)), "ours: of the epoch about to run"
 
 
 def test_accumulation_is_one_update_for_the_whole_group():
@@ -217,14 +184,9 @@ def test_eval_every_and_cooldown(capsys):
 def test_progress_is_reported():
     seen = []
     cfg = config(epochs=2)
-    fit(ToyTask(cfg, steps=3), cfg, World(), on_progress=seen.append)
+    fit(ToyTask(cfg, steps=2), cfg, World(), on_progress=seen.append)
     steps = [(p.phase, p.epoch, p.step, p.steps) for p in seen]
-    assert steps[:4] == [
-        ("train", 0, 1, 3),
-        ("train", 0, 2, 3),
-        ("train", 0, 3, 3),
-        ("test", 0, 1, 1),
-    ]
+    assert steps[:3] == [("train", 0, 1, 2), ("train", 0, 2, 2), ("test", 0, 1, 1)]
     assert {p.epochs for p in seen} == {2}
     assert math.isfinite(seen[0].values["loss"])
 
@@ -235,11 +197,3 @@ def test_compile_runs_the_compiled_model(monkeypatch):
     task = train(config(epochs=1, compile=True))
     assert compiled == [task.model]
     assert train(config(epochs=1)).model not in compiled
-
-
-def test_processes_draw_different_dropout():
-    def draw(rank):
-        ckpt.seed_everything(3, rank)
-        return torch.rand(3).tolist()
-
-    assert draw(0) == draw(0) != draw(1)

@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 from torch import nn
-from toy_task import ToyTask, config
+from toy_task import ToyTask, config, same
 
 from tcformer.errors import UserError
 from tcformer.runtime.distributed import World
@@ -64,14 +64,6 @@ def state_of(folder):
     return safe_torch_load(folder / "checkpoint.pth")
 
 
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
 def test_the_circumstances_are_kept(tmp_path):
     with pytest.raises(NotFinite) as stopped:
         run(config(output_dir=str(tmp_path), epochs=2), nan=[(1, 3)])
@@ -84,23 +76,15 @@ def test_the_circumstances_are_kept(tmp_path):
     assert (facts["epoch"], facts["step"], facts["skipped"]) == (1, 3, False)
     assert facts["lr"] > 0
     assert facts["seed"] == 0
-    assert facts["ranks"] == [
-        {
-            "rank": 0,
-            "loss": "nan",
-            "gradient_norm": "nan",
-            "files": ["a.png", "b.png"],
-            "targets": None,
-            "batch": "nonfinite_epoch1_step3.rank0.pt",
-        }
-    ]
+    batch = "nonfinite_epoch1_step3.rank0.pt"
+    found = {"rank": 0, "loss": "nan", "gradient_norm": "nan", "targets": None, "batch": batch}
+    assert facts["ranks"] == [{**found, "files": ["a.png", "b.png"]}]
     batch = safe_torch_load(tmp_path / facts["ranks"][0]["batch"])["batch"]
     assert batch["0"].shape == (4, 6)
     assert batch["0"][0, 0].isnan()
 
 
-@pytest.mark.parametrize("accum", [1, 2])
-@pytest.mark.parametrize("kind", ["nan", "gradient"])
+@pytest.mark.parametrize(("kind", "accum"), [("nan", 2), ("gradient", 1)])
 def test_the_step_can_be_repeated(tmp_path, kind, accum):
     """Dropout, batch norm and the place are those of before; so the losses come again."""
     cfg = config(output_dir=str(tmp_path), accum=accum)
@@ -123,8 +107,7 @@ def test_the_step_can_be_repeated(tmp_path, kind, accum):
         assert a.startswith("Gradient norm is nan, stopping training (epoch 1, step 3, lr ")
 
 
-@pytest.mark.parametrize("accum", [1, 2])
-@pytest.mark.parametrize("kind", ["nan", "gradient"])
+@pytest.mark.parametrize(("kind", "accum"), [("nan", 1), ("gradient", 2)])
 def test_what_is_skipped_leaves_no_trace(tmp_path, kind, accum):
     """Weights, average, moments and batch statistics are those of before the whole update."""
     on = {"ema": True, "ema_decay": 0.9, "accum": accum, "clip_grad": 1.0, "epochs": 1}
@@ -182,11 +165,6 @@ def test_a_resumed_run_goes_on_counting(tmp_path):
         run(config(output_dir=str(tmp_path / "three"), skip_nonfinite=2, resume="auto"), nan=nan)
 
 
-def test_without_an_output_folder_the_sentence_has_it_all():
-    with pytest.raises(NotFinite, match=r"epoch 0, step 0, lr .*a\.png, b\.png\); nothing saved"):
-        run(config(epochs=1), nan=[(0, 0)])
-
-
 def test_a_full_disk_does_not_hide_the_cause(tmp_path, monkeypatch):
     def full(*_):
         raise UserError("cannot write x: the disk is full")
@@ -222,17 +200,6 @@ def test_the_loss_scalers_skips_are_counted(tmp_path, capsys):
     assert out.count("  skipped: 3/5\n") == 1
     assert out.count("skipped") == 1
     assert not same(before, task.model.state_dict())
-
-
-def test_an_epoch_without_an_update_says_so(tmp_path, capsys):
-    cfg = config(output_dir=str(tmp_path), amp="fp16", epochs=1)
-    task = Overflowing(cfg, steps=4)
-    before = {k: v.clone() for k, v in task.model.state_dict().items()}
-    fit(task, cfg, World())
-    assert "NOTICE: all 4 updates of this epoch were left out (4 by the loss" in (
-        capsys.readouterr().out
-    )
-    assert same(before, task.model.state_dict())
 
 
 def test_a_scaler_that_finds_no_scale_ends_the_run(tmp_path):

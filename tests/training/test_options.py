@@ -152,7 +152,7 @@ def test_mistakes_are_one_sentence(words, part):
         ("cfg = dict(opt_betas=[0.9])", "opt_betas to [0.9]"),
         ("cfg = dict(amp='fp8')", "amp to 'fp8'"),
         ("cfg = dict(epochs=True)", "epochs to True"),
-        ("import os", "in line 1 stands an import"),
+        ("import os", "in line 1 stands Python code (Import)"),
         ("cfg = dict(", "line 1: '(' was never closed"),
         ("x = 1\nraise SystemExit(3)", "in line 2 stands Python code (Raise)"),
         ("cfg = {1: 2}", "sets 1, which is not an option"),

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,18 +14,22 @@ from tcformer.runtime.distributed import World
 from tcformer.training.loop import fit
 from tcformer.weights.safe_torch import safe_torch_load
 
+pytestmark = pytest.mark.xdist_group("whole runs")
+
+SCENARIOS = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+from forked import main
+main(sys.argv[1])
+"""
+
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory):
+def processes(family, tmp_path_factory):
     """`processes(scenario)`: what two processes, forked once for all scenarios, came to."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    script = Path(__file__).with_name("forked.py")
-    command = [sys.executable, str(script), "2", port, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    ended = family.run(SCENARIOS, 2, str(folder))
+    assert [process.status for process in ended] == [0, 0], ended[0].err + ended[1].err
 
     def read(scenario):
         return [json.loads((folder / f"{scenario}.{rank}.json").read_text()) for rank in range(2)]

@@ -32,13 +32,7 @@ def train(cfg, world=None, command=("train", "config.py"), **options):
 
 def test_a_record_tells_what_its_figures_depend_on(tmp_path):
     cfg = config(output_dir=str(tmp_path), seed=5, finetune="/somewhere/private/weights.pth")
-    command = [
-        "train",
-        "/private/somebody/c.py",
-        "--output_dir=/private/somebody/out",
-        "--seed",
-        "5",
-    ]
+    command = ["train", "/private/somebody/c.py", "--output_dir=/private/somebody/out"]
     result = train(cfg, command=command)
     text = (tmp_path / "record.json").read_text()
     kept = read_record(tmp_path / "record.json")
@@ -53,7 +47,7 @@ def test_a_record_tells_what_its_figures_depend_on(tmp_path):
         assert entry.pop("seconds") >= 0
         assert entry == line
     (session,) = kept["sessions"]
-    assert session["command"] == "tcformer train c.py --output_dir=out --seed 5"
+    assert session["command"] == "tcformer train c.py --output_dir=out"
     assert session["versions"]["torch"] == torch.__version__
     assert session["machine"]["device"] == "cpu"
     assert {"commit", "changed", "settings", "processes", "launcher", "ended"} <= session.keys()
@@ -80,16 +74,10 @@ def test_a_run_in_parts_has_one_record_of_several_sessions(tmp_path):
     assert several["best"] == one["best"]
     sessions = several["sessions"]
     assert [s["status"] for s in sessions] == ["interrupted", "interrupted", "finished"]
-    assert [(s["resumed"], s["first_epoch"]) for s in sessions] == [
-        (False, 0),
-        (True, 0),
-        (True, 1),
-    ]
+    began = [(s["resumed"], s["first_epoch"]) for s in sessions]
+    assert began == [(False, 0), (True, 0), (True, 1)]
     for name in ("wall_seconds", "processor_seconds"):
         assert several[name] == pytest.approx(sum(s[name] for s in sessions))
-    assert {p.name for p in (tmp_path / "a").iterdir()} == {
-        p.name for p in (tmp_path / "b").iterdir()
-    }
 
 
 def test_a_session_that_died_without_a_word_is_killed(tmp_path, monkeypatch):
@@ -150,25 +138,22 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
     assert kept["best"] == {"epoch": 1, "acc1": 3.0}
 
 
-def test_the_cause_of_a_failure_is_not_hidden_by_a_record_that_cannot_be_written(
-    tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("cause", [KeyError("the cause"), None])
+def test_the_cause_of_a_failure_is_not_hidden_by_its_record(tmp_path, monkeypatch, cause):
     def full(*_):
         raise UserError("the disk is full")
 
-    def end(cause):
-        record = new(config(record=str(tmp_path / f"{cause}.json")))
-        record.begin({})
-        monkeypatch.setattr(module, "atomic_write", full)
+    record = new(config(record=str(tmp_path / "r.json")))
+    record.begin({})
+    monkeypatch.setattr(module, "atomic_write", full)
+
+    def end():
         with recording(record):
             if cause:
                 raise cause
 
-    with pytest.raises(KeyError):
-        end(KeyError("the cause"))
-    monkeypatch.undo()
-    with pytest.raises(UserError, match="disk is full"):
-        end(None)
+    with pytest.raises(KeyError if cause else UserError):
+        end()
 
 
 @pytest.mark.parametrize(

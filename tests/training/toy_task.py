@@ -103,3 +103,12 @@ def train(cfg: TrainConfig, **kw) -> ToyTask:
     ckpt.seed_everything(cfg.run.seed, 0)
     fit(task, cfg, World())
     return task
+
+
+def same(a, b) -> bool:
+    """Whether two states are equal, tensors bit for bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b

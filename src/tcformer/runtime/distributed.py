@@ -32,7 +32,13 @@ from torch.distributed.rendezvous import rendezvous
 from tcformer.errors import UserError
 from tcformer.runtime.devices import World as World
 from tcformer.runtime.devices import choose_device
-from tcformer.runtime.failure import collective_timeout, end_workers, guard, quiet_stderr
+from tcformer.runtime.failure import (
+    collective_timeout,
+    end_workers,
+    guard,
+    quiet_stderr,
+    silence,
+)
 from tcformer.runtime.launcher import LaunchEnvironment, read_environment
 from tcformer.runtime.signals import STOP_SIGNALS, ignore_from_now_on, interrupt
 
@@ -63,7 +69,7 @@ def init_world(device: str = "auto", dist_url: str = "env://", timeout_minutes: 
     if env.size == 1:
         return World(device=choose_device(device, env), launcher=env.launcher)
     if env.rank != 0:
-        _silence_stdout()
+        _mute()
     timeout = timedelta(minutes=timeout_minutes)
     store = _meet(address, port, env, timeout)
     world = World(env.rank, env.local_rank, env.size, launcher=env.launcher, store=store)
@@ -216,14 +222,9 @@ def _meet(address: str, port: int, env: LaunchEnvironment, timeout: timedelta) -
     return PrefixStore(f"tcformer/attempt {attempt}", store)
 
 
-def _silence_stdout() -> None:
-    """Send this process's standard output nowhere, whoever writes it (C++ code included)."""
-    sys.stdout.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-    finally:
-        os.close(nowhere)
+def _mute() -> None:
+    """Send this process's standard output nowhere, whoever writes it."""
+    os.close(silence(1))
     if sys.stdout.fileno() != 1:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
     warnings.simplefilter("ignore")  # the main process shows them once

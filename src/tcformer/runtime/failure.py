@@ -2,9 +2,9 @@
 
 The first to fail leaves its rank in the store that all share, tells the cause and closes its
 connections; the others find them closed, see that the cause has been told, and end with the same
-status in silence. A process that vanishes (killed, or its machine is gone) tells nothing: whoever
-started the processes knows more and says it; only if nobody ends them do the others name the one
-that is missing. One that is alive but does not answer is given up after TCFORMER_TIMEOUT seconds.
+status in silence. A process that vanishes tells nothing: the launcher knows more and says it; only
+if nobody ends the others do they name the one that is missing. One that is alive but does not
+answer is given up after TCFORMER_TIMEOUT seconds.
 """
 
 from __future__ import annotations
@@ -83,9 +83,8 @@ def _fail(world: World, error: BaseException) -> NoReturn:
     status, message = _describe(error)
     with contextlib.suppress(Exception):
         sys.stdout.flush()
-        sys.stderr.flush()
     # Torch would dump the stacks of every broken connection there; only `told` is still shown.
-    told = _silence_stderr()
+    told = silence(2)
     trouble = trouble_with_others(error)
     first_rank, status = _claim_failure(world, status)
     end_workers()
@@ -107,8 +106,7 @@ def _fail(world: World, error: BaseException) -> NoReturn:
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Keep what C++ writes to the standard error stream off the screen; Python's goes with it."""
-    sys.stderr.flush()
-    kept = _silence_stderr()
+    kept = silence(2)
     try:
         yield
     finally:
@@ -116,10 +114,11 @@ def quiet_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _silence_stderr() -> int:
-    """Send stderr nowhere; a descriptor of what it was."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+def silence(descriptor: int) -> int:
+    """Send stdout (1) or stderr (2) nowhere, C++'s included; a descriptor of what it was."""
+    (sys.stdout if descriptor == 1 else sys.stderr).flush()
+    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
     os.close(nowhere)
     return kept
 
@@ -140,11 +139,10 @@ def _describe(error: BaseException) -> tuple[int, str]:
         return EXIT_REFUSED, f"error: the output cannot be written: {FULL}."
     if isinstance(error, KeyboardInterrupt):
         return 130, ""
-    if isinstance(error, SystemExit):
-        if isinstance(error.code, int):
-            return error.code, ""  # whoever raised it has said why
-        return EXIT_FAILED, str(error.code)
-    return EXIT_FAILED, "".join(traceback.format_exception(error))
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code, ""  # whoever raised it has said why
+    said = isinstance(error, SystemExit)
+    return EXIT_FAILED, str(error) if said else "".join(traceback.format_exception(error))
 
 
 def trouble_with_others(error: BaseException) -> str:
@@ -162,15 +160,14 @@ def sentence_about(missing: Sequence[int], size: int, trouble: str) -> str:
     who = " and ".join(map(str, missing[:4])) + (" and others" if len(missing) > 4 else "")
     many = len(missing) > 1
     named = f"process{'es' if many else ''} {who} of {size}" if missing else "another process"
-    if trouble == "gone":
-        verb = "are" if many else "is"
-        what = f"{named} {verb} gone without a word (killed, or the machine failed)"
-    else:
+    what = f"{'are' if many else 'is'} gone without a word (killed, or the machine failed)"
+    if trouble != "gone":
         what = (
-            f"{named} {'have' if many else 'has'} not answered for {collective_timeout():g} s "
+            f"{'have' if many else 'has'} not answered for {collective_timeout():g} s "
             f"(stopped, hanging, or out of reach; {TIMEOUT_VARIABLE} sets the seconds)"
         )
-    return f"error: {what}; the others end, and --resume auto goes on from the last checkpoint."
+    goes_on = "the others end, and --resume auto goes on from the last checkpoint"
+    return f"error: {named} {what}; {goes_on}."
 
 
 def _missing(world: World, trouble: str) -> str:
@@ -217,16 +214,14 @@ def _hang_up(world: World) -> None:
 
 def _until_all_know(world: World) -> None:
     """Wait, but not for long, until every process has learnt from the store who failed first."""
+    everybody = [f"{_HERE_KEY}/{rank}" for rank in range(world.size)]
     deadline = time.monotonic() + _PATIENCE
 
-    def ask() -> bool:
-        while time.monotonic() < deadline:
-            if all(world.store.check([f"{_HERE_KEY}/{rank}"]) for rank in range(world.size)):
-                break
+    def ask() -> None:
+        while time.monotonic() < deadline and not world.store.check(everybody):
             time.sleep(0.02)
-        return True
 
-    _within(_PATIENCE + 1, ask, True)
+    _within(_PATIENCE + 1, ask, None)
     time.sleep(0.1)  # the last of them has told its name, and now asks
 
 

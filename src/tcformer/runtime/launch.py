@@ -80,11 +80,7 @@ class Plan:
 
 
 def plan_from(num_processes: str, env: Mapping[str, str] = os.environ) -> Plan:
-    """Read the number of processes and the environment.
-
-    Raises:
-        UserError: a number is none, MASTER_ADDR is missing, or the wanted port is taken.
-    """
+    """Read the number of processes and the environment; a UserError where it makes no sense."""
     count = _positive("the number of GPUs or processes", num_processes)
     machines = _positive("NNODES", env.get("NNODES") or "1")
     machine = _positive("NODE_RANK", env.get("NODE_RANK") or "0", least=0)
@@ -108,8 +104,8 @@ def plan_from(num_processes: str, env: Mapping[str, str] = os.environ) -> Plan:
 def run(plan: Plan, command: Sequence[str]) -> int:
     """Run `command` in every process of the plan and return the status of the run.
 
-    0 if all succeeded, else the status of the first that did not (128 + n for a death by signal
-    n). Signals that mean "stop" are passed on to the processes, which save and leave.
+    That is 0, or the status of the first that failed (128 + n for a death by signal n). Signals
+    that mean "stop" are passed on to the processes, which save and leave.
     """
     received: list[int] = []
     processes: list[subprocess.Popen[bytes]] = []
@@ -187,7 +183,7 @@ def main(argv: Sequence[str]) -> int:
         plan = replace(plan, master_port=_any_free_port())
     command = [sys.executable, "-u", "-m", "tcformer", *argv[1:]]
     if plan.size == 1:
-        # Nobody to watch over: become the process, so that signals and status are its own.
+        # Become the process, so that signals and status are its own.
         _hold_ctrl_c()
         os.execve(sys.executable, command, plan.variables(0, os.environ))
     return run(plan, command)
@@ -228,9 +224,8 @@ def _is_free(port: int) -> bool:
 def _claim(port: int) -> bool:
     """Whether no other launcher is about to use the port.
 
-    The processes listen there only seconds later, once they have imported torch; a second run that
-    starts meanwhile would find it free and fail. A name in Linux's own space of sockets belongs to
-    one holder, needs no file, and is gone with its holder however that ends.
+    The processes listen there only seconds later, once they have imported torch. A name in Linux's
+    own space of sockets belongs to one holder and is gone with it, however that ends.
     """
     if sys.platform != "linux":
         return True

@@ -93,8 +93,7 @@ def _from_slurm(env: Mapping[str, str]) -> LaunchEnvironment:
 def speak_after_main(env: Mapping[str, str] = os.environ, patience: float = 3.0) -> None:
     """Before a process tells of its error: let the main process tell first, if it has the same.
 
-    A wrong option or a missing file is found by all processes at once. The others wait a moment,
-    and the launcher ends them as soon as the main process has failed, so one sentence is printed.
+    The launcher ends the others as soon as the main process has failed, so one sentence is printed.
     What only they have met, they tell after `patience` seconds.
     """
     slurm_rank = "0" if _is_batch_script(env) else env.get("SLURM_PROCID", "0")
@@ -107,10 +106,9 @@ def _is_batch_script(env: Mapping[str, str]) -> bool:
 
     A job that was submitted from inside a step inherits that step's variables (Slurm 22.05).
     """
-    if env.get("ENVIRONMENT") != "BATCH":
-        return False
-    if "SLURM_STEP_ID" not in env:
-        return True
+    batch = env.get("ENVIRONMENT") == "BATCH"
+    if not batch or "SLURM_STEP_ID" not in env:
+        return batch
     if step := _step_of(env.get("SLURM_TASK_PID", "")):
         return step == "batch"
     names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
@@ -135,10 +133,10 @@ def port_of_job(env: Mapping[str, str]) -> int:
 
     Within 12000..31999: free for users, and below the ports Linux hands out by itself.
     """
-    if not env.get("SLURM_JOB_ID", "").isdigit():
+    job, step = env.get("SLURM_JOB_ID", ""), env.get("SLURM_STEP_ID", "0")
+    if not job.isdigit():
         return DEFAULT_PORT
-    step = env.get("SLURM_STEP_ID", "0")
-    return 12000 + (int(env["SLURM_JOB_ID"]) * 7 + (int(step) if step.isdigit() else 0)) % 20000
+    return 12000 + (int(job) * 7 + (int(step) if step.isdigit() else 0)) % 20000
 
 
 def first_host(nodelist: str) -> str:
@@ -155,29 +153,22 @@ def expand_hostlist(nodelist: str) -> list[str]:
     Several brackets in a name expand with the last one running fastest, as Slurm does.
 
     Raises:
-        UserError: brackets that do not close or a range that is none.
+        UserError: brackets that do not match or a range that is none.
     """
+    name = r"(?:[^,\[\]]|\[\d+(?:-\d+)?(?:,\s*\d+(?:-\d+)?)*\])+"
+    if not re.fullmatch(rf"(?:{name}(?:,{name})*)?", nodelist):
+        raise UserError(f"the Slurm node list {nodelist!r} cannot be read.")
     hosts: list[str] = []
-    for name in re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", nodelist):
+    for each in re.findall(name, nodelist):
         expanded = [""]
-        for text, inner in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", name):
-            choices = [text] if text else _expand_ranges(inner, nodelist)
+        for text, inner in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", each):
+            choices = [] if inner else [text]
+            for low, high in re.findall(r"(\d+)(?:-(\d+))?", inner):
+                numbers = range(int(low), int(high or low) + 1)
+                choices += [str(number).zfill(len(low)) for number in numbers]
             expanded = [head + tail for head in expanded for tail in choices]
-        hosts.extend(expanded)
-    if nodelist.count("[") != nodelist.count("]") or re.search(r"\[[^\]]*\[|\][^\[]*\]", nodelist):
-        raise UserError(f"the Slurm node list {nodelist!r} has brackets that do not match.")
+        hosts += expanded
     return hosts
-
-
-def _expand_ranges(inner: str, nodelist: str) -> list[str]:
-    numbers: list[str] = []
-    for part in inner.split(","):
-        matched = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        if not matched:
-            raise UserError(f"the Slurm node list {nodelist!r} has an unreadable part {part!r}.")
-        low, high = matched[1], matched[2] or matched[1]
-        numbers += [str(n).zfill(len(low)) for n in range(int(low), int(high) + 1)]
-    return numbers
 
 
 def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -53,19 +53,31 @@ def command_line(words: Sequence[str], program: str = "tcformer") -> str:
     return " ".join([program, shlex.join(map(without_place, words))]).rstrip()
 
 
-def without_place(text: str) -> str:
-    """The last part of an absolute path, other text as it is: a record may be shown to anybody.
+def without_place(value: Any) -> Any:
+    """The last part of an absolute path, other values as they are: a record is for anybody.
 
-    `--option=/path/to/file` is understood too.
+    `--option=/path/to/file` is understood too, and whatever lists and mappings hold.
     """
-    option, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
-    return option + equals + (Path(value).name if value.startswith(("/", "~")) else value)
+    if isinstance(value, Mapping):
+        return {key: without_place(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_place(entry) for entry in value]
+    if not isinstance(value, str):
+        return value
+    option, equals, text = value.partition("=") if value.startswith("-") else ("", "", value)
+    return option + equals + (Path(text).name if text.startswith(("/", "~")) else text)
 
 
 def resident(entry: str) -> int | None:
     """Bytes of memory of this process, by the name Linux has for it ("VmRSS", "VmHWM")."""
     found = re.search(rf"^{entry}:\s*(\d+)", _text_of("/proc/self/status"), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
+
+
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Of this process, in bytes: resident memory, and what torch held on the GPU."""
+    on_gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return {"host_bytes": resident("VmHWM"), "gpu_bytes": on_gpu}
 
 
 def _text_of(path: str) -> str:

@@ -62,17 +62,11 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Run every step in every round, one after the other; seconds a call, round by round.
 
-    All steps make the same number of calls a turn and see the same inputs in a round.
-
-    Args:
-        steps: name -> what to call.
-        device: whose clock counts.
-        rounds: turns of each.
-        warmup: calls of each beforehand, besides one that tells how many calls fill a turn.
-        turn: seconds that a turn should last at least; by device when left out, one call if 0.
-        budget: seconds after which no further round begins (three are made in any case).
-        rest: seconds of sleep and one untimed call before each turn, for steps whose idle threads
-            slow the others down.
+    All steps make the same number of calls a turn and see the same inputs in a round. `warmup`
+    calls of each come beforehand. A turn lasts at least `turn` seconds: by device when left out,
+    one call if 0. After `budget` seconds no further round begins, but three are made in any case.
+    `rest` seconds of sleep and one untimed call precede each turn, for steps whose idle threads
+    slow the others down.
     """
     if not steps:
         return {}

@@ -111,12 +111,11 @@ def snapshot(state: TrainState, cfg: TrainConfig, world: World) -> dict[str, Any
     }
 
 
-def save(content: Mapping[str, Any], paths: Iterable[Path], world: World) -> None:
-    """Write a snapshot under each of the names, whole or not at all; the main process does it."""
-    if world.is_main:
-        plain = _of_content_alone(dict(content))
-        for path in paths:
-            atomic_write(path, lambda stream: torch.save(plain, stream))
+def save(content: Mapping[str, Any], paths: Iterable[Path]) -> None:
+    """Write a snapshot under each of the names, whole or not at all; for the main process."""
+    plain = _of_content_alone(dict(content))
+    for path in paths:
+        atomic_write(path, lambda stream: torch.save(plain, stream))
 
 
 def _of_content_alone(value: Any) -> Any:

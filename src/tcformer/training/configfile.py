@@ -39,11 +39,7 @@ class _NotASettingError(Exception):
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
-    """All settings of a config file, `find_config(path)`.
-
-    Raises:
-        UserError: no such file, or the file cannot be read as a configuration.
-    """
+    """All settings of the config file `find_config(path)`; see `read_config`."""
     return read_config(find_config(path))
 
 
@@ -56,9 +52,9 @@ def find_config(path: str | Path) -> Path:
     package = Path(__file__).parents[1]
     # Inside an installed wheel, or beside `src` in a clone.
     roots = [r for r in (package / "configs", package.parents[1] / "configs") if r.is_dir()]
-    for root in roots if inside.name else ():
-        for name in (inside, inside.with_name(inside.name + ".py")):
-            if not path.is_absolute() and os.path.isfile(root / name):
+    for root in roots if not path.is_absolute() else ():
+        for name in (inside, Path(f"{inside}.py")):
+            if os.path.isfile(root / name):
                 return root / name
     shipped = [f"configs/{p.relative_to(r).as_posix()}" for r in roots for p in r.rglob("*.py")]
     near = nearest(path.as_posix(), shipped)
@@ -128,7 +124,7 @@ def _assign(statement: ast.stmt, names: dict[str, Any]) -> None:
         case ast.Assign(targets=targets, value=value):
             pass
         case _:
-            raise _NotASettingError(statement, f"stands {_kind(statement)}")
+            raise _NotASettingError(statement, f"stands {_code(statement)}")
     result = _value(value, names)
     for target in targets:
         match target:
@@ -137,7 +133,7 @@ def _assign(statement: ast.stmt, names: dict[str, Any]) -> None:
             case ast.Subscript(value=ast.Name(id=name)) if isinstance(names.get(name), dict):
                 names[name][_key(target.slice, names)] = result
             case _:
-                raise _NotASettingError(target, f"the value goes to {_kind(target)}")
+                raise _NotASettingError(target, f"the value goes to {_code(target)}")
 
 
 def _key(node: ast.expr, names: dict[str, Any]) -> str | int:
@@ -184,7 +180,7 @@ def _value(node: ast.expr, names: dict[str, Any]) -> Any:
                     raise _NotASettingError(node, "stands a power with an exponent of 100 or more")
                 value = _ARITHMETIC[type(op)](one, other)
             case _:
-                raise _NotASettingError(node, f"stands {_kind(node)}")
+                raise _NotASettingError(node, f"stands {_code(node)}")
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         text = " ".join(str(error).split())[:100]
         raise _NotASettingError(node, f"{type(error).__name__} is raised ({text})") from None
@@ -196,17 +192,5 @@ def _value(node: ast.expr, names: dict[str, Any]) -> Any:
     return value
 
 
-_KINDS = {
-    ast.Import: "an import",
-    ast.ImportFrom: "an import",
-    ast.FunctionDef: "a function",
-    ast.Lambda: "a function",
-    ast.ClassDef: "a class",
-    ast.Call: "a call",
-    ast.Attribute: "an attribute of an object",
-    ast.JoinedStr: "an f-string",
-}
-
-
-def _kind(node: ast.AST) -> str:
-    return _KINDS.get(type(node), f"Python code ({type(node).__name__})")
+def _code(node: ast.AST) -> str:
+    return f"Python code ({type(node).__name__})"

@@ -198,31 +198,33 @@ class _Run:
     def _update(self, here: Step) -> None:
         """One step of the optimizer with the gradients at hand."""
         state, precision = self.state, self.state.precision
+        stepped = True
         if not precision.scales:
             state.optimizer.step()
-        elif not precision.step(state.optimizer, state.model, self.cfg.optimization.clip_grad):
-            # Averaged gradients are the same everywhere, so every process comes here.
-            if precision.exhausted:
-                self.nonfinite.handle(here)
-            else:
-                state.skips.overflow += 1
-                state.skips.epoch_overflow += 1
-            state.optimizer.zero_grad(set_to_none=True)
-            return
+        else:
+            clip_grad = self.cfg.optimization.clip_grad
+            stepped = precision.step(state.optimizer, state.model, clip_grad)
+        # Averaged gradients are the same everywhere, so every process takes the same branch.
+        if not stepped and precision.exhausted:
+            self.nonfinite.handle(here)
+        elif not stepped:
+            state.skips.overflow += 1
+            state.skips.epoch_overflow += 1
         state.optimizer.zero_grad(set_to_none=True)
-        state.ema.update(state.model)
+        if stepped:
+            state.ema.update(state.model)
 
     def _tell_averages(self, meters: MetricLogger, updates: int) -> None:
         """The published line, and how many updates of the epoch were left out, if any."""
-        skips = self.state.skips
-        left_out = f"  skipped: {skips.in_epoch}/{updates}" if skips.in_epoch else ""
+        overflow, nonfinite = self.state.skips.epoch_overflow, self.state.skips.epoch_nonfinite
+        skipped = overflow + nonfinite
+        left_out = f"  skipped: {skipped}/{updates}" if skipped else ""
         logger.info(f"Averaged stats: {meters}{left_out}")
-        if skips.in_epoch == updates:
+        if skipped == updates:
             logger.info(
-                f"NOTICE: all {updates} updates of this epoch were left out "
-                f"({skips.epoch_overflow} by the loss scaler, {skips.epoch_nonfinite} by "
-                "--skip-nonfinite), so the weights are those of the epoch before; lower --lr, give "
-                "--clip-grad, or --amp bf16 or off.",
+                f"NOTICE: all {updates} updates of this epoch were left out ({overflow} by the "
+                f"loss scaler, {nonfinite} by --skip-nonfinite), so the weights are those of the "
+                "epoch before; lower --lr, give --clip-grad, or --amp bf16 or off."
             )
 
     def save_epoch(self) -> None:
@@ -259,19 +261,13 @@ class _Run:
             "epoch": epoch,
             "n_parameters": count_parameters(state.model),
             **task.epoch_facts(),
-            **self._skipped(),
         }
+        if state.precision.scaler.is_enabled():
+            numbers["skipped_overflow"] = state.skips.epoch_overflow
+        if cfg.optimization.skip_nonfinite:
+            numbers["skipped_nonfinite"] = state.skips.epoch_nonfinite
         self.log.write(numbers)
         current().epoch(numbers)
-
-    def _skipped(self) -> dict[str, int]:
-        """Updates of the epoch that were left out, by reason, where there may be any."""
-        skips, facts = self.state.skips, {}
-        if self.state.precision.scaler.is_enabled():
-            facts["skipped_overflow"] = skips.epoch_overflow
-        if self.cfg.optimization.skip_nonfinite:
-            facts["skipped_nonfinite"] = skips.epoch_nonfinite
-        return facts
 
     def _evaluate(self) -> dict[str, float]:
         log = self._meters(self.state.epoch, "test")
@@ -283,19 +279,23 @@ class _Run:
         return result
 
     def _farewell(self) -> str:
-        if not self.cfg.run.output_dir:
-            return f"Stopped by {interrupt.reason}; nothing saved, --output_dir is empty."
-        return f"Stopped by {interrupt.reason}; saved {Path(self.cfg.run.output_dir) / ckpt.LAST}."
+        folder = self.cfg.run.output_dir
+        saved = (
+            f"saved {Path(folder) / ckpt.LAST}"
+            if folder
+            else "nothing saved, --output_dir is empty"
+        )
+        return f"Stopped by {interrupt.reason}; {saved}."
 
     def _save(self, *names: str) -> None:
-        if self.cfg.run.output_dir:
-            refuse_nonfinite_weights(self.state, self.cfg.run.output_dir)
+        if folder := self.cfg.run.output_dir:
+            refuse_nonfinite_weights(self.state, folder)
             content = ckpt.snapshot(self.state, self.cfg, self.world)
             content["about"] = self.task.about()
-            paths = [Path(self.cfg.run.output_dir) / name for name in names]
+            paths = [Path(folder) / name for name in names]
             if self.world.is_main:
                 spare(paths, self.state)
-            ckpt.save(content, paths, self.world)
+                ckpt.save(content, paths)
 
     def _save_best_weights(self) -> None:
         if self.cfg.run.output_dir and self.world.is_main:
@@ -332,7 +332,7 @@ def build_state(task: Task, cfg: TrainConfig, world: World) -> TrainState:
 
 def reset_meters(state: TrainState) -> None:
     """Start the averages and counts of an epoch."""
-    state.skips.new_epoch()
+    state.skips.epoch_nonfinite = state.skips.epoch_overflow = 0
     state.meters = {"lr": SmoothedValue("{value:.6f}"), "loss": SmoothedValue()}
 
 

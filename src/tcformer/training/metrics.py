@@ -40,8 +40,7 @@ OnProgress = Callable[[Progress], None]
 class SmoothedValue:
     """A series of numbers: the median and mean of the last 20, and the mean of all; NaN of none.
 
-    "All" is a pair (sum, count), so that series of several processes or of an interrupted epoch
-    can be put together before the one division.
+    "All" is a sum and a count, so that series of several processes can be put together.
     """
 
     def __init__(self, fmt: str = "{median:.4f} ({global_avg:.4f})", window: int = 20) -> None:
@@ -101,15 +100,6 @@ class Skips:
     epoch_nonfinite: int = 0
     epoch_overflow: int = 0
 
-    def new_epoch(self) -> None:
-        """Count anew what is counted by epoch."""
-        self.epoch_nonfinite = self.epoch_overflow = 0
-
-    @property
-    def in_epoch(self) -> int:
-        """All of this epoch."""
-        return self.epoch_nonfinite + self.epoch_overflow
-
 
 @dataclass
 class MetricLogger:
@@ -149,22 +139,15 @@ class MetricLogger:
             yield step, batch
             step_time.update(time.monotonic() - end)
             if step % PRINT_EVERY == 0 or step == steps - 1:
-                eta = int(step_time.global_avg * (steps - 1 - step))
-                parts = [
-                    header,
-                    f"[{step:>{width}}/{steps}]",
-                    f"eta: {datetime.timedelta(seconds=eta)}",
-                    *([str(self)] if self.meters else []),
-                    f"time: {step_time}",
-                    f"data: {data_time}",
-                    f"max mem: {peak_memory_mib(self.world.device):.0f}",
-                ]
-                logger.info("  ".join(parts))
+                place = f"{header}  [{step:>{width}}/{steps}]"
+                eta = f"eta: {hms(step_time.global_avg * (steps - 1 - step))}"
+                times = f"time: {step_time}  data: {data_time}"
+                memory = f"max mem: {peak_memory_mib(self.world.device):.0f}"
+                logger.info("  ".join(filter(None, [place, eta, str(self), times, memory])))
             if self.on_progress and self.world.is_main:
-                values = {name: meter.value for name, meter in self.meters.items()}
-                self.on_progress(
-                    Progress(self.phase, self.epoch, self.epochs, step + 1, steps, values)
-                )
+                now = {name: meter.value for name, meter in self.meters.items()}
+                progress = Progress(self.phase, self.epoch, self.epochs, step + 1, steps, now)
+                self.on_progress(progress)
             end = time.monotonic()
         total = time.monotonic() - began
         each = total / max(steps - start, 1)

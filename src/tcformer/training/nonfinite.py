@@ -172,7 +172,7 @@ class NonFiniteSteps:
                 atomic_write(record, lambda stream: stream.write(text.encode()))
                 said = f"the circumstances are in {record}"
                 if content is not None:
-                    ckpt.save(content, [state_file], self.world)
+                    ckpt.save(content, [state_file])
                     said += f", and --resume {state_file} repeats the step"
             except UserError as error:
                 said = f"{said}, but {error}" if said else str(error)

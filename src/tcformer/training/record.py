@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, check_writable, make_folder, parse_json, read_whole
 from tcformer.runtime import provenance
@@ -128,7 +126,7 @@ class RunRecord:
             "status": "running",
             **{**about, **self.also},
             "seed": self._cfg.seed,
-            "config": _without_places(self._config),
+            "config": provenance.without_place(self._config),
             "best": None,
             "wall_seconds": 0.0,
             "processor_seconds": 0.0,
@@ -161,7 +159,8 @@ class RunRecord:
             return
         self._session["status"] = status
         if reason:
-            self._session["reason"] = _told_without_places(reason)
+            # Absolute paths keep their last part only.
+            self._session["reason"] = re.sub(r"(^|[\s'\"=(,])[~/]\S*/(?=\S)", r"\1", reason)
         now = datetime.datetime.now(datetime.UTC)
         self._session["ended"] = now.strftime("%Y-%m-%d %H:%M UTC")
         assert self.path is not None
@@ -191,7 +190,7 @@ class RunRecord:
         content, session = self._content, self._session
         session["wall_seconds"] = round(time.monotonic() - self._started, 3)
         session["processor_seconds"] = round(_processor_seconds() - self._worked, 3)
-        session["peak_memory"] = _peak_memory(self._world.device)
+        session["peak_memory"] = provenance.peak_memory(self._world.device)
         content["status"] = session["status"]
         for name in ("wall_seconds", "processor_seconds"):
             # Sessions recorded by earlier versions lack the second.
@@ -298,27 +297,4 @@ def _best(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | No
 
 def _processor_seconds() -> float:
     """Of the main process, all its threads, and the loader processes that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
-def _peak_memory(device: torch.device) -> dict[str, int | None]:
-    """Of the main process, in bytes: resident memory, and what torch held on the GPU."""
-    on_gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"host_bytes": provenance.resident("VmHWM"), "gpu_bytes": on_gpu}
-
-
-def _without_places(value: Any) -> Any:
-    """The values of a configuration; a path may hold spaces."""
-    if isinstance(value, str):
-        return provenance.without_place(value)
-    if isinstance(value, Mapping):
-        return {key: _without_places(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_places(entry) for entry in value]
-    return value
-
-
-def _told_without_places(text: str) -> str:
-    """A sentence in which absolute paths keep their last part only."""
-    return re.sub(r"(^|[\s'\"=(,])[~/]\S*/(?=\S)", r"\1", text)
+    return sum(os.times()[:4])
