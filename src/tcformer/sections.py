@@ -13,6 +13,7 @@ of sections: the whole configuration of one program.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -204,9 +205,8 @@ def typed(kind: Any, value: Any, told: str) -> Any:
         kind = typing.get_args(kind)[0]
     several = typing.get_origin(kind) in (Union, types.UnionType)
     for one in typing.get_args(kind) if several else (kind,):
-        fits, result = _fit(one, value)
-        if fits:
-            return result
+        with contextlib.suppress(TypeError, ValueError):
+            return _fit(one, value)
     if typing.get_origin(kind) is Literal:
         known = [str(one) for one in typing.get_args(kind)]
         near = {one.lower(): one for one in known}.get(nearest(str(value).lower(), known) or "")
@@ -216,24 +216,22 @@ def typed(kind: Any, value: Any, told: str) -> Any:
     raise UserError(f"{told} {shown(value)}, but {meant} is meant.")
 
 
-def _fit(kind: Any, value: Any) -> tuple[bool, Any]:
-    """Whether `value` may stand for `kind`, and what it becomes."""
-    if typing.get_origin(kind) is Literal:
-        return isinstance(value, str) and value in typing.get_args(kind), value
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            return False, None
+def _fit(kind: Any, value: Any) -> Any:
+    """What `value` becomes as a `kind`; a TypeError or ValueError where it is none."""
+    origin = typing.get_origin(kind)
+    if origin is tuple and isinstance(value, (list, tuple)):
         inner = typing.get_args(kind)
-        kinds = [inner[0]] * len(value) if inner[-1] is ... else list(inner)
-        if len(kinds) != len(value):
-            return False, None
-        fits = [_fit(k, v) for k, v in zip(kinds, value, strict=True)]
-        return all(ok for ok, _ in fits), tuple(v for _, v in fits)
-    if isinstance(value, bool) and kind is not bool:
-        return False, None
-    if kind is float and isinstance(value, int):
-        return abs(value) < 1e300, float(value) if abs(value) < 1e300 else value
-    return isinstance(value, kind), value
+        kinds = [inner[0]] * len(value) if inner[-1] is ... else inner
+        return tuple(_fit(k, v) for k, v in zip(kinds, value, strict=True))
+    if kind is float and type(value) is int and abs(value) < 1e300:
+        return float(value)
+    if origin is Literal:
+        fits = isinstance(value, str) and value in typing.get_args(kind)
+    else:
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if not fits:
+        raise TypeError
+    return value
 
 
 def _check_range(name: str, kind: Any, value: Any) -> None:

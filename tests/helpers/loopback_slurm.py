@@ -182,7 +182,7 @@ class LoopbackSlurm:
             "SlurmdParameters": "config_overrides",  # believe the core counts below
             "ReturnToService": 2,
             "JobRequeue": 1,
-            "KillWait": 5,
+            "KillWait": 3,
             "InactiveLimit": 0,
             "MpiDefault": "none",
             "GresTypes": "gpu",

@@ -46,7 +46,9 @@ sys.exit(75)
 
 RUN = """
 import json, sys
+from tcformer.runtime import launch
 from tcformer.runtime.launch import Plan, run
+launch._GRACE_AFTER_FAILURE = 0.5  # the workers would wait for 30 s
 sys.exit(run(Plan(**json.loads(sys.argv[1])), [sys.executable, "-c", *sys.argv[2:]]))
 """
 

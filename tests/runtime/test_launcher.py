@@ -28,13 +28,9 @@ def test_alone_without_a_launcher():
 
 def test_torchrun():
     env = {
-        "RANK": "5",
-        "WORLD_SIZE": "8",
-        "LOCAL_RANK": "1",
-        "LOCAL_WORLD_SIZE": "4",
-        "MASTER_ADDR": "gpu1",
-        "MASTER_PORT": "1234",
-    }
+        "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4",
+        "MASTER_ADDR": "gpu1", "MASTER_PORT": "1234",
+    }  # fmt: skip
     expected = LaunchEnvironment("torchrun", 5, 1, 8, 4, "gpu1", 1234)
     assert read_environment(env) == expected
     assert read_environment(env | STEP) == expected, "torchrun inside Slurm comes first"

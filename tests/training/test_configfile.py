@@ -3,8 +3,6 @@
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tcformer.errors import UserError
 from tcformer.training.configfile import read_config
@@ -129,33 +127,3 @@ def test_what_is_no_file(tmp_path):
         read_config(tmp_path)
     with pytest.raises(UserError, match="No such file"):
         read_config(tmp_path / "none.py")
-
-
-EXPRESSIONS = st.recursive(
-    st.sampled_from(["1", "2.5", "None", "'a'", "x", "True", "open", "0", "1e308", "99"]),
-    lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from("+-*/%|^"), inner).map(" ".join),
-        st.tuples(inner, inner).map("({0[0]}) ** ({0[1]})".format),
-        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
-        st.lists(inner, max_size=3).map(lambda items: f"({', '.join(items)},)"),
-        inner.map("dict(a={})".format),
-        inner.map("{{**({})}}".format),
-        inner.map("int({})".format),
-        inner.map("x[{}]".format),
-        inner.map("({}).__class__".format),
-        inner.map("open({})".format),
-    ),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(st.lists(st.tuples(st.sampled_from(["x", "cfg", "cfg['a']"]), EXPRESSIONS), max_size=5))
-def test_any_expression_gives_settings_or_a_sentence(tmp_path, lines):
-    text = "\n".join(f"{name} = {value}" for name, value in lines)
-    told = ""
-    try:
-        assert isinstance(read(tmp_path, text), dict)
-    except UserError as error:
-        told = str(error)
-    assert "\n" not in told

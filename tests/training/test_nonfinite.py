@@ -64,6 +64,11 @@ def state_of(folder):
     return safe_torch_load(folder / "checkpoint.pth")
 
 
+def rows_of(folder):
+    lines = (folder / "log.txt").read_text().splitlines()
+    return [json.loads(line, parse_constant=pytest.fail) for line in lines]  # strict JSON: no NaN
+
+
 def test_the_circumstances_are_kept(tmp_path):
     with pytest.raises(NotFinite) as stopped:
         run(config(output_dir=str(tmp_path), epochs=2), nan=[(1, 3)])
@@ -142,7 +147,7 @@ def test_one_more_than_allowed_ends_the_run(tmp_path):
         NotFinite, match=r"Loss is nan, stopping training after 2 skipped \(epoch 1"
     ):
         run(cfg, nan=[(0, 1), (0, 4), (1, 0)])
-    rows = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    rows = rows_of(tmp_path)
     assert [row["skipped_nonfinite"] for row in rows] == [2]
     assert math.isfinite(rows[0]["train_loss"])
 
@@ -191,7 +196,7 @@ def test_the_loss_scalers_skips_are_counted(tmp_path, capsys):
     task.limit = 2.0**13  # 65536 is halved three times
     before = {k: v.clone() for k, v in task.model.state_dict().items()}
     fit(task, cfg, World())
-    rows = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    rows = rows_of(tmp_path)
     assert [row["skipped_overflow"] for row in rows] == [3, 0]
     content = state_of(tmp_path)
     assert content["skips"]["overflow"] == 3
@@ -215,7 +220,7 @@ def test_an_epoch_of_skips_alone_has_no_loss(tmp_path, capsys):
     run(
         config(output_dir=str(tmp_path), epochs=1, skip_nonfinite=9), nan=[(0, n) for n in range(5)]
     )
-    row = json.loads((tmp_path / "log.txt").read_text(), parse_constant=pytest.fail)
+    (row,) = rows_of(tmp_path)
     assert row["train_loss"] is None
     assert row["skipped_nonfinite"] == 5
     assert "NOTICE: all 5 updates" in capsys.readouterr().out
@@ -228,5 +233,5 @@ def test_a_validation_loss_that_is_not_finite_is_null_in_the_log(tmp_path):
 
     cfg = config(output_dir=str(tmp_path), epochs=1)
     fit(Blind(cfg), cfg, World())
-    row = json.loads((tmp_path / "log.txt").read_text(), parse_constant=pytest.fail)
+    (row,) = rows_of(tmp_path)
     assert row["test_loss"] is None

@@ -146,19 +146,6 @@ def test_killed_between_the_two_files_of_an_epoch(tmp_path, monkeypatch):
         assert same(one["ranks"], two["ranks"])
 
 
-def test_a_damaged_last_checkpoint_is_named_and_left_out(tmp_path, capsys):
-    cfg = config(output_dir=str(tmp_path), save_every=1)
-    train(cfg)
-    file = tmp_path / "checkpoint.pth"
-    file.write_bytes(file.read_bytes()[:1000])
-    path, content = ckpt.find_latest(tmp_path)
-    assert path.name == "checkpoint_2.pth"
-    assert content["epoch"] == 2
-    said = capsys.readouterr().out
-    assert str(file) in said
-    assert "NOTICE" in said
-
-
 def test_a_missing_path_is_an_error():
     with pytest.raises(UserError, match=r"--resume /nowhere/x.pth does not exist.*--resume auto"):
         train(config(resume="/nowhere/x.pth", epochs=1))

@@ -86,16 +86,8 @@ def read_config(path: Path) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise UserError(f"{path} must hold one JSON object.")
         return values
-    merged: dict[str, Any] = {}
-    for name, value in _assignments(path, text).items():
-        if isinstance(value, dict) and not name.startswith("__"):
-            merged.update(value)
-    return merged
-
-
-def _assignments(path: Path, text: str) -> dict[str, Any]:
-    """The top-level names of a Python file with their values."""
     names: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of doubtful backslashes
@@ -112,7 +104,10 @@ def _assignments(path: Path, text: str) -> dict[str, Any]:
     except (ValueError, RecursionError, MemoryError) as error:  # a zero byte, a million brackets
         what = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
         raise UserError(f"{path} cannot be read: {what}.") from None
-    return names
+    for name, value in names.items():
+        if isinstance(value, dict) and not name.startswith("__"):
+            merged |= value
+    return merged
 
 
 def _assign(statement: ast.stmt, names: dict[str, Any]) -> None:

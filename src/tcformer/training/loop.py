@@ -198,21 +198,15 @@ class _Run:
     def _update(self, here: Step) -> None:
         """One step of the optimizer with the gradients at hand."""
         state, precision = self.state, self.state.precision
-        stepped = True
-        if not precision.scales:
-            state.optimizer.step()
-        else:
-            clip_grad = self.cfg.optimization.clip_grad
-            stepped = precision.step(state.optimizer, state.model, clip_grad)
+        if precision.step(state.optimizer, state.model, self.cfg.optimization.clip_grad):
+            state.ema.update(state.model)
         # Averaged gradients are the same everywhere, so every process takes the same branch.
-        if not stepped and precision.exhausted:
+        elif precision.exhausted:
             self.nonfinite.handle(here)
-        elif not stepped:
+        else:
             state.skips.overflow += 1
             state.skips.epoch_overflow += 1
         state.optimizer.zero_grad(set_to_none=True)
-        if stepped:
-            state.ema.update(state.model)
 
     def _tell_averages(self, meters: MetricLogger, updates: int) -> None:
         """The published line, and how many updates of the epoch were left out, if any."""

@@ -165,7 +165,10 @@ class Precision:
     def step(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, max_norm: float | None
     ) -> bool:
-        """Unscale the gradients, clip and update; False if they overflowed and nothing was done."""
+        """Update, and clip the gradients of a scaled loss; False if they overflowed."""
+        if not self.scales:
+            optimizer.step()
+            return True
         before = self.scaler.get_scale()
         self.scaler.unscale_(optimizer)
         if max_norm is not None:
