@@ -6,10 +6,14 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from importlib import util
 from pathlib import Path
 
 import pytest
+
+NASTY = ("<b>bold</b>", "a \"quoted\" & 'named' class", "x" * 200)
+"""Names of classes that a page could take for its own."""
 
 FLAGS = [
     "--no-sandbox",  # the tests may run as root
@@ -24,43 +28,49 @@ FLAGS = [
 # In the server's process, every address that is not this machine's is written down and refused.
 WATCH = """
 import os, socket
-allowed = ("127.", "::1", "localhost", "0.0.0.0")
-def watched(real, pick):
+allowed = ("127.", "::1", "localhost", "0.0.0.0", "/")
+def watched(name, place):
+    real = getattr(socket.socket if place else socket, name)
     def call(*args, **kwargs):
-        address = pick(args)
-        if isinstance(address, (tuple, list)):
-            address = address[0]
-        if isinstance(address, bytes):
-            address = address.decode()
-        if isinstance(address, str) and address and not address.startswith((*allowed, "/")):
+        address = args[place]
+        address = address[0] if isinstance(address, (tuple, list)) else address
+        address = address.decode() if isinstance(address, bytes) else address
+        if isinstance(address, str) and address and not address.startswith(allowed):
             with open(os.environ["TCFORMER_TEST_CALLS"], "a") as file:
                 file.write(f"{address}\\n")
             raise OSError(f"the test allows no connection to {address}")
         return real(*args, **kwargs)
-    return call
-socket.socket.connect = watched(socket.socket.connect, lambda args: args[1])
-socket.socket.connect_ex = watched(socket.socket.connect_ex, lambda args: args[1])
-socket.getaddrinfo = watched(socket.getaddrinfo, lambda args: args[0])
+    setattr(socket.socket if place else socket, name, call)
+watched("connect", 1), watched("connect_ex", 1), watched("getaddrinfo", 0)
 """
 
 
-def require_gradio():
-    if util.find_spec("gradio") is None:
-        pytest.skip("Gradio is not installed (extra `serve`)")
-
-
-def chromium() -> str:
+@contextmanager
+def chromium(profile: Path):
+    """The system's Chromium, as a context of Playwright's."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if util.find_spec("playwright") is None or path is None:
         pytest.skip("needs playwright and a chromium on the path")
-    return path
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(profile),
+            executable_path=path,
+            headless=True,
+            args=FLAGS,
+            viewport={"width": 1360, "height": 950},
+        )
+        yield context
+        context.close()
 
 
 class Served:
     """A `tcformer serve` of its own process, with what it said and whom it called."""
 
     def __init__(self, folder: Path, *options: str):
-        require_gradio()
+        if util.find_spec("gradio") is None:
+            pytest.skip("Gradio is not installed (extra `serve`)")
         (folder / "sitecustomize.py").write_text(WATCH)
         self.calls, self.errors = folder / "calls", folder / "stderr"
         environment = {

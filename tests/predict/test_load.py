@@ -16,7 +16,7 @@ from tcformer.data import TransformSpec, eval_transform
 from tcformer.errors import UserError
 from tcformer.models import SemanticFPN
 from tcformer.predict import Preprocessing, load
-from tcformer.weights.metadata import merging_of, save_weights
+from tcformer.weights.metadata import save_weights
 
 NAMES = ["blue", "green", "red"]
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
@@ -95,21 +95,19 @@ def test_classes_without_names_go_by_number(network, tmp_path, classes, names, n
 
 def test_without_weights_the_network_is_random_the_same_each_time_and_says_so():
     state = torch.get_rng_state()
-    one, two = load("tcformerv2_nano"), load("tcformerv2_nano")
+    one, two = load("tcformer_nano"), load("tcformer_nano")
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(scores(one), scores(two))
     assert "random" in one.notes[0]
     assert one.source is None
 
 
-def test_other_ways_of_merging_are_read_and_a_name_overrules_them(tmp_path):
-    path = tmp_path / "a.safetensors"
-    network = create_model("tcformer_nano", num_classes=2, keep_ratio=0.5, in_chans=1)
-    loaded = saved(network, path, input_size=32)
-    assert merging_of(loaded.network) == merging_of(network) != {}
+def test_a_file_for_gray_pictures(tmp_path):
+    """`weights/test_metadata.py` has other ways of merging."""
+    network = create_model("tcformer_nano", num_classes=2, in_chans=1)
+    loaded = saved(network, tmp_path / "a.safetensors", input_size=32)
     assert loaded.preprocessing.in_chans == 1
     assert scores(loaded).shape == (1, 2)
-    assert merging_of(load("tcformer_nano", path).network) == {}
     # A map of tokens takes the whole picture as it is.
     assert loaded.tokens(np.asarray(PICTURE))[0].layout.grid_size == (13, 18)
 
@@ -158,21 +156,19 @@ def test_a_hub_folder_is_read_with_its_preprocessing(tmp_path, network):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("arguments", "words"),
     [
-        ("[]", "not a configuration"),
-        ("[" * 100_000, "not a configuration"),
-        ('{"architecture": "tcformer_nano", "model_args": 3}', "not a configuration"),
-        ('{"architecture": "tcformer_nano", "model_args": {"k": "many"}}', "cannot be built|k"),
-        (
-            '{"architecture": "tcformer_nano", "model_args": {"checkpoint_path": "/etc/passwd"}}',
-            "'checkpoint_path' is not an argument",
-        ),
-        ('{"architecture": "tcformer_nano", "model_args": {"depths": [9, 9, 9, 9]}}', "'depths'"),
+        (None, "not a configuration"),
+        (3, "not a configuration"),
+        ({"k": "many"}, "cannot be built|k"),
+        ({"checkpoint_path": "/etc/passwd"}, "'checkpoint_path' is not an argument"),
+        ({"depths": [9, 9, 9, 9]}, "'depths'"),
     ],
 )
-def test_a_folders_configuration_can_build_nothing_else(network, tmp_path, content, words):
+def test_a_folders_configuration_can_build_nothing_else(network, tmp_path, arguments, words):
     save_weights(network, tmp_path / "model.safetensors")
+    config = {"architecture": "tcformer_nano", "model_args": arguments}
+    content = "[" * 100_000 if arguments is None else json.dumps(config)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=words):
         load(checkpoint=tmp_path)

@@ -2,44 +2,21 @@
 
 import io
 import re
-import signal
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from serving import Served
+from serving import NASTY
 
 from tcformer import viz
 from tcformer.drawn import house
 from tcformer.predict import load
-from tcformer.weights.metadata import save_weights
-from tcformer.zoo import create_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 V1, V2 = "tcformer_nano (random)", "tcformerv2_nano (random)"
 OWN = "own.safetensors"
-NASTY = ("<b>bold</b>", "a \"quoted\" & 'named' class", "x" * 200)
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("serve")
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = create_model("tcformerv2_nano", num_classes=len(NASTY))
-    file = folder / OWN
-    save_weights(
-        model.state_dict(), file, {"model": "tcformerv2_nano", "classes": "\n".join(NASTY)}
-    )
-    options = ["--model", "tcformer_nano", "tcformerv2_nano", "--max-upload", "1"]
-    running = Served(folder, *options, "--checkpoint", str(file))
-    yield running
-    running.close()
-    assert running.called() == []
-    assert running.errors.read_text() == ""
 
 
 class Tab:
@@ -335,16 +312,3 @@ def test_it_fits_a_phone(tab):
     frame.scroll_into_view_if_needed()
     frame.dispatch_event("click", {"clientX": 150, "clientY": 300})
     assert tab.text(".tcf-token").endswith(", pinned")
-
-
-def test_ctrl_c_ends_it_while_a_tab_is_open(browser, served):
-    """The last test of this server."""
-    open_tab = browser.new_page()
-    open_tab.goto(served.url)
-    open_tab.locator(".tcf-map[data-ready]").wait_for()
-    status, printed, seconds = served.stop(signal.SIGINT)
-    assert status == 0
-    assert printed == "stopped\n"
-    assert served.errors.read_text() == ""
-    assert seconds < 30  # of which the interpreter's own end takes most
-    open_tab.close()

@@ -80,14 +80,15 @@ def test_hosts(host, alone, url):
     assert server.address(host, 80) == url
 
 
-def test_a_second_signal_ends_the_process_the_usual_way():
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_the_usual_way(number):
+    before = signal.getsignal(number)
     end = threading.Event()
     with server._stopping(end):
-        assert signal.getsignal(signal.SIGINT) is not before
-        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(number) is not before
+        signal.raise_signal(number)
         assert end.is_set()
-        assert signal.getsignal(signal.SIGINT) is before
+        assert signal.getsignal(number) is before
 
 
 def test_the_desk_finishes_what_it_began_and_begins_nothing_after():

@@ -33,12 +33,9 @@ NOBODY = Boxes(np.zeros((0, 4)), ())
 
 
 class KnownBoxes(dict[str, Boxes]):
-    """Boxes by the name of their picture; where a file has no names, by its number.
+    """Boxes by the name of their picture; where the file at `path` has no names, by its number.
 
-    Args:
-        path: of the file they come from.
-        boxes: by name or number.
-        left_out: what of the file is nobody.
+    `left_out` counts what of the file is nobody.
     """
 
     def __init__(self, path: str, boxes: Mapping[str, Boxes], left_out: LeftOut) -> None:
@@ -162,14 +159,10 @@ DETECTOR = "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
 
 
 class Detector:
-    """torchvision's Faster R-CNN, asked for people.
+    """torchvision's Faster R-CNN, asked for people of at least the score `threshold`.
 
-    Args:
-        weights: file of its weights; None looks where torchvision keeps what it has fetched.
-        threshold: people below this score are left out.
-
-    Raises:
-        UserError: the weights are not there, or not those of this detector.
+    `weights` is the file of its weights; None looks where torchvision keeps what it has fetched.
+    Raises `UserError` where they are not there, or not those of this detector.
     """
 
     def __init__(self, weights: str | None, threshold: float) -> None:

@@ -45,16 +45,10 @@ def model_card(
     license: str | None = None,
     epoch: int | None = None,
 ) -> str:
-    """README.md for a folder in timm's hub format.
+    """README.md for a folder in timm's hub format, whose `config.json` holds `config`.
 
-    Args:
-        config: the content of its `config.json`.
-        record: of the training, see `tcformer.training.record`; without one the card says that
-            nothing is known.
-        name: of the model.
-        repo: "user/name" on the Hub, where it is known.
-        license: of the weights, by the Hub's name.
-        epoch: the epoch of the weights; None for the best.
+    `record` is that of the training (`tcformer.training.record`); without one the card says that
+    nothing is known. `epoch` is that of the weights; None for the best.
     """
     name = _cell(name)
     result = None if record is None else _result(record, epoch)

@@ -86,14 +86,10 @@ def match_names(
     This is the one rule for every verb. Names are those that the weights record, or ImageNet's;
     where the weights record none, or the data has bare numbers, the classes go by their order.
 
-    Args:
-        folders: the names of the classes of the data, most often class folders.
-        recorded: those in the file of weights, in the order of the scores; None if it has none.
-        count: number of scores.
-        weights: what to call the file.
-        where: what to call the data.
-        words: names for people, `count` of them; None for those of `class_names`.
-        numbered: the data does not name its classes: they are positions.
+    `folders` are the names of the classes of the data, and `recorded` those in the file of weights,
+    in the order of its `count` scores. `words` are names for people; None for `class_names`.
+    `numbered` says that the data does not name its classes: they are positions. Messages call the
+    file `weights` and the data `where`.
 
     Raises:
         UserError: a class of the data is none of the network's, or nobody can know which.

@@ -105,13 +105,8 @@ def labeled_folder(folder: str | os.PathLike[str]) -> FolderSource:
 def match_classes(loaded: Loaded, folders: Sequence[str], where: str) -> Matching:
     """Find each class folder among the classes of a network, by its name; see `match_names`.
 
-    Args:
-        loaded: a classifier.
-        folders: the names of the class folders.
-        where: the folder they are in, for messages.
-
-    Raises:
-        UserError: a folder is none of the network's classes, or nobody can know which.
+    `where` is the folder they are in, for messages. Raises `UserError` where a folder is none of
+    the network's classes, or nobody can know which.
     """
     return match_names(
         folders, loaded.recorded or (loaded.classes if loaded.named else None), loaded.num_classes,

@@ -112,8 +112,8 @@ def push_to_hub(
     Args:
         model: as for `save_pretrained`.
         repo: "user/name".
-        token: with the right to write; None takes what `hf auth login` or HF_TOKEN gave.
         private: whether a new repository is private.
+        token: with the right to write; None takes what `hf auth login` or HF_TOKEN gave.
         revision: branch to write to; None for the main one.
         message: of the commit.
         **options: `classes`, `input_size`, `record`, `name`, `license` of `save_pretrained`.

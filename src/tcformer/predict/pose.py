@@ -147,15 +147,10 @@ def find_heatmaps(
     flip_test: bool,
     autocast: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Tensor:
-    """The heat maps (B, K, H/4, W/4) float32 of a batch of crops.
+    """The heat maps (B, K, H/4, W/4) float32 of normalized crops (B, 3, H, W).
 
-    Args:
-        network: from (B, 3, H, W) to heat maps, in evaluation mode.
-        inputs: (B, 3, H, W), normalized, on the network's device.
-        codec: knows how mirrored heat maps are brought into line.
-        kind: knows which keypoints a mirrored picture swaps.
-        flip_test: also look at the mirrored inputs, and average.
-        autocast: the context of each forward pass.
+    `flip_test` averages with the mirrored crops: `kind` knows which keypoints these swap, and
+    `codec` how their heat maps are brought into line. `autocast` gives the context of each pass.
     """
     with torch.inference_mode():
         with autocast():

@@ -140,22 +140,12 @@ def probabilities_each(
     amp: str = "off",
     unreadable: Report | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """The name of each picture and the probability of every class, in the order of the pictures.
+    """The name of each picture and the probability of every class, (C,) float64 on the CPU.
 
-    Args:
-        loaded: a classifier.
-        images: what `each_picture` takes.
-        batch_size: pictures that pass the network together. The results do not depend on it; see
-            docs/predict.md for the last digits.
-        workers: threads that read and resize files ahead; None for one a core, 0 for none.
-        amp: "off", "bf16" or "fp16".
-        unreadable: is told the name of what cannot be read, and why; the others are predicted.
-
-    Returns:
-        (name, (C,) float64 on the CPU) for each picture; memory does not grow with their number.
-
-    Raises:
-        UserError: as `predict_each`.
+    `batch_size` pictures pass the network together; the results do not depend on it (see
+    docs/predict.md for the last digits). `workers` threads read and resize files ahead: None for
+    one a core, 0 for none. `unreadable` is told the name of what cannot be read, and why; without
+    it that is a `UserError`.
     """
     check_topk(loaded, None)
     if batch_size < 1:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import IO, Any, NamedTuple
+from contextlib import closing
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +30,6 @@ LISTED = 50_000
 """So many names of a folder are sorted in memory; longer lists go through a temporary file."""
 
 _MOST_WAYS = 100
-_BLOCK = 1 << 12
 
 Report = Callable[[str, str], None]
 """Is told the name of what cannot be read, and why, without a full stop."""
@@ -60,11 +58,9 @@ def is_one(images: Any) -> bool:
 def each_picture(images: Any, report: Report, left_out: LeftOut | None = None) -> Iterator[Picture]:
     """Each picture with its name, one after the other, none kept.
 
-    Args:
-        images: a path of an image, or of a folder (`walk`); a picture in memory, which is named
-            "image 0" and so on by its place; or any iterable of these, endless ones too.
-        report: is told of folders that cannot be read.
-        left_out: counts what folders hold besides images.
+    `images` is a path of an image, or of a folder (`walk`); a picture in memory, which is named
+    "image 0" and so on by its place; or any iterable of these, endless ones too. `report` is told
+    of folders that cannot be read, and `left_out` counts what folders hold besides images.
     """
     alone = is_one(images) or isinstance(images, (str, os.PathLike))
     for place, image in enumerate([images] if alone else images):
@@ -88,12 +84,8 @@ def walk(folder: str, report: Report, left_out: LeftOut | None = None) -> Iterat
 
     An image is what ends like one (`IMAGE_EXTENSIONS`) and is not hidden (`is_hidden`). Links are
     followed, but not in circles. Memory does not grow with the number of files: no list of
-    them is made, and a folder of more than `LISTED` names is sorted in a temporary file.
-
-    Args:
-        folder: where to begin.
-        report: is told of folders that cannot be read.
-        left_out: counts the rest.
+    them is made, and a folder of more than `LISTED` names is sorted in a temporary file. `report`
+    is told of folders that cannot be read, and `left_out` counts the rest.
     """
     yield from _walk(folder, report, left_out or LeftOut(), (), Counter())
 
@@ -139,26 +131,18 @@ def _wanted(entries: Iterable[os.DirEntry[str]], left_out: LeftOut) -> Iterator[
 
 
 def _in_order(names: Iterator[bytes], most: int = LISTED) -> Iterator[bytes]:
-    """Sorted names, at most `most` of them in memory."""
+    """Sorted names, about `most` of them in memory."""
     part = sorted(islice(names, most))
     if len(part) < most:
         yield from part
         return
-    with tempfile.TemporaryFile() as spill:
-        runs = []
-        while part:
-            start = spill.tell()
-            spill.writelines(name + b"\0" for name in part)  # no name holds a zero
-            runs.append((start, spill.tell()))
-            part = sorted(islice(names, most))
-        yield from heapq.merge(*(_run(spill, start, end) for start, end in runs))
+    import sqlite3
 
-
-def _run(spill: IO[bytes], start: int, end: int) -> Iterator[bytes]:
-    rest = b""
-    while start < end:
-        spill.seek(start)
-        block = spill.read(min(_BLOCK, end - start))
-        start += len(block)
-        *whole, rest = (rest + block).split(b"\0")
-        yield from whole
+    # Without a name it is a temporary file, which the library sorts beside what fits into memory.
+    with closing(sqlite3.connect("", check_same_thread=False)) as listed:
+        listed.execute("CREATE TABLE listed (name BLOB)")
+        rows = ((name,) for name in chain(part, names))
+        listed.executemany("INSERT INTO listed VALUES (?)", rows)
+        del part
+        for (name,) in listed.execute("SELECT name FROM listed ORDER BY name"):
+            yield name
