@@ -75,7 +75,7 @@ def test_hostile_requests(served):
     ):
         assert ask(url, path)[0] == 404, path
     assert ask(url, "/gradio_api/upload", {})[0] == 404
-    assert ask(url, "/gradio_api/queue/join", {"data": ["x" * 40_000_000]})[0] == 413
+    assert ask(url, "/gradio_api/queue/join", {"data": ["x" * 4_000_000]})[0] == 413
     numbers = functions(url)
     for name, data, event in (
         ("load", [None, "/etc/passwd", *CHOICES[1:]], None),
