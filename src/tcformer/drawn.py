@@ -306,15 +306,7 @@ def _put_thing(picture: NDArray[np.floating], draw: np.random.RandomState) -> No
 
 
 def canvas(draw: np.random.RandomState, size: int) -> NDArray[np.float64]:
-    """A background: two darker colors mixed by smooth noise and stripes.
-
-    Args:
-        draw: where the random numbers come from.
-        size: side, in pixels.
-
-    Returns:
-        (size, size, 3) float64, 0 to 130 or so.
-    """
+    """A background (size, size, 3), 0 to 130: dark colors mixed by smooth noise and stripes."""
     cells = draw.randint(2, 7)
     noise = draw.uniform(0, 1, (cells, cells))
     share = _smooth(noise, (size, size), Image.Resampling.BICUBIC).astype(np.float64)

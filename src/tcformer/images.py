@@ -88,11 +88,7 @@ class NotLabelsError(UnreadableImageError):
 
 
 def decode_strictly(data: bytes, use: Callable[[Image.Image], T]) -> T:
-    """Open the image in `data` and return what `use` makes of it.
-
-    Args:
-        data: the bytes of a file in one of `FORMATS`.
-        use: is given the opened image, which it decodes as it likes.
+    """Open the image in `data`, of one of `FORMATS`, and return what `use` makes of it.
 
     Raises:
         UnreadableImageError: not an image, truncated, corrupt, or a decompression bomb: more
@@ -122,11 +118,7 @@ def decode_strictly(data: bytes, use: Callable[[Image.Image], T]) -> T:
 
 
 def decode_rgb(data: bytes) -> Image.Image:
-    """Decode the bytes of an image file into 8-bit RGB by the rule of `to_rgb`.
-
-    Raises:
-        UnreadableImageError: as `decode_strictly` and `to_rgb`.
-    """
+    """Decode an image file into 8-bit RGB; raises as `decode_strictly` and `to_rgb`."""
     return decode_strictly(data, to_rgb)
 
 
@@ -325,9 +317,6 @@ def is_hidden(name: str) -> bool:
 
     Names that begin with a dot (`._a.jpg`, `.DS_Store`, `.ipynb_checkpoints`) and what archivers,
     file servers and Windows leave behind (`__MACOSX`, `@eaDir`, `Thumbs.db`).
-
-    Args:
-        name: of the file or folder, without those above it.
     """
     return name.startswith(".") or name.lower() in _HIDDEN
 
@@ -472,8 +461,8 @@ def seen_size(
         size: the short side; "full" for the image as it is; None for `usual`, smaller images as
             they are.
         usual: what the network was trained with.
-        what: what to call the image.
-        hint: what to do about a size that does not suit.
+        what: what messages call the image.
+        hint: what they advise.
 
     Raises:
         UserError: a side is shorter than `LEAST_SIDE`, or there are more than `MOST_SEEN` pixels.
@@ -575,16 +564,9 @@ _THOROUGH = 8 * 2**20
 
 
 def png_bytes(picture: Any, *, fast: bool = False) -> bytes:
-    """An (H, W, 3) uint8 picture as the content of a PNG file.
-
-    Args:
-        picture: the pixels.
-        fast: pack it quickly; otherwise as small as can be, unless that would take minutes.
-    """
+    """An (H, W, 3) uint8 picture as a PNG file: as small as can be in seconds, or packed `fast`."""
     image = Image.fromarray(np.ascontiguousarray(as_rgb(picture)))
     data = io.BytesIO()
-    how: dict[str, Any] = {"optimize": True}
-    if fast or image.width * image.height > _THOROUGH:
-        how = {"compress_level": 3}
-    image.save(data, format="PNG", **how)
+    thorough = not fast and image.width * image.height <= _THOROUGH
+    image.save(data, format="PNG", optimize=thorough, compress_level=9 if thorough else 3)
     return data.getvalue()

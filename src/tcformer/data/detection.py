@@ -53,14 +53,11 @@ class CocoSource:
 
     Attributes:
         categories: the file's ids in ascending order, and the names; the first one's label is 1.
-        classes: the names alone.
         num_classes: number of categories + 1, the background being 0.
-        num_keypoints: of each object, or 0.
         mirror: for each keypoint, which one it is called when the image is mirrored.
         masks: whether every object has one.
         ids: of the images that are used.
         coco: pycocotools' index of the file.
-        left_out: what of the file is not used.
 
     Raises:
         UserError: an entry is wrong, no image can be used, or pycocotools is not installed.

@@ -358,12 +358,12 @@ def build_loader(
     if no image of it is readable, the next readable one of the data set stands in.
 
     Args:
-        dataset: an `ImageDataset`; with a `ResumableSampler` it is wrapped in `SeededDataset` with
+        dataset: a `SourceDataset`; with a `ResumableSampler` it is wrapped in `SeededDataset` with
             the sampler's seed, unless it is one.
         sampler: a `ResumableSampler` (training), or indices such as `exact_eval_indices(...)`.
         batch_size: images a batch; taken from a `ResumableSampler`.
         num_workers: processes that load; 0 loads in this one.
-        pin_memory: page-locked batches for faster copies to a GPU; without a GPU it does nothing.
+        pin_memory: page-locked batches; without a GPU it does nothing.
         prefetch: batches that each worker prepares ahead.
         report: gets one sentence for each unreadable image.
         collate: makes a batch of readable items and the number of others: `stacked` or `listed`.

@@ -61,15 +61,7 @@ class MaskFolderSource(FileSource):
     numbers; its pixels are grey of up to 16 bits or indices into a palette. 255 counts nowhere;
     where there are more than 255 classes, 65535 does.
 
-    Args:
-        data_path: the folder.
-        split: "train" or "val".
-        reduce_zero_label: in the files 0 is unlabeled and the first class is 1.
-
-    Attributes:
-        classes: names of the classes.
-        ignore: the label that counts nowhere, 255 or 65535.
-        left_out: what was passed by.
+    With `reduce_zero_label` 0 is unlabeled in the files, and the first class is 1.
 
     Raises:
         UserError: a folder or the names are missing, an image has no mask, or white means the
@@ -306,9 +298,7 @@ class TrainPair:
 
     Draws from NumPy's global generator; wrap the data set in `SeededDataset`.
 
-    Args:
-        spec: how.
-        ignore: the label of what counts nowhere, as what lies outside of the image.
+    What lies outside of the image gets the label `ignore`.
     """
 
     def __init__(self, spec: PixelSpec, ignore: int = IGNORE) -> None:

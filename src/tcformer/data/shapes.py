@@ -77,17 +77,7 @@ def _apart(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 def draw_coco(
     first: int, count: int, size: int, *, seed: int = 0
 ) -> tuple[CocoFile, dict[int, Image.Image]]:
-    """Draw images, and annotate them as a file in COCO's format does.
-
-    Args:
-        first: images drawn before; ids and pictures go on from there.
-        count: number of images.
-        size: side, in pixels.
-        seed: another seed draws other images.
-
-    Returns:
-        The annotations, and the images by id.
-    """
+    """Draw `count` images after the `first` ones: annotations in COCO's form, and images by id."""
     entries: dict[int, Any] = {}
     notes: list[dict[str, Any]] = []
     images = {}

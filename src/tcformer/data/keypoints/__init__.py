@@ -20,31 +20,17 @@ LAYOUTS = ("coco_wholebody", "wflw", "sticks")
 
 @dataclass(frozen=True)
 class Layout:
-    """A set of keypoints in its fixed order.
-
-    Attributes:
-        name: of the set.
-        names: of the keypoints, K of them.
-        mirror: (K,) int64, the keypoint that each becomes when the picture is mirrored.
-        sigmas: (K,) float64, the spread of annotators by which OKS measures; None where no OKS is
-            defined.
-        upper: (K,) bool, what the half-body augmentation calls the upper half; all else, hands and
-            face included, is its lower half.
-        parts: name of a part to its first keypoint and the one after its last.
-        fields: name of a part to the key that holds it in an annotation file.
-        links: name of a part to pairs of keypoints that a drawing joins.
-        norm: two keypoints whose distance is the unit of the normalised mean error, or None.
-    """
+    """A set of K keypoints in its fixed order."""
 
     name: str
-    names: tuple[str, ...]
-    mirror: np.ndarray
-    sigmas: np.ndarray | None
-    upper: np.ndarray
-    parts: Mapping[str, tuple[int, int]]
-    fields: Mapping[str, str]
-    links: Mapping[str, tuple[tuple[int, int], ...]]
-    norm: tuple[int, int] | None = None
+    names: tuple[str, ...]  # of the keypoints
+    mirror: np.ndarray  # (K,) int64, the keypoint that each becomes in a mirrored image
+    sigmas: np.ndarray | None  # (K,) float64, the spread of annotators by which OKS measures
+    upper: np.ndarray  # (K,) bool, the upper half of the half-body augmentation
+    parts: Mapping[str, tuple[int, int]]  # first keypoint of each part and the one after its last
+    fields: Mapping[str, str]  # the key of each part in an annotation file
+    links: Mapping[str, tuple[tuple[int, int], ...]]  # pairs of keypoints that a drawing joins
+    norm: tuple[int, int] | None = None  # whose distance is the unit of the normalized mean error
 
     def __len__(self) -> int:
         return len(self.names)

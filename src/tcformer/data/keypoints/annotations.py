@@ -25,29 +25,17 @@ _LARGEST = 1e12  # no area, coordinate or score is beyond this, and squares of i
 
 @dataclass(frozen=True)
 class Truth:
-    """An annotation file.
-
-    Attributes:
-        path: of the file.
-        kind: its set of keypoints.
-        parts: those of its parts that it annotates.
-        images: ids, in the file's order, each once.
-        annotations: of people (or faces), checked; `iscrowd` is 0 or 1, all else as in the file.
-        image_entries: as in the file; empty where there is no such list.
-        category: the file's id of people (or faces).
-        categories: the names of all categories by id.
-        num_others: annotations of other categories, which are left out.
-    """
+    """An annotation file of people or faces."""
 
     path: str
-    kind: Layout
-    parts: tuple[str, ...]
-    images: tuple[int, ...]
-    annotations: tuple[Mapping[str, Any], ...]
-    image_entries: tuple[Mapping[str, Any], ...] = ()
-    category: int = 1
+    kind: Layout  # its set of keypoints
+    parts: tuple[str, ...]  # those of its parts that it annotates
+    images: tuple[int, ...]  # ids, in the file's order, each once
+    annotations: tuple[Mapping[str, Any], ...]  # checked; `iscrowd` is 0 or 1
+    image_entries: tuple[Mapping[str, Any], ...] = ()  # as in the file
+    category: int = 1  # the file's id of people (or faces)
     categories: Mapping[int, str] = field(default_factory=lambda: {1: "person"})
-    num_others: int = 0
+    num_others: int = 0  # annotations of other categories, which are left out
 
 
 class CocoFile(NamedTuple):
@@ -122,12 +110,7 @@ def people_category(
     """The id of people (or faces) among the categories of a file.
 
     It is the one called person, or face; otherwise the only one that names its keypoints, or whose
-    annotations have some.
-
-    Args:
-        categories: by id.
-        path: of the file, for the message.
-        pointed: ids of categories whose annotations have keypoints.
+    annotations have some (`pointed`).
 
     Raises:
         UserError: none is, or several are.
@@ -213,11 +196,8 @@ def names_and_sizes(
 def pycocotools(extra: str) -> Any:
     """COCO's own tools: a namespace of `COCO`, `COCOeval` and `mask`.
 
-    Args:
-        extra: the extra of this package that installs them, for the message.
-
     Raises:
-        UserError: they are not installed.
+        UserError: they are not installed; `extra` of this package installs them.
     """
     try:
         from pycocotools import mask

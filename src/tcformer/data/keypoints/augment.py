@@ -48,16 +48,13 @@ class PoseAugmentation(Section):
     """Probability of turning at all."""
 
     def __call__(self, pose: Pose, width: int, layout: Layout, aspect: float) -> tuple[Pose, bool]:
-        """Vary one person.
+        """Vary one person; also returns whether the photograph has to be mirrored for it.
 
         Args:
             pose: as annotated.
             width: of the photograph, in pixels.
             layout: of the keypoints.
             aspect: width over height of the network's input.
-
-        Returns:
-            The varied person, and whether the photograph has to be mirrored for it.
         """
         crop = pose.crop
         if np.random.uniform() < self.shift_prob:
@@ -80,13 +77,7 @@ class PoseAugmentation(Section):
 
 
 def mirrored(pose: Pose, width: int, mirror: np.ndarray) -> Pose:
-    """The person in the mirrored photograph; left and right change names.
-
-    Args:
-        pose: as annotated.
-        width: of the photograph, in pixels.
-        mirror: (K,) `Layout.mirror`.
-    """
+    """The person in the mirrored photograph of this width; `mirror` (K,) changes left and right."""
     visible = pose.visible[mirror]
     points = pose.points[mirror].copy()
     points[:, 0] = width - 1 - points[:, 0]
@@ -96,19 +87,10 @@ def mirrored(pose: Pose, width: int, mirror: np.ndarray) -> Pose:
 
 
 def half_body(pose: Pose, upper: np.ndarray, prefer_upper: bool, aspect: float) -> Pose:
-    """Look at the upper or the lower half of a person alone.
+    """Look at the upper half (`upper`, (K,) bool) or the lower half of a person alone.
 
     Hands, face and feet belong to the lower half: the published table gives them no half, and
-    what is not upper is lower.
-
-    Args:
-        pose: the person.
-        upper: (K,) bool.
-        prefer_upper: which half to look at if both have enough labelled keypoints.
-        aspect: width over height of the network's input.
-
-    Returns:
-        The person with another box, or as it was if no half has two labelled keypoints.
+    what is not upper is lower. The person stays as it was if no half has two labeled keypoints.
     """
     seen = pose.visible > 0
     above, below = pose.points[seen & upper], pose.points[seen & ~upper]

@@ -81,12 +81,11 @@ class HeatmapCodec:
 
         Args:
             points: (K, 2) in pixels of the input; those of invisible keypoints do not matter.
-            visible: (K,) above zero where a keypoint is labelled.
+            visible: (K,) above zero where a keypoint is labeled.
 
         Returns:
-            Heat maps (K, height, width) float32, and weights (K,) float32: 1 for a labelled
-            keypoint whose peak touches the map or just misses it (its centre may lie outside), as
-            published, else 0, and then the map is empty.
+            Heat maps (K, height, width) float32, and weights (K,) float32: 1 for a labeled keypoint
+            whose peak touches the map or just misses it, as published, else 0 and an empty map.
         """
         width, height = self.heatmap_size
         reach = 3 * self.sigma
@@ -102,9 +101,8 @@ class HeatmapCodec:
             bell = np.exp(-(far**2) / (2 * self.sigma**2))
             axes.append(bell if self.exact else np.where(np.abs(far) <= reach, bell, 0.0))
         target = np.zeros((len(points), height, width), np.float32)
-        some = np.flatnonzero(weight)
         # The product of both axes, in float64, only where it is not zero.
-        for k in some:
+        for k in np.flatnonzero(weight):
             rows, columns = np.flatnonzero(axes[1][k]), np.flatnonzero(axes[0][k])
             if len(rows) and len(columns):
                 place = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -156,12 +154,7 @@ class HeatmapCodec:
     def average_with_mirrored(
         self, heatmaps: Tensor, of_mirrored: Tensor, mirror: Tensor
     ) -> Tensor:
-        """The flip test: the mean of two passes, the second over mirrored inputs.
-
-        Args:
-            heatmaps: (B, K, height, width).
-            of_mirrored: the same for the mirrored inputs.
-            mirror: (K,) int64, `Layout.mirror`.
+        """The flip test: the mean of two passes' heat maps, the second over mirrored inputs.
 
         Without UDP a keypoint at cell x of the input is found at x - 3/4 in the map that is
         mirrored back; moving that map by one column leaves a quarter.
@@ -211,15 +204,10 @@ def _quarter(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _smoothed_around(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The 3 x 3 cells around some, smoothed by a Gaussian of sigma 2: (B, K, 3, 3) float64.
+    """The 3 x 3 cells around inner cells (x, y), smoothed with sigma 2: (B, K, 3, 3) float64.
 
     Near a border the Gaussian is cut, on both sides alike, to the cells that there are: zeros from
     beyond the border would push the top inwards.
-
-    Args:
-        maps: (B, K, height, width), three cells or more each way.
-        x: (B, K) columns of the cells in the middle, none of them at the border.
-        y: (B, K) their rows.
     """
     height, width = maps.shape[-2:]
     reach = _BLUR_RADIUS + 1

@@ -25,19 +25,12 @@ PADDING = 1.25
 
 @dataclass(frozen=True)
 class Crop:
-    """An upright rectangle around a person (or a face), turned by `degrees`.
+    """An upright rectangle around a person (or a face), turned by `degrees`."""
 
-    Attributes:
-        centre: (2,) float64, x and y in the photograph.
-        size: (2,) float64, width and height in the photograph, padding included.
-        degrees: rotation; a positive one turns the content counter-clockwise as one sees it.
-        unbiased: whether UDP's convention holds.
-    """
-
-    center: np.ndarray
-    size: np.ndarray
-    degrees: float = 0.0
-    unbiased: bool = False
+    center: np.ndarray  # (2,) float64, x and y in the photograph
+    size: np.ndarray  # (2,) float64, width and height in the photograph, padding included
+    degrees: float = 0.0  # a positive one turns the content counter-clockwise as one sees it
+    unbiased: bool = False  # whether UDP's convention holds
 
     @property
     def area(self) -> float:
@@ -58,13 +51,8 @@ class Crop:
         zoom_x = (width - end) / self.size[0]
         zoom_y = (height - end) / self.size[1] if self.unbiased else zoom_x
         turn = np.deg2rad(self.degrees)
-        linear = np.array(
-            [
-                [zoom_x * np.cos(turn), zoom_x * np.sin(turn)],
-                [-zoom_y * np.sin(turn), zoom_y * np.cos(turn)],
-            ],
-            np.float64,
-        )
+        cos, sin = np.cos(turn), np.sin(turn)
+        linear = np.array([[zoom_x * cos, zoom_x * sin], [-zoom_y * sin, zoom_y * cos]])
         middle = np.array([(width - end) / 2, (height - end) / 2])
         return np.concatenate([linear, (middle - linear @ self.center)[:, None]], axis=1)
 
@@ -80,14 +68,7 @@ class Crop:
 def crop_of_box(
     box: np.ndarray, width: int, height: int, *, padding: float = PADDING, unbiased: bool = False
 ) -> Crop:
-    """The padded rectangle of the input's shape around a box.
-
-    Args:
-        box: (4,) x, y of the upper left corner, width and height, in pixels.
-        width: of the input.
-        height: of the input.
-        padding: factor on both sides of the box, after it got the input's shape.
-        unbiased: see the module.
+    """The rectangle of the input's shape around a box (4,) of x, y, width, height, then padded.
 
     Raises:
         ValueError: the box has no area, or is not finite.
@@ -125,16 +106,10 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def warp(image: Tensor, matrix: np.ndarray, width: int, height: int) -> Tensor:
-    """The input that `matrix` makes of a photograph: bilinear, black outside.
-
-    Args:
-        image: (H, W, C) uint8, or float with values as they are.
-        matrix: (2, 3) from the photograph to the input.
-        width: of the input.
-        height: of the input.
+    """Resample a photograph (H, W, C) by `matrix` (2, 3): bilinear, black outside, not rounded.
 
     Returns:
-        (C, height, width) float32, not rounded.
+        (C, height, width) float32.
     """
     back = inverse(matrix)
     # Only the part of a large photograph that the crop can touch is turned into floats.

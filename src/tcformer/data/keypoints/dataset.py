@@ -16,6 +16,7 @@ from tcformer.data.keypoints.crop import Crop, after_mirroring, warp
 from tcformer.data.keypoints.people import KeypointSource, Subject, WflwSource, WholeBodySource
 from tcformer.data.keypoints.sticks import SticksSource
 from tcformer.data.spec import IMAGENET_MEAN, IMAGENET_STD, unknown_set
+from tcformer.data.transforms import ToNormalized
 from tcformer.errors import UserError
 
 KEYPOINT_SETS = ("COCO-WholeBody", "WFLW", "sticks")
@@ -88,22 +89,16 @@ class KeypointDataset(SourceDataset):
 
 
 def cut(image: Image.Image, crop: Crop, codec: HeatmapCodec, *, flip: bool = False) -> Tensor:
-    """The network's input: (3, H, W) float32, normalised; black outside of the photograph.
+    """The network's input: (3, H, W) float32, normalized; black outside of the photograph.
 
-    Args:
-        image: RGB.
-        crop: where to look, in the mirrored photograph if `flip`.
-        codec: knows the input's size.
-        flip: mirror the photograph first.
+    With `flip` the photograph is mirrored first, and `crop` is a place in that.
     """
     width, height = codec.input_size
     matrix = crop.matrix(width, height)
     if flip:
         matrix = after_mirroring(matrix, image.width)
     pixels = warp(torch.from_numpy(np.array(image)), matrix, width, height)
-    mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
-    std = torch.tensor(IMAGENET_STD)[:, None, None]
-    return pixels.div_(255).sub_(mean).div_(std)
+    return ToNormalized(IMAGENET_MEAN, IMAGENET_STD)(pixels)
 
 
 def build_keypoint_source(data_set: str, data_path: str, split: str, boxes: str) -> KeypointSource:
