@@ -48,14 +48,6 @@ def encoded(kind, image=NOISE, **options):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF"])
-def test_formats_of_pixels_are_opened(kind):
-    if kind not in Image.SAVE:
-        pytest.skip(f"this Pillow writes no {kind}")
-    assert kind in FORMATS
-    assert decode_strictly(encoded(kind), to_rgb).size == (30, 20)
-
-
 def test_postscript_is_never_run(monkeypatch):
     def run(*_, **__):
         raise AssertionError("Ghostscript was called")

@@ -1,3 +1,4 @@
+import io
 import pickle
 
 import numpy as np
@@ -66,17 +67,6 @@ def test_arrays_that_contradict_each_other_are_refused(tmp_path, pictures, chang
         build(tmp_path)
 
 
-def test_files_that_are_no_archives_are_refused(tmp_path):
-    file = tmp_path / "cifar10_test.npz"
-    for content in (b"", b"PK\x03\x04 broken", pickle.dumps({"jpeg": 1})):
-        file.write_bytes(content)
-        with pytest.raises(UserError, match="not a readable image archive"):
-            build(tmp_path)
-    np.savez(file, jpeg=np.array([object()]), offset=[0], label=[0], classes=["a"])
-    with pytest.raises(UserError, match="not a readable image archive"):
-        build(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("name", "reader", "folder", "key"),
     [
@@ -118,12 +108,15 @@ def test_an_archive_that_grows_is_refused(tmp_path):
         cifar_source(str(tmp_path), "val", classes=10)
 
 
-@pytest.mark.parametrize("cut", [30, 200, -30])
-def test_damaged_archives_are_one_sentence(tmp_path, cut):
+def test_damaged_archives_are_one_sentence(tmp_path):
     file = tmp_path / "cifar10_test.npz"
     np.savez_compressed(file, jpeg=np.zeros(9, np.uint8), offset=[0, 9], label=[0], classes=["a"])
-    data = bytearray(file.read_bytes())
-    data[cut : cut + 8 if cut > 0 else None] = b"\xff" * 8
-    file.write_bytes(data)
-    with pytest.raises(UserError, match="not a readable image archive"):
-        cifar_source(str(tmp_path), "val", classes=10)
+    whole = file.read_bytes()
+    wrong = [whole[:place] + b"\xff" * 8 + whole[place + 8 :] for place in (30, 200)]
+    wrong += [whole[:-30], b"", b"PK\x03\x04 broken", pickle.dumps({"jpeg": 1})]
+    objects = io.BytesIO()
+    np.savez(objects, jpeg=np.array([object()]), offset=[0], label=[0], classes=["a"])
+    for content in (*wrong, objects.getvalue()):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match="not a readable image archive"):
+            build(tmp_path)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcformer.data.sampler import ResumableSampler, exact_eval_indices
+from tcformer.data.sampler import ResumableSampler, SteppedSampler, exact_eval_indices
 from tcformer.errors import UserError
 
 
@@ -145,3 +145,26 @@ def test_evaluation_covers_each_image_once_in_the_same_batches(length, batch, wo
         mine = exact_eval_indices(length, batch, world, rank)
         batches += [mine[i : i + batch] for i in range(0, len(mine), batch)]
     assert sorted(batches) == [alone[i : i + batch] for i in range(0, length, batch)]
+
+
+def test_stepped_epochs_go_on_where_the_last_one_stopped():
+    def keys(epoch, **share):
+        sampler = SteppedSampler(10, steps=3, batch_size=2, seed=1, **share)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    alone = {"world_size": 1, "rank": 0}
+    stream = [key for epoch in range(5) for key in keys(epoch, **alone)]
+    assert len(stream) == 30
+    for number in range(3):
+        part = stream[10 * number : 10 * number + 10]
+        assert sorted(index for _, index, _ in part) == list(range(10))
+        assert {n for _, _, n in part} == {number}
+    assert [k[1] for k in stream[:10]] != [k[1] for k in stream[10:20]]
+    halves = [keys(1, world_size=2, rank=r) for r in (0, 1)]
+    assert len(halves[0]) == len(halves[1]) == 6
+    whole = SteppedSampler(10, steps=3, batch_size=4, seed=1, **alone)
+    whole.set_epoch(1)
+    assert sorted(halves[0] + halves[1]) == sorted(whole)
+    whole.set_epoch(1, 2)
+    assert len(list(whole)) == len(whole) == 4

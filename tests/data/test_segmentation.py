@@ -166,6 +166,18 @@ def test_evaluation_keeps_the_labels_and_rounds_the_sides_up():
     assert EvalPair(PixelSpec(64))(*smooth_pair(250, 25))[0].shape == (3, 32, 256)
 
 
+def test_distortion_changes_colors_and_can_be_left_out():
+    image, labels = smooth_pair(40, 40)
+    seen = {strength: set() for strength in (0.5, 0.0)}
+    for strength, found in seen.items():
+        change = TrainPair(PixelSpec(40, (1.0, 1.0), 0.0, strength))
+        for seed in range(12):
+            np.random.seed(seed)
+            found.add(change(image, labels)[0].numpy().tobytes())
+    assert len(seen[0.5]) > 6
+    assert len(seen[0.0]) == 1
+
+
 def test_digit_scenes():
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     val = DigitScenesSource("val", 64)
@@ -181,29 +193,6 @@ def test_digit_scenes():
     assert (seen > 0).all()
     assert 0.6 < seen[0] / seen.sum() < 0.95
     assert val.classes == ["background", *"0123456789"]
-
-
-def test_stepped_epochs_go_on_where_the_last_one_stopped():
-    def keys(epoch, **share):
-        sampler = SteppedSampler(10, steps=3, batch_size=2, seed=1, **share)
-        sampler.set_epoch(epoch)
-        return list(sampler)
-
-    alone = {"world_size": 1, "rank": 0}
-    stream = [key for epoch in range(5) for key in keys(epoch, **alone)]
-    assert len(stream) == 30
-    for number in range(3):
-        part = stream[10 * number : 10 * number + 10]
-        assert sorted(index for _, index, _ in part) == list(range(10))
-        assert {n for _, _, n in part} == {number}
-    assert [k[1] for k in stream[:10]] != [k[1] for k in stream[10:20]]
-    halves = [keys(1, world_size=2, rank=r) for r in (0, 1)]
-    assert len(halves[0]) == len(halves[1]) == 6
-    whole = SteppedSampler(10, steps=3, batch_size=4, seed=1, **alone)
-    whole.set_epoch(1)
-    assert sorted(halves[0] + halves[1]) == sorted(whole)
-    whole.set_epoch(1, 2)
-    assert len(list(whole)) == len(whole) == 4
 
 
 def make_own(root, labels, names=("sky", "road", "car"), form="png", split="train"):

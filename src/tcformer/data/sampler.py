@@ -62,26 +62,17 @@ class ResumableSampler(Sampler):
             raise UserError(f"Process rank {rank} does not exist among {world_size} processes.")
         if length < 1:
             raise UserError("The training set has no images: check --data-path.")
-        self.length = length
-        self.batch_size = batch_size
-        self.world_size = world_size
-        self.rank = rank
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.repeats = repeats
+        self.length, self.batch_size = length, batch_size
+        self.world_size, self.rank, self.seed = world_size, rank, seed
+        self.shuffle, self.drop_last, self.repeats = shuffle, drop_last, repeats
         if drop_last and length < self.global_batch:
+            size = length // world_size
+            even = size - size % 2 or size  # mixup wants an even one too
             raise UserError(
                 f"The training set has {length} images, fewer than one batch of {batch_size} on "
                 f"each of {world_size} processes: "
-                + (
-                    f"lower --batch-size to {_even(length // world_size)} or less."
-                    if length >= world_size
-                    else "use fewer processes."
-                )
+                + (f"lower --batch-size to {even} or less." if even else "use fewer processes.")
             )
-        self.epoch = 0
-        self.start_batch = 0
         self.set_epoch(epoch, start_batch)
 
     @property
@@ -100,6 +91,14 @@ class ResumableSampler(Sampler):
         full, rest = divmod(self.length, self.global_batch)
         return full + (1 if rest and not self.drop_last else 0)
 
+    @property
+    def _total(self) -> int:
+        """Entries of a whole epoch on all processes."""
+        rest = self.length % self.global_batch
+        if self.drop_last or not rest:
+            return self.length - rest
+        return self.length + max(0, self.world_size - rest)
+
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch and the first batch to yield (0 .. `batches_per_epoch`)."""
         if epoch < 0 or not 0 <= start_batch <= self.batches_per_epoch:
@@ -107,8 +106,7 @@ class ResumableSampler(Sampler):
                 f"Cannot start at batch {start_batch} of epoch {epoch}: an epoch of this data set "
                 f"has {self.batches_per_epoch} batches."
             )
-        self.epoch = epoch
-        self.start_batch = start_batch
+        self.epoch, self.start_batch = epoch, start_batch
 
     def _order(self) -> np.ndarray:
         """The epoch's entries for all processes, (n, 2) int64: index, repeat."""
@@ -118,14 +116,7 @@ class ResumableSampler(Sampler):
             order = np.arange(self.length)
         entry = np.arange(self.length)
         pairs = np.stack([order[entry // self.repeats], entry % self.repeats], axis=1)
-        rest = self.length % self.global_batch
-        if rest and self.drop_last:
-            return pairs[: self.length - rest]
-        missing = self.world_size - rest
-        if rest and missing > 0:
-            # np.resize repeats the order if it is shorter than what is missing.
-            pairs = np.concatenate([pairs, np.resize(pairs, (missing, 2))])
-        return pairs
+        return np.resize(pairs, (self._total, 2))  # which cuts it, or begins again
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         pairs = self._order()[self.start_batch * self.global_batch :]
@@ -136,11 +127,7 @@ class ResumableSampler(Sampler):
 
     def __len__(self) -> int:
         """Keys that iterating yields from `start_batch` on, for this process."""
-        total = self.length
-        rest = total % self.global_batch
-        if rest:
-            total = total - rest if self.drop_last else total + max(0, self.world_size - rest)
-        left = max(0, total - self.start_batch * self.global_batch)
+        left = max(0, self._total - self.start_batch * self.global_batch)
         return len(range(self.rank, left, self.world_size))
 
 
@@ -180,11 +167,6 @@ class SteppedSampler(ResumableSampler):
             for n in range(number[0], number[-1] + 1)
         ]
         return np.stack([np.concatenate(passes), number], axis=1)
-
-
-def _even(size: int) -> int:
-    """The even batch size not above `size`, which mixup wants too; 1 stays 1."""
-    return max(1, size - size % 2)
 
 
 def exact_eval_indices(

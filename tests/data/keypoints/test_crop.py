@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,8 @@ def test_unbiased_convention_maps_ends_to_ends():
 @settings(max_examples=30, deadline=None)
 @given(st.floats(1, 500), st.floats(1, 500), st.floats(-90, 90), st.booleans(), st.floats(-50, 700))
 def test_there_and_back(w, h, degrees, unbiased, x):
-    crop = crop_of_box(np.array([5.0, 7.0, w, h]), 192, 256, unbiased=unbiased).turned(degrees)
+    crop = crop_of_box(np.array([5.0, 7.0, w, h]), 192, 256, unbiased=unbiased)
+    crop = replace(crop, degrees=degrees)
     points = np.array([[x, 3.0], [0.0, x]])
     back = crop.to_photograph(crop.to_input(points, 192, 256), 192, 256)
     np.testing.assert_allclose(back, points, atol=1e-6)
@@ -68,7 +71,9 @@ def test_warp_is_black_outside():
 
 def test_mirrored_matrix_reads_the_mirrored_picture():
     image = torch.from_numpy(np.random.RandomState(1).randint(0, 256, (30, 20, 3)).astype(np.uint8))
-    matrix = crop_of_box(np.array([2.0, 3.0, 10.0, 20.0]), 24, 32).turned(20).matrix(24, 32)
+    matrix = replace(crop_of_box(np.array([2.0, 3.0, 10.0, 20.0]), 24, 32), degrees=20.0).matrix(
+        24, 32
+    )
     direct = warp(image.flip(1), matrix, 24, 32)
     torch.testing.assert_close(
         warp(image, after_mirroring(matrix, 20), 24, 32), direct, atol=0.02, rtol=0

@@ -35,11 +35,6 @@ class Layout:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
-    def swapped_pairs(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of keypoints that change places in a mirrored picture, the smaller number first."""
-        return tuple((i, int(j)) for i, j in enumerate(self.mirror) if i < j)
-
     def slice(self, part: str) -> slice:
         """Where a part lies among the keypoints."""
         return slice(*self.parts[part])

@@ -12,7 +12,7 @@ convention and UDP, which `unbiased` chooses:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -36,10 +36,6 @@ class Crop:
     def area(self) -> float:
         """Of the rectangle, in pixels of the photograph."""
         return float(self.size[0] * self.size[1])
-
-    def turned(self, degrees: float) -> Crop:
-        """The same rectangle, turned so far from upright."""
-        return replace(self, degrees=degrees)
 
     def matrix(self, width: int, height: int) -> np.ndarray:
         """From the photograph to an input of `width` times `height`: (2, 3) float64.
