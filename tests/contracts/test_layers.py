@@ -33,27 +33,34 @@ def test_the_contracts_hold():
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize(
-    ("module", "line"),
-    [
-        ("tokens.py", "import tcformer.models"),
-        ("ops/dispatch.py", "import tcformer.models"),
-        ("models/flops.py", "import tcformer.training"),
-        ("training/__init__.py", "import tcformer.tasks"),
-        ("data/__init__.py", "import tcformer.cli"),
-        ("weights/remap.py", "import tcformer.zoo"),
-        ("ops/regroup/eager.py", "import tcformer.ops.regroup.reference"),
-    ],
-)
-def test_a_planted_violation_is_found(tmp_path, module, line):
-    shutil.copytree(SOURCE, tmp_path / "tcformer", ignore=shutil.ignore_patterns("__pycache__"))
-    path = tmp_path / "tcformer" / module
-    path.write_text(f"{path.read_text()}\n{line}\n")
-    result = lint(tmp_path)
+PLANTED = {
+    "tokens.py": "tcformer.models",
+    "ops/dispatch.py": "tcformer.models",
+    "models/flops.py": "tcformer.training",
+    "training/__init__.py": "tcformer.tasks",
+    "data/__init__.py": "tcformer.cli",
+    "weights/remap.py": "tcformer.zoo",
+    "ops/regroup/eager.py": "tcformer.ops.regroup.reference",
+}
+"""File -> what it must not import."""
+
+
+def planted(folder: Path, lines: dict[str, str]) -> Path:
+    """A copy of the package whose files have one more line each."""
+    shutil.copytree(SOURCE, folder / "tcformer", ignore=shutil.ignore_patterns("__pycache__"))
+    for module, line in lines.items():
+        path = folder / "tcformer" / module
+        path.write_text(f"{path.read_text()}\n{line}\n")
+    return folder
+
+
+def test_planted_violations_are_found(tmp_path):
+    result = lint(planted(tmp_path, {file: f"import {what}" for file, what in PLANTED.items()}))
     assert result.returncode == 1
     found = re.sub(r"\s+", " ", result.stdout)
-    importer = f"tcformer.{module.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
-    assert f"- {importer} -> {line.removeprefix('import ')} (" in found
+    for file, what in PLANTED.items():
+        importer = f"tcformer.{file.removesuffix('.py').replace('/', '.')}"
+        assert f"- {importer.removesuffix('.__init__')} -> {what} (" in found
 
 
 def circle(source: Path) -> list[str]:
@@ -80,12 +87,10 @@ def test_no_imports_go_in_a_circle():
     assert circle(ROOT / "src") == []
 
 
-@pytest.mark.parametrize("indent", ["", "def late():\n    "])
-def test_a_planted_circle_is_found(tmp_path, indent):
-    shutil.copytree(SOURCE, tmp_path / "tcformer", ignore=shutil.ignore_patterns("__pycache__"))
-    path = tmp_path / "tcformer" / "weights" / "remap.py"
-    path.write_text(f"{path.read_text()}\n{indent}from tcformer.weights.load import LoadReport\n")
-    assert {"tcformer.weights.remap", "tcformer.weights.load"} <= set(circle(tmp_path))
+def test_a_planted_circle_is_found(tmp_path):
+    late = "def late():\n    from tcformer.weights.load import LoadReport"
+    found = circle(planted(tmp_path, {"weights/remap.py": late}))
+    assert {"tcformer.weights.remap", "tcformer.weights.load"} <= set(found)
 
 
 def test_every_module_has_a_layer():

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import ROOT, blocks, commands, image_folder, stand_in_for_srun
+from pages import ROOT, blocks, commands, image_folder, stand_in, stand_in_for_srun
 from recorded import whole_record
 
 from tcformer import cli
@@ -33,7 +33,7 @@ SERVE = "tcformer serve"
 ADDED = {
     "tcformer ": "",
     "sh dist_train.sh": "--num_workers 0 --device cpu --output_dir {tmp}/out",
-    "GPUS=16 ./slurm_train.sh": "--num_workers 0 --device cpu --dry-run",
+    "GPUS=16 ./slurm_train.sh": "",
 }
 
 
@@ -60,7 +60,7 @@ def checkpoint(place) -> Path:
     return path
 
 
-def run(command: str, place: Path, *, cwd: Path = ROOT, timeout: int = 280) -> str:
+def run(command: str, place: Path, python: str = sys.executable) -> str:
     command = command.replace("/path/to/imagenet", str(place / "imagenet"))
     command = command.replace("/path/to/tcformer.pth", str(place / "tcformer.pth"))
     command = command.replace("work_dirs/tcformer", str(place / "work_dir"))
@@ -68,16 +68,16 @@ def run(command: str, place: Path, *, cwd: Path = ROOT, timeout: int = 280) -> s
     environment = {
         **os.environ,
         "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHON": sys.executable,
+        "PYTHON": python,
         "OMP_NUM_THREADS": "1",
     }
     result = subprocess.run(
         ["sh", "-c", command],
-        cwd=cwd,
+        cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=280,
     )
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
@@ -143,12 +143,17 @@ def test_training_on_eight_processes(place):
     assert (place / "eight" / "out" / "checkpoint.pth").exists()
 
 
-def test_slurm(place):
+def test_slurm(place, monkeypatch):
+    """What srun is told, and what reaches `tcformer train`; tests/slurm runs it on a cluster."""
+    python = stand_in(place / "bin" / "noting", f'echo "$@" >> {place}/noted.txt')
     command = the("GPUS=16 ./slurm_train.sh")
-    run(f"{command} {TINY} {ADDED['GPUS=16 ./slurm_train.sh']}", place)
+    run(command, place, python=str(python))
     options = (place / "srun.txt").read_text().split()
     assert {"--partition=PARTITION", "--job-name=JOB_NAME", "--ntasks=16"} <= set(options)
     assert {"--gres=gpu:8", "--ntasks-per-node=8", "--cpus-per-task=5"} <= set(options)
+    words = (place / "noted.txt").read_text().splitlines()[-1].split()
+    assert words[:4] == ["-u", "-m", "tcformer", "train"]
+    assert cli.main([*words[3:], *TINY.split(), "--device", "cpu", "--dry-run"]) == 0
 
 
 @pytest.mark.parametrize("text", [text for _, text in blocks(README, "python")])

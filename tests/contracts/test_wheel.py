@@ -29,16 +29,8 @@ def wheel(tmp_path_factory) -> Path:
 def installed(wheel, tmp_path_factory) -> Path:
     """A folder with the wheel in it and nothing of the clone."""
     folder = tmp_path_factory.mktemp("site")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--no-index",
-        "--no-compile",
-    ]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
+    command.append("--no-compile")
     result = subprocess.run(
         [*command, "--target", str(folder), str(wheel)], capture_output=True, text=True, timeout=120
     )
@@ -47,20 +39,6 @@ def installed(wheel, tmp_path_factory) -> Path:
     else:
         assert result.returncode == 0, result.stderr
     return folder
-
-
-def run(installed: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    rest = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    elsewhere = [path for path in rest if not Path(path).resolve().is_relative_to(ROOT)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), *elsewhere])}
-    return subprocess.run(
-        [sys.executable, *args],
-        cwd=installed.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
 
 
 def test_it_holds_every_module_and_config(wheel):
@@ -78,23 +56,33 @@ def test_it_holds_every_module_and_config(wheel):
     assert not [name for name in names if name.startswith("tests/")]
 
 
-def test_the_command_is_there(installed):
-    result = run(installed, "-m", "tcformer", "--version")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("tcformer ")
+CODE = """
+import sys, tcformer
+from tcformer.cli import main
+print(tcformer.__file__)
+assert main(["--version"]) == 0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_it_runs_without_the_clone_and_finds_a_shipped_config(installed):
+    rest = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    elsewhere = [path for path in rest if not Path(path).resolve().is_relative_to(ROOT)]
+    args = ["train", "configs/tcformer/tcformer_light.py", "--model", "tcformer_nano"]
+    args += ["--num-workers", "0", "--data-set", "fake", "--input-size", "32"]
+    result = subprocess.run(
+        [sys.executable, "-c", CODE, *args, "--batch-size", "2", "--device", "cpu", "--dry-run"],
+        cwd=installed.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), *elsewhere])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    place, version, *_ = result.stdout.splitlines()
+    assert Path(place).is_relative_to(installed)
+    assert version.startswith("tcformer ")
     scripts = [
         path.name for folder in ("bin", "Scripts") for path in (installed / folder).glob("*")
     ]
     assert not scripts or any(name.startswith("tcformer") for name in scripts)
-
-
-def test_it_is_the_wheel_that_runs(installed):
-    result = run(installed, "-c", "import tcformer; print(tcformer.__file__)")
-    assert Path(result.stdout.strip()).is_relative_to(installed)
-
-
-def test_a_shipped_config_is_found_by_name(installed):
-    args = ["configs/tcformer/tcformer_light.py", "--model", "tcformer_nano", "--num-workers", "0"]
-    small = ["--data-set", "fake", "--input-size", "32", "--batch-size", "2", "--device", "cpu"]
-    result = run(installed, "-m", "tcformer", "train", *args, *small, "--dry-run")
-    assert result.returncode == 0, result.stdout + result.stderr
