@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -82,9 +83,9 @@ class SourceDataset(Dataset):
         """
         return self.source.read(index)
 
+    @abstractmethod
     def prepare(self, loaded: Any, index: int) -> Item:
         """An item of what `load` returned."""
-        raise NotImplementedError
 
     def __getitem__(self, index: int) -> Item:
         try:
