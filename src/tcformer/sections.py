@@ -26,7 +26,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, Union
 
 from tcformer.errors import UserError, nearest, shown
 
@@ -37,9 +37,6 @@ _GREATEST = 2**31 - 1  # of a whole number that names no other bound
 _UNDERSCORED = {
     "cache_mode", "output_dir", "start_epoch", "num_workers", "world_size", "dist_url",
 }  # fmt: skip
-
-
-T = TypeVar("T")
 
 
 def option(field: str) -> str:
@@ -101,17 +98,12 @@ class Section:
         return {f.name: f.default for f in fields if f.metadata.get("option", True)}
 
     @classmethod
-    def marker(cls, name: str, kind: type[T]) -> T | None:
-        """What a field is annotated with of one kind."""
-        return next((m for m in _kinds(cls)[name].__metadata__ if isinstance(m, kind)), None)
-
-    @classmethod
     def foreign(cls, name: str, value: object, task: str) -> tuple[str, ...]:
         """The tasks that a field is about, if it is set and `task` does not use it."""
-        only, off = cls.marker(name, Only), cls.marker(name, Off)
-        tasks = only.tasks if only else cls.tasks
-        silent = value == cls.options()[name] or bool(off and value in off.values)
-        return () if silent or task in tasks else tasks
+        marks = _kinds(cls)[name].__metadata__
+        tasks = next((mark.tasks for mark in marks if isinstance(mark, Only)), cls.tasks)
+        off = [v for mark in marks if isinstance(mark, Off) for v in mark.values]
+        return () if value in [cls.options()[name], *off] or task in tasks else tasks
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from tcformer.data.spec import DataSpec, MixSpec, TransformSpec
 from tcformer.errors import UserError, nearest
-from tcformer.sections import Off, Only, Options, Section, Within, option
+from tcformer.sections import Off, Only, Options, Section, Within, documented, option
 
 __all__ = ["TASKS", "TrainConfig", "option"]
 
@@ -328,31 +328,24 @@ class RunConfig(Section):
 
 @dataclass(frozen=True)
 class RefusedConfig(Section):
-    """Options of the published script that only exist to be refused; the annotation says why."""
+    """Options of the published script that only exist to be refused; the texts say why."""
 
-    use_mcloader: Annotated[
-        bool, "it read a cache server at the authors' site; leave it out and give --data-path"
-    ] = False
-    """Refused: it read a cache server of the authors' site."""
-    cache_mode: Annotated[
-        bool, "it cached nothing and only changed which process read which image; leave it out"
-    ] = False
-    """Refused: it cached nothing, it only changed which process read which image."""
-    resplit: Annotated[
-        bool, "it spares the first of several augmentation splits from random erasing, and this "
-        "recipe has only one split",
-    ] = False  # fmt: skip
-    """Refused: it is about the first of several augmentation splits, and there is only one."""
-    patience_epochs: Annotated[
-        int, "only --sched plateau would use it, and that cannot be resumed exactly"
-    ] = 10
-    """Only for --sched plateau, which is refused: its state cannot be resumed exactly."""
+    use_mcloader: bool = False
+    """Refused: it read a cache server at the authors' site; leave it out and give --data-path."""
+    cache_mode: bool = False
+    """Refused: it cached nothing and only changed which process read which image; leave it out."""
+    resplit: bool = False
+    """Refused: it spares the first of several augmentation splits from random erasing, and this
+    recipe has only one split."""
+    patience_epochs: int = 10
+    """Refused: only --sched plateau would use it, and that cannot be resumed exactly."""
 
     def validate(self) -> None:
         """Refuse whatever is set."""
         for name, default in self.options().items():
             if getattr(self, name) != default:
-                raise UserError(f"{option(name)} is refused: {self.marker(name, str)}.")
+                why = documented(type(self))[name].removeprefix("Refused")
+                raise UserError(f"{option(name)} is refused{why}")
 
 
 @dataclass(frozen=True, repr=False)
