@@ -1,4 +1,4 @@
-"""Evaluation is exact; in several processes: tests/training/test_processes_end_to_end.py."""
+"""Evaluation is exact; in several processes: tests/training/test_processes.py."""
 
 from __future__ import annotations
 
