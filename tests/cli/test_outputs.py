@@ -295,12 +295,3 @@ def test_a_package_that_is_missing(name, inputs, tmp_path, monkeypatch, capsys):
     assert told.err.count("\n") == 1
     assert f"tcformer[{extra}]" in told.err
     assert content(tmp_path / "out") == before
-
-
-def test_a_package_that_is_missed_late_is_a_sentence_too(monkeypatch, capsys):
-    def late(rest):
-        raise ModuleNotFoundError("No module named 'av'", name="av")
-
-    monkeypatch.setattr("tcformer.cli.flops.main", late)
-    assert cli.main(["flops"]) == 2
-    assert "tcformer[pose]" in capsys.readouterr().err

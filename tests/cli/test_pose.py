@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +10,6 @@ import pytest
 import torch
 from people import as_prediction, make_annotations
 from PIL import Image
-from processes import clean_env
 from safetensors.torch import load_file
 
 from tcformer import cli
@@ -58,11 +55,15 @@ def figures(tmp_path):
     return tmp_path
 
 
+def run(weights, *words):
+    return cli.main(["pose", *map(str, words), "--checkpoint", str(weights)])
+
+
 def test_pictures(weights, figures, capsys):
-    words = ["pose", str(figures / "figure0.png"), str(figures / "figure1.png")]
-    options = ["--checkpoint", str(weights), "--boxes", str(figures / "boxes.json")]
+    words = [figures / "figure0.png", figures / "figure1.png", "--boxes", figures / "boxes.json"]
     out = figures / "out"
-    assert cli.main([*words, *options, "--out", str(out)]) == 0
+    words += ["--out", out]
+    assert run(weights, *words) == 0
     printed = capsys.readouterr().out
     assert "figure0.png: 1 person" in printed
     assert "figure1.png: 2 people" in printed
@@ -74,9 +75,9 @@ def test_pictures(weights, figures, capsys):
     # A row with the picture and one for each person: the crop and three stages of tokens.
     assert sheet.shape[0] > 128 + 2 * 32 * 3
     before = (out / "figure0.pose.png").read_bytes()
-    assert cli.main([*words, *options, "--out", str(out)]) == 0
+    assert run(weights, *words) == 0
     assert (out / "figure0.pose.png").read_bytes() == before
-    assert cli.main([*words, *options, "--out", str(out), "--no-tokens", "--no-flip-test"]) == 0
+    assert run(weights, *words, "--no-tokens", "--no-flip-test") == 0
     assert Image.open(out / "figure0.pose.png").size == (128, 128)
 
 
@@ -86,8 +87,7 @@ def test_the_file_is_one_for_the_tools_of_coco(weights, figures):
     from pycocotools.cocoeval import COCOeval
 
     out = figures / "out"
-    words = ["pose", str(figures / "figure0.png"), "--checkpoint", str(weights), "--no-tokens"]
-    assert cli.main([*words, "--out", str(out)]) == 0
+    assert run(weights, figures / "figure0.png", "--no-tokens", "--out", out) == 0
     data = COCO(str(out / "keypoints.json"))
     (category,) = data.loadCats(data.getCatIds())
     (note,) = data.loadAnns(data.getAnnIds())
@@ -95,46 +95,37 @@ def test_the_file_is_one_for_the_tools_of_coco(weights, figures):
     assert min(min(pair) for pair in category["skeleton"]) == 1  # COCO counts from one
     assert max(max(pair) for pair in category["skeleton"]) <= 11
     assert note["num_keypoints"] == sum(v > 0 for v in note["keypoints"][2::3])
-    run = COCOeval(data, data.loadRes([dict(note)]), "keypoints")
-    run.params.kpt_oks_sigmas = np.full(11, 0.1)
-    run.evaluate()
-    run.accumulate()
-    run.summarize()
-    assert run.stats[0] == pytest.approx(1)
+    found = COCOeval(data, data.loadRes([dict(note)]), "keypoints")
+    found.params.kpt_oks_sigmas = np.full(11, 0.1)
+    found.evaluate()
+    found.accumulate()
+    found.summarize()
+    assert found.stats[0] == pytest.approx(1)
 
 
 def test_a_file_that_cannot_be_read_costs_only_itself(weights, figures, capsys):
     (figures / "bad.png").write_bytes(b"no picture")
     (figures / "bad.mp4").write_bytes(b"no video")
+    Image.open(figures / "figure0.png").convert("P").save(figures / "still.gif")  # a picture
     out = figures / "out"
-    names = [str(figures / name) for name in ("bad.png", "bad.mp4", "figure0.png")]
-    options = ["--checkpoint", str(weights), "--out", str(out), "--no-tokens"]
-    assert cli.main(["pose", *names, *options]) == 1
+    names = [figures / name for name in ("bad.png", "bad.mp4", "still.gif")]
+    assert run(weights, *names, "--out", out, "--no-tokens") == 1
     printed = capsys.readouterr()
     assert [line.split(": ")[0] for line in printed.err.splitlines()] == ["error", "error"]
     content = json.loads((out / "keypoints.json").read_text())
-    assert [image["file_name"] for image in content["images"]] == ["figure0.png"]
-    assert sorted(p.name for p in out.iterdir()) == ["figure0.pose.png", "keypoints.json"]
-    assert cli.main(["pose", *names[:2], *options[:-3], "--out", str(figures / "none")]) == 2
+    assert [image["file_name"] for image in content["images"]] == ["still.gif"]
+    assert sorted(p.name for p in out.iterdir()) == ["keypoints.json", "still.pose.png"]
+    assert run(weights, *names[:2], "--out", figures / "none") == 2
     assert not (figures / "none" / "keypoints.json").exists()
 
 
-@pytest.mark.parametrize("box", [[0, 0, 1e12, 1e12], [1e12, -1e12, 5, 5], [3, 3, 1e-9, 1e-9]])
-def test_boxes_of_any_size(weights, figures, box):
-    row = {"file_name": "figure0.png", "bbox": box}
-    (figures / "boxes.json").write_text(json.dumps([row]))
-    words = ["pose", str(figures / "figure0.png"), "--checkpoint", str(weights)]
-    out = figures / "out"
-    assert cli.main([*words, "--boxes", str(figures / "boxes.json"), "--out", str(out)]) == 0
-    assert np.asarray(Image.open(out / "figure0.pose.png")).any()
-
-
-def test_a_gif_that_does_not_move_is_a_picture(figures, weights, tmp_path):
-    still = tmp_path / "still.gif"
-    Image.open(figures / "figure0.png").convert("P").save(still)
-    words = ["pose", str(still), "--checkpoint", str(weights), "--out", str(tmp_path)]
-    assert cli.main(words) == 0
-    assert (tmp_path / "still.pose.png").is_file()
+def test_boxes_of_any_size(weights, figures):
+    boxes = ([0, 0, 1e12, 1e12], [1e12, -1e12, 5, 5], [3, 3, 1e-9, 1e-9])
+    rows = [{"file_name": "figure0.png", "bbox": box} for box in boxes]
+    (figures / "boxes.json").write_text(json.dumps(rows))
+    words = (figures / "figure0.png", "--boxes", figures / "boxes.json", "--out", figures / "out")
+    assert run(weights, *words) == 0
+    assert np.asarray(Image.open(figures / "out" / "figure0.pose.png")).any()
 
 
 def make_video(path, rate=5, rotation=0):
@@ -154,19 +145,29 @@ def make_video(path, rate=5, rotation=0):
     return path
 
 
-def test_boxes_of_the_frames_of_a_video(weights, tmp_path):
-    """As keypoints.json names them, so that a run's people can be given to the next."""
+def test_video(weights, tmp_path, capsys):
+    """Boxes are named as keypoints.json names them: people of a run can be given to the next."""
+    av = pytest.importorskip("av", reason="videos are read by the package av")
     path = make_video(tmp_path / "clip.mp4")
     rows = [{"file_name": "clip.mp4#0", "bbox": [0, 0, 50, 60]},
             {"file_name": "clip.mp4#2", "bbox": [5, 6, 70, 80]}]  # fmt: skip
-    (tmp_path / "boxes.json").write_text(json.dumps(rows))
-    words = ["pose", str(path), "--checkpoint", str(weights), "--out", str(tmp_path)]
+    boxes, out = tmp_path / "boxes.json", tmp_path / "out"
+    boxes.write_text(json.dumps(rows))
     for _ in range(2):
-        assert cli.main([*words, "--boxes", str(tmp_path / "boxes.json")]) == 0
-        content = json.loads((tmp_path / "keypoints.json").read_text())
+        assert run(weights, path, "--boxes", boxes, "--out", out) == 0
+        assert "3 frames" in capsys.readouterr().out
+        content = json.loads((out / "keypoints.json").read_text())
         assert [note["image_id"] for note in content["annotations"]] == [1, 3]
         assert content["annotations"][1]["bbox"] == [5, 6, 70, 80]
-        (tmp_path / "boxes.json").write_text(json.dumps(content))
+        assert content["images"][2]["file_name"] == "clip.mp4#2"
+        boxes.write_text(json.dumps(content))
+    with av.open(str(out / "clip.pose.mp4")) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 3
+    assert sorted(p.name for p in out.iterdir()) == ["clip.pose.mp4", "keypoints.json"]
+    path.write_bytes(path.read_bytes()[:200])
+    assert run(weights, path, "--out", tmp_path / "other") == 2
+    assert "error: " in capsys.readouterr().err
+    assert not list((tmp_path / "other").glob("*.mp4"))
 
 
 def test_a_slow_video_and_a_turned_one(tmp_path, monkeypatch):
@@ -198,47 +199,6 @@ def test_a_slow_video_and_a_turned_one(tmp_path, monkeypatch):
     np.testing.assert_array_equal(upright, np.rot90(frames[0], -1))
 
 
-def test_video(weights, tmp_path, capsys):
-    av = pytest.importorskip("av", reason="videos are read by the package av")
-    source = SticksSource("val")
-    path = tmp_path / "figures.mp4"
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("mpeg4", rate=5)
-        stream.width = stream.height = 128
-        stream.pix_fmt = "yuv420p"
-        for i in range(3):
-            source.subject(i)
-            frame = av.VideoFrame.from_ndarray(np.array(source.read(i)), format="rgb24")
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-    out = tmp_path / "out"
-    command = ["pose", str(path), "--checkpoint", str(weights), "--out", str(out)]
-    assert cli.main(command) == 0
-    assert "3 frames" in capsys.readouterr().out
-    with av.open(str(out / "figures.pose.mp4")) as file:
-        assert sum(1 for _ in file.decode(video=0)) == 3
-    content = json.loads((out / "keypoints.json").read_text())
-    assert [image["file_name"] for image in content["images"]][2] == "figures.mp4#2"
-    assert sorted(p.name for p in out.iterdir()) == ["figures.pose.mp4", "keypoints.json"]
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(SystemExit):
-        raise SystemExit(cli.main([*command[:-1], str(tmp_path / "other")]))
-    assert "error: " in capsys.readouterr().err
-    assert not list((tmp_path / "other").glob("*.mp4"))
-
-
-def test_a_real_command_line_refuses_in_one_sentence(weights, figures):
-    done = subprocess.run(
-        [sys.executable, "-m", "tcformer", "pose", str(figures / "figure0.png"), "--detect",
-         "--checkpoint", str(weights), "--out", str(figures / "out")],
-        capture_output=True, text=True, env=clean_env(TORCH_HOME=str(figures)), check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: the detector needs torchvision's weights")
-    assert len(done.stderr.splitlines()) == 1
-    assert not (figures / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -252,14 +212,18 @@ def test_a_real_command_line_refuses_in_one_sentence(weights, figures):
         (["figure0.png", "figure0.png"], "would both be written to"),
         (["figure0.png", "--crop-size", "30", "30"], "multiples of 4"),
         (["boxes.json"], "cannot read boxes.json: it is not an image"),
+        (["figure0.png", "--detect"], "the detector needs torchvision's weights"),
     ],
 )
 def test_mistakes(weights, figures, monkeypatch, capsys, words, part):
     monkeypatch.chdir(figures)
-    assert cli.main(["pose", *words, "--checkpoint", str(weights)]) == 2
+    monkeypatch.setenv("TORCH_HOME", str(figures))
+    assert run(weights, *words) == 2
     error = capsys.readouterr().err
     assert part in error
     assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not (figures / "pose" / "keypoints.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -275,9 +239,8 @@ def test_weights_that_are_no_network(weights, figures, capsys, change, words):
     state = load_file(weights)
     change(state)
     torch.save(state, figures / "weights.pth")
-    command = ["pose", str(figures / "figure0.png"), "--crop-size", "32", "32"]
-    command += ["--checkpoint", str(figures / "weights.pth"), "--out", str(figures / "out")]
-    assert cli.main(command) == 2
+    words = (figures / "figure0.png", "--crop-size", 32, 32, "--out", figures / "out")
+    assert run(figures / "weights.pth", *words) == 2
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
@@ -360,9 +323,8 @@ def test_evaluate_keypoints(tmp_path, capsys):
         "ARm",
         "ARl",
     ]
-    assert [line.split()[0] for line in lines[1:7]] == [
-        "body", "foot", "face", "lefthand", "righthand", "wholebody",
-    ]  # fmt: skip
+    parts = ["body", "foot", "face", "lefthand", "righthand", "wholebody"]
+    assert [line.split()[0] for line in lines[1:7]] == parts
     assert json.loads(out.read_text())["wholebody"]["AP"] == pytest.approx(1)
     blank = sum(not all_points(n, real.kind)[:, 2].any() for n in real.annotations)
     assert lines[7].startswith(f"Measured on {8 - blank} people; left out 1 crowds")

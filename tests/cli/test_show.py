@@ -9,20 +9,9 @@ import torch
 from PIL import Image
 
 from tcformer import cli
-from tcformer.cli import show
 from tcformer.viz import STYLES
 
 RNG = np.random.default_rng(0)
-
-
-def run(*args, cwd, timeout=120):
-    return subprocess.run(
-        [sys.executable, "-m", "tcformer", "show", *map(str, args)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
 
 
 def save(path, height, width, **options):
@@ -32,43 +21,36 @@ def save(path, height, width, **options):
     return path
 
 
-def test_two_images_of_odd_sizes_make_one_sheet(tmp_path):
+def test_two_images_of_odd_sizes_make_one_sheet(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, seen standing
     save(tmp_path / "turned.jpg", 37, 61, exif=exif)
     save(tmp_path / "wide.png", 18, 70)
-    done = run(
-        "turned.jpg", "wide.png", "--model", "tcformer_nano", "--out", "sub/a.png", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+    words = ("turned.jpg", "wide.png", "--model", "tcformer_nano", "--out", "sub/a.png")
+    assert cli.main(["show", *words]) == 0
+    told = capsys.readouterr()
     # 61 x 37 px: 16 x 10 cells, and a quarter of the tokens (rounded up) after each stage.
-    assert done.stdout.splitlines() == [
+    assert told.out.splitlines() == [
         "turned.jpg: 61 x 37 px, seen as 61 x 37, 160, 40, 10, 3 tokens",
         "wide.png: 18 x 70 px, seen as 18 x 70, 90, 23, 6, 2 tokens",
         "wrote sub/a.png",
     ]
-    assert "weights are random" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "weights are random" in told.err
     sheet = np.asarray(Image.open(tmp_path / "sub" / "a.png"))
     # 5 columns: 37 and 70 px wide images, enlarged 7 and 6 times, and 6 gaps.
     assert sheet.shape[1] == 5 * 6 * 70 + 6 * 12
 
 
-def test_the_same_call_draws_the_same_pixels_and_a_size_is_honoured(tmp_path):
+def test_the_same_call_draws_the_same_pixels_and_a_size_is_honoured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     save(tmp_path / "a.png", 40, 60)
+    options = ("--model", "tcformer_nano", "--fill", "palette", "--panel-size", "100")
     sheets = []
     for size in ("32", "32", "full"):
-        status = show.main(
-            [
-                *(str(tmp_path / "a.png"), "--out", str(tmp_path / "out.png")),
-                *("--model", "tcformer_nano", "--size", size),
-                *("--fill", "palette", "--panel-size", "100"),
-            ]
-        )
-        assert status == 0
+        assert cli.main(["show", "a.png", "--out", "out.png", "--size", size, *options]) == 0
         sheets.append((tmp_path / "out.png").read_bytes())
-    assert sheets[0] == sheets[1]
-    assert sheets[0] != sheets[2]
+    assert sheets[0] == sheets[1] != sheets[2]
 
 
 NANO = ("--model", "tcformer_nano", "--size", "32", "--panel-size", "64")
@@ -78,16 +60,9 @@ def test_everything_can_be_drawn_of_one_point(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "a.png", 40, 70)
     for out in ("a.png.svg", "b.png"):
-        assert (
-            cli.main(
-                [
-                    *("show", "a.png", *NANO, "--out", out, "--point", "50,20"),
-                    *("--point", "3,39", "--block", "1", "--head", "2", "--opacity", "50"),
-                    *("--draw", ",".join(STYLES)),
-                ]
-            )
-            == 0
-        )
+        words = ["show", "a.png", *NANO, "--out", out, "--point", "50,20", "--point", "3,39"]
+        words += ["--block", "1", "--head", "2", "--opacity", "50", "--draw", ",".join(STYLES)]
+        assert cli.main(words) == 0
     words = (tmp_path / "a.png.svg").read_text()
     for text in (
         "a.png: 70 x 40 px, seen by tcformer_nano (random weights) at 56 x 32 px",
@@ -114,15 +89,6 @@ def test_the_merging_moves_for_several_images(tmp_path, monkeypatch, out):
         assert moving.n_frames == 5 + 4 * 4
         moving.load()
         assert moving.info["duration"] == 200
-
-
-def test_a_moving_picture_that_memory_cannot_hold_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    save(tmp_path / "a.png", 20, 20)
-    args = ("--model", "tcformer_nano", "--panel-size", "8000", "--out", "a.gif")
-    assert cli.main(["show", "a.png", *args]) == 2
-    assert "64 million pixels, and 25 is" in capsys.readouterr().err
-    assert not (tmp_path / "a.gif").exists()
 
 
 def test_a_photograph_is_painted_at_its_own_resolution_and_turned(tmp_path, monkeypatch):
@@ -242,6 +208,7 @@ def test_a_mistake_is_answered_without_loading_torch(tmp_path):
         (["--checkpoint", "text.png", "--pretrained"], "choose one"),
         ([*NANO, "--device", "cuda:99"], "cuda"),
         (["--model", "tcformer_nano", "--panel-size", "16384"], "smaller --panel-size"),
+        (["--model", "tcformer_nano", "--panel-size", "8000", "--out", "a.gif"], "and 25 is"),
         ([*NANO, "--draw", "family", "--stage", "5"], "tcformer_nano has 4 stages"),
         ([*NANO, "--point", "1,1", "--stage", "1"], "weights need 2 or more"),
         ([*NANO, "--point", "1,1", "--block", "3"], "have 2, 2, 2, 2 blocks"),

@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-from tcformer import cli
 from tcformer.cli import evaluate, train
 from tcformer.runtime.signals import EXIT_FAILED, EXIT_INTERRUPTED
 from tcformer.tasks import runner
@@ -23,11 +22,6 @@ def seen(monkeypatch):
     configurations = []
     monkeypatch.setattr(runner, "run", lambda cfg, **_: configurations.append(cfg))
     return configurations
-
-
-def test_the_help_lines_are_those_of_the_command():
-    assert cli.VERBS["train"] == train.HELP
-    assert cli.VERBS["evaluate"] == evaluate.HELP
 
 
 def test_evaluate_is_train_with_eval(seen):

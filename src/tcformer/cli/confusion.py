@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
+
 from tcformer.cli import VERBS
 from tcformer.cli.parser import SHARED, Parser, load_network, print_notes, whole
 from tcformer.errors import UserError, printable
@@ -24,7 +25,6 @@ from tcformer.files import atomic_write, check_writable, staging
 from tcformer.progress import progress_bar
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from tcformer.data.folder import FolderSource
@@ -52,7 +52,7 @@ MOST_ROWS, WORST = 30, 20
 MOST_MISTAKES = 10
 
 PANEL = 192
-"""Wished side of a panel in pixels."""
+"""Side of a panel in pixels, about."""
 
 WIDE = 1000
 """Cards whose panels take more pixels stand below each other."""
@@ -138,8 +138,8 @@ def _parse(argv: list[str]) -> Namespace:
         "above, with val/ in it")  # fmt: skip
     add("--out", metavar="FOLDER", help="where to write tables and pictures; without it, results "
         "are only printed")  # fmt: skip
-    add("--pictures", type=whole(0, MOST_PICTURES), default=8, metavar="N", help="so many right "
-        "answers and so many wrong ones are drawn; 0 draws none")  # fmt: skip
+    add("--pictures", type=whole(0, MOST_PICTURES), default=8, metavar="N", help="draw so many "
+        "right answers and so many wrong ones; 0 draws none")  # fmt: skip
     add("--skip-corrupt", action="store_true", help="leave out pictures that cannot be read, and "
         "count them, instead of ending with an error")  # fmt: skip
     parser.share(*SHARED)
@@ -173,13 +173,10 @@ def _summary(report: Report, words: Sequence[str], where: str) -> Iterator[str]:
     confusion = report.confusion
     rows = [row for row in confusion.per_class() if row.pictures]
     classes = f"{len(rows)} class" + "es" * (len(rows) != 1)
-    share, mean = confusion.accuracy, confusion.mean_recall
-    assert share is not None  # there are pictures
-    assert mean is not None
     yield (
         f"{printable(where)}: {_counted(confusion.pictures, 'picture')} of {classes}, "
-        f"{confusion.right} right: {_percent(share)} ({_between(confusion.interval)}), "
-        f"mean over the classes {_percent(mean)}"
+        f"{confusion.right} right: {_percent(confusion.accuracy)} "
+        f"({_between(confusion.interval)}), mean over the classes {_percent(confusion.mean_recall)}"
     )
     if report.unread:
         yield f"{_counted(report.unread, 'picture')} that cannot be read left out"
@@ -187,37 +184,27 @@ def _summary(report: Report, words: Sequence[str], where: str) -> Iterator[str]:
     if len(rows) > MOST_ROWS:
         yield f"The {WORST} of {len(rows)} classes with the lowest recall:"
         rows = sorted(rows, key=lambda row: (row.recall, row.number))[:WORST]
-    head = ("class", "pictures", "right", "recall", "95 % interval", "precision")
-    table = [head]
+    table = [("class", "pictures", "right", "recall", "95 % interval", "precision")]
     for row in rows:
-        precision = "-" if row.precision is None else _percent(row.precision)
-        assert row.recall is not None
         interval = _between(wilson(row.right, row.pictures))
-        numbers = (str(row.pictures), str(row.right), _percent(row.recall), interval, precision)
-        table.append((_short(words[row.number]), *numbers))
-    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
-    for line in table:
-        first, *others = (
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        yield "  ".join((first, *others))
+        numbers = (str(row.pictures), str(row.right), _percent(row.recall), interval)
+        table.append((_short(words[row.number]), *numbers, _percent(row.precision)))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for first, *others in table:
+        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join((first.ljust(widths[0]), *cells))
     yield ""
     mistakes = confusion.mistakes()
-    if not mistakes:
-        yield "There is no wrong answer."
-        return
-    yield "Confused most often:"
+    yield "Confused most often:" if mistakes else "There is no wrong answer."
     pictures = confusion.counts.sum(axis=1)
     for truth, answer, count in mistakes[:MOST_MISTAKES]:
-        names = f"{_short(words[truth])} -> {_short(words[answer])}"
-        yield f"  {names}: {count} of {pictures[truth]}"
+        yield f"  {_short(words[truth])} -> {_short(words[answer])}: {count} of {pictures[truth]}"
     if len(mistakes) > MOST_MISTAKES:
         yield f"  and {_counted(len(mistakes) - MOST_MISTAKES, 'other pair')}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _between(interval: tuple[float, float] | None) -> str:
@@ -268,39 +255,29 @@ def _write(
         print(f"no picture of the matrix: {len(drawn)} classes are more than can be drawn")
     for name, found in (("right.png", report.right), ("wrong.png", report.wrong)):
         if found:
-            write_bytes(out / name, png_bytes(draw_answers(loaded, found, matching.words, root)))
+            write_bytes(out / name, png_bytes(_draw_answers(loaded, found, matching.words, root)))
             written.append(name)
     if not loaded.merges and (report.right or report.wrong):
         print(f"{loaded.name} merges no tokens, so the answers are drawn without them")
     return written
 
 
-def draw_answers(
+def _draw_answers(
     loaded: Loaded, answers: Sequence[LabeledPrediction], words: Sequence[str], root: Path
 ) -> NDArray[np.uint8]:
-    """A card for each answer: "truth -> answer 93 %" over the picture and its tokens.
-
-    What is drawn is what the network saw: the middle of the picture, in the photograph's own
-    resolution where that is finer.
-
-    Args:
-        loaded: the network that gave the answers.
-        answers: one or more.
-        words: the names of the network's classes.
-        root: the folder of the class folders, which names of pictures leave out.
-
-    Returns:
-        (height, width, 3) uint8.
-    """
+    """A card for each answer: "truth -> answer 93 %" over the picture and its tokens."""
     from tcformer.viz import card_sheet
 
-    rows = [_row(loaded, answer, words, root) for answer in answers]
+    rows = [_card(loaded, answer, words, root) for answer in answers]
     panel = rows[0].panels[0].size[1]
     across = 4 if not loaded.merges else 2 if 4 * panel <= WIDE else 1
     return card_sheet(rows, across=across, font_size=max(16, panel // 18), least_column=PANEL)
 
 
-def _row(loaded: Loaded, answer: LabeledPrediction, words: Sequence[str], root: Path) -> Row:
+def _card(loaded: Loaded, answer: LabeledPrediction, words: Sequence[str], root: Path) -> Row:
+    """Draw what the network saw: the middle of the picture, in the photograph's own resolution
+    where that is finer.
+    """
     import torch
 
     from tcformer.images import read_picture, unnormalize
@@ -313,12 +290,10 @@ def _row(loaded: Loaded, answer: LabeledPrediction, words: Sequence[str], root: 
     scale = panel_scale((side, side), PANEL)
     ready = prepare(picture)
     scales = {"mean": prepare.spec.norm_mean, "std": prepare.spec.norm_std}
-    seen = unnormalize(ready, **scales)
+    shown = enlarge(unnormalize(ready, **scales), scale)
     if min(picture.size) >= 1.5 * side / prepare.kept:
         finer = replace(prepare, input_size=scale * side, crop_pct=prepare.kept)
         shown = unnormalize(finer(picture), **scales)
-    else:
-        shown = enlarge(seen, scale)
     # The name of a class as far as the font has its letters, else its number.
     truth, said = (
         written(_plain(words[number]), f"class {number}")
@@ -333,10 +308,9 @@ def _row(loaded: Loaded, answer: LabeledPrediction, words: Sequence[str], root: 
         with torch.inference_mode():
             stages = loaded.backbone.forward_tokens(ready[None].to(loaded.device))
         figure = Figure(shown, layout_maps(stages), seen=(side, side))
+        drawn = zip(figure.draw("mean").panels, stages, strict=True)
         # Before the first merge tokens are squares, and one alone is no picture.
-        several = [stage.layout.num_tokens > 1 for stage in stages]
-        drawn = zip(figure.draw("mean").panels, several, strict=True)
-        panels += [panel for panel, seen_apart in drawn if seen_apart][1:]
+        panels += [panel for panel, tokens in drawn if tokens.layout.num_tokens > 1][1:]
     return Row(tuple(panels), heading)
 
 
@@ -349,19 +323,16 @@ def _rounded(share: float) -> str:
 
 
 def _record(
-    loaded: Loaded,
-    source: FolderSource,
-    matching: Matching,
-    report: Report,
-    settings: dict[str, Any],
+    loaded: Loaded, source: FolderSource, matching: Matching, report: Report, settings: Any
 ) -> dict[str, Any]:
-    """In the form of a run's record: everything that the figures depend on."""
+    """What the figures depend on, in the form of a run's record."""
     from tcformer.data.fingerprint import fingerprint
     from tcformer.runtime import provenance
     from tcformer.training.record import FORM
+    from tcformer.weights.released import file_sha256
 
     confusion, weights = report.confusion, loaded.source
-    truths, answers = confusion.counts.nonzero()
+    is_file = weights is not None and Path(weights).is_file()
     return {
         "form": FORM,
         "kind": "confusion",
@@ -369,7 +340,7 @@ def _record(
         "model": loaded.name,
         "parameters": sum(p.numel() for p in loaded.network.parameters()),
         "weights": None if weights is None else provenance.without_place(weights),
-        "weights_sha256": _digest(weights),
+        "weights_sha256": file_sha256(Path(str(weights)))[:16] if is_file else None,
         "data": fingerprint(SimpleNamespace(source=source), source.root.parent),
         "config": settings,
         "result": {
@@ -382,8 +353,8 @@ def _record(
         },
         "classes": list(matching.names),
         "counts": [
-            [int(truth), int(answer), int(confusion.counts[truth, answer])]
-            for truth, answer in zip(truths, answers, strict=True)
+            [truth, answer, int(confusion.counts[truth, answer])]
+            for truth, answer in np.argwhere(confusion.counts).tolist()
         ],
     }
 
@@ -412,11 +383,3 @@ def _circumstances(device: Any, argv: list[str], started: float) -> dict[str, An
 def _in_lines(text: str) -> str:
     """JSON whose lists of numbers stand on one line each."""
     return re.sub(r"\[\s+([-\d.,\s]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
-
-
-def _digest(source: str | None) -> str | None:
-    """The first 16 digits of the SHA-256 of a file of weights."""
-    if source is None or not Path(source).is_file():
-        return None
-    with open(source, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

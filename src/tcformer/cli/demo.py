@@ -45,15 +45,8 @@ LOG = "demo.log"
 """The training's own output. The file also marks a folder as one that the demo may clear."""
 
 _OURS = (
-    LOG,
-    "checkpoint*.pth",
-    "best.pth",
-    "best.safetensors",
-    "log.txt",
-    "config.json",
-    "record.json",
-    "tokens.png",
-    "digits/*.png",
+    *(LOG, "checkpoint*.pth", "best.pth", "best.safetensors"),
+    *("log.txt", "config.json", "record.json", "tokens.png", "digits/*.png"),
 )
 
 
@@ -110,17 +103,11 @@ def _parse(argv: list[str]) -> Namespace:
         f"to test on). The recipe is {CONFIG}. Exits with status 1 when the accuracy stays below "
         f"{EXPECTED_ACCURACY:.0f} percent (not with --epochs).",
     )
-    parser.add_argument(
-        "--output_dir",
-        "--output-dir",
-        metavar="FOLDER",
-        default="runs/demo",
-        help="folder for checkpoint, picture and log; an earlier demo in it is replaced at the end",
-    )
-    parser.add_argument(
-        "--epochs", metavar="N", type=int, default=None, help="epochs (default: the recipe's)"
-    )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the training")
+    add = parser.add_argument
+    add("--output_dir", "--output-dir", metavar="FOLDER", default="runs/demo", help="folder for "
+        "checkpoint, picture and log; an earlier demo in it is replaced at the end")  # fmt: skip
+    add("--epochs", metavar="N", type=int, help="epochs (default: the recipe's)")
+    add("--seed", metavar="N", type=int, default=0, help="seed of the training")
     return parser.parse_args(argv)
 
 
@@ -128,17 +115,11 @@ def _configuration(args: Namespace) -> TrainConfig:
     from tcformer.training.options import build, load_config
 
     cfg = build(load_config(CONFIG), where=CONFIG)
-    cfg = cfg.replace(
-        output_dir=args.output_dir,
-        seed=args.seed,
-        save_every=0,
-        # One thread is enough for such small tensors, and several wait for each other at every
-        # operation: where cores are busy or capped, that costs far more than it gains.
-        threads=cfg.run.threads or 1,
-    )
-    if args.epochs is not None:
-        cfg = cfg.replace(epochs=args.epochs)
-    return cfg
+    changed = {} if args.epochs is None else {"epochs": args.epochs}
+    # One thread is enough for such small tensors, and several wait for each other at every
+    # operation: where cores are busy or capped, that costs far more than it gains.
+    changed |= {"seed": args.seed, "save_every": 0, "threads": cfg.run.threads or 1}
+    return cfg.replace(output_dir=args.output_dir, **changed)
 
 
 def _check(folder: Path) -> None:
@@ -180,31 +161,29 @@ def show_progress(
     """
     stream = stream or sys.stdout
     live = stream.isatty() if live is None else live
-    began, finished, epochs, loss, accuracy = time.monotonic(), 0, 0, "", ""
+    began, finished, epochs, loss = time.monotonic(), 0, 0, ""
 
-    def read_accuracy() -> None:  # that of an epoch is known when the next one begins
-        nonlocal accuracy
+    def numbers() -> str:  # the accuracy of an epoch is known when the next one begins
+        accuracy = ""
         with contextlib.suppress(OSError, IndexError, ValueError, KeyError):
             last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
             accuracy = f"  accuracy {last['test_acc1']:.1f}%"
+        return loss + accuracy
 
     def line() -> None:
         nonlocal finished
         finished += 1
         left = int((time.monotonic() - began) / finished * (epochs - finished))
         clock = f"eta {left // 60}:{left % 60:02d}"
-        print(f"epoch {finished}/{epochs}  {loss}{accuracy}  {clock}", file=stream, flush=True)
+        print(f"epoch {finished}/{epochs}  {numbers()}  {clock}", file=stream, flush=True)
 
-    bar = progress_bar(label="preparing", stream=stream, wanted=live, transient=False)
-    with bar as update:
+    with progress_bar(label="preparing", stream=stream, wanted=live, transient=False) as update:
 
         def draw(now: Progress) -> None:
             nonlocal epochs, loss
             epochs = now.epochs
             if now.phase != "train":
                 return
-            if now.step == 1:
-                read_accuracy()
             if now.epoch > finished and not live:
                 line()
             loss = f"loss {now.values['loss']:.3f}" if "loss" in now.values else ""
@@ -212,13 +191,12 @@ def show_progress(
                 description=f"epoch {now.epoch + 1}/{now.epochs}",
                 total=now.epochs * now.steps,
                 completed=now.epoch * now.steps + now.step,
-                numbers=loss + accuracy,
+                numbers=numbers() if live else "",
             )
 
         yield draw
-        read_accuracy()
         if live:
-            update(numbers=loss + accuracy)
+            update(numbers=numbers())
         elif epochs:
             line()
 
@@ -229,32 +207,23 @@ def _draw(result: RunResult, folder: Path) -> Path:
 
     from tcformer.data import DataSpec, build_dataset
     from tcformer.predict import load
-    from tcformer.viz import contact_sheet, layout_maps, token_row, write_png
+    from tcformer.viz import Row, contact_sheet, layout_maps, token_row, write_png
 
     loaded = load(None, result.checkpoint)
     images = build_dataset(DataSpec(data_set="digits"), "val")
-    rows, seen = [], set()
+    rows: dict[int, Row] = {}
     for index in range(len(images)):
         image, label = images.load(index)
-        if label in seen:
+        if label in rows or len(rows) == ROWS:
             continue
-        seen.add(label)
         picture = np.asarray(image)
         write_png(folder / "digits" / f"{label}.png", picture)
         with torch.inference_mode():
             answer = int(loaded.network(loaded.preprocessing.normalize(picture)).argmax())
-        rows.append(
-            token_row(
-                picture,
-                layout_maps(loaded.tokens(picture)),
-                title=f"a {images.classes[label]}, read as {images.classes[answer]}",
-                edge_color=EDGE,
-                panel_size=192,
-            )
-        )
-        if len(rows) == ROWS:
-            break
-    write_png(folder / "tokens.png", contact_sheet(rows))
+        title = f"a {images.classes[label]}, read as {images.classes[answer]}"
+        maps = layout_maps(loaded.tokens(picture))
+        rows[label] = token_row(picture, maps, title=title, edge_color=EDGE, panel_size=192)
+    write_png(folder / "tokens.png", contact_sheet(list(rows.values())))
     return folder / "tokens.png"
 
 
@@ -272,31 +241,22 @@ def _next_steps(result: RunResult, folder: Path) -> list[str]:
 
 def command() -> str:
     """How to call this `tcformer` from the current folder, as short as possible."""
+    python, script = Path(sys.executable), Path(sys.executable).with_name("tcformer")
     try:
         metadata.distribution("tcformer")
     except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        source = shlex.quote(_from_here(Path(tcformer.__file__).parents[1]))
-        return f"PYTHONPATH={source} {_python()} -m tcformer"
-    script = Path(sys.executable).with_name("tcformer")
-    if _is_on_path(script):
-        return "tcformer"
-    return shlex.quote(_from_here(script)) if script.is_file() else f"{_python()} -m tcformer"
-
-
-def _python() -> str:
-    python = Path(sys.executable)
-    return python.name if _is_on_path(python) else shlex.quote(_from_here(python))
-
-
-def _is_on_path(program: Path) -> bool:
-    found = shutil.which(program.name)
-    return found is not None and Path(found).absolute() == program.absolute()
+        source = Path(tcformer.__file__).parents[1]
+        return f"PYTHONPATH={_from_here(source)} {_from_here(python)} -m tcformer"
+    return _from_here(script) if script.is_file() else f"{_from_here(python)} -m tcformer"
 
 
 def _from_here(path: Path) -> str:
-    """Relative to the current folder where the path lies inside it."""
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    """The name of a program that is found by it, else the path from the current folder."""
+    path, found = path.absolute(), shutil.which(path.name)
+    if found is not None and Path(found).absolute() == path:
+        return path.name
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def _clock(seconds: float) -> str:

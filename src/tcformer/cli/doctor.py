@@ -10,8 +10,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
-import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from tcformer import processor as cpu
 from tcformer.cli import EXTRAS, VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import is_installed
-from tcformer.processor import INSTRUCTIONS, label, usable_cores
 
 HELP = VERBS["doctor"]
 
@@ -72,22 +71,33 @@ def examine() -> dict[str, list[Finding]]:
     return {name: _guarded(name, section) for name, section in sections.items()}
 
 
+def _guarded(name: str, section: Callable[[], list[Finding]]) -> list[Finding]:
+    # A doctor that dies of the illness is of no use: whatever goes wrong becomes a finding.
+    try:
+        return section()
+    except Exception as problem:
+        return [Finding(name, "could not be read", "warn", f"{type(problem).__name__}: {problem}")]
+
+
+def _unless(name: str, why: str | None, value: str = "on") -> Finding:
+    """What is on, or off for a reason."""
+    return Finding(name, "off" if why else value, "off" if why else "ok", why)
+
+
 def versions() -> list[Finding]:
     """Python, this package and what it stands on, with a warning where a version will not do."""
     found = [Finding("tcformer", __version__), Finding("python", platform.python_version())]
     for package, (first, too_new) in REQUIRED.items():
         version = _version(package)
+        why = None
         if version is None:
-            found.append(Finding(package, "missing", "warn", f"pip install '{package}>={first}'"))
+            why = f"pip install '{package}>={first}'"
         elif _numbers(version) < _numbers(first):
             why = f"tcformer needs {first} or newer"
-            found.append(Finding(package, version, "warn", why))
         elif too_new and _numbers(version) >= _numbers(too_new):
-            why = TOO_NEW.get(package, "tcformer has not been tried with it")
-            advice = f"{why}; pip install '{package}<{too_new}'"
-            found.append(Finding(package, version, "warn", advice))
-        else:
-            found.append(Finding(package, version))
+            reason = TOO_NEW.get(package, "tcformer has not been tried with it")
+            why = f"{reason}; pip install '{package}<{too_new}'"
+        found.append(Finding(package, version or "missing", "warn" if why else "ok", why))
     return found
 
 
@@ -96,18 +106,16 @@ def processor() -> list[Finding]:
     torch, kind = _torch(), cpu.processor()
     found = [
         Finding("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
-        Finding("name", label(kind.facts())),
+        Finding("name", cpu.label(kind.facts())),
         Finding("vendor", kind.vendor or "not told"),
         Finding("stepping", kind.stepping or "not told"),
-        Finding("cores", f"{usable_cores()} usable of {os.cpu_count()}"),
+        Finding("cores", f"{cpu.usable_cores()} usable of {os.cpu_count()}"),
     ]
     if kind.vector_bits is not None:
-        told = f"{kind.vector_bits} bits at full rate"
-        if kind.vector_bits_from == INSTRUCTIONS:
-            told = f"{kind.vector_bits} bits, {INSTRUCTIONS}"
-        else:
-            told += f" (from {kind.vector_bits_from})"
-        found.append(Finding("vector width", told))
+        told = f" at full rate (from {kind.vector_bits_from})"
+        if kind.vector_bits_from == cpu.INSTRUCTIONS:
+            told = f", {cpu.INSTRUCTIONS}"
+        found.append(Finding("vector width", f"{kind.vector_bits} bits{told}"))
     if torch is not None:
         found.append(Finding("torch threads", str(torch.get_num_threads())))
         found.append(Finding("vector units", torch.backends.cpu.get_cpu_capability()))
@@ -117,12 +125,12 @@ def processor() -> list[Finding]:
         found.append(Finding("flags", there or "none"))
     if torch is not None:
         found += _guarded("float32 products", _products)
-    found.append(Finding("memory", _memory()))
+        found += _guarded("memory", _memory)
     shared = Path("/dev/shm")
     if shared.is_dir():
         size = shutil.disk_usage(shared).total
-        small = size < 2**30
         why = "data workers pass batches through it and may die; enlarge it or use --num_workers 0"
+        small = size < 2**30
         status = "warn" if small else "ok"
         found.append(Finding("shared memory", _gib(size), status, why if small else None))
     return found
@@ -136,6 +144,12 @@ def _products() -> list[Finding]:
     threads, load = _torch().get_num_threads(), provenance.load_average()
     told = f"{reached} GFLOP/s, measured now: {threads} threads, load average {load}"
     return [Finding("float32 products", told)]
+
+
+def _memory() -> list[Finding]:
+    from tcformer.runtime.provenance import total_memory
+
+    return [Finding("memory", _gib(total_memory()))]
 
 
 def accelerators() -> list[Finding]:
@@ -154,9 +168,52 @@ def accelerators() -> list[Finding]:
     return found or [Finding("GPU", "none", "off", _why_no_gpu(torch))]
 
 
+def _why_no_gpu(torch: Any) -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch was built for CPUs only"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return "CUDA_VISIBLE_DEVICES is set to nothing"
+    if shutil.which("nvidia-smi") is None and shutil.which("rocm-smi") is None:
+        return "no GPU driver is installed on this machine"
+    return f"a driver is there but torch (built for CUDA {torch.version.cuda}) cannot use it"
+
+
 def compilers() -> list[Finding]:
     """What torch.compile and our C++ kernels need on a CPU, and what Triton needs on a GPU."""
-    return [_cpp_compiler(), _cpp_kernels(), _triton()]
+    if _torch() is None:
+        return [Finding("C++ kernels", "off", "off", "torch is missing")]
+    from tcformer.ops import csrc
+    from tcformer.runtime import provenance
+
+    there = csrc.library() is not None
+    why = csrc.one_thread() if there else csrc.unsupported_reason()
+    kernels = Finding("C++ kernels", str(csrc.location()), "ok", why)
+    return [
+        Finding("C++ compiler", provenance.compiler() or "not found", *_compile()),
+        kernels if there else Finding("C++ kernels", "off", "off", why),
+        _triton(),
+    ]
+
+
+def _compile() -> tuple[str, str | None]:
+    from tcformer.runtime.provenance import has_compiler
+
+    why = has_compiler()
+    return "off" if why else "ok", why
+
+
+def _triton() -> Finding:
+    version = _version("triton")
+    if version is None:
+        return Finding("triton", "missing", "off", "the triton package is not installed")
+    torch = _torch()
+    if torch is None or not torch.cuda.is_available():
+        why: str | None = "Triton kernels need a GPU; TRITON_INTERPRET=1 runs them slowly without"
+    else:
+        from tcformer.ops.dispatch import unsupported_reason
+
+        why = unsupported_reason("triton", "cuda")
+    return Finding("triton", version, "off" if why else "ok", why)
 
 
 def launchers() -> list[Finding]:
@@ -170,19 +227,16 @@ def launchers() -> list[Finding]:
         found.append(Finding("slurm job", f"{os.environ['SLURM_JOB_ID']}, {tasks} tasks"))
     srun = shutil.which("srun")
     why = None if srun else "slurm_train.sh needs srun on the path"
-    found.append(Finding("srun", srun or "not found", "ok" if srun else "off", why))
-    return found
+    return [*found, Finding("srun", srun or "not found", "ok" if srun else "off", why)]
 
 
 def extras() -> list[Finding]:
     """Optional packages, what each is for, and how to get it."""
     found = []
     for package, (module, extra, purpose) in EXTRAS.items():
-        if is_installed(module):
-            found.append(Finding(package, _version(package) or "present"))
-        else:
-            why = f"needed for {purpose}; pip install 'tcformer[{extra}]'"
-            found.append(Finding(package, "missing", "off", why))
+        why = f"needed for {purpose}; pip install 'tcformer[{extra}]'"
+        there = Finding(package, _version(package) or "present")
+        found.append(there if is_installed(module) else Finding(package, "missing", "off", why))
     return found
 
 
@@ -190,24 +244,19 @@ def fast_paths() -> list[Finding]:
     """Each implementation of each op, then the faster modes of torch: on, or off and why."""
     from tcformer.ops.dispatch import report
 
-    found = []
-    for op, impl, why in report():
-        on = "there, slow on purpose" if impl == "reference" else "on"
-        found.append(Finding(f"{op}: {impl}", "off" if why else on, "off" if why else "ok", why))
-    if not any(impl == "triton" for _, impl, _ in report()):
-        why = "this version of tcformer brings none; its ops run as plain PyTorch"
-        found.append(Finding("Triton kernels", "off", "off", why))
-    cpp = _cpp_compiler()
-    found.append(
-        Finding("torch.compile", "on" if cpp.status == "ok" else "off", cpp.status, cpp.why)
-    )
+    found = [
+        _unless(f"{op}: {impl}", why, "there, slow on purpose" if impl == "reference" else "on")
+        for op, impl, why in report()
+    ]
     native = {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu.processor().flags)
-    why = None if native else "this processor has no bfloat16 arithmetic, torch would emulate it"
-    status = "ok" if native else "off"
-    found.append(Finding("bfloat16 on CPU", "on" if native else "off", status, why))
-    why = why_no_large_pages(Path("/sys/kernel/mm/transparent_hugepage/enabled"))
-    found.append(Finding("large pages", "off" if why else "on", "off" if why else "ok", why))
-    return found
+    emulated = "this processor has no bfloat16 arithmetic, torch would emulate it"
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return [
+        *found,
+        _unless("torch.compile", _compile()[1]),
+        _unless("bfloat16 on CPU", None if native else emulated),
+        _unless("large pages", why_no_large_pages(setting)),
+    ]
 
 
 def why_no_large_pages(setting: Path) -> str | None:
@@ -219,14 +268,6 @@ def why_no_large_pages(setting: Path) -> str | None:
     if "[never]" in setting.read_text():
         return f"the kernel has them switched off ({setting} says never)"
     return None
-
-
-def _guarded(name: str, section: Callable[[], list[Finding]]) -> list[Finding]:
-    # A doctor that dies of the illness is of no use: whatever goes wrong becomes a finding.
-    try:
-        return section()
-    except Exception as problem:
-        return [Finding(name, "could not be read", "warn", f"{type(problem).__name__}: {problem}")]
 
 
 def _torch() -> Any:
@@ -243,71 +284,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """(2, 15, 0) of "2.15.0+cpu" or "2.15.0a0"; enough to compare with a lower or upper bound."""
-    parts = []
-    for part in version.partition("+")[0].split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        parts.append(int(digits))
-    return tuple(parts)
-
-
-def _cpp_compiler() -> Finding:
-    name = os.environ.get("CXX", "cl" if os.name == "nt" else "g++").split()[0]
-    path = shutil.which(name) or shutil.which("clang++")
-    header = Path(sysconfig.get_paths()["include"], "Python.h")
-    if path is None:
-        why = f"torch.compile on a CPU needs a C++ compiler and {name} is not on the path"
-        return Finding("C++ compiler", "not found", "off", why)
-    if not header.exists():
-        why = "torch.compile on a CPU needs Python.h; install the headers (python3-dev)"
-        return Finding("C++ compiler", path, "off", why)
-    return Finding("C++ compiler", path)
-
-
-def _cpp_kernels() -> Finding:
-    if _torch() is None:
-        return Finding("C++ kernels", "off", "off", "torch is missing")
-    from tcformer.ops import csrc
-
-    if csrc.library() is None:
-        return Finding("C++ kernels", "off", "off", csrc.unsupported_reason())
-    return Finding("C++ kernels", str(csrc.location()), "ok", csrc.one_thread())
-
-
-def _triton() -> Finding:
-    version = _version("triton")
-    if version is None:
-        return Finding("triton", "missing", "off", "the triton package is not installed")
-    torch = _torch()
-    if torch is None or not torch.cuda.is_available():
-        why = "Triton kernels need a GPU; TRITON_INTERPRET=1 runs them slowly without one"
-        return Finding("triton", version, "off", why)
-    from tcformer.ops.dispatch import unsupported_reason
-
-    why = unsupported_reason("triton", "cuda")
-    return Finding("triton", version, "off" if why else "ok", why)
-
-
-def _why_no_gpu(torch: Any) -> str:
-    if torch.version.cuda is None and torch.version.hip is None:
-        return "this torch was built for CPUs only"
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        return "CUDA_VISIBLE_DEVICES is set to nothing"
-    if shutil.which("nvidia-smi") is None and shutil.which("rocm-smi") is None:
-        return "no GPU driver is installed on this machine"
-    return f"a driver is there but torch (built for CUDA {torch.version.cuda}) cannot use it"
-
-
-def _memory() -> str:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    if text.isdigit() and int(text) < total:
-        return f"{_gib(int(text))} allowed of {_gib(total)}"
-    return _gib(total)
+def _numbers(version: str) -> list[int]:
+    """[2, 15, 0] of "2.15.0+cpu" or "2.15.0a0"; enough to compare with a lower or upper bound."""
+    release = re.match(r"[\d.]*", version)
+    return [int(part) for part in (release[0] if release else "").split(".") if part]
 
 
 def _gib(size: int) -> str:
@@ -321,15 +301,14 @@ def _as_json(report: dict[str, list[Finding]]) -> str:
 
 def _as_text(report: dict[str, list[Finding]]) -> str:
     marks = {"ok": " ", "off": "-", "warn": "!"}
-    width = max(len(finding.name) for found in report.values() for finding in found)
+    everything = [finding for found in report.values() for finding in found]
+    width = max(len(finding.name) for finding in everything)
     lines = []
     for section, found in report.items():
         lines.append(f"{section}:")
         for finding in found:
             why = f"  ({finding.why})" if finding.why else ""
             lines.append(f" {marks[finding.status]} {finding.name:<{width}}  {finding.value}{why}")
-    warnings = [
-        finding for found in report.values() for finding in found if finding.status == "warn"
-    ]
-    lines.append(f"{len(warnings)} to mend, marked with !" if warnings else "nothing to mend")
+    warnings = sum(finding.status == "warn" for finding in everything)
+    lines.append(f"{warnings} to mend, marked with !" if warnings else "nothing to mend")
     return "\n".join(lines)

@@ -22,14 +22,8 @@ def main(argv: list[str]) -> int:
         "PyTorch counts while this package runs one image. One multiply-add is one operation.",
     )
     parser.add_argument("model", nargs="?", default="tcformer", help="name of the variant")
-    parser.add_argument(
-        "--shape",
-        type=int,
-        nargs="+",
-        default=[224, 224],
-        metavar="PIXELS",
-        help="height and width of the image in pixels, or one number for both",
-    )
+    parser.add_argument("--shape", type=int, nargs="+", default=[224, 224], metavar="PIXELS",
+        help="height and width of the image in pixels, or one number for both")  # fmt: skip
     options = parser.parse_args(argv)
     height, width = _height_and_width(options.shape)
 

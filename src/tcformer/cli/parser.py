@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterable
@@ -14,47 +15,24 @@ from tcformer.errors import UserError, cut, nearest, printable, shown
 if TYPE_CHECKING:
     from tcformer.predict import Loaded
 
+_NUMBER = {"type": int, "metavar": "N"}
 SHARED: dict[str, dict[str, Any]] = {
     "model": {"metavar": "NAME", "help": "model to run (default: the checkpoint's own)"},
-    "checkpoint": {
-        "metavar": "FILE",
-        "help": "trained weights, or a folder in timm's hub format",
-    },
-    "pretrained": {
-        "action": "store_true",
-        "help": "the weights the authors published for --model",
-    },
+    "checkpoint": {"metavar": "FILE", "help": "trained weights, or a folder in timm's hub format"},
+    "pretrained": {"action": "store_true", "help": "the weights the authors published for --model"},
     "ema": {
         "action": BooleanOptionalAction,
         "help": "averaged weights of a training checkpoint (default: where it has them)",
     },
-    "batch-size": {
-        "type": int,
-        "default": 16,
-        "metavar": "N",
-        "help": "images that pass together",
-    },
-    "workers": {
-        "type": int,
-        "metavar": "N",
-        "help": "threads that read images ahead (default: one a core; 0: none)",
-    },
+    "batch-size": {**_NUMBER, "default": 16, "help": "images that pass together"},
+    "workers": {**_NUMBER, "help": "threads that read images ahead (default: one a core; 0: none)"},
     "input-size": {
-        "type": int,
-        "metavar": "N",
+        **_NUMBER,
         "help": "side of the network's square input, pixels (default: as it was trained)",
     },
-    "device": {
-        "default": "auto",
-        "help": "auto (a GPU if there is one), cpu, cuda, cuda:N or mps",
-    },
+    "device": {"default": "auto", "help": "auto (a GPU if there is one), cpu, cuda, cuda:N or mps"},
     "amp": {"choices": ("off", "bf16", "fp16"), "default": "off", "help": "mixed precision"},
-    "threads": {
-        "type": int,
-        "default": 0,
-        "metavar": "N",
-        "help": "CPU threads; 0 leaves torch's choice",
-    },
+    "threads": {**_NUMBER, "default": 0, "help": "CPU threads; 0 leaves torch's choice"},
     "progress": {
         "action": BooleanOptionalAction,
         "help": "a bar on stderr (default: on a terminal)",
@@ -108,30 +86,27 @@ class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
 
 def whole(low: int, high: int | None = None, *, word: str | None = None) -> Callable[[str], Any]:
     """A type of options: a whole number of a range, or a word. argparse refuses all else."""
-    return _in_range(int, "whole number", low, high, word)
+    return _in_range(int, "whole number", low, float("inf") if high is None else high, word)
 
 
 def real(low: float, high: float) -> Callable[[str], float]:
     """A type of options: a number of a range, both ends included."""
-    return _in_range(float, "number", low, high, None)
+    return _in_range(float, "number", low, high)
 
 
 def _in_range(
-    kind: type, name: str, low: float, high: float | None, word: str | None
+    kind: type, name: str, low: float, high: float, word: str | None = None
 ) -> Callable[[str], Any]:
-    bounds = f"{name} from {low:g}" + (f" to {high:g}" if high is not None else "")
+    bounds = f"{name} from {low:g}" + (f" to {high:g}" if high < float("inf") else "")
 
     def read(text: str) -> Any:
-        if text == word:
-            return text
-        try:
-            value = kind(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= (float("inf") if high is None else high):
-            other = f", or {word}" if word else ""
-            raise argparse.ArgumentTypeError(f"{shown(text)} is not a {bounds}{other}")
-        return value
+        with contextlib.suppress(ValueError):
+            if text == word:
+                return text
+            if low <= (value := kind(text)) <= high:
+                return value
+        other = f", or {word}" if word else ""
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a {bounds}{other}")
 
     return read
 

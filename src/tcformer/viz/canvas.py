@@ -195,15 +195,15 @@ class Sheet:
                 names[id(image)] = f"picture{len(names) + 1}"
                 definitions.append(_embedded(image, names[id(image)], placed.exact))
             name, (high, wide) = names[id(image)], placed.size
-            if not placed.title:
-                body.append(f'<use href="#{name}" x="{placed.x}" y="{placed.y}"/>')
-                continue
-            use = f'<use href="#{name}"/>'
-            body.append(
-                f'<svg x="{placed.x}" y="{placed.y}" width="{wide}" height="{high}" '
-                f'viewBox="0 0 {wide} {high}">\n<title>{xml_text(placed.title)}</title>\n'
-                f"{picture.svg(name) if isinstance(picture, Drawing) else use}\n</svg>"
-            )
+            title = f"<title>{xml_text(placed.title)}</title>" if placed.title else ""
+            if isinstance(picture, Drawing):
+                body.append(
+                    f'<svg x="{placed.x}" y="{placed.y}" width="{wide}" height="{high}" '
+                    f'viewBox="0 0 {wide} {high}">\n{title}\n{picture.svg(name)}\n</svg>'
+                )
+            else:
+                place = f'x="{placed.x}" y="{placed.y}"'
+                body.append(f'<use href="#{name}" {place}>{title}</use>')
         return "\n".join(
             [
                 '<?xml version="1.0" encoding="UTF-8"?>',
