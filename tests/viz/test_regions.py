@@ -25,7 +25,7 @@ def partition(seen, most=7, seed=0):
     return np.random.default_rng(seed).integers(0, most, cells)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(sides, sides, sides, sides)
 def test_a_pixel_belongs_to_the_cell_that_its_centre_lies_in(height, width, seen_h, seen_w):
     tokens = pixel_tokens(partition((seen_h, seen_w), 99), (height, width), seen=(seen_h, seen_w))
@@ -44,7 +44,7 @@ def test_an_enlarged_picture_has_enlarged_regions():
     np.testing.assert_array_equal(large, small.repeat(3, axis=0).repeat(3, axis=1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.tuples(sides, sides), st.tuples(sides, sides))
 def test_means_are_over_the_pixels_of_the_picture_not_of_what_the_network_saw(size, seen):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

@@ -10,21 +10,16 @@ from hypothesis import strategies as st
 
 from tcformer.errors import UserError
 from tcformer.viz import (
-    cell_means,
-    children,
     contributions,
     families,
     family_colors,
     gradient_magnitude,
     layout_maps,
     parents,
-    rank_correlation,
-    ranks,
     relatives,
     size_against_detail,
     sizes_by_detail,
     token_areas,
-    token_means,
 )
 from tcformer.zoo import create_model
 
@@ -42,30 +37,19 @@ def nested(seed, cells=40, counts=(40, 17, 6, 2)):
 maps_of_an_image = st.integers(0, 2**32 - 1).map(nested)
 
 
-@settings(max_examples=30, deadline=None)
-@given(maps_of_an_image)
-def test_parents_and_children_are_who_shares_cells(maps):
-    for s, earlier in enumerate(maps):
-        for later in maps[s:]:
-            parent = parents(earlier, later)
-            for token in np.unique(earlier):
-                assert set(later[earlier == token]) == {parent[token]}
-            for token in np.unique(later):
-                expected = sorted(set(earlier[later == token]))
-                assert children(earlier, later, token).tolist() == expected
-
-
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(maps_of_an_image, st.integers(1, 4))
-def test_relatives_are_those_who_share_cells(maps, stage):
+def test_parents_and_relatives_are_who_shares_cells(maps, stage):
     here = maps[stage - 1]
+    for later in maps[stage - 1 :]:
+        np.testing.assert_array_equal(parents(here, later)[here], later)
     for token in np.unique(here):
         found = relatives(maps, stage, token)
         for cell_map, names in zip(maps, found, strict=True):
             assert names.tolist() == sorted(set(cell_map[here == token]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(maps_of_an_image, st.integers(1, 4))
 def test_a_family_is_one_token_of_its_stage(maps, stage):
     here = maps[stage - 1]
@@ -79,13 +63,8 @@ def test_a_family_is_one_token_of_its_stage(maps, stage):
             assert family[token] == counts.argmax()  # the lowest of equals
 
 
-def test_families_are_those_of_the_last_stage_by_default():
-    maps = nested(0)
-    for one, other in zip(families(maps), families(maps, 4), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_a_family_shares_its_color_in_all_stages():
+    """By default those of the last stage."""
     maps = nested(1, cells=5 * 8)
     painted = [
         colors[cells] for colors, cells in zip(family_colors(maps, (20, 30)), maps, strict=True)
@@ -134,7 +113,6 @@ def test_contributions_are_the_shares_in_the_weighted_mean(stages):
         (lambda: parents([0, 1], [0, 0, 0]), "2 and 3 cells"),
         (lambda: parents([0, 0, 1], [0, 1, 1]), "token 0 of the earlier map lies in two"),
         (lambda: parents([0.5], [0]), "integers"),
-        (lambda: children([0, 1], [0, 0], 1), "there is no token 1"),
         (lambda: relatives([[0, 1], [0, 0]], 3, 0), "there is no stage 3: stages are 1 to 2"),
         (lambda: relatives([[0, 1], [0, 0]], 1, 2), "there is no token 2"),
         (lambda: families([[0, 1]], 0), "there is no stage 0"),
@@ -172,22 +150,11 @@ def test_colors_count_by_their_brightness():
         assert gradient_magnitude(image) == pytest.approx(np.full((2, 6), 10 * weight))
 
 
-def test_areas_and_means():
-    assert token_areas(HALVES, (16, 16)).tolist() == [128] + [16] * 8
-    values = np.zeros((16, 16))
-    values[:, 8:] = 10
-    values[0, 0] = 128
-    assert token_means(values, HALVES).tolist() == [1.0] + [10.0] * 8
-    assert cell_means(values).tolist() == [8.0, 0, 10, 10] + [0, 0, 10, 10] * 3
-
-
 def test_the_rim_cuts_cells_off():
+    assert token_areas(HALVES, (16, 16)).tolist() == [128] + [16] * 8
     # 10 x 7 pixels are 3 x 2 cells; the last row has 2 pixels, the last column 3.
     cells = np.array([[0, 1], [0, 1], [2, 4]])
     assert token_areas(cells, (10, 7)).tolist() == [32, 24, 8, 0, 6]
-    means = token_means(np.ones((10, 7)), cells)
-    assert means[[0, 1, 2, 4]].tolist() == [1, 1, 1, 1]
-    assert np.isnan(means[3])
 
 
 def test_detail_with_the_small_tokens_and_with_the_large_one():
@@ -228,15 +195,6 @@ def test_nothing_can_be_said_of_equal_tokens_or_a_flat_picture():
     for weigh in ("tokens", "insides", "cells"):
         assert np.isnan(size_against_detail(grid, gradient, weigh=weigh))
         assert np.isnan(size_against_detail(HALVES, np.full((16, 16), 0.1), weigh=weigh))
-    assert np.isnan(rank_correlation([1], [2]))
-    assert np.isnan(rank_correlation([], []))
-
-
-def test_ranks_and_their_correlation():
-    assert ranks([10, 20, 20, 5]).tolist() == [2, 3.5, 3.5, 1]
-    # Two neighbours changed places: 1 - 6 * 2 / (4 * 15).
-    assert rank_correlation([1, 2, 3, 4], [10, 30, 20, 1e6]) == pytest.approx(0.8)
-    assert rank_correlation([1, 2, 3], [9, 8, 7]) == -1
 
 
 def test_sizes_by_detail():
@@ -259,11 +217,7 @@ def test_laws(data, height, width):
     number = st.lists(st.integers(0, 5), min_size=cells, max_size=cells)
     tokens = np.array(data.draw(number))
     gradient = np.random.default_rng(data.draw(st.integers(0, 99))).random((height, width))
-    areas = token_areas(tokens, (height, width))
-    assert areas.sum() == height * width
-    there = areas > 0
-    means = token_means(gradient, tokens)[there]
-    assert means @ areas[there] == pytest.approx(gradient.sum())
+    assert token_areas(tokens, (height, width)).sum() == height * width
     for weigh in ("tokens", "insides", "cells"):
         found = size_against_detail(tokens, gradient, weigh=weigh)
         # The numbers of tokens mean nothing, nor does the unit of the gradient.
@@ -279,10 +233,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match="no gradient"):
         gradient_magnitude(np.zeros((1, 5), np.uint8))
     with pytest.raises(UserError, match="one number a pixel"):
-        token_means(np.zeros((4, 4, 3)), [0])
+        size_against_detail([0], np.zeros((4, 4, 3)))
     with pytest.raises(UserError, match="has shape"):
         size_against_detail(HALVES, np.zeros((20, 16)))
     with pytest.raises(UserError, match="'tokens', 'insides' or 'cells'"):
         size_against_detail(HALVES, np.zeros((16, 16)), weigh="pixels")
-    with pytest.raises(UserError, match="two lists of one length"):
-        rank_correlation([1, 2], [1])

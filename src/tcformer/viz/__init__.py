@@ -25,24 +25,19 @@ from tcformer.viz.figure import (
 from tcformer.viz.matrix import MOST_CLASSES, matrix_picture, matrix_svg
 from tcformer.viz.paint import (
     FILLS,
-    Dot,
-    Drawing,
     Overlay,
-    blend,
-    cell_sums,
     enlarge,
     family_colors,
     heat_colors,
     mean_colors,
     paint_tokens,
     palette_colors,
-    token_borders,
 )
 from tcformer.viz.regions import (
-    cell_grid,
     pixel_tokens,
     region_mask,
     token_at,
+    token_borders,
     token_paths,
 )
 from tcformer.viz.sheet import (
@@ -63,34 +58,27 @@ from tcformer.viz.sheet import (
     write_sheet,
 )
 from tcformer.viz.tracking import (
-    cell_means,
-    children,
     contributions,
     families,
     gradient_magnitude,
     layout_maps,
     parents,
-    rank_correlation,
-    ranks,
     relatives,
     size_against_detail,
     sizes_by_detail,
     token_areas,
-    token_means,
 )
 
 __all__ = [
-    "FILLS", "FORMATS", "MOST_CLASSES", "POINT_COLORS", "STYLES", "Dot", "Drawing", "Figure",
-    "Frame", "Overlay", "Panel", "Picture", "Point", "Row", "Scale", "Style", "as_rgb", "blend",
-    "card_sheet", "cell_grid", "cell_means", "cell_sums", "check_picture_name",
-    "children", "contact_sheet", "contributions", "draw_tokens", "encode_frames",
+    "FILLS", "FORMATS", "MOST_CLASSES", "POINT_COLORS", "STYLES", "Figure", "Frame", "Overlay",
+    "Panel", "Picture", "Point", "Row", "Scale", "Style", "as_rgb", "card_sheet",
+    "check_picture_name", "contact_sheet", "contributions", "draw_tokens", "encode_frames",
     "enlarge", "families", "family_colors", "gradient_magnitude", "heat_colors", "layout_maps",
     "matrix_picture", "matrix_svg", "mean_colors", "merging_frames", "paint_tokens",
     "palette_colors", "panel_picture", "panel_scale", "panel_shape", "parents", "pixel_tokens",
-    "png_bytes", "rank_correlation", "ranks", "read_image", "region_mask", "relatives",
-    "resize_image", "size_against_detail", "sizes_by_detail", "svg_sheet", "token_areas",
-    "token_at", "token_borders", "token_means", "token_paths", "token_row",
-    "unnormalize", "with_image", "write_moving", "write_png", "write_sheet",
+    "png_bytes", "read_image", "region_mask", "relatives", "resize_image", "size_against_detail",
+    "sizes_by_detail", "svg_sheet", "token_areas", "token_at", "token_borders", "token_paths",
+    "token_row", "unnormalize", "with_image", "write_moving", "write_png", "write_sheet",
 ]  # fmt: skip
 
 _FORMER = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import cycle
 from os import PathLike
 from typing import Any
 
@@ -15,7 +16,6 @@ from tcformer.errors import UserError
 from tcformer.images import as_array, as_rgb, png_bytes, resize_image
 from tcformer.viz.paint import (
     WHITE,
-    CellSums,
     Color,
     Dot,
     Drawing,
@@ -126,10 +126,6 @@ class Figure:
         self.points_in = self.size if points_in is None else points_in
         self.look = Style() if look is None else look
 
-    @cached_property
-    def _sums(self) -> CellSums:
-        return cell_sums(self.image, self.seen)
-
     # ---- all tokens -------------------------------------------------------------------------
 
     def draw(
@@ -150,16 +146,17 @@ class Figure:
             raise UserError(f"there is no drawing {kind!r}: choose one of {', '.join(STYLES)}")
         if kind == "importance" and not self.scores:
             raise UserError("scores are missing: importance is known to the merges of a network")
-        families = []
+        families: list[NDArray[np.uint8]] = []
         if kind == "family":
             families = family_colors(self.maps, self.seen, stage=family_stage)
         # No merge follows on the last stage, so its tokens have no importance.
         shown = self.maps if kind != "importance" else self.maps[: len(self.scores or ())]
-        panels = []
+        panels, sums = [], cell_sums(self.image, self.seen) if kind == "mean" else None
         for stage, cells in enumerate(shown, start=1):
-            paint, scale, names = None, None, None
+            paint: NDArray[np.uint8] | None = None
+            scale, names = None, None
             if kind == "mean":
-                paint = mean_colors(self.image, cells, seen=self.seen, sums=self._sums)
+                paint = mean_colors(self.image, cells, seen=self.seen, sums=sums)
             elif kind == "palette":
                 paint = palette_colors(cells, self.seen)
             elif kind == "family":
@@ -167,17 +164,16 @@ class Figure:
             elif kind == "size":
                 count = np.bincount(cells.ravel())
                 # Bright means small: what is seen there, is seen in detail.
-                paint = heat_colors(
-                    -np.log2(np.maximum(count, 1)), low=-np.log2(count.max()), high=0
-                )
+                small = -np.log2(np.maximum(count, 1))
+                paint = heat_colors(small, low=small.min(), high=0)
                 scale = Scale(_counted(int(count.max()), "cell"), "1")
             elif kind == "importance":
                 values = as_array(self.scores[stage - 1]).astype(np.float64)  # type: ignore[index]
                 paint = heat_colors(values)
                 scale = Scale(number(float(values.min())), number(float(values.max())))
                 names = [f"importance {number(float(value))}" for value in values]
-            opacity = None if paint is None else np.full(len(paint), self._opacity(kind), np.int64)
-            drawing = self._drawing(cells, paint, opacity, (), self.dots(points), names=names)
+            opacity = None if paint is None else np.full(len(paint), self._opacity(kind))
+            drawing = self._drawing(cells, paint, opacity, points=points, names=names)
             panels.append(Panel(drawing, _stage_caption(stage, cells), scale))
         return Row(tuple(panels), STYLES[kind])
 
@@ -192,21 +188,18 @@ class Figure:
         panels = []
         followed = [self.tokens_at(point) for point in points]
         for stage, cells in enumerate(self.maps, start=1):
-            names = [tokens[stage - 1] for tokens in followed]
             length = int(cells.max()) + 1
-            colors = np.full((length, 3), DIM, np.uint8)
-            opacity = np.full(length, 72, np.int64)
+            colors, opacity = np.full((length, 3), DIM, np.uint8), np.full(length, 72)
             overlays = []
-            for place, token in reversed(list(enumerate(names))):
-                color = POINT_COLORS[place % len(POINT_COLORS)]
+            for place, tokens in reversed(list(enumerate(followed))):
+                token, color = tokens[stage - 1], POINT_COLORS[place % len(POINT_COLORS)]
                 colors[token], opacity[token] = color, 28
                 overlays.append(Overlay(token, color))
             caption = _stage_caption(stage, cells)
             if len(points) == 1:
-                covered = int((cells == names[0]).sum())
+                covered = int((cells == overlays[0].token).sum())
                 caption = f"stage {stage}: {_counted(covered, 'cell')} of {cells.size}"
-            dots = self.dots(points)
-            drawing = self._drawing(cells, colors, opacity, overlays, dots, dimmed=True)
+            drawing = self._drawing(cells, colors, opacity, overlays, points, dimmed=True)
             panels.append(Panel(drawing, caption))
         return Row(tuple(panels), STYLES["region"])
 
@@ -242,8 +235,7 @@ class Figure:
             opacity = np.where(inside, self._opacity("weights"), 72)
             colors[~inside] = DIM
             overlays = [Overlay(token, color)] if before == stage else []
-            dots = self.dots([point], [color])
-            drawing = self._drawing(cells, colors, opacity, overlays, dots, dimmed=True)
+            drawing = self._drawing(cells, colors, opacity, overlays, [point], [color], dimmed=True)
             caption = f"stage {before}: {_counted(int(inside.sum()), 'token')}"
             scale = Scale("0", _percent(top)) if before < stage else None
             panels.append(Panel(drawing, caption, scale))
@@ -279,12 +271,13 @@ class Figure:
             areas = np.where(areas < 0, len(weight), areas)
             colors = heat_colors(np.append(weight, low), low=low, high=high)
             opacity = np.append(np.full(len(weight), self._opacity("attention")), 0)
-            overlays, dots = [Overlay(tokens[stage - 1], color)], self.dots([point], [color])
-            shares = [*(f"attention {_percent(value)}" for value in weight), "attention no key"]
+            overlays = [Overlay(tokens[stage - 1], color)]
+            names = [*(f"attention {_percent(value)}" for value in weight), "attention no key"]
             drawing = replace(
-                self._drawing(cells, colors, opacity, overlays, dots, outline=False),
+                self._drawing(cells, colors, opacity, overlays, [point], [color]),
                 areas=areas,
-                names=shares.__getitem__,
+                outline=False,
+                names=names.__getitem__,
             )
             caption = captions[stage - 1] if captions else _counted(len(weight), "key")
             scale = Scale(_percent(low), _percent(high))
@@ -295,23 +288,13 @@ class Figure:
         self, points: Sequence[Point] = (), colors: Sequence[Color] = POINT_COLORS
     ) -> Drawing:
         """The image itself, with points marked."""
-        dots = self.dots(points, colors)
-        return self._drawing(self.maps[-1], None, None, (), dots, outline=False)
+        drawing = self._drawing(self.maps[-1], points=points, point_colors=colors)
+        return replace(drawing, outline=False)
 
     # ---- panels -----------------------------------------------------------------------------
 
     def _opacity(self, kind: str) -> int:
         return OPACITY[kind] if self.look.opacity is None else self.look.opacity
-
-    def dots(
-        self, points: Sequence[Point], colors: Sequence[Color] = POINT_COLORS
-    ) -> tuple[Dot, ...]:
-        """Marks for points, in the colors of `POINT_COLORS`."""
-        (height, width), (high, wide) = self.size, self.points_in
-        return tuple(
-            Dot((x + 0.5) * width / wide, (y + 0.5) * height / high, colors[place % len(colors)])
-            for place, (x, y) in enumerate(points)
-        )
 
     def _width(self, cells: NDArray[np.int64]) -> float:
         """Thin enough for small tokens, thick enough for large pictures."""
@@ -323,36 +306,38 @@ class Figure:
 
     @cached_property
     def _edge(self) -> Color:
-        if self.look.edge_color is not None:
-            return self.look.edge_color
         # The mean over every 16th pixel of rows and columns tells bright images as well.
         return DARK_EDGE if self.image[::16, ::16].mean() >= BRIGHT else WHITE
 
     def _drawing(
         self,
         cells: NDArray[np.int64],
-        colors: NDArray[np.uint8] | None,
-        opacity: NDArray[np.int64] | None,
+        colors: NDArray[np.uint8] | None = None,
+        opacity: NDArray[np.int64] | None = None,
         overlays: Sequence[Overlay] = (),
-        dots: tuple[Dot, ...] = (),
+        points: Sequence[Point] = (),
+        point_colors: Sequence[Color] = POINT_COLORS,
         *,
         names: Sequence[str] | None = None,
-        outline: bool = True,
         dimmed: bool = False,
     ) -> Drawing:
-        """Args: `names`: what is said of each token under the mouse."""
         told = names or [_counted(int(n), "cell") for n in np.bincount(cells.ravel())]
+        (height, width), (high, wide) = self.size, self.points_in
+        dots = (
+            Dot((x + 0.5) * width / wide, (y + 0.5) * height / high, color)
+            for (x, y), color in zip(points, cycle(point_colors), strict=False)
+        )
         return Drawing(
             self.image,
             self.seen,
             cells,
             colors,
             opacity,
-            outline=outline and self.look.outline,
-            edge_color=DIM_EDGE if dimmed and self.look.edge_color is None else self._edge,
+            outline=self.look.outline,
+            edge_color=self.look.edge_color or (DIM_EDGE if dimmed else self._edge),
             width=self._width(cells),
             overlays=tuple(overlays),
-            dots=dots,
+            dots=tuple(dots),
             names=lambda token: f"token {token}: {told[token]}",
         )
 
@@ -378,11 +363,7 @@ def _percent(share: float) -> str:
 
 
 class Picture:
-    """Rows of panels; a notebook shows them as the last value of a cell, no IPython needed.
-
-    Args:
-        rows: as in `contact_sheet`.
-    """
+    """Rows of panels; a notebook shows them as the last value of a cell, no IPython needed."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
@@ -497,10 +478,7 @@ def panel_picture(image: Any, seen: Size, panel_size: int | None) -> NDArray[np.
     """The image in the size to draw it: a whole multiple of what the network saw, so that all
     cells are equal.
 
-    Args:
-        image: (H, W, 3) uint8 of any resolution.
-        seen: height and width of it as the network saw it.
-        panel_size: about the length of the longer side in pixels; None for the image as it is.
+    Its longer side has about `panel_size` pixels; None leaves the image as it is.
     """
     pixels = as_rgb(image)
     size = panel_shape((pixels.shape[0], pixels.shape[1]), seen, panel_size)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from tcformer.errors import UserError
 from tcformer.images import as_array, as_rgb
@@ -26,6 +26,7 @@ from tcformer.viz.regions import (
     cell_of_pixels,
     grid_size,
     on_pixels,
+    token_borders,
 )
 from tcformer.viz.tracking import families
 
@@ -84,11 +85,10 @@ def cell_sums(image: Any, seen: Size | None = None) -> CellSums:
 def mean_colors(
     image: Any, cell_to_token: Any, *, seen: Size | None = None, sums: CellSums | None = None
 ) -> NDArray[np.uint8]:
-    """The mean color of every token: (N, 3) uint8, N = largest number in the map + 1.
+    """The mean color of every token's pixels: (N, 3) uint8, N = largest number in the map + 1.
 
-    The mean is over the token's pixels, so a cell cut off by the image's edge counts by what is
-    left of it, and painting keeps the mean color of the image (up to rounding, half upwards). A
-    token without a pixel is black. ``sums`` are the `cell_sums` of the image, if they are at hand.
+    Rounded half upwards; a token without a pixel is black. ``sums`` are the `cell_sums` of the
+    image, if they are at hand.
     """
     pixels = as_rgb(image)
     grid = cell_grid(cell_to_token, pixels.shape[:2] if seen is None else seen)
@@ -196,40 +196,6 @@ def heat_colors(
 
 
 # ---- pixels ---------------------------------------------------------------------------------
-
-
-def token_borders(tokens: ArrayLike, *, width: float = 1) -> NDArray[np.bool_]:
-    """The pixels on a border between two tokens.
-
-    A pixel is on a border when its upper, lower, left or right neighbor belongs to another token.
-    Both sides are marked: a border is 2 pixels wide at width 1, and each further unit adds one
-    pixel on each side. Halves count as well: 0.5 marks only the lower and right side, one pixel
-    in all. The rim of the image is no border.
-
-    Args:
-        tokens: (H, W) integers, the token under each pixel.
-        width: pixels on each side of a border: 0.5, 1, 1.5, ...
-
-    Returns:
-        (H, W) bool.
-    """
-    if width < 0.5 or width * 2 != int(width * 2):
-        raise UserError(
-            f"the width of an outline is a multiple of half a pixel, at least 0.5, not {width}"
-        )
-    under = np.asarray(tokens)
-    border = np.zeros(under.shape, bool)
-    for lines, tokens in ((border, under), (border.T, under.T)):
-        apart = tokens[1:] != tokens[:-1]
-        lines[1:] |= apart
-        if width == int(width):
-            lines[:-1] |= apart
-    for _ in range(int(width + 0.5) - 1):
-        for lines in (border, border.T):  # corners stay square
-            before = lines.copy()
-            lines[1:] |= before[:-1]
-            lines[:-1] |= before[1:]
-    return border
 
 
 def enlarge(picture: NDArray[Any], scale: int) -> NDArray[Any]:
@@ -422,10 +388,8 @@ def paint_tokens(
 ) -> NDArray[np.uint8]:
     """Paint one image by its tokens and draw their outlines.
 
-    Works for any height, width and aspect; for a batch, call it once for each image. To paint an
-    image of full resolution, pass it with ``seen=`` the size that the network saw, ``scale=1``.
-    The published drawing floors the grid (and so fails for sides that are no multiple of 4), takes
-    one image only, and thickens borders at random; this one does not.
+    Works for any height, width and aspect. To paint an image of full resolution, pass it with
+    ``seen=`` the size that the network saw, ``scale=1``.
 
     Args:
         image: the image.

@@ -18,10 +18,11 @@ A map that does not belong to an image of that size raises `UserError`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tcformer.errors import UserError
 from tcformer.images import as_array
@@ -58,15 +59,7 @@ def cell_grid(cell_to_token: Any, size: Size) -> NDArray[np.int64]:
 
 
 def cell_of_pixels(length: int, seen: int) -> NDArray[np.int64]:
-    """The row (or column) of cells for each row (or column) of pixels.
-
-    Args:
-        length: height (or width) of the image.
-        seen: the same side of the image that the network saw.
-
-    Returns:
-        (length,) int64, rising, from 0 to at most ceil(seen/4) - 1.
-    """
+    """The row (or column) of cells of each of `length` rows (or columns) of pixels, rising."""
     return (2 * np.arange(length) + 1) * seen // (2 * length * CELL)
 
 
@@ -101,11 +94,7 @@ def token_at(
 
 
 def check_inside(point: tuple[float, float], size: Size, what: str = "the point") -> None:
-    """Refuse a point (x, y) outside of an image of (height, width) pixels.
-
-    Raises:
-        UserError: it lies outside; `what` names the point.
-    """
+    """Refuse a point (x, y) outside of an image of (height, width) pixels; `what` names it."""
     (x, y), (height, width) = point, size
     if not (0 <= x < width and 0 <= y < height):
         raise UserError(
@@ -131,6 +120,40 @@ def region_mask(
     return on_pixels(np.isin(grid, wanted), size, seen)
 
 
+def token_borders(tokens: ArrayLike, *, width: float = 1) -> NDArray[np.bool_]:
+    """The pixels on a border between two tokens.
+
+    A pixel is on a border when its upper, lower, left or right neighbor belongs to another token.
+    Both sides are marked: a border is 2 pixels wide at width 1, and each further unit adds one
+    pixel on each side. Halves count as well: 0.5 marks only the lower and right side, one pixel
+    in all. The rim of the image is no border.
+
+    Args:
+        tokens: (H, W) integers, the token under each pixel.
+        width: pixels on each side of a border: 0.5, 1, 1.5, ...
+
+    Returns:
+        (H, W) bool.
+    """
+    if width < 0.5 or width * 2 != int(width * 2):
+        raise UserError(
+            f"the width of an outline is a multiple of half a pixel, at least 0.5, not {width}"
+        )
+    under = np.asarray(tokens)
+    border = np.zeros(under.shape, bool)
+    for lines, tokens in ((border, under), (border.T, under.T)):
+        apart = tokens[1:] != tokens[:-1]
+        lines[1:] |= apart
+        if width == int(width):
+            lines[:-1] |= apart
+    for _ in range(int(width + 0.5) - 1):
+        for lines in (border, border.T):  # corners stay square
+            before = lines.copy()
+            lines[1:] |= before[:-1]
+            lines[:-1] |= before[1:]
+    return border
+
+
 class Outliner:
     """Turns corners of cells into positions in an image of `size`, as SVG path data."""
 
@@ -141,24 +164,20 @@ class Outliner:
             for one, other in zip(self.seen, size, strict=True)
         )
 
+    def _path(self, corners: Sequence[Sequence[int]]) -> str:
+        """From corner to corner, upright or level."""
+        (x, y), steps = corners[0], pairwise(corners)
+        return f"M{self._x[x]} {self._y[y]}" + "".join(
+            f"V{self._y[y]}" if x == before else f"H{self._x[x]}" for (before, _), (x, y) in steps
+        )
+
     def polygons(self, loops: Iterable[NDArray[np.int64]]) -> str:
         """The path data of closed polygons of corners (x, y)."""
-        return "".join(self._polygon(loop.tolist()) for loop in loops)
-
-    def _polygon(self, loop: Sequence[Sequence[int]]) -> str:
-        (x, y), parts = loop[0], []
-        parts.append(f"M{self._x[x]} {self._y[y]}")
-        for next_x, next_y in loop[1:]:
-            parts.append(f"V{self._y[next_y]}" if next_x == x else f"H{self._x[next_x]}")
-            x, y = next_x, next_y
-        return "".join(parts) + "Z"
+        return "".join(f"{self._path(loop.tolist())}Z" for loop in loops)
 
     def lines(self, segments: Iterable[tuple[int, int, int, int]]) -> str:
         """The path data of straight segments (x1, y1, x2, y2)."""
-        return "".join(
-            f"M{self._x[x1]} {self._y[y1]}" + (f"V{self._y[y2]}" if x1 == x2 else f"H{self._x[x2]}")
-            for x1, y1, x2, y2 in segments
-        )
+        return "".join(self._path((one[:2], one[2:])) for one in segments)
 
 
 def _short(value: float) -> str:

@@ -17,6 +17,7 @@ from tcformer.errors import UserError
 from tcformer.images import as_rgb, resize_image
 from tcformer.tokens import Tokens
 from tcformer.viz.paint import Color, paint_tokens
+from tcformer.viz.regions import Size, cell_grid
 from tcformer.viz.sheet import Panel, Row, contact_sheet
 
 Links = Mapping[str, Sequence[tuple[int, int]]]
@@ -169,6 +170,7 @@ def people_sheet(
     """
     pixels = torch.tensor(as_rgb(picture))
     width, height = codec.input_size
+    size = width * _FINER, height * _FINER
     small = [part for part in DETAILS if part in layout.parts and len(layout.parts) > 1]
     fine = np.zeros(len(layout), bool)
     for part in small or layout.parts:
@@ -176,45 +178,34 @@ def people_sheet(
     what = "the face and hands" if small else "details"
     rows = [Row((Panel(_shrunk(as_rgb(drawn)), "people"),))]
     for number, (crop, points, scores, stages) in enumerate(people, start=1):
-        size = width * _FINER, height * _FINER
-        view = _as_bytes(warp(pixels, crop.matrix(*size), *size))
+        sure = scores > threshold
+        warped = warp(pixels, crop.matrix(*size), *size).add(0.5).floor().clamp(0, 255)
+        view = warped.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
         inside = crop.to_input(points, *size)
         skeleton = draw_skeleton(
-            view,
-            inside[None],
-            scores[None],
-            layout.links,
-            parts=layout.parts,
-            threshold=threshold,
+            view, inside[None], scores[None], layout.links, parts=layout.parts, threshold=threshold
         )
         panels = [Panel(skeleton, f"person {number}")]
-        cells = crop.to_input(points, width, height)
+        found = crop.to_input(points, width, height)[fine & sure]
         for stage, tokens in enumerate(stages[1:], start=2):
-            cell_map = tokens.layout.cell_to_token[0]
-            painted = paint_tokens(view, cell_map, scale=1, seen=(height, width))
+            cells = tokens.layout.cell_to_token[0]
+            painted = paint_tokens(view, cells, scale=1, seen=(height, width))
             for part in small:
                 at = layout.slice(part)
-                frame(painted, inside[at][scores[at] > threshold], PART_COLORS[part])
+                _frame(painted, inside[at][sure[at]], PART_COLORS[part])
             words = f"stage {stage}: {tokens.layout.num_tokens} tokens"
-            share = detail(tokens, cells[fine & (scores > threshold)], (height, width), what)
-            panels.append(Panel(painted, f"{words}{share}"))
+            panels.append(Panel(painted, words + _sizes(cells, found, (height, width), what)))
         rows.append(Row(tuple(panels)))
     return contact_sheet(rows, font_size=14)
 
 
-def frame(picture: NDArray[np.uint8], points: NDArray[np.float64], color: Color) -> None:
-    """Draw a frame into a picture, around some points and a little away from them.
-
-    Args:
-        picture: (H, W, 3) uint8, drawn into.
-        points: (N, 2) x and y in its pixels; without any nothing is drawn.
-        color: of the frame.
-    """
+def _frame(picture: NDArray[np.uint8], points: NDArray[np.float64], color: Color) -> None:
+    """Draw a frame into a picture, around some points and a little away from them."""
     if not len(points):
         return
-    height, width = picture.shape[:2]
-    low = np.clip(points.min(0) - _FRAME_MARGIN, 0, [width - 1, height - 1]).astype(int)
-    high = np.clip(points.max(0) + _FRAME_MARGIN, 0, [width - 1, height - 1]).astype(int)
+    last = np.array(picture.shape[1::-1]) - 1
+    low = np.clip(points.min(0) - _FRAME_MARGIN, 0, last).astype(int)
+    high = np.clip(points.max(0) + _FRAME_MARGIN, 0, last).astype(int)
     (left, top), (right, bottom) = low, high + 1
     window, inner = picture[top:bottom, left:right], np.s_[_FRAME_LINE:-_FRAME_LINE]
     kept = window[inner, inner].copy()
@@ -222,44 +213,20 @@ def frame(picture: NDArray[np.uint8], points: NDArray[np.float64], color: Color)
     window[inner, inner] = kept
 
 
-def detail(
-    tokens: Tokens, found: NDArray[np.float64], seen: tuple[int, int], what: str = "details"
-) -> str:
-    """How large the tokens under some points are beside the mean token, in words.
-
-    Args:
-        tokens: of one crop.
-        found: (N, 2) points in pixels of the crop.
-        seen: height and width of the crop.
-        what: the points are, in words.
-    """
+def _sizes(cell_map: torch.Tensor, found: NDArray[np.float64], seen: Size, what: str) -> str:
+    """How large the tokens under some points (x, y) are beside the mean token, in words."""
     if not len(found):
         return ""
-    sizes = token_sizes(tokens)
-    rows, columns = tokens.layout.grid_size
-    x = np.clip(found[:, 0] / seen[1] * columns, 0, columns - 1).astype(int)
-    y = np.clip(found[:, 1] / seen[0] * rows, 0, rows - 1).astype(int)
-    cells = tokens.layout.cell_to_token[0].cpu().numpy()
-    under = sizes[cells[y * columns + x]].mean()
+    cells = cell_grid(cell_map, seen)
+    sizes = np.bincount(cells.ravel())
+    last = np.array(cells.shape) - 1
+    y, x = np.clip(found[:, ::-1] / seen * cells.shape, 0, last).astype(int).T
+    under = sizes[cells[y, x]].mean()
     return f", {under:.1f} cells on {what}, {sizes.mean():.1f} on average"
-
-
-def token_sizes(tokens: Tokens) -> NDArray[np.int64]:
-    """Cells of each token of the first image, (N,)."""
-    cells = tokens.layout.cell_to_token[0].cpu().numpy()
-    return np.bincount(cells, minlength=tokens.layout.num_tokens)
-
-
-def _as_bytes(pixels: torch.Tensor) -> NDArray[np.uint8]:
-    """(3, H, W) float of 0 to 255 to (H, W, 3) uint8."""
-    rounded = pixels.add(0.5).floor().clamp(0, 255).to(torch.uint8)
-    return rounded.permute(1, 2, 0).contiguous().numpy()
 
 
 def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """At most `_TALLEST` pixels high and twice as wide."""
     height, width = picture.shape[:2]
     factor = min(1.0, _TALLEST / height, 2 * _TALLEST / width)
-    if factor == 1.0:
-        return picture
     return resize_image(picture, (max(1, round(height * factor)), max(1, round(width * factor))))

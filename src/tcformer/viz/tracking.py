@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tcformer.errors import UserError
 from tcformer.images import as_array, as_rgb
-from tcformer.viz.regions import Size, grid_size, pixel_tokens
+from tcformer.viz.regions import Size, grid_size, pixel_tokens, token_borders
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the brightness (ITU-R BT.601)."""
@@ -86,19 +86,6 @@ def parents(earlier: Any, later: Any) -> NDArray[np.int64]:
     return parent
 
 
-def children(earlier: Any, later: Any, token: int) -> NDArray[np.int64]:
-    """The tokens of an earlier stage that merged into one token of a later stage, rising.
-
-    Raises:
-        UserError: as `parents`; or no cell bears that number.
-    """
-    parent = parents(earlier, later)
-    found = np.flatnonzero(parent == token)
-    if not found.size:
-        raise UserError(f"there is no token {token}: the map holds 0 to {parent.max()}")
-    return found
-
-
 def relatives(cell_maps: Sequence[Any], stage: int, token: int) -> list[NDArray[np.int64]]:
     """One token followed through all stages: where it came from and where it went to.
 
@@ -114,11 +101,11 @@ def relatives(cell_maps: Sequence[Any], stage: int, token: int) -> list[NDArray[
     Raises:
         UserError: no such stage, no such token, or maps that do not belong together.
     """
-    _check_stage(cell_maps, stage)
-    here = cell_maps[stage - 1]
-    own = children(here, here, token)
-    before = [children(cell_map, here, token) for cell_map in cell_maps[: stage - 1]]
-    return [*before, own, *(parents(here, cell_map)[own] for cell_map in cell_maps[stage:])]
+    here = _at_stage(cell_maps, stage)
+    if token not in here:
+        raise UserError(f"there is no token {token}: the map holds 0 to {here.max()}")
+    before = [np.flatnonzero(parents(cells, here) == token) for cells in cell_maps[:stage]]
+    return [*before, *(parents(here, cells)[[token]] for cells in cell_maps[stage:])]
 
 
 def families(cell_maps: Sequence[Any], stage: int | None = None) -> list[NDArray[np.int64]]:
@@ -139,8 +126,7 @@ def families(cell_maps: Sequence[Any], stage: int | None = None) -> list[NDArray
         UserError: no such stage, or maps that do not belong together.
     """
     stage = len(cell_maps) if stage is None else stage
-    _check_stage(cell_maps, stage)
-    here = _flat(cell_maps[stage - 1])
+    here = _at_stage(cell_maps, stage)
     found = [parents(cell_map, here) for cell_map in cell_maps[:stage]]
     for cell_map in cell_maps[stage:]:
         parent = parents(here, cell_map)
@@ -180,26 +166,26 @@ def contributions(earlier: Any, later: Any, later_weight: Any) -> NDArray[np.flo
     return np.bincount(earlier, weights=weight).astype(np.float64)
 
 
-def _check_stage(cell_maps: Sequence[Any], stage: int) -> None:
+def _at_stage(cell_maps: Sequence[Any], stage: int) -> NDArray[np.int64]:
     if not 1 <= stage <= len(cell_maps):
         raise UserError(f"there is no stage {stage}: stages are 1 to {len(cell_maps)}")
+    return _flat(cell_maps[stage - 1])
 
 
 # ---- sizes and the detail below them --------------------------------------------------------
 
 
 def gradient_magnitude(image: Any) -> NDArray[np.float64]:
-    """How fast the brightness changes at every pixel.
+    """How fast the brightness 0.299 R + 0.587 G + 0.114 B changes at every pixel.
 
-    The brightness is 0.299 R + 0.587 G + 0.114 B. Its slopes are central differences, half of the
-    difference between the two neighbors; at the rim of the image the difference between the
-    pixel and its one neighbor. The magnitude is the root of the sum of their squares.
+    Its slopes are half of the difference between the two neighbors; at the rim of the image the
+    difference between the pixel and its one neighbor.
 
     Args:
         image: (H, W, 3), (H, W, 1) or (H, W) uint8, array or tensor, two pixels or more each way.
 
     Returns:
-        (H, W) float64, in levels (of 0 to 255) a pixel.
+        (H, W) float64, the root of the sum of the squared slopes, in levels (of 0 to 255) a pixel.
 
     Raises:
         UserError: not such an image.
@@ -220,59 +206,30 @@ def token_areas(cell_to_token: Any, size: Size) -> NDArray[np.int64]:
     return np.bincount(pixel_tokens(cell_to_token, size).reshape(-1))
 
 
-def token_means(values: Any, cell_to_token: Any) -> NDArray[np.float64]:
-    """The mean of a quantity over the pixels of every token.
-
-    Args:
-        values: (H, W) numbers, one for each pixel that the network saw.
-        cell_to_token: the map.
-
-    Returns:
-        (N,) float64; NaN for a number that no pixel bears.
-    """
-    numbers = _plane(values)
-    return _means(numbers, pixel_tokens(cell_to_token, numbers.shape))
-
-
 def _means(numbers: NDArray[Any], groups: NDArray[np.int64], least: int = 0) -> NDArray[np.float64]:
+    """The mean in each group, compared to `DIGITS`; NaN where a group is empty."""
     groups = groups.reshape(-1)
     with np.errstate(invalid="ignore"):
         total = np.bincount(groups, weights=numbers.reshape(-1), minlength=least)
-        return total / np.bincount(groups, minlength=least)
+        return (total / np.bincount(groups, minlength=least)).round(DIGITS)
 
 
-def cell_means(values: Any) -> NDArray[np.float64]:
-    """The mean of a quantity (H, W) over the pixels of every cell, in row-major order."""
-    numbers = _plane(values)
-    rows, columns = grid_size(*numbers.shape)
-    return token_means(numbers, np.arange(rows * columns))
+def _cell_means(numbers: NDArray[Any]) -> NDArray[np.float64]:
+    rows, columns = grid_size(numbers.shape[0], numbers.shape[1])
+    return _means(numbers, pixel_tokens(np.arange(rows * columns), numbers.shape))
 
 
-def ranks(values: Any) -> NDArray[np.float64]:
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     """The place of each of N values from 1, smallest first; equal ones share their mean place."""
-    _, where, count = np.unique(as_array(values), return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2)[where]
+    _, where, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[where]
 
 
-def rank_correlation(first: Any, second: Any) -> float:
-    """Spearman's rank correlation of two lists of N finite numbers: Pearson's, of the `ranks`.
-
-    Returns:
-        from -1 (one falls where the other rises) to 1; NaN where either is the same everywhere,
-        as it is for fewer than two values: nothing can be said then.
-
-    Raises:
-        UserError: they are not two lists of the same length.
-    """
-    one, other = as_array(first), as_array(second)
-    if one.ndim != 1 or one.shape != other.shape:
-        raise UserError(
-            f"a correlation needs two lists of one length, not {one.shape} and {other.shape}"
-        )
+def _rank_correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Spearman's, NaN where either is the same everywhere."""
     if not one.size or (one == one[0]).all() or (other == other[0]).all():
         return float("nan")
-    a, b = (ranks(values) - (len(one) + 1) / 2 for values in (one, other))
+    a, b = (_ranks(values) - (len(one) + 1) / 2 for values in (one, other))
     return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
 
 
@@ -290,8 +247,8 @@ def size_against_detail(cell_to_token: Any, gradient: Any, *, weigh: str = "toke
             cells have 16 pixels each (but at the rim).
 
     Returns:
-        `rank_correlation`: -1 if the more detail the smaller the token throughout, 0 if size does
-        not depend on detail, NaN if all tokens are of one size or the image is flat.
+        Spearman's rank correlation: -1 if the more detail the smaller the token throughout, 0 if
+        size does not depend on detail, NaN if all tokens are of one size or the image is flat.
 
     Raises:
         UserError: when gradient and map do not fit.
@@ -300,17 +257,13 @@ def size_against_detail(cell_to_token: Any, gradient: Any, *, weigh: str = "toke
     tokens = pixel_tokens(cell_to_token, numbers.shape)
     areas = np.bincount(tokens.reshape(-1))
     if weigh == "cells":
-        cells = as_array(cell_to_token).reshape(-1)
-        return rank_correlation(areas[cells], cell_means(numbers).round(DIGITS))
-    if weigh == "tokens":
-        means = _means(numbers, tokens)
-    elif weigh == "insides":
-        inside = _inside(tokens)
-        means = _means(numbers[inside], tokens[inside], len(areas))
-    else:
+        return _rank_correlation(areas[_flat(cell_to_token)], _cell_means(numbers))
+    if weigh not in ("tokens", "insides"):
         raise UserError(f"weigh is 'tokens', 'insides' or 'cells', not {weigh!r}")
+    counted = np.full(tokens.shape, True) if weigh == "tokens" else ~token_borders(tokens)
+    means = _means(numbers[counted], tokens[counted], len(areas))
     there = np.isfinite(means)
-    return rank_correlation(areas[there], means[there].round(DIGITS))
+    return _rank_correlation(areas[there], means[there])
 
 
 def sizes_by_detail(cell_to_token: Any, gradient: Any, *, groups: int = 10) -> NDArray[np.float64]:
@@ -329,21 +282,12 @@ def sizes_by_detail(cell_to_token: Any, gradient: Any, *, groups: int = 10) -> N
         of each group belong to; NaN for a group without a cell.
     """
     numbers = _plane(gradient)
-    areas = token_areas(cell_to_token, numbers.shape)[as_array(cell_to_token).reshape(-1)]
-    place = ranks(cell_means(numbers).round(DIGITS))
+    areas = token_areas(cell_to_token, numbers.shape)[_flat(cell_to_token)]
+    place = _ranks(_cell_means(numbers))
     group = np.ceil(place * groups / len(place)).astype(np.int64) - 1
-    return np.exp(_means(np.log(areas), group, groups))
-
-
-def _inside(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether the pixels beside a pixel belong to its token, those there are: (H, W)."""
-    inside = np.ones(tokens.shape, np.bool_)
-    down, right = tokens[1:] == tokens[:-1], tokens[:, 1:] == tokens[:, :-1]
-    inside[1:] &= down
-    inside[:-1] &= down
-    inside[:, 1:] &= right
-    inside[:, :-1] &= right
-    return inside
+    with np.errstate(invalid="ignore"):
+        total = np.bincount(group, weights=np.log(areas), minlength=groups)
+        return np.exp(total / np.bincount(group, minlength=groups))
 
 
 def _plane(values: Any) -> NDArray[Any]:
