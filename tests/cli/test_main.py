@@ -1,6 +1,5 @@
 """The dispatcher: fast, helpful, and quiet about tracebacks."""
 
-import importlib
 import os
 import re
 import subprocess
@@ -53,10 +52,9 @@ def test_help_imports_no_torch():
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_has_its_line_and_shows_no_empty_default(verb, capsys):
-    module = importlib.import_module(f"tcformer.cli.{verb.replace('-', '_')}")
-    assert cli.VERBS[verb] == module.HELP
+def test_every_verb_explains_itself_and_shows_no_empty_default(verb, capsys):
     text = help_of(capsys, verb)
+    assert cli.VERBS[verb][1:] in text
     assert re.findall(r"default:? *(?:None|\(\)|\[\]|\{\}|''|\"\")? *\)", text) == []
     assert re.findall(r"\(default[^()]*\) \(default", text) == []  # said once
 

@@ -104,49 +104,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _dispatch(args)
         sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_SIGINT
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise  # a pipe of our own broke, such as one to a data worker: that is a real error
+        return EXIT_SIGPIPE
     except UserError as problem:
         from tcformer.runtime.launcher import speak_after_main
 
         speak_after_main()  # one sentence, even from eight processes
-        print(f"error: {printable(problem)}", file=sys.stderr)
-        return EXIT_USAGE
+        sentence = str(problem)
     except ModuleNotFoundError as missing:
-        package = (missing.name or "").partition(".")[0]
-        if package in _REQUIRED:
-            advice = (
-                "run `make demo` once, which sets up .venv, or `pip install .`, or set PYTHON to "
-                "one that has it."
-            )
-        else:
-            extras = [extra for module, extra, _ in EXTRAS.values() if module == package]
-            if not extras:
-                raise
-            advice = f"pip install 'tcformer[{extras[0]}]'."
-        print(
-            f"error: the package {package} is not installed for {sys.executable}: {advice}",
-            file=sys.stderr,
-        )
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_SIGINT
+        sentence = _advice(missing)
+        if not sentence:
+            raise
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            if not is_full(error):
-                if not isinstance(error.filename, (str, bytes)):
-                    raise
-                # A name that is too long, a folder that may not be entered: no defect of ours.
-                name = os.fsdecode(error.filename)
-                told = f"{cut(name)}: {error.strerror}; give another name or permission."
-                print(f"error: {printable(told)}", file=sys.stderr)
-                return EXIT_USAGE
+        if is_full(error):
             _mute(sys.stdout)
-            print(f"error: the output cannot be written: {FULL}.", file=sys.stderr)
-            return EXIT_USAGE
-        if not _reader_is_gone():
-            raise  # a pipe of our own broke, such as one to a data worker: that is a real error
-        return EXIT_SIGPIPE
-    return status
+            sentence = f"the output cannot be written: {FULL}."
+        elif isinstance(error.filename, (str, bytes)):
+            # A name that is too long, a folder that may not be entered: no defect of ours.
+            name = cut(os.fsdecode(error.filename))
+            sentence = f"{name}: {error.strerror}; give another name or permission."
+        else:
+            raise
+    print(f"error: {printable(sentence)}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _advice(missing: ModuleNotFoundError) -> str:
+    """What to do about a package that is not installed; empty if it is none that we know."""
+    package = (missing.name or "").partition(".")[0]
+    found = f"the package {package} is not installed for {sys.executable}: "
+    if package in _REQUIRED:
+        return (
+            f"{found}run `make demo` once, which sets up .venv, or `pip install .`, or set PYTHON "
+            "to one that has it."
+        )
+    extras = [extra for module, extra, _ in EXTRAS.values() if module == package]
+    return f"{found}pip install 'tcformer[{extras[0]}]'." if extras else ""
 
 
 def _dispatch(args: list[str]) -> int:

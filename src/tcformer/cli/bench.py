@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
-
-HELP = VERBS["bench"]
 
 KINDS = ("ops", "data", "suite", "plot")
 """What can be measured (or drawn) instead of models."""

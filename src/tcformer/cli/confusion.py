@@ -18,7 +18,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import SHARED, Parser, load_network, print_notes, whole
 from tcformer.errors import UserError, printable
 from tcformer.files import atomic_write, check_writable, staging
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from tcformer.predict import LabeledPrediction, Loaded, Report
     from tcformer.predict.classes import Matching
     from tcformer.viz import Row
-
-HELP = VERBS["confusion"]
 
 MOST_PICTURES = 100
 

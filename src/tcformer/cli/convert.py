@@ -8,15 +8,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
 from tcformer.files import check_writable, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-HELP = VERBS["convert"]
 
 _FORMATS = {".safetensors": "safetensors", ".pth": "published", ".pt": "published"}
 _EPILOG = (

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 import tcformer
-from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
 from tcformer.files import check_writable, making_way
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from tcformer.tasks.runner import RunResult
     from tcformer.training.config import TrainConfig
     from tcformer.training.metrics import Progress
-
-HELP = VERBS["demo"]
 
 CONFIG = "configs/digits/tcformer_nano.py"
 

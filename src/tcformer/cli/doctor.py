@@ -19,11 +19,9 @@ from typing import Any
 
 from tcformer import __version__
 from tcformer import processor as cpu
-from tcformer.cli import EXTRAS, VERBS
+from tcformer.cli import EXTRAS
 from tcformer.cli.parser import Parser
 from tcformer.errors import is_installed
-
-HELP = VERBS["doctor"]
 
 REQUIRED: dict[str, tuple[str, str | None]] = {
     "torch": ("2.9", None),

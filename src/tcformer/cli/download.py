@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tcformer.cli import EXIT_SIGINT, VERBS
+from tcformer.cli import EXIT_SIGINT
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError
-
-HELP = VERBS["download"]
 
 _EPILOG = (
     "Files are kept in TCFORMER_CACHE if that is set, else in $XDG_CACHE_HOME/tcformer, else in "

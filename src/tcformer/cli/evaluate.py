@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-HELP = "measure a checkpoint on a validation set"
-
 
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""

@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.files import atomic_write, check_writable
 from tcformer.images import LeftOut
-
-HELP = VERBS["evaluate-keypoints"]
 
 
 def main(argv: list[str]) -> int:

@@ -6,11 +6,8 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser, load_network, print_notes
 from tcformer.errors import UserError
-
-HELP = VERBS["export"]
 
 
 def main(argv: list[str]) -> int:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser
 from tcformer.errors import UserError, cut
-
-HELP = VERBS["flops"]
 
 RULE = "=" * 30
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser, load_network
 from tcformer.errors import UserError
-
-HELP = VERBS["hub"]
 
 _EPILOG = (
     "The model card is written from the record of the training, record.json beside the checkpoint "

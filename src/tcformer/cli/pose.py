@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser, print_notes, real
 from tcformer.errors import UserError
 from tcformer.files import atomic_write, check_writable, read_whole, staging
@@ -23,8 +22,6 @@ from tcformer.progress import progress_bar
 if TYPE_CHECKING:  # they import torch: a mistake is answered before that
     from tcformer.predict.boxes import Boxes
     from tcformer.predict.pose import Person, PoseEstimator
-
-HELP = VERBS["pose"]
 
 MOST_PEOPLE_DRAWN = 12
 """People beside whose tokens there is room; the others are drawn on the picture alone."""
@@ -52,20 +49,20 @@ def main(argv: list[str]) -> int:
     from tcformer.predict.pose import load_pose
     from tcformer.predict.video import require_av
 
-    files = [Path(name) for name in args.files]
-    folder = Path(args.out)
+    files, folder = [Path(name) for name in args.files], Path(args.out)
     for file in files:
         if not file.is_file():
             what = "is a folder: name the files in it" if file.is_dir() else "does not exist"
             raise UserError(f"{file} {what}.")
-    videos = {file: _is_video(file) for file in files}
-    outputs = [folder / f"{f.stem}.pose{'.mp4' if videos[f] else '.png'}" for f in files]
+    videos = [_is_video(file) for file in files]
+    endings = [".mp4" if video else ".png" for video in videos]
+    outputs = [folder / f"{file.stem}.pose{end}" for file, end in zip(files, endings, strict=True)]
     twice = sorted({str(out) for out in outputs if outputs.count(out) > 1})
     if twice:
         raise UserError(f"two of the files would both be written to {twice[0]}; rename one.")
     for output in (*outputs, folder / RESULTS):
         check_writable(output, made_from=[*files, args.boxes, args.checkpoint])
-    if any(videos.values()):
+    if any(videos):
         require_av()
 
     where = _where(args)
@@ -81,16 +78,16 @@ def main(argv: list[str]) -> int:
     written = []
     try:
         with staging(folder, last=RESULTS) as scratch:
-            for file, output in zip(files, outputs, strict=True):
-                look = run.video if videos[file] else run.picture
+            for file, output, video in zip(files, outputs, videos, strict=True):
+                draw = run.video if video else run.picture
                 try:
-                    print(look(file, scratch / output.name))
+                    print(draw(file, scratch / output.name))
                     written.append(output.name)
                 except _UnreadableError as error:
                     print(f"error: {error}", file=sys.stderr)
             if not written:
                 raise _NoneReadError
-            text = json.dumps(run.results.content(), allow_nan=False).encode()
+            text = json.dumps(run.results(), allow_nan=False).encode()
             atomic_write(scratch / RESULTS, lambda opened: opened.write(text))
     except _NoneReadError:
         return EXIT_NONE_READ
@@ -171,27 +168,79 @@ def _is_video(file: Path) -> bool:
         return False
 
 
-class _Results:
-    """What will be in keypoints.json."""
+class _Run:
+    """The people of file after file."""
 
-    def __init__(self, estimator: PoseEstimator) -> None:
+    def __init__(self, args: Namespace, estimator: PoseEstimator, where: Where) -> None:
+        self.args, self.estimator, self.where = args, estimator, where
         self.kind = estimator.layout
         self.images: list[dict[str, Any]] = []
         self.people: list[dict[str, Any]] = []
 
-    def add(self, name: str, picture: NDArray[np.uint8], people: list[Person]) -> list[Person]:
+    def picture(self, file: Path, output: Path) -> str:
+        """Draw the people of a picture; returns what to print."""
+        from tcformer.viz import write_png
+        from tcformer.viz.skeleton import people_sheet
+
+        try:
+            picture = read_image(file)
+        except UserError as error:
+            raise _UnreadableError(str(error)) from None
+        people = self._find(file, None, picture)
+        drawn = self._skeletons(picture, people)
+        if self.args.tokens and people:
+            codec, tokens = self.estimator.codec, self.estimator.tokens
+            chosen = people[:MOST_PEOPLE_DRAWN]
+            crops = [(p.crop, p.points, p.scores, tokens(picture, p)) for p in chosen]
+            threshold = self.args.threshold
+            drawn = people_sheet(picture, drawn, crops, self.kind, codec, threshold=threshold)
+        write_png(output, drawn)
+        number = len(people)
+        words = f"{number} {'person' if number == 1 else 'people'}" if number else "nobody found"
+        return f"{file}: {words}"
+
+    def video(self, file: Path, output: Path) -> str:
+        """Draw the people of every frame of a video; returns what to print."""
+        from tcformer.predict.video import DamagedVideoError, Video, VideoWriter
+
+        before = len(self.images)
+        try:
+            video = Video(file)
+        except UserError as error:
+            raise _UnreadableError(str(error)) from None
+        with contextlib.closing(video), progress_bar(video.frames, label=file.name) as update:
+            writer = VideoWriter(output, video.rate)
+            try:
+                for number, picture in enumerate(video):
+                    writer.write(self._skeletons(picture, self._find(file, number, picture)))
+                    update(advance=1)
+                writer.finish()
+            except BaseException as error:
+                writer.abandon()
+                del self.images[before:]
+                self.people = [person for person in self.people if person["image_id"] <= before]
+                if isinstance(error, DamagedVideoError):
+                    raise _UnreadableError(str(error)) from None
+                raise
+        return f"{file}: {len(self.images) - before} frames"
+
+    def _find(self, file: Path, frame: int | None, picture: NDArray[np.uint8]) -> list[Person]:
         """Note the people of a picture; returns those that non-maximum suppression by OKS keeps."""
         from tcformer.tasks.pose.results import oks_nms, person_score
 
-        image_id = len(self.images) + 1
-        height, width = picture.shape[:2]
-        self.images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        boxes, box_scores = self.where(file, frame, picture) or (None, None)
+        flip = self.args.flip_test
+        people = self.estimator(picture, boxes, box_scores=box_scores, flip_test=flip)
         sure = [person_score(person.box_score, person.scores) for person in people]
         kept = list(range(len(people)))
         if self.kind.sigmas is not None and people:
             points = np.stack([person.points for person in people])
             areas = np.array([person.crop.area for person in people])
             kept = oks_nms(points, np.array(sure), areas, self.kind.sigmas)
+        name, image_id = file.name, len(self.images) + 1
+        name += "" if frame is None else f"#{frame}"
+        height, width = picture.shape[:2]
+        self.images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for i in kept:
             flat = np.concatenate([people[i].points, people[i].scores[:, None]], axis=1)
             box = [float(v) for v in people[i].box]
@@ -204,12 +253,7 @@ class _Results:
             self.people.append({**entry, "score": sure[i]})
         return [people[i] for i in kept]
 
-    def forget(self, images: int) -> None:
-        """Forget all but so many images."""
-        del self.images[images:]
-        self.people = [person for person in self.people if person["image_id"] <= images]
-
-    def content(self) -> dict[str, Any]:
+    def results(self) -> dict[str, Any]:
         """In COCO's format: what its tools draw and measure are the first part's keypoints."""
         kind = self.kind
         category: dict[str, Any] = {"id": 1, "name": "face" if kind.norm else "person"}
@@ -219,83 +263,16 @@ class _Results:
         category["skeleton"] = [[a + 1, b + 1] for a, b in kind.links[first]]  # counted from 1
         return {"images": self.images, "annotations": self.people, "categories": [category]}
 
-
-class _Run:
-    """The people of file after file."""
-
-    def __init__(self, args: Namespace, estimator: PoseEstimator, where: Where) -> None:
-        self.args, self.estimator, self.where = args, estimator, where
-        self.results = _Results(estimator)
-
-    def picture(self, file: Path, output: Path) -> str:
-        """Draw the people of a picture; returns what to print."""
-        from tcformer.viz import write_png
-        from tcformer.viz.skeleton import people_sheet
-
-        try:
-            picture = read_image(file)
-        except UserError as error:
-            raise _UnreadableError(str(error)) from None
-        people = self._look(file, None, picture, file.name)
-        drawn = self._skeletons(picture, people)
-        if self.args.tokens and people:
-            estimator = self.estimator
-            chosen = people[:MOST_PEOPLE_DRAWN]
-            crops = [(p.crop, p.points, p.scores, estimator.tokens(picture, p)) for p in chosen]
-            threshold = self.args.threshold
-            drawn = people_sheet(
-                picture, drawn, crops, estimator.layout, estimator.codec, threshold=threshold
-            )
-        write_png(output, drawn)
-        number = len(people)
-        words = f"{number} {'person' if number == 1 else 'people'}" if number else "nobody found"
-        return f"{file}: {words}"
-
-    def video(self, file: Path, output: Path) -> str:
-        """Draw the people of every frame of a video; returns what to print."""
-        from tcformer.predict.video import DamagedVideoError, Video, VideoWriter
-
-        before = len(self.results.images)
-        try:
-            video = Video(file)
-        except UserError as error:
-            raise _UnreadableError(str(error)) from None
-        with contextlib.closing(video), progress_bar(video.frames, label=file.name) as update:
-            writer = VideoWriter(output, video.rate)
-            try:
-                for number, picture in enumerate(video):
-                    people = self._look(file, number, picture, f"{file.name}#{number}")
-                    writer.write(self._skeletons(picture, people))
-                    update(advance=1)
-                writer.finish()
-            except BaseException as error:
-                writer.abandon()
-                self.results.forget(before)
-                if isinstance(error, DamagedVideoError):
-                    raise _UnreadableError(str(error)) from None
-                raise
-        return f"{file}: {len(self.results.images) - before} frames"
-
-    def _look(
-        self, file: Path, frame: int | None, picture: NDArray[np.uint8], name: str
-    ) -> list[Person]:
-        found = self.where(file, frame, picture)
-        boxes, scores = (None, None) if found is None else found
-        flip = self.args.flip_test
-        people = self.estimator(picture, boxes, box_scores=scores, flip_test=flip)
-        return self.results.add(name, picture, people)
-
     def _skeletons(self, picture: NDArray[np.uint8], people: list[Person]) -> NDArray[np.uint8]:
         from tcformer.viz.skeleton import draw_skeleton
 
         if not people:
             return picture
-        kind = self.estimator.layout
         return draw_skeleton(
             picture,
             np.stack([person.points for person in people]),
             np.stack([person.scores for person in people]),
-            kind.links,
-            parts=kind.parts,
+            self.kind.links,
+            parts=self.kind.parts,
             threshold=self.args.threshold,
         )

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import SHARED, Parser, load_network, print_notes
 from tcformer.errors import UserError, printable
 from tcformer.files import MOST_BYTES, atomic_write, check_writable, make_folder
@@ -21,8 +20,6 @@ from tcformer.progress import progress_bar
 
 if TYPE_CHECKING:
     from tcformer.predict import Loaded, Prediction
-
-HELP = VERBS["predict"]
 
 FORMATS = ("table", "json", "jsonl", "csv")
 EXIT_SOME_UNREADABLE = 1
@@ -54,10 +51,9 @@ def main(argv: list[str]) -> int:
     check_topk(loaded, args.topk)
     print_notes(loaded.notes)
     folders = args.list is not None or any(os.path.isdir(name) for name in args.images)
-    # A bar in between results on the same terminal would be in their way.
-    wanted = (
-        False if args.progress is None and out is None and sys.stdout.isatty() else args.progress
-    )
+    wanted = args.progress
+    if wanted is None and out is None and sys.stdout.isatty():
+        wanted = False  # a bar between results on the same terminal would be in their way
     with progress_bar(None if folders else len(args.images), wanted=wanted) as update:
         count = _Count(update)
         results = _results(loaded, args, count)
@@ -199,10 +195,9 @@ def _written(results: Iterable[Prediction], form: str, ascii: bool) -> Iterator[
     """The text of result after result, none kept."""
     from tcformer.predict.confusion import csv_line
 
-    yield {"csv": csv_line(("image", "rank", "class", "name", "probability")), "json": "["}.get(
-        form, ""
-    )
-    between = "\n"
+    if form == "csv":
+        yield csv_line(("image", "rank", "class", "name", "probability"))
+    between = "[\n"
     for result in results:
         if form == "table":
             yield f"{result}\n"
@@ -215,4 +210,4 @@ def _written(results: Iterable[Prediction], form: str, ascii: bool) -> Iterator[
             yield f"{text}\n" if form == "jsonl" else between + text
             between = ",\n"
     if form == "json":
-        yield "\n]\n"
+        yield "[\n]\n" if between == "[\n" else "\n]\n"

@@ -6,12 +6,9 @@ import os
 import sys
 from argparse import BooleanOptionalAction, Namespace
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser, real, whole
 from tcformer.errors import UserError, nearest
 from tcformer.images import LEAST_SIDE
-
-HELP = VERBS["serve"]
 
 
 def main(argv: list[str]) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
-from tcformer.cli import VERBS
 from tcformer.cli.parser import Parser, load_network, print_notes, real, whole
 from tcformer.errors import UserError, nearest
 from tcformer.images import LEAST_SIDE, read_image, resize_image, seen_size
@@ -21,7 +20,6 @@ from tcformer.viz import (
     POINT_COLORS,
     STYLES,
     Figure,
-    Panel,
     Point,
     Row,
     Style,
@@ -42,14 +40,17 @@ if TYPE_CHECKING:
     from tcformer.models.trace import Trace
     from tcformer.predict import Loaded
 
-HELP = VERBS["show"]
-
 MOST_IMAGES = 100
 """Rows on one sheet; more would be a picture that few programs open."""
 
 SHORT_SIDE = 224
 POINT_STYLES = ("region", "attention", "weights")
 MOVING = ("gif", "webp")
+
+RANDOM = (
+    "no --checkpoint is given, so the weights are random: tokens follow what the image looks like, "
+    "not what a trained network finds important"
+)
 
 Size = tuple[int, int]
 
@@ -65,9 +66,10 @@ def main(argv: list[str]) -> int:
     _check_options(args, out)
     images = [_read(path, args) for path in paths]
     loaded = load_network(args)  # imports torch: a mistake is answered before that
-    print_notes(_in_words(note) for note in loaded.notes)
+    print_notes(RANDOM if "weights are random" in note else note for note in loaded.notes)
     _check_model(loaded, args)
-    sizes = _sizes(paths, images, args, loaded.preprocessing.input_size if loaded.source else None)
+    usual = loaded.preprocessing.input_size if loaded.source else SHORT_SIDE
+    sizes = [_seen(*one, args, usual) for one in zip(paths, images, strict=True)]
     moving = out.suffix.lower().removeprefix(".") in MOVING
     _check_extent(images, sizes, args, moving)
     all_rows = []
@@ -89,15 +91,6 @@ def main(argv: list[str]) -> int:
         write_sheet(out, [row for rows in all_rows for row in rows])
     print(f"wrote {out}")
     return 0
-
-
-def _in_words(note: str) -> str:
-    if "weights are random" not in note:
-        return note
-    return (
-        "no --checkpoint is given, so the weights are random: tokens follow what the "
-        "image looks like, not what a trained network finds important"
-    )
 
 
 # ---- options --------------------------------------------------------------------------------
@@ -143,9 +136,9 @@ def _parse(argv: list[str]) -> Namespace:
         "that the network sees, in pixels, or `full` for the image as it is (default: what the "
         f"checkpoint was trained with, else {SHORT_SIDE}, for larger images, smaller ones as they "
         "are)")  # fmt: skip
-    add("--panel-size", metavar="N", type=whole(1, 16384, word="full"), default=448, help="wished "
-        "length of a panel's longer side in pixels, rounded so that all tokens' cells are equal, "
-        "or `full` for the resolution of the image")  # fmt: skip
+    add("--panel-size", metavar="N", type=whole(1, 16384, word="full"), default=448, help="about "
+        "the length of a panel's longer side in pixels, so that all tokens' cells are equal, or "
+        "`full` for the resolution of the image")  # fmt: skip
     add("--seconds", metavar="S", type=real(0.1, 60), help="how long a moving picture stands still "
         "at each stage (default: 1.4)")  # fmt: skip
     args = parser.parse_args(argv)
@@ -221,24 +214,14 @@ def _read(path: Path, args: Namespace) -> NDArray[np.uint8]:
     image = read_image(path)
     for point in args.point:
         check_inside(point, image.shape[:2], f"--point of {path}:")
-    _sizes([path], [image], args, None)
+    _seen(path, image, args, SHORT_SIDE)
     return image
 
 
-def _sizes(
-    paths: Sequence[Path],
-    images: Sequence[NDArray[np.uint8]],
-    args: Namespace,
-    trained_at: int | None,
-) -> list[Size]:
-    """Height and width at which the network sees each image."""
-    return [
-        seen_size(
-            image.shape[:2], args.size, trained_at or SHORT_SIDE, what=str(path),
-            hint=f"give another --size, such as {4 * LEAST_SIDE}",
-        )
-        for path, image in zip(paths, images, strict=True)
-    ]  # fmt: skip
+def _seen(path: Path, image: NDArray[np.uint8], args: Namespace, usual: int) -> Size:
+    """Height and width at which the network sees an image."""
+    hint = f"give another --size, such as {4 * LEAST_SIDE}"
+    return seen_size(image.shape[:2], args.size, usual, what=str(path), hint=hint)
 
 
 def _check_model(loaded: Loaded, args: Namespace) -> None:
@@ -301,21 +284,21 @@ def _rows(
     )
     rows = []
     for style in args.draw:
-        if style in ("attention", "weights"):
-            for place, point in enumerate(args.point):
-                color = POINT_COLORS[place]
-                if style == "weights":
-                    row = figure.draw_contributions(point, stage=args.stage, color=color)
-                else:
-                    row = _attention(traced, figure, point, args, color)
-                row = row._replace(heading=f"{row.heading} ({point[0]:g}, {point[1]:g})")
-                rows.append(with_image(row, figure, title, [point], [color]))
+        if style not in ("attention", "weights"):
+            row = (
+                figure.draw_regions(args.point)
+                if style == "region"
+                else figure.draw(style, family_stage=args.stage, points=args.point)
+            )
+            rows.append(with_image(row, figure, title, args.point))
             continue
-        if style == "region":
-            row = figure.draw_regions(args.point)
-        else:
-            row = figure.draw(style, family_stage=args.stage, points=args.point)
-        rows.append(with_image(row, figure, title, args.point))
+        for point, color in zip(args.point, POINT_COLORS, strict=False):
+            if style == "weights":
+                row = figure.draw_contributions(point, stage=args.stage, color=color)
+            else:
+                row = _attention(traced, figure, point, args, color)
+            row = row._replace(heading=f"{row.heading} ({point[0]:g}, {point[1]:g})")
+            rows.append(with_image(row, figure, title, [point], [color]))
     return rows
 
 
@@ -340,20 +323,15 @@ def _merging(rows_of_images: list[list[Row]]) -> list[list[Row]]:
 
     A drawing that has fewer stages than others stands still at its last one.
     """
-    stages = max(len(row.panels) for rows in rows_of_images for row in rows)
     sheets = []
-    for stage in range(stages):
-        shown = [
-            Row(tuple(row.panels[min(stage, len(row.panels) - 1)] for row in rows))
-            for rows in rows_of_images
+    for stage in range(max(len(row.panels) for rows in rows_of_images for row in rows)):
+        lines = [
+            [row.panels[min(stage, len(row.panels) - 1)] for row in rows] for rows in rows_of_images
         ]
-        if all(len(row.panels) == 1 for row in shown):
+        if all(len(line) == 1 for line in lines):
             # One drawing of each image: images stand in a block, not in one long column.
-            panels: list[Panel] = [row.panels[0] for row in shown]
-            across = math.ceil(math.sqrt(len(panels)))
-            shown = [
-                Row(tuple(panels[start : start + across]))
-                for start in range(0, len(panels), across)
-            ]
-        sheets.append(shown)
+            across = math.ceil(math.sqrt(len(lines)))
+            panels = [panel for line in lines for panel in line]
+            lines = [panels[start : start + across] for start in range(0, len(panels), across)]
+        sheets.append([Row(tuple(line)) for line in lines])
     return sheets

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-HELP = "train a network from a configuration file"
-
 
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
