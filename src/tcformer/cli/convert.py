@@ -24,7 +24,7 @@ _EPILOG = (
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb. Returns 0; mistakes raise UserError."""
+    """Read the weights in SRC, write them to DST, read them back, compare."""
     parser = Parser("convert", epilog=_EPILOG)
     add = parser.add_argument
     add("source", metavar="SRC", help="the checkpoint to read")
@@ -35,40 +35,17 @@ def main(argv: list[str]) -> int:
     parser.share("ema")
     add("--force", action="store_true", help="replace DST if it exists")
     args = parser.parse_args(argv)
-    target = Path(args.target)
-    convert(args.source, target, _format(args.to, target), ema=args.ema, force=args.force)
-    return 0
-
-
-def convert(
-    source: str | os.PathLike[str],
-    target: Path,
-    to: str,
-    *,
-    ema: bool | None = None,
-    force: bool = False,
-) -> None:
-    """Read the weights in `source`, write them to `target`, read them back, compare.
-
-    Args:
-        source: whatever `open_weights` takes.
-        target: the file to write.
-        to: "safetensors" or "published".
-        ema: whether to take the averaged weights; None takes them where there are some.
-        force: replace an existing `target`.
-
-    Raises:
-        UserError: the source is no TCFormer, the target exists, or the copy differs.
-    """
+    source, target = args.source, Path(args.target)
+    to = _format(args.to, target)
     # Before torch is imported: the mistakes that need no look into the file.
-    if os.path.lexists(target) and not force:
+    if os.path.lexists(target) and not args.force:
         raise UserError(f"{target} exists already; add --force to replace it")
     check_writable(target)
     from tcformer.weights.load import open_weights
     from tcformer.weights.metadata import name_with
 
-    file = open_weights(source, ema)
-    checkpoint, translated, architecture = file.checkpoint, file.translated, file.architecture
+    file = open_weights(source, args.ema)
+    translated, architecture, epoch = file.translated, file.architecture, file.checkpoint.epoch
     state = translated.whole  # of a pose model neck and head come along
     if architecture is None:
         raise UserError(
@@ -80,40 +57,39 @@ def convert(
         metadata["merging"] = json.dumps(file.merging)
     if name := architecture.name or file.metadata.model:
         metadata["model"] = name_with(name, json.dumps(file.merging))
-    if checkpoint.epoch is not None:
-        metadata["epoch"] = checkpoint.epoch
+    if epoch is not None:
+        metadata["epoch"] = epoch
     with replacing(target) as copy:  # what does not read back never gets the name
         _write(state, copy, to, metadata)
         _compare(state, metadata, copy, target)
 
     classes = architecture.num_classes
     head = f"{classes} classes" if classes is not None else "no classifier"
-    epoch = f", epoch {checkpoint.epoch}" if checkpoint.epoch is not None else ""
-    print(f"read     {source}: {architecture}, {head}{epoch}")
-    gone = translated.prefix and not translated.others
-    prefix = [f"prefix '{translated.prefix}' removed"] if gone else []
-    for note in [*file.notes, *translated.notes, *prefix]:
-        print(f"         {note}")
+    after = f", epoch {epoch}" if epoch is not None else ""
+    print(f"read     {source}: {architecture}, {head}{after}")
+    notes = [*file.notes, *translated.notes]
     if translated.others:
-        print(f"         kept along with the backbone: {', '.join(translated.parts)}")
+        notes.append(f"kept along with the backbone: {', '.join(translated.parts)}")
+    elif translated.prefix:
+        notes.append(f"prefix '{translated.prefix}' removed")
+    print(*(f"         {note}\n" for note in notes), sep="", end="")
     size = target.stat().st_size / 1e6
     print(f"wrote    {target}: {to}, {len(state)} tensors, {size:.1f} MB")
     print("verified every tensor and entry, read back from the new file, is the same")
+    return 0
 
 
 def _format(wanted: str | None, target: Path) -> str:
     by_ending = _FORMATS.get(target.suffix.lower())
-    if wanted is None:
-        if by_ending is None:
-            raise UserError(
-                f"the ending of {target} does not tell the format; "
-                "end it in .safetensors or .pth, or say --to safetensors or --to published"
-            )
-        return by_ending
-    wanted = {"tcformer": "safetensors"}.get(wanted, wanted)
-    if by_ending not in (None, wanted):
+    chosen = "safetensors" if wanted == "tcformer" else wanted or by_ending
+    if chosen is None:
+        raise UserError(
+            f"the ending of {target} does not tell the format; "
+            "end it in .safetensors or .pth, or say --to safetensors or --to published"
+        )
+    if by_ending not in (None, chosen):
         raise UserError(f"--to {wanted} does not go with the ending of {target}; change one")
-    return wanted
+    return chosen
 
 
 def _write(state: dict[str, Tensor], target: Path, to: str, metadata: dict[str, object]) -> None:

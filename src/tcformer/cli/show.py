@@ -45,7 +45,6 @@ MOST_IMAGES = 100
 
 SHORT_SIDE = 224
 POINT_STYLES = ("region", "attention", "weights")
-MOVING = ("gif", "webp")
 
 RANDOM = (
     "no --checkpoint is given, so the weights are random: tokens follow what the image looks like, "
@@ -70,8 +69,7 @@ def main(argv: list[str]) -> int:
     _check_model(loaded, args)
     usual = loaded.preprocessing.input_size if loaded.source else SHORT_SIDE
     sizes = [_seen(*one, args, usual) for one in zip(paths, images, strict=True)]
-    moving = out.suffix.lower().removeprefix(".") in MOVING
-    _check_extent(images, sizes, args, moving)
+    _check_extent(images, sizes, args, _moves(out))
     all_rows = []
     for path, image, seen in zip(paths, images, sizes, strict=True):
         traced = _traced(loaded, image, seen, args)
@@ -80,12 +78,11 @@ def main(argv: list[str]) -> int:
         print(f"{path}: {height} x {width} px, seen as {seen[0]} x {seen[1]}, {counts} tokens")
         rows = _rows(traced, image, seen, args, path.name)
         weights = "random weights" if loaded.source is None else Path(loaded.source).name
-        about = f"{path.name}: {width} x {height} px, seen by {loaded.name} ({weights}) at " + (
-            f"{seen[1]} x {seen[0]} px"
-        )
-        rows[0] = rows[0]._replace(heading=f"{about}\n{rows[0].heading}")
+        by = f"seen by {loaded.name} ({weights}) at {seen[1]} x {seen[0]} px"
+        about = f"{path.name}: {width} x {height} px, {by}\n{rows[0].heading}"
+        rows[0] = rows[0]._replace(heading=about)
         all_rows.append(rows)
-    if moving:
+    if _moves(out):
         write_moving(out, _merging(all_rows), seconds=args.seconds or 1.4)
     else:
         write_sheet(out, [row for rows in all_rows for row in rows])
@@ -157,23 +154,21 @@ def _check_options(args: Namespace, out: Path) -> None:
         raise UserError("--draw none with --no-outline would draw no tokens: drop one of the two")
     if args.opacity is not None and not drawn - {"none", "region"}:
         raise UserError(f"--opacity means nothing to --draw {args.draw[0]}: drop it")
-    for option, styles in (
-        ("stage", ("family", "weights")),
-        ("block", ("attention",)),
-        ("head", ("attention",)),
-    ):
+    users = {"stage": ("family", "weights"), "block": ("attention",), "head": ("attention",)}
+    for option, styles in users.items():
         if getattr(args, option) is not None and not drawn & set(styles):
-            raise UserError(
-                f"--{option} is for --draw {' or '.join(styles)}: add it, or drop --{option}"
-            )
-    if args.seconds is not None and out.suffix.lower().removeprefix(".") not in MOVING:
+            meant = " or ".join(styles)
+            raise UserError(f"--{option} is for --draw {meant}: add it, or drop --{option}")
+    if args.seconds is not None and not _moves(out):
         raise UserError(f"--seconds is for moving pictures, and {out.name} is none: drop it")
-    for what, given, most in (
-        ("points", args.point, len(POINT_COLORS)),
-        ("images", args.images, MOST_IMAGES),
-    ):
-        if len(given) > most:
-            raise UserError(f"{len(given)} {what} are too many: give at most {most}")
+    for option, most in (("point", len(POINT_COLORS)), ("images", MOST_IMAGES)):
+        given = len(getattr(args, option))
+        if given > most:
+            raise UserError(f"{given} {option.rstrip('s')}s are too many: give at most {most}")
+
+
+def _moves(out: Path) -> bool:
+    return out.suffix.lower() in (".gif", ".webp")
 
 
 def _styles(text: str) -> list[str]:
@@ -304,17 +299,17 @@ def _rows(
 
 def _attention(traced: Trace, figure: Figure, point: Point, args: Namespace, color: Color) -> Row:
     weights, captions, heads = [], [], []
-    tokens = figure.tokens_at(point)
-    for attended, token in zip(traced.attended, tokens, strict=True):
+    for attended, token in zip(traced.attended, figure.tokens_at(point), strict=True):
         heads.append(min(args.head or 0, attended.layer.num_heads))
         weights.append(attended.weights(token, head=heads[-1] or None))
         captions.append(f"{len(weights[-1])} {attended.over}")
     keys = [attended.cell_to_key[0] for attended in traced.attended]
     row = figure.draw_attention(point, keys, weights, captions=captions, color=color)
-    which = "last block of each stage"
+    which, of = "last block of each stage", "mean of all heads"
     if args.block is not None:
-        which = "block " + ", ".join(map(str, traced.blocks)) + " of the stages"
-    of = "mean of all heads" if args.head is None else f"head {', '.join(map(str, heads))}"
+        which = f"block {', '.join(map(str, traced.blocks))} of the stages"
+    if args.head is not None:
+        of = f"head {', '.join(map(str, heads))}"
     return row._replace(heading=f"{STYLES['attention']}: {which}, {of};")
 
 
