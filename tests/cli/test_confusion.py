@@ -6,12 +6,11 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import nn
 
 import tcformer.predict
-from tcformer import cli, create_model
+from tcformer import cli
 from tcformer.predict import Loaded, Preprocessing, load
 from tcformer.training.record import read_record
 from tcformer.weights.metadata import save_weights
@@ -19,19 +18,6 @@ from tcformer.weights.metadata import save_weights
 NAMES = ("lilac, grün", "red", '"<b>"')
 TABLES = ["classes.csv", "confusion.csv", "wrong.csv"]
 PICTURES = ["confusion.png", "confusion.svg", "right.png", "wrong.png"]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A network that answers "red" to everything, in places for sure and in places less so."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        network = create_model("tcformer_nano", num_classes=3)
-    with torch.no_grad():
-        network.head.bias.copy_(torch.tensor([0.0, 3.0, 0.0]))
-    path = tmp_path_factory.mktemp("weights") / "best.safetensors"
-    save_weights(network, path, {"classes": "\n".join(NAMES), "input_size": 32})
-    return path
 
 
 @pytest.fixture

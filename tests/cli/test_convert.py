@@ -79,7 +79,7 @@ def test_to_safetensors_and_back(tmp_path, capsys, state, published):
     assert load_checkpoint(model, ours).complete
 
 
-def test_wrappings_are_taken_off_and_said(tmp_path, capsys, state):
+def test_wrappings_are_taken_off_and_said_and_a_pose_model_keeps_its_parts(tmp_path, capsys, state):
     wrapped = {f"module.backbone.{key}": value for key, value in state.items()}
     torch.save({"state_dict": wrapped}, tmp_path / "a.pth")
     assert run(tmp_path / "a.pth", tmp_path / "b.safetensors") == 0
@@ -88,8 +88,6 @@ def test_wrappings_are_taken_off_and_said(tmp_path, capsys, state):
     assert "'backbone.' removed" in out
     assert set(read_checkpoint(tmp_path / "b.safetensors").state_dict) == set(state)
 
-
-def test_a_pose_model_keeps_its_other_parts(tmp_path, capsys, state):
     pose = {f"backbone.{key}": value for key, value in state.items() if key[:4] != "head"}
     old = "backbone.patch_embed1.projection.weight"
     pose[old] = pose.pop("backbone.patch_embed1.proj.weight")
@@ -108,7 +106,9 @@ def test_a_pose_model_keeps_its_other_parts(tmp_path, capsys, state):
     assert load_checkpoint(backbone, tmp_path / "pose.safetensors").complete
 
 
-def test_an_existing_file_is_not_replaced_without_force(tmp_path, capsys, published):
+def test_an_existing_file_is_replaced_with_force_alone_even_in_place(
+    tmp_path, capsys, published, state
+):
     target = tmp_path / "there.safetensors"
     target.write_bytes(b"precious")
     text = refused(capsys, published, target)
@@ -117,9 +117,6 @@ def test_an_existing_file_is_not_replaced_without_force(tmp_path, capsys, publis
     assert target.read_bytes() == b"precious"
     assert run(published, target, "--force") == 0
     assert read_checkpoint(target).format == "safetensors"
-
-
-def test_in_place_with_force(tmp_path, published, state):
     assert run(published, published, "--force") == 0
     content = torch.load(published, weights_only=True)
     assert list(content) == ["model"]
@@ -129,12 +126,9 @@ def test_in_place_with_force(tmp_path, published, state):
 @pytest.mark.parametrize(
     ("name", "options", "format"),
     [
-        ("a.safetensors", [], "safetensors"),
-        ("a.pth", [], "torch"),
         ("a.pt", [], "torch"),
         ("a.bin", ["--to", "published"], "torch"),
-        ("a.bin", ["--to", "tcformer"], "safetensors"),
-        ("a", ["--to", "safetensors"], "safetensors"),
+        ("a", ["--to", "tcformer"], "safetensors"),
     ],
 )
 def test_format_by_ending_or_option(tmp_path, published, name, options, format):

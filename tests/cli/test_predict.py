@@ -8,21 +8,9 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
-from tcformer import cli, create_model
+from tcformer import cli
 from tcformer.predict import load
-from tcformer.weights.metadata import save_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        network = create_model("tcformer_nano", num_classes=3)
-    path = tmp_path_factory.mktemp("weights") / "best.safetensors"
-    save_weights(network, path, {"classes": "blue\nlilac, grün\nred", "input_size": 32})
-    return path
 
 
 @pytest.fixture
@@ -172,6 +160,9 @@ def test_the_status_says_whether_some_or_none_could_be_read(folder, weights, cap
     ]
     status, text, errors = run(capsys, "text.png", *args)
     assert (status, json.loads(text)) == (2, [])
+    (folder / "out.csv").write_text("of an earlier run")
+    status, _, _ = run(capsys, "text.png", "--checkpoint", weights, "--out", "out.csv")
+    assert (status, (folder / "out.csv").read_text()) == (2, "of an earlier run")
     (folder / "empty").mkdir()
     status, _, errors = run(capsys, "empty", *args)
     assert status == 2
