@@ -67,25 +67,22 @@ def _parse(argv: list[str]) -> Namespace:
         "own, else tcformer_light)")  # fmt: skip
     parser.share("checkpoint", "ema", checkpoint={"help": "trained weights; without them the "
         "network is random"})  # fmt: skip
-    add("--out", metavar="FILE", help="file to write, replaced if it exists (default: the model's "
-        "name)")  # fmt: skip
-    add("--format", metavar="FORMAT", help="onnx, pt2 (torch.export), aoti (compiled by "
-        "AOTInductor) or openvino; by default what --out ends in, .pt2 meaning pt2, or else "
-        "onnx")  # fmt: skip
+    add("--out", metavar="FILE", help="file to write (default: the model's name)")
+    add("--format", metavar="FORMAT", help="onnx, pt2 (torch.export), aoti (AOTInductor) or "
+        "openvino (default: by the ending of --out, else onnx)")  # fmt: skip
     add("--size", metavar="N|HxW", help="height and width of the images, fixed in the file "
         "(default: that of the training)")  # fmt: skip
-    add("--input", choices=("normalised", "pixels"), default="normalised", help="images as float32 "
-        "(batch, 3, H, W) with mean and std taken off, or as uint8 pixels (batch, H, W, 3), which "
-        "the exported model normalises itself")  # fmt: skip
-    add("--outputs", nargs="+", metavar="NAME", help="what comes out: logits, features (a map for "
-        "each stage) and tokens (the token of each cell at each stage); by default logits, where "
-        "there are classes, and tokens")  # fmt: skip
+    add("--input", choices=("normalised", "pixels"), default="normalised", help="float32 (batch, "
+        "3, H, W) with mean and std taken off, or uint8 pixels (batch, H, W, 3)")  # fmt: skip
+    add("--outputs", nargs="+", metavar="NAME", help="logits, features (a map for each stage), "
+        "tokens (of each cell at each stage); by default tokens and, where there are classes, "
+        "logits")  # fmt: skip
     add("--dtype", metavar="TYPE", default="float32", help="of weights and arithmetic")
     add("--opset", metavar="N", type=int, help="ONNX's operators (default: 20)")
     add("--images", nargs="+", metavar="FILE", default=(), help="images to compare on (default: 4 "
-        "scenes that are drawn for it)")  # fmt: skip
-    add("--time", nargs="*", type=int, metavar="BATCH", help="time the exported model beside "
-        "PyTorch, in turns, for these numbers of images (default with --time: 1)")  # fmt: skip
+        "drawn scenes)")  # fmt: skip
+    add("--time", nargs="*", type=int, metavar="BATCH", help="time the exported model and PyTorch "
+        "in turns, for these numbers of images (default with --time: 1)")  # fmt: skip
     args = parser.parse_args(argv)
     args.time = () if args.time is None else (args.time or [1])
     return args

@@ -110,32 +110,28 @@ def _parse(argv: list[str]) -> Namespace:
     )  # fmt: skip
     add("--out", metavar="FILE", default="tokens.png", help="picture to write: .png, .svg (tokens "
         "are paths), or .gif or .webp (the merging as a moving picture)")  # fmt: skip
-    add("--draw", "--fill", metavar="WHAT", type=_styles, help="what to draw, one or several with "
-        f"commas between: {', '.join(STYLES)} (default: mean; with --point "
-        "region,attention,weights)")  # fmt: skip
+    add("--draw", "--fill", metavar="WHAT", type=_styles, help="drawings, separated by commas: "
+        f"{', '.join(STYLES)} (default: mean, or region,attention,weights with "
+        "--point)")  # fmt: skip
     add("--point", metavar="X,Y", type=_point, action="append", default=[], help="follow the token "
-        "at this point, in pixels of the image from its upper left corner; may be given "
+        "at this point, in pixels from the upper left corner; may be given up to "
         f"{len(POINT_COLORS)} times")  # fmt: skip
-    add("--stage", metavar="N", type=whole(1), help="for family: the stage whose tokens have a "
-        "colour each; for weights: the stage of the token that others contribute to (default: the "
-        "last)")  # fmt: skip
-    add("--block", metavar="N", type=whole(1), help="for attention: which block of each stage, "
-        "from 1 (default: the last)")  # fmt: skip
-    add("--head", metavar="N", type=whole(1), help="for attention: which head, from 1 (default: "
-        "the mean of all)")  # fmt: skip
-    add("--opacity", metavar="PERCENT", type=whole(0, 100), help="of the paint on the image, 0 to "
-        "100 percent (default: what suits each drawing)")  # fmt: skip
+    add("--stage", metavar="N", type=whole(1), help="stage whose tokens have a color each (family) "
+        "or are merged from others (weights) (default: the last)")  # fmt: skip
+    add("--block", metavar="N", type=whole(1), help="attention of this block of each stage, from 1 "
+        "(default: the last)")  # fmt: skip
+    add("--head", metavar="N", type=whole(1), help="attention of this head, from 1 (default: the "
+        "mean of all)")  # fmt: skip
+    add("--opacity", metavar="PERCENT", type=whole(0, 100), help="of the paint on the image "
+        "(default: what suits each drawing)")  # fmt: skip
     add("--outline", action=BooleanOptionalAction, default=True, help="draw the tokens' borders")
     add("--edge-colour", "--edge-color", metavar="COLOUR", type=_color, dest="edge_color",
-        help="of the borders: a name such as black, or #rrggbb (default: white, or dark where the "
-        "image is bright)")  # fmt: skip
-    add("--size", metavar="N", type=whole(LEAST_SIDE, word="full"), help="short side of the image "
-        "that the network sees, in pixels, or `full` for the image as it is (default: what the "
-        f"checkpoint was trained with, else {SHORT_SIDE}, for larger images, smaller ones as they "
-        "are)")  # fmt: skip
-    add("--panel-size", metavar="N", type=whole(1, 16384, word="full"), default=448, help="about "
-        "the length of a panel's longer side in pixels, so that all tokens' cells are equal, or "
-        "`full` for the resolution of the image")  # fmt: skip
+        help="of borders: a name or #rrggbb (default: white, or dark on bright images)")  # fmt: skip
+    add("--size", metavar="N", type=whole(LEAST_SIDE, word="full"), help="short side of what the "
+        "network sees, in pixels, or `full` for the image as it is (default: at most the size the "
+        f"checkpoint was trained with, or {SHORT_SIDE})")  # fmt: skip
+    add("--panel-size", metavar="N", type=whole(1, 16384, word="full"), default=448, help="longer "
+        "side of a panel in pixels, about, or `full` for the image's resolution")  # fmt: skip
     add("--seconds", metavar="S", type=real(0.1, 60), help="how long a moving picture stands still "
         "at each stage (default: 1.4)")  # fmt: skip
     args = parser.parse_args(argv)

@@ -72,19 +72,12 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Style:
-    """How to draw.
+    """How to draw; None for what suits."""
 
-    Attributes:
-        outline: draw the borders between tokens.
-        opacity: percent of the paint on the image; None for what suits the drawing.
-        edge_color: of the borders; None for white, or dark where the image is bright.
-        width: pixels on each side of a border; None for what suits the size of a cell.
-    """
-
-    outline: bool = True
-    opacity: int | None = None
-    edge_color: Color | None = None
-    width: float | None = None
+    outline: bool = True  # draw the borders between tokens
+    opacity: int | None = None  # percent of the paint on the image
+    edge_color: Color | None = None  # of the borders
+    width: float | None = None  # pixels on each side of a border
 
 
 class Figure:
@@ -206,12 +199,9 @@ class Figure:
     def draw_contributions(
         self, point: Point, *, stage: int | None = None, color: Color = POINT_COLORS[0]
     ) -> Row:
-        """A row that shows how much each token contributes to one later token.
+        """A row that shows how much each token contributes to the token at a point.
 
-        Args:
-            point: where that token lies.
-            stage: the stage of the later token, from 2; by default the last.
-            color: of the point and of the token.
+        It is a token of `stage`, from 2, by default of the last.
 
         Raises:
             UserError: no such stage, or weights are missing.
@@ -257,7 +247,7 @@ class Figure:
             cell_to_key: for each stage (H0*W0,) integers, the key that stands for each cell; -1
                 for none.
             weights: for each stage (K,) float, the attention of the token at the point.
-            captions: of the panels; the number of keys where left out.
+            captions: of the panels; by default the number of keys.
             color: of the point and of the token.
         """
         tokens, panels = self.tokens_at(point), []

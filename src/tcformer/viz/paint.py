@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -39,15 +38,8 @@ Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
 BLACK: Color = (0, 0, 0)
 
-RAMP = (
-    (0, (16, 12, 58)),
-    (51, (78, 24, 112)),
-    (102, (160, 42, 108)),
-    (153, (224, 84, 74)),
-    (204, (250, 166, 62)),
-    (255, (255, 246, 196)),
-)
-"""Levels and their colors, from dark (little) to bright (much); straight between two of them."""
+RAMP = ((16, 12, 58), (78, 24, 112), (160, 42, 108), (224, 84, 74), (250, 166, 62), (255, 246, 196))
+"""From dark (little) to bright (much), at equal steps."""
 
 
 # ---- colors of tokens -----------------------------------------------------------------------
@@ -56,10 +48,8 @@ RAMP = (
 class CellSums(NamedTuple):
     """The pixels of each cell added up: what all mean colors of an image are made from."""
 
-    colors: NDArray[np.int64]
-    """(H0, W0, 3)"""
-    pixels: NDArray[np.int64]
-    """(H0, W0) number of pixels; 0 where an image is smaller than the grid"""
+    colors: NDArray[np.int64]  # (H0, W0, 3)
+    pixels: NDArray[np.int64]  # (H0, W0), their number; 0 where an image is smaller than the grid
 
 
 def cell_sums(image: Any, seen: Size | None = None) -> CellSums:
@@ -106,9 +96,8 @@ def mean_colors(
 def palette_colors(cell_to_token: Any, size: Size) -> NDArray[np.uint8]:
     """A clearly different flat color for every token: (N, 3) uint8, by number.
 
-    Colors go by where a token first appears in reading order, never by its number: token numbers
-    have no meaning, and two numberings of one partition must give one picture. ``size`` is what the
-    network saw.
+    Colors go by where a token first appears in reading order: token numbers have no meaning, and
+    two numberings of one partition must give one picture. ``size`` is what the network saw.
     """
     tokens = cell_grid(cell_to_token, size).reshape(-1)
     names, first = np.unique(tokens, return_index=True)
@@ -135,16 +124,9 @@ def family_colors(
 ) -> list[NDArray[np.uint8]]:
     """One color for a token and all that merged into it, so that it can be followed by eye.
 
-    Neighboring tokens of the chosen stage differ clearly, and others where there are colors
-    enough; see `tcformer.partition.distinct_colors`.
-
-    Args:
-        cell_maps: the maps of one image, one for each stage.
-        size: height and width of the image that the network saw.
-        stage: the stage whose tokens have a color each, from 1; by default the last.
-
-    Returns:
-        for each stage (N_s, 3) uint8, by number of token: what `paint_tokens` takes as ``fill``.
+    Neighboring tokens of the chosen stage, by default the last, differ clearly, and others where
+    there are colors enough (`tcformer.partition.distinct_colors`). ``cell_maps`` are those of one
+    image, ``size`` what the network saw. For each stage (N_s, 3) uint8, by number of token.
     """
     found = families(cell_maps, stage)
     stage = len(cell_maps) if stage is None else stage
@@ -155,26 +137,20 @@ def family_colors(
 @cache
 def ramp() -> NDArray[np.uint8]:
     """The color of each of the levels 0 to 255: (256, 3) uint8; ever brighter."""
-    levels = np.arange(256)[:, None]
-    colors = np.empty((256, 3), np.int64)
-    for (start, one), (stop, other) in pairwise(RAMP):
-        part, change = levels[start : stop + 1] - start, np.subtract(other, one)
-        colors[start : stop + 1] = one + change * part // (stop - start)
-    return colors.astype(np.uint8)
+    stops, step = np.array(RAMP), 255 // (len(RAMP) - 1)
+    levels = np.arange(256)
+    below = np.minimum(levels // step, len(RAMP) - 2)
+    part = (levels - step * below)[:, None]
+    return (stops[below] + (stops[below + 1] - stops[below]) * part // step).astype(np.uint8)
 
 
 def heat_colors(
     values: Any, *, low: float | None = None, high: float | None = None
 ) -> NDArray[np.uint8]:
-    """A color of the ramp for every number.
+    """A color of the ramp for each of N numbers, array or tensor: (N, 3) uint8.
 
-    Args:
-        values: (N,) numbers; array or tensor. Where they are not finite, the color is grey.
-        low: what the dark end stands for; by default the least of the values.
-        high: what the bright end stands for; by default the greatest. Equal ends: all bright.
-
-    Returns:
-        (N, 3) uint8.
+    `low` is the dark end, by default the least value, `high` the bright one. Equal ends make all
+    bright; where a value is not finite, the color is grey.
 
     Raises:
         UserError: ``values`` is not one list of numbers.
@@ -325,11 +301,7 @@ class Drawing:
             window[(away <= far**2 + far) & (away > near**2 + near)] = color
 
     def svg(self, image_id: str) -> str:
-        """The drawing as SVG elements, in a coordinate system of pixels of the image.
-
-        Args:
-            image_id: of an element that shows the image, to be used where it is seen.
-        """
+        """The drawing as SVG elements, in pixels of the image, which `image_id` shows."""
         pen = Outliner(self.size, self.seen)
         quiet = 'fill="none" pointer-events="none"'
         colors, opacity = self.colors, self.opacity

@@ -121,19 +121,11 @@ def region_mask(
 
 
 def token_borders(tokens: ArrayLike, *, width: float = 1) -> NDArray[np.bool_]:
-    """The pixels on a border between two tokens.
+    """Whether a pixel's upper, lower, left or right neighbor belongs to another token: (H, W) bool.
 
-    A pixel is on a border when its upper, lower, left or right neighbor belongs to another token.
-    Both sides are marked: a border is 2 pixels wide at width 1, and each further unit adds one
-    pixel on each side. Halves count as well: 0.5 marks only the lower and right side, one pixel
-    in all. The rim of the image is no border.
-
-    Args:
-        tokens: (H, W) integers, the token under each pixel.
-        width: pixels on each side of a border: 0.5, 1, 1.5, ...
-
-    Returns:
-        (H, W) bool.
+    Both sides of a border are marked: it is 2 pixels wide at width 1, and each further unit adds
+    one pixel on each side; 0.5 marks only the lower and right side, one pixel in all. The rim of
+    the image is no border. `tokens` are (H, W) integers, the token under each pixel.
     """
     if width < 0.5 or width * 2 != int(width * 2):
         raise UserError(

@@ -179,8 +179,7 @@ def contact_sheet(
 
 
 def svg_sheet(rows: Sequence[Row], *, font_size: int | None = None) -> str:
-    """The sheet of `contact_sheet` as one SVG document: well-formed XML, the same for the same
-    input.
+    """The sheet of `contact_sheet` as one SVG document: well-formed XML.
 
     Drawings become paths, one for each token, with a tooltip that says which token it is and how
     large. An image that several panels share is embedded once.
@@ -191,19 +190,9 @@ def svg_sheet(rows: Sequence[Row], *, font_size: int | None = None) -> str:
 def card_sheet(
     rows: Sequence[Row], *, across: int = 2, font_size: int = 16, least_column: int = 0
 ) -> NDArray[np.uint8]:
-    """Lay out rows of panels as cards, from left to right and then down.
+    """Lay out each row as a card, `across` of them side by side: (height, width, 3) uint8.
 
-    Args:
-        rows: one for each card; its heading, in lines, stands over its panels.
-        across: how many cards stand side by side.
-        font_size: height of the text in pixels.
-        least_column: least width of a panel's column in pixels.
-
-    Returns:
-        (height, width, 3) uint8.
-
-    Raises:
-        UserError: no rows, or a sheet of more than 400 million pixels.
+    Other arguments and errors are those of `contact_sheet`.
     """
     if not rows or across < 1:
         raise UserError("a sheet of cards needs at least one card, and at least one side by side")
@@ -276,11 +265,7 @@ def merging_frames(
 
 
 def encode_frames(frames: Sequence[Frame], kind: str) -> bytes:
-    """A GIF or WebP that plays for ever.
-
-    Args:
-        frames: pictures of one size.
-        kind: "gif" (256 colors a frame) or "webp" (smaller and truer).
+    """A moving picture that plays for ever: "gif" (256 colors a frame) or "webp" (smaller, truer).
 
     Raises:
         UserError: no frames, another kind, or larger than the format can hold.
@@ -323,12 +308,8 @@ def encode_frames(frames: Sequence[Frame], kind: str) -> bytes:
 def check_picture_name(path: str | PathLike[str], formats: Sequence[str] = FORMATS) -> Path:
     """The path, if a picture can be written there: for refusing a name before the work is done.
 
-    Args:
-        path: name of the file to be.
-        formats: endings that are taken, without the dot.
-
     Raises:
-        UserError: another ending, a folder, or a place that cannot be written to.
+        UserError: an ending that is none of `formats`, a folder, or a place that cannot be written.
     """
     path = Path(path)
     if path.suffix.lower().removeprefix(".") not in formats:
@@ -342,31 +323,22 @@ def check_picture_name(path: str | PathLike[str], formats: Sequence[str] = FORMA
 
 
 def write_bytes(path: str | PathLike[str], data: bytes) -> None:
-    """Write a file and the folders on the way; a reader sees all of it or the old one.
-
-    Raises:
-        UserError: the place cannot be written.
-    """
+    """Write a file and the folders on the way; a reader sees all of it or the old one."""
     make_folder(Path(path).parent)
     atomic_write(path, lambda file: file.write(data))
 
 
 def write_png(path: str | PathLike[str], picture: Any) -> None:
-    """Write an (H, W, 3) uint8 picture as PNG, and the folders on the way.
-
-    Raises:
-        UserError: when the name does not end in .png or the place cannot be written.
-    """
+    """Write an (H, W, 3) uint8 picture as PNG; errors as `check_picture_name`."""
     write_bytes(check_picture_name(path, ("png",)), png_bytes(picture))
 
 
 def write_sheet(
     path: str | PathLike[str], rows: Sequence[Row], *, font_size: int | None = None
 ) -> None:
-    """Write rows of panels as a contact sheet: .png as pixels, .svg as paths.
+    """Write rows of panels as a contact sheet, .png as pixels, .svg as paths: see `contact_sheet`.
 
-    Raises:
-        UserError: another ending, nothing to draw, too much, or a place that cannot be written.
+    Errors also as `check_picture_name`.
     """
     path = check_picture_name(path, ("png", "svg"))
     sheet = lay_out(rows, font_size=font_size)
@@ -383,8 +355,7 @@ def write_moving(
 ) -> None:
     """Write sheets as a moving picture, .gif or .webp: see `merging_frames`.
 
-    Raises:
-        UserError: another ending, sheets of different sizes, or a place that cannot be written.
+    Errors also as `check_picture_name`.
     """
     path = check_picture_name(path, ("gif", "webp"))
     frames = merging_frames(stages, seconds=seconds, font_size=font_size)

@@ -31,12 +31,7 @@ DIGITS = 9
 def layout_maps(stages: Sequence[Any], image: int = 0) -> list[NDArray[np.int64]]:
     """The maps of one image of a batch from what ``model.forward_tokens`` returns.
 
-    Args:
-        stages: for each stage its `Tokens`, or their `Layout`.
-        image: which image of the batch, from 0.
-
-    Returns:
-        for each stage (H0*W0,) int64.
+    `stages` are `Tokens` or their `Layout`; for each (H0*W0,) int64.
 
     Raises:
         UserError: the batch has no such image.
@@ -60,12 +55,8 @@ def _flat(cell_map: Any) -> NDArray[np.int64]:
 def parents(earlier: Any, later: Any) -> NDArray[np.int64]:
     """For each token of an earlier stage the token of a later stage that it has become part of.
 
-    Args:
-        earlier: the map of an earlier stage.
-        later: the map of a later stage (or of the same) of the same image.
-
-    Returns:
-        (N,) int64, N = largest number in ``earlier`` + 1; -1 for a number without a cell.
+    From the maps of two stages (or of one) of an image: (N,) int64, N = largest number in
+    ``earlier`` + 1; -1 for a number without a cell.
 
     Raises:
         UserError: maps of different images, or a token of ``earlier`` is split in ``later``.
@@ -143,17 +134,10 @@ def families(cell_maps: Sequence[Any], stage: int | None = None) -> list[NDArray
 def contributions(earlier: Any, later: Any, later_weight: Any) -> NDArray[np.float64]:
     """How much each token of an earlier stage contributes to the later token it merged into.
 
-    A merged token is a weighted mean, and ``cell_weight`` keeps the product of the weights of all
-    merges so far: the share of a token is the sum over its cells.
-
-    Args:
-        earlier: as in `parents`.
-        later: as in `parents`.
-        later_weight: (H0*W0,) float, ``layout.cell_weight[b]`` of the later stage.
-
-    Returns:
-        (N,) float64, one value for each token of ``earlier``; the shares of the tokens that make
-        up one later token add up to 1 (0 for numbers without a cell).
+    A merged token is a weighted mean, and ``later_weight``, (H0*W0,) ``layout.cell_weight[b]`` of
+    the later stage, is the product of the weights of all merges so far: the share of a token is the
+    sum over its cells. (N,) float64, as `parents`; the shares of the tokens that make up one later
+    token add up to 1 (0 for numbers without a cell).
 
     Raises:
         UserError: as `parents`; or weights of another number of cells.
