@@ -126,7 +126,7 @@ def _parse(argv: list[str]) -> Namespace:
         "(default: what suits each drawing)")  # fmt: skip
     add("--outline", action=BooleanOptionalAction, default=True, help="draw the tokens' borders")
     add("--edge-colour", "--edge-color", metavar="COLOUR", type=_color, dest="edge_color",
-        help="of borders: a name or #rrggbb (default: white, or dark on bright images)")  # fmt: skip
+        help="of borders: a name or #rrggbb (default: white, dark on bright images)")  # fmt: skip
     add("--size", metavar="N", type=whole(LEAST_SIDE, word="full"), help="short side of what the "
         "network sees, in pixels, or `full` for the image as it is (default: at most the size the "
         f"checkpoint was trained with, or {SHORT_SIDE})")  # fmt: skip
