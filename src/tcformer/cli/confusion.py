@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -43,16 +42,11 @@ than that of a training run, into whose folder these files may go."""
 
 WRONG_COLUMNS = ("image", "truth", "answer", "probability", "probability_of_truth")
 
-MOST_ROWS, WORST = 30, 20
-"""Of the table that is printed: all classes if there are no more, else the worst."""
+MOST_ROWS, WORST, MOST_MISTAKES = 30, 20, 10
+"""What is printed: all classes if there are no more, else the worst."""
 
-MOST_MISTAKES = 10
-
-PANEL = 192
-"""Side of a panel in pixels, about."""
-
-WIDE = 1000
-"""Cards whose panels take more pixels stand below each other."""
+PANEL, WIDE = 192, 1000
+"""Side of a panel in pixels, about; cards whose panels take more pixels stand below each other."""
 
 _EPILOG = (
     "FOLDER holds a folder of pictures for each class, or a folder val/ that does. Classes are "
@@ -226,34 +220,30 @@ def _write(
     """Write tables and pictures into a folder, and say what is there; prints what is not."""
     from tcformer.images import png_bytes
     from tcformer.viz import MOST_CLASSES, matrix_picture, matrix_svg
-    from tcformer.viz.sheet import write_bytes
 
     confusion, written = report.confusion, []
 
-    def text(name: str, lines: Iterable[str]) -> None:
-        data = (line.encode("utf-8", "backslashreplace") for line in lines)
-        atomic_write(out / name, lambda stream: stream.writelines(data))
+    def save(name: str, parts: Iterable[str | bytes]) -> None:
+        texts = (
+            p if isinstance(p, bytes) else p.encode("utf-8", "backslashreplace") for p in parts
+        )
+        atomic_write(out / name, lambda stream: stream.writelines(texts))
         written.append(name)
 
-    text("confusion.csv", confusion.matrix_csv())
-    text("classes.csv", confusion.classes_csv())
+    save("confusion.csv", confusion.matrix_csv())
+    save("classes.csv", confusion.classes_csv())
     wrong.seek(0)
-    atomic_write(out / "wrong.csv", lambda stream: shutil.copyfileobj(wrong, stream))
-    written.append("wrong.csv")
+    save("wrong.csv", wrong)
     drawn = confusion.occurring()
     if len(drawn) <= MOST_CLASSES:
-        counts = confusion.counts[drawn][:, drawn]
-        words, numbers = [matching.words[i] for i in drawn], drawn.tolist()
-        text("confusion.svg", [matrix_svg(counts, words, numbers=numbers)])
-        picture = matrix_picture(counts, words, numbers=numbers)
-        write_bytes(out / "confusion.png", png_bytes(picture))
-        written.append("confusion.png")
+        matrix = confusion.counts[drawn][:, drawn], [matching.words[i] for i in drawn]
+        save("confusion.svg", [matrix_svg(*matrix, numbers=drawn.tolist())])
+        save("confusion.png", [png_bytes(matrix_picture(*matrix, numbers=drawn.tolist()))])
     else:
         print(f"no picture of the matrix: {len(drawn)} classes are more than can be drawn")
     for name, found in (("right.png", report.right), ("wrong.png", report.wrong)):
         if found:
-            write_bytes(out / name, png_bytes(_draw_answers(loaded, found, matching.words, root)))
-            written.append(name)
+            save(name, [png_bytes(_draw_answers(loaded, found, matching.words, root))])
     if not loaded.merges and (report.right or report.wrong):
         print(f"{loaded.name} merges no tokens, so the answers are drawn without them")
     return written
