@@ -129,8 +129,8 @@ def _parse(argv: list[str]) -> Namespace:
         "above, with val/ in it")  # fmt: skip
     add("--out", metavar="FOLDER", help="where to write tables and pictures; without it, results "
         "are only printed")  # fmt: skip
-    add("--pictures", type=whole(0, MOST_PICTURES), default=8, metavar="N", help="draw so many "
-        "right answers and so many wrong ones; 0 draws none")  # fmt: skip
+    add("--pictures", type=whole(0, MOST_PICTURES), default=8, metavar="N", help="right "
+        "answers to draw, and as many wrong ones; 0 draws none")  # fmt: skip
     add("--skip-corrupt", action="store_true", help="leave out pictures that cannot be read, and "
         "count them, instead of ending with an error")  # fmt: skip
     parser.share(*SHARED)
