@@ -23,7 +23,7 @@ def _threads_stay():
     torch.set_num_threads(before)
 
 
-def test_figures_and_record_which_tells_nothing_of_places_and_hosts(tmp_path, capsys, monkeypatch):
+def test_figures_and_record(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LD_PRELOAD", "/somewhere/private/libfast.so")
     arguments = [*QUICK, "--threads", "1", "--phases", "--output", str(tmp_path)]
     assert cli.main(arguments) == 0
