@@ -126,11 +126,8 @@ class Figure:
     ) -> Row:
         """A row of panels, one for every stage; none for the last by importance.
 
-        Args:
-            kind: mean, none, palette, family, size or importance (see `STYLES`).
-            family_stage: the stage whose tokens have a color each, for ``family``; by default
-                the last.
-            points: (x, y), marked in every panel.
+        `kind` is mean, none, palette, family, size or importance (see `STYLES`). For ``family``
+        the tokens of one stage, by default the last, have a color each. Every panel marks `points`.
 
         Raises:
             UserError: another kind, or scores are missing.

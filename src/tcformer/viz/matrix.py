@@ -42,15 +42,9 @@ def matrix_svg(counts: Any, names: Sequence[str], *, numbers: Sequence[int] | No
     Up to 40 classes the cells hold their counts, up to 100 rows and columns have names; beyond,
     the matrix is drawn in pixels, without names.
 
-    Args:
-        counts: (C, C) whole numbers, a row for each truth, a column for each answer; array or
-            tensor.
-        names: C names.
-        numbers: C numbers of the classes, which stand for names that a picture of pixels cannot
-            write; by default their places.
-
-    Returns:
-        well-formed XML, the same for the same input.
+    `counts` are (C, C) whole numbers, a row for each ground truth, a column for each prediction;
+    array or tensor. `numbers`, by default the places of the C classes, stand for names that a
+    picture of pixels cannot write. Well-formed XML, the same for the same input.
 
     Raises:
         UserError: more than `MOST_CLASSES` classes, none, or as many names as do not fit.

@@ -160,17 +160,10 @@ def contact_sheet(
 ) -> NDArray[np.uint8]:
     """Lay out rows of panels on white paper, each panel with its caption below.
 
-    Panels stand in columns; a column is as wide as its widest panel, and titles that are
-    wider are shortened in the middle. Rows may differ in height and in number of panels.
-
-    Args:
-        rows: what `token_row` returns, or `Figure.draw`; one for each image and drawing.
-        font_size: height of the captions in pixels; by default an eighteenth of the widest panel,
-            and at least 16.
-        least_column: least width of a column in pixels.
-
-    Returns:
-        (height, width, 3) uint8.
+    Panels stand in columns; a column is as wide as its widest panel, at least `least_column`
+    pixels, and titles that are wider are shortened in the middle. Rows may differ in height and in
+    number of panels. `font_size` is the height of the captions in pixels, by default an eighteenth
+    of the widest panel and at least 16. (height, width, 3) uint8.
 
     Raises:
         UserError: no rows, or a sheet of more than 400 million pixels.
@@ -230,10 +223,8 @@ def merging_frames(
 ) -> list[Frame]:
     """Sheets shown one after the other, each long enough to be read, fading into each other.
 
-    Args:
-        stages: the rows of each sheet, the same images in each; panels of equal sizes.
-        seconds: how long each stands still; the last one twice as long.
-        font_size: as in `contact_sheet`.
+    Each sheet has rows of the same images, with panels of equal sizes, and stands still for some
+    seconds, the last one twice as long.
 
     Raises:
         UserError: nothing to show, or sheets of different sizes.

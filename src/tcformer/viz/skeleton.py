@@ -157,16 +157,8 @@ def people_sheet(
     token has there and on the whole: that detail gets the small tokens is what the network is built
     for. Where a layout has no hands, the caption tells it of all its keypoints.
 
-    Args:
-        picture: (H, W, 3) uint8.
-        drawn: the same with skeletons.
-        people: see `Seen`; the best ones first.
-        layout: of the keypoints.
-        codec: knows the size of the network's input.
-        threshold: keypoints above it are drawn, and count as found.
-
-    Returns:
-        (height, width, 3) uint8.
+    `drawn` is the picture, (H, W, 3) uint8, with skeletons; `people` stand with the best first.
+    Keypoints above the threshold are drawn, and count as found.
     """
     pixels = torch.tensor(as_rgb(picture))
     width, height = codec.input_size

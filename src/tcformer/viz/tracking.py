@@ -80,14 +80,9 @@ def parents(earlier: Any, later: Any) -> NDArray[np.int64]:
 def relatives(cell_maps: Sequence[Any], stage: int, token: int) -> list[NDArray[np.int64]]:
     """One token followed through all stages: where it came from and where it went to.
 
-    Args:
-        cell_maps: the maps of one image, one for each stage.
-        stage: the stage of the token, from 1.
-        token: its number there.
-
-    Returns:
-        for each stage the numbers of its tokens, rising: before ``stage`` those that merged into
-        the token, at ``stage`` the token, after it the one token that it is part of.
+    `cell_maps` are those of one image, `stage` counts from 1. For each stage the numbers of its
+    tokens, rising: before ``stage`` those that merged into the token, at ``stage`` the token, after
+    it the one token that it is part of.
 
     Raises:
         UserError: no such stage, no such token, or maps that do not belong together.
@@ -106,12 +101,8 @@ def families(cell_maps: Sequence[Any], stage: int | None = None) -> list[NDArray
     holds several families; it is counted to the one with most cells (the lowest number of equals).
     Give tokens of one family one color, and they can be followed by eye.
 
-    Args:
-        cell_maps: the maps of one image, one for each stage.
-        stage: the stage whose tokens name the families, from 1; by default the last.
-
-    Returns:
-        for each stage s (N_s,) int64, tokens of ``stage``; -1 for numbers without a cell.
+    `cell_maps` are those of one image, `stage` counts from 1 and is the last by default. For each
+    stage s (N_s,) int64, tokens of ``stage``; -1 for numbers without a cell.
 
     Raises:
         UserError: no such stage, or maps that do not belong together.
@@ -165,11 +156,8 @@ def gradient_magnitude(image: Any) -> NDArray[np.float64]:
     Its slopes are half of the difference between the two neighbors; at the rim of the image the
     difference between the pixel and its one neighbor.
 
-    Args:
-        image: (H, W, 3), (H, W, 1) or (H, W) uint8, array or tensor, two pixels or more each way.
-
-    Returns:
-        (H, W) float64, the root of the sum of the squared slopes, in levels (of 0 to 255) a pixel.
+    The image has two pixels or more each way. (H, W) float64, the root of the sum of the squared
+    slopes, in levels (of 0 to 255) a pixel.
 
     Raises:
         UserError: not such an image.
@@ -256,14 +244,9 @@ def sizes_by_detail(cell_to_token: Any, gradient: Any, *, groups: int = 10) -> N
     The cells of the image are put in order by their mean gradient and cut into equal groups;
     cells of equal gradient stay together, in the group of their mean place.
 
-    Args:
-        cell_to_token: the map.
-        gradient: (H, W), `gradient_magnitude` of the image that the network saw.
-        groups: how many; ten are deciles.
-
-    Returns:
-        (groups,) float64, in pixels: the geometric mean of the areas of the tokens that the cells
-        of each group belong to; NaN for a group without a cell.
+    `gradient` is (H, W), `gradient_magnitude` of the image that the network saw. (groups,) float64,
+    in pixels: the geometric mean of the areas of the tokens that the cells of each group belong to;
+    NaN for a group without a cell.
     """
     numbers = _plane(gradient)
     areas = token_areas(cell_to_token, numbers.shape)[_flat(cell_to_token)]
