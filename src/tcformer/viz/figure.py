@@ -57,12 +57,8 @@ DARK_EDGE: Color = (48, 48, 48)
 """Mean from which an image is so bright that white borders would not be seen, and their color."""
 
 POINT_COLORS: tuple[Color, ...] = (
-    (255, 59, 48),
-    (52, 220, 90),
-    (64, 140, 255),
-    (255, 204, 0),
-    (255, 90, 220),
-    (0, 220, 230),
+    *((255, 59, 48), (52, 220, 90), (64, 140, 255)),
+    *((255, 204, 0), (255, 90, 220), (0, 220, 230)),
 )
 """Of chosen points: as in the paper red, green, blue; then others."""
 

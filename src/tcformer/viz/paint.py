@@ -213,35 +213,20 @@ class Dot(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawing:
-    """An image, painted area by area, with the outlines of tokens over it.
+    """An image, painted area by area, with the outlines of tokens over it."""
 
-    Attributes:
-        image: (H, W, 3) uint8, the image to draw on, of any resolution.
-        seen: height and width of it as the network saw it.
-        tokens: (H0, W0) int64, the token of each cell; these are outlined.
-        colors: (N, 3) uint8, the paint of each area; none where the image is left as it is.
-        opacity: (N,) int64, percent of the paint on the image, 0 to 100.
-        areas: (H0, W0) int64, what paint goes by where that is not the token.
-        outline: draw the borders between tokens.
-        edge_color: of the borders.
-        width: pixels on each side of a border, a multiple of 0.5.
-        overlays: tokens that are outlined in a color of their own.
-        dots: points.
-        names: what an area is called, by number: shown by SVG viewers under the mouse.
-    """
-
-    image: NDArray[np.uint8]
-    seen: Size
-    tokens: NDArray[np.int64]
-    colors: NDArray[np.uint8] | None = None
-    opacity: NDArray[np.int64] | None = None
-    areas: NDArray[np.int64] | None = None
+    image: NDArray[np.uint8]  # (H, W, 3), of any resolution
+    seen: Size  # its height and width as the network saw it
+    tokens: NDArray[np.int64]  # (H0, W0), the token of each cell; these are outlined
+    colors: NDArray[np.uint8] | None = None  # (N, 3), of each area; None leaves the image as it is
+    opacity: NDArray[np.int64] | None = None  # (N,), percent of the paint on the image
+    areas: NDArray[np.int64] | None = None  # (H0, W0), what paint goes by if it is not the token
     outline: bool = True
     edge_color: Color = WHITE
-    width: float = 1
+    width: float = 1  # pixels on each side of a border, a multiple of 0.5
     overlays: tuple[Overlay, ...] = ()
     dots: tuple[Dot, ...] = ()
-    names: Callable[[int], str] = field(default=lambda area: f"token {area}")
+    names: Callable[[int], str] = field(default=lambda area: f"token {area}")  # told by SVG viewers
 
     @property
     def size(self) -> Size:
