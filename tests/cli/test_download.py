@@ -46,7 +46,7 @@ def test_download_says_what_it_did(capsys, monkeypatch, tmp_path, cache, known):
     folder.mkdir()
     model = tcformer.create_model("tcformer_nano", num_classes=3)
     torch.save({"model": model.state_dict()}, folder / "tiny.pth")
-    digits = file_sha256(folder / "tiny.pth")[:8] if known else None
+    digits = file_sha256(folder / "tiny.pth")[:8] if known else ""
     source = Download("tiny.pth", "https://example.invalid/tiny.pth", "", digits)
     monkeypatch.setitem(RELEASED, "tiny", Release("tiny", "tcformer_nano", "", "", (source,)))
     handler = type("Files", (http.server.SimpleHTTPRequestHandler,), {})
