@@ -60,9 +60,9 @@ def watched_clusters(answers: Sequence[Clusters] | None = None) -> Iterator[list
     Yields:
         One entry a merge: x (B, N, C), num_clusters, assignment (B, N), centers (B, M).
     """
-    real, seen = ctm.cluster_parts, []
+    real, seen = ctm.cluster_windows, []
 
-    def cluster_parts(
+    def cluster_windows(
         x: Tensor, parts: Any, num_clusters: int, *rest: Any, **more: Any
     ) -> Clusters:
         if answers is None:
@@ -79,11 +79,11 @@ def watched_clusters(answers: Sequence[Clusters] | None = None) -> Iterator[list
         )
         return found
 
-    ctm.cluster_parts = cluster_parts
+    ctm.cluster_windows = cluster_windows
     try:
         yield seen
     finally:
-        ctm.cluster_parts = real
+        ctm.cluster_windows = real
 
 
 def scores(x: Tensor, k: int, tolerance: float) -> Tensor:

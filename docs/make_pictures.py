@@ -111,7 +111,7 @@ def v1_beside_v2(picture: np.ndarray) -> np.ndarray:
     rows = []
     for name, title in (("tcformer_light", "V1"), ("tcformerv2_light", "V2")):
         loaded = load(name)
-        grids = [getattr(loaded.backbone, f"ctm{number}").rule.nest[0] for number in (1, 2, 3)]
+        grids = [getattr(loaded.backbone, f"ctm{number}").rule.grids[0] for number in (1, 2, 3)]
         row = token_row(picture, layout_maps(loaded.tokens(picture)), title=title, panel_size=SIDE)
         panels = [
             panel._replace(picture=with_edges(panel.pixels(), grid))

@@ -1,4 +1,4 @@
-"""Counts and shares mean the same at every public function, whatever type they come in."""
+"""Counts and eachs mean the same at every public function, whatever type they come in."""
 
 import math
 import re
@@ -21,7 +21,7 @@ from tcformer.models.sizes import MergeRule
 from tcformer.models.tcformer import CTM, TCFormer
 from tcformer.ops import (
     attend,
-    cluster_parts,
+    cluster_windows,
     csrc,
     dpc_knn,
     map_to_tokens,
@@ -30,7 +30,7 @@ from tcformer.ops import (
     regroup,
     tokens_to_map,
 )
-from tcformer.ops.local import Parts, grid_parts, nest_of, run_parts
+from tcformer.ops.local import Windows, grid_windows, nested_grids, run_windows
 from tcformer.ops.regroup import plan_both_ways, plan_regroup
 from tcformer.tokens import grid_layout, pixel_of_cell
 
@@ -70,8 +70,8 @@ def mta(**options):
 COUNTS = {
     "dpc_knn: num_clusters": lambda n: dpc_knn(X, n),
     "dpc_knn: k": lambda n: dpc_knn(X, 4, n),
-    "cluster_parts: num_clusters": lambda n: cluster_parts(X, run_parts(16, 2), n),
-    "dpc_knn: k of a part": lambda n: cluster_parts(X, run_parts(16, 2), 4, n),
+    "cluster_windows: num_clusters": lambda n: cluster_windows(X, run_windows(16, 2), n),
+    "dpc_knn: k of a part": lambda n: cluster_windows(X, run_windows(16, 2), 4, n),
     "regroup: num_dst": lambda n: regroup(X, LABELS * 0, LABELS % 2, n),
     "regroup: num_dst of a plan": lambda n: plan_regroup(LABELS, LABELS % 2, 4, n),
     "regroup: num_a": lambda n: plan_both_ways(LABELS, LABELS, n, 4),
@@ -81,7 +81,7 @@ COUNTS = {
     "map_size of the layout": lambda n: plan_token_map(LAYOUT._replace(map_size=(n, 2))),
     "grid_size": lambda n: grid_layout(1, (n, 3), torch.device("cpu")),
     "map_size of pixels": lambda n: pixel_of_cell((4, 4), (n, n), torch.device("cpu")),
-    "a part grid": lambda n: nest_of([(n, n), (1, 1)]),
+    "a part grid": lambda n: nested_grids([(n, n), (1, 1)]),
     "num_clusters": lambda n: MergeRule(num_clusters=n),
     "k": lambda n: MergeRule(k=n),
     "HeatmapHead: num_keypoints": lambda n: HeatmapHead(3, n),
@@ -102,8 +102,8 @@ COUNTS = {
 # Each: a function of one real number, for which 0.25 is right, and whether 0 is.
 REAL_ARGUMENTS = {
     "dpc_knn: tolerance": (lambda v: dpc_knn(X, 4, tolerance=v), True),
-    "dpc_knn: tolerance of parts": (
-        lambda v: cluster_parts(X, run_parts(16, 2), 4, tolerance=v),
+    "dpc_knn: tolerance of windows": (
+        lambda v: cluster_windows(X, run_windows(16, 2), 4, tolerance=v),
         True,
     ),
     "regroup: eps": (lambda v: regroup(X, LABELS * 0, LABELS, 4, eps=v), True),
@@ -187,9 +187,9 @@ def test_what_is_no_real_number_is_refused_in_a_sentence(name):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(-5, 40), st.integers(-5, 40), st.sampled_from(INTEGERS), st.booleans())
-def test_clusters_follow_the_number_and_not_its_type(clusters, k, make, parts):
+def test_clusters_follow_the_number_and_not_its_type(clusters, k, make, windows):
     def call(m, near):
-        return cluster_parts(X, run_parts(16, 2), m, near) if parts else dpc_knn(X, m, near)
+        return cluster_windows(X, run_windows(16, 2), m, near) if windows else dpc_knn(X, m, near)
 
     if make is np.uint8 and min(clusters, k) < 0:
         make = np.int16
@@ -200,7 +200,7 @@ def test_clusters_follow_the_number_and_not_its_type(clusters, k, make, parts):
         except ValueError:
             outcomes.append("refused")
     assert outcomes[0] == outcomes[1]
-    limit = 8 if parts else 10**9
+    limit = 8 if windows else 10**9
     assert (outcomes[0] == "refused") == (not 1 <= clusters <= limit or k < 1)
 
 
@@ -257,9 +257,9 @@ def test_layouts_and_parts_of_numpys_integers_work():
     assert torch.equal(
         map_to_tokens(X.view(2, 8, 4, 4), layout), map_to_tokens(X.view(2, 8, 4, 4), LAYOUT)
     )
-    parts = grid_parts((4, 4), ((2, 2), (1, 1)))
-    odd = Parts(n(4), n(4), n(4), parts.order, parts.place)
-    assert values(cluster_parts(X, odd, n(2))) == values(cluster_parts(X, parts, 2))
+    windows = grid_windows((4, 4), ((2, 2), (1, 1)))
+    odd = Windows(n(4), n(4), n(4), windows.order, windows.place)
+    assert values(cluster_windows(X, odd, n(2))) == values(cluster_windows(X, windows, 2))
 
 
 def test_a_model_of_numpys_numbers_is_the_same_model():

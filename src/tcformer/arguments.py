@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from tcformer.errors import shown
 
-__all__ = ["NotANumberError", "as_float", "as_int", "as_list", "as_size"]
+__all__ = ["NotANumberError", "as_float", "as_int", "as_list", "as_size", "read_each"]
 
 
 class NotANumberError(TypeError, ValueError):
@@ -113,6 +113,11 @@ def as_size(name: str, value: Any) -> tuple[int, int]:
     if pair is None or len(pair) != 2 or type(pair[0]) is bool or type(pair[1]) is bool:
         raise NotANumberError(f"{name} must be two integers from 1, not {shown(value)}.")
     return as_int(name, pair[0]), as_int(name, pair[1])
+
+
+def read_each(owner: str, read: Callable[..., Any], **values: Any) -> list[Any]:
+    """Read arguments of an owner in one way; `read` takes the name, as its message begins."""
+    return [read(f"{owner}: {name}", value) for name, value in values.items()]
 
 
 def as_list(value: Any) -> list[Any] | None:

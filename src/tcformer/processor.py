@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,9 @@ class Processor:
     vector_bits_from: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        """For a record; "processor" is the name."""
-        return {
-            "processor": self.name,
-            "vendor": self.vendor,
-            "family": self.family,
-            "model": self.model,
-            "stepping": self.stepping,
-            "microarchitecture": self.microarchitecture,
-            "vector_bits": self.vector_bits,
-            "vector_bits_from": self.vector_bits_from,
-        }
+        """For a record: all but the flags; "processor" is the name."""
+        told = {key: value for key, value in asdict(self).items() if key != "flags"}
+        return {"processor": told.pop("name"), **told}
 
 
 def label(facts: Mapping[str, Any]) -> str:
@@ -106,25 +98,14 @@ def parse_cpuinfo(text: str) -> Processor:
     flags = tuple((fields.get("flags") or fields.get("Features") or "").split())
     if "CPU implementer" in fields:
         variant, revision = (_number(fields.get(f"CPU {key}")) for key in ("variant", "revision"))
-        return _with_units(
-            Processor(
-                name,
-                fields["CPU implementer"],
-                model=_number(fields.get("CPU part")),
-                stepping=None if variant is None else f"r{variant}p{revision}",
-                flags=flags,
-            )
-        )
-    return _with_units(
-        Processor(
-            name,
-            fields.get("vendor_id"),
-            _number(fields.get("cpu family")),
-            _number(fields.get("model")),
-            fields.get("stepping"),
-            flags,
-        )
-    )
+        stepping = None if variant is None else f"r{variant}p{revision}"
+        part = _number(fields.get("CPU part"))
+        found = Processor(name, fields["CPU implementer"], None, part, stepping, flags)
+    else:
+        family, model = _number(fields.get("cpu family")), _number(fields.get("model"))
+        stepping = fields.get("stepping")
+        found = Processor(name, fields.get("vendor_id"), family, model, stepping, flags)
+    return _with_units(found)
 
 
 def _by_sysctl() -> Processor:

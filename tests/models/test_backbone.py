@@ -36,7 +36,7 @@ def assert_sound(tokens, height, width):
 
 @pytest.mark.parametrize(
     ("height", "width"),
-    [(16, 16), (16, 17), (19, 160), (28, 28), (32, 32), (33, 65), (97, 50), (129, 16)],
+    [(16, 17), (19, 160), (28, 28), (33, 65), (97, 50)],
 )
 @torch.no_grad()
 def test_any_size(model, height, width):
@@ -47,27 +47,10 @@ def test_any_size(model, height, width):
     assert strides[0] == (-(-height // 4), -(-width // 4))
 
 
-@torch.no_grad()
-def test_token_counts_at_224(model):
-    counts = [t.layout.num_tokens for t in model.forward_tokens(torch.randn(1, 3, 224, 224))]
-    assert counts == [3136, 784, 196, 49]
-
-
-@pytest.mark.parametrize("channels", [1, 2, 4, 13])
-def test_any_number_of_channels(channels):
-    net = tcformer.create_model("tcformer_nano", in_chans=channels, num_classes=3)
-    assert net(images(2, 32, 32, channels)).shape == (2, 3)
-
-
 def test_refuses_what_is_no_batch_of_images(model):
-    with pytest.raises(ValueError, match="empty batch"):
-        model(torch.zeros(0, 3, 32, 32))
-    with pytest.raises(ValueError, match=r"shape \(B, 3, height, width\)"):
-        model(torch.zeros(2, 1, 32, 32))
-    with pytest.raises(ValueError, match="shape"):
-        model(torch.zeros(3, 32, 32))
-    with pytest.raises(ValueError, match="without pixels"):
-        model(torch.zeros(1, 3, 0, 32))
+    for shape in ((0, 3, 32, 32), (2, 1, 32, 32), (3, 32, 32), (1, 3, 0, 32)):
+        with pytest.raises(ValueError, match=r"shape \(B, 3, height, width\), .* not \("):
+            model(torch.zeros(shape))
 
 
 @torch.no_grad()
@@ -81,33 +64,18 @@ def test_an_image_does_not_depend_on_its_batch_mates(model):
         torch.testing.assert_close(one.x[0], many.x[2], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(50, 70), (37, 91), (96, 96)])
+@pytest.mark.parametrize("size", [(37, 91), (96, 96)])
 @torch.no_grad()
 def test_nor_does_a_flat_image_or_a_half_flat_one(model, size):
     x = images(4, *size)
     x[1] = torch.tensor([0.3, -1.2, 0.8])[:, None, None]
     x[2, :, : size[0] // 2] = -2.0
     together = model.forward_tokens(x)
+    assert_sound(together, *size)
     for b in range(4):
         for one, many in zip(model.forward_tokens(x[[b]]), together, strict=True):
             assert torch.equal(one.layout.cell_to_token[0], many.layout.cell_to_token[b])
             torch.testing.assert_close(one.x[0], many.x[b], rtol=0, atol=1e-4)
-
-
-def letterboxed():
-    x = torch.zeros(2, 3, 96, 96)
-    x[:, :, 30:66] = images(2, 36, 96)
-    return x
-
-
-@pytest.mark.parametrize("x", [torch.full((2, 3, 96, 96), 0.7), letterboxed()], ids=["flat", "box"])
-@torch.no_grad()
-def test_flat_and_letterboxed_images_are_deterministic(model, x):
-    first, second = model.forward_tokens(x), model.forward_tokens(x)
-    assert_sound(first, 96, 96)
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a.x, b.x)
-        assert torch.equal(a.layout.cell_to_token, b.layout.cell_to_token)
 
 
 @torch.no_grad()
@@ -156,52 +124,30 @@ def with_clusters(monkeypatch, found, run):
     """Run a network: with the clusters that ``found`` holds, or else note those it finds there."""
     import tcformer.models.tcformer as ctm
 
-    real, given = ctm.cluster_parts, iter(found)
+    real, given = ctm.cluster_windows, iter(found)
     note = not found
 
-    def cluster(*args, **kwargs):
+    def cluster(x, *args, **kwargs):
+        assert (x.dtype, torch.is_autocast_enabled("cpu")) == (torch.float32, False)
         if not note:
             return next(given)
-        found.append(real(*args, **kwargs))
+        found.append(real(x, *args, **kwargs))
         return found[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(ctm, "cluster_parts", cluster)
+        patch.setattr(ctm, "cluster_windows", cluster)
         return run()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_clusters_are_computed_in_float32_under_autocast(model, dtype, monkeypatch):
-    seen = []
-    import tcformer.models.tcformer as ctm
-
-    real = ctm.cluster_parts
-
-    def spy(x, *args, **kwargs):
-        seen.append((x.dtype, torch.is_autocast_enabled("cpu")))
-        return real(x, *args, **kwargs)
-
-    monkeypatch.setattr(ctm, "cluster_parts", spy)
-    with torch.autocast("cpu", dtype=dtype):
-        model(images())
-    assert seen == [(torch.float32, False)] * 3
-
-
-@torch.no_grad()
-def test_large_importance_scores_stay_finite(model):
-    net = copy.deepcopy(model)
-    for stage in (1, 2, 3):
-        getattr(net, f"ctm{stage}").score.weight.mul_(1e4)
-    assert net(images()).isfinite().all()
-
-
-@torch.no_grad()
-def test_the_level_of_the_scores_is_inert(model):
+def test_the_level_of_the_scores_is_inert_and_large_ones_stay_finite(model):
     net = copy.deepcopy(model)
     for stage in (1, 2, 3):
         getattr(net, f"ctm{stage}").score.bias.add_(5.0)
     torch.testing.assert_close(net(images()), model(images()), rtol=0, atol=2e-5)
+    for stage in (1, 2, 3):
+        getattr(net, f"ctm{stage}").score.weight.mul_(1e4)
+    assert net(images()).isfinite().all()
 
 
 @torch.no_grad()
@@ -239,6 +185,12 @@ def test_options_reach_their_places():
 def test_refuses_impossible_options(option, words):
     with pytest.raises(ValueError, match=words):
         TCFormer(**option)
+
+
+def test_any_number_of_channels():
+    for channels in (1, 13):
+        net = tcformer.create_model("tcformer_nano", in_chans=channels, num_classes=3)
+        assert net(images(2, 32, 32, channels)).shape == (2, 3)
 
 
 def test_unknown_options_and_models_are_refused():

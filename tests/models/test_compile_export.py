@@ -79,15 +79,14 @@ def test_compile_makes_one_graph_backward(model):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow(seconds=90)
+@pytest.mark.slow(seconds=50)
 @pytest.mark.versions
-def test_inductor_forward_and_backward():  # of V2 forward: tests/export/test_formats.py[aoti]
+def test_inductor_forward_and_backward():  # forward alone: tests/export/test_formats.py[aoti]
     torch._dynamo.reset()
     model = small().eval()
-    compiled = torch.compile(model, fullgraph=True)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(X), model(X), rtol=0, atol=1e-5)
-    compiled(X).square().sum().backward()
+    found = torch.compile(model, fullgraph=True)(X)
+    torch.testing.assert_close(found, model(X), rtol=0, atol=1e-5)
+    found.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -111,7 +110,7 @@ class DenseWithTokens(torch.nn.Module):
 
 def smp_fpn():
     smp = pytest.importorskip("segmentation_models_pytorch")
-    return smp.FPN("tu-tcformer_nano", encoder_weights=None, classes=3)
+    return smp.FPN("tu-tcformer_nano", encoder_weights=None, classes=3, depths=(1, 1, 1, 1))
 
 
 def torchvision_pyramid():
@@ -127,7 +126,7 @@ USERS = {  # classifiers: tests/export
 }
 
 
-@pytest.mark.slow(seconds=60)
+@pytest.mark.slow(seconds=40)
 @pytest.mark.timeout(900)  # seconds of work, which may take minutes on a busy machine
 @pytest.mark.parametrize("which", USERS)
 @torch.no_grad()
@@ -140,7 +139,7 @@ def test_onnx_export_by_users(which, tmp_path):
     torch.onnx.export(model, (X,), path, dynamo=True, verbose=False, dynamic_shapes=({0: batch},))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     even = torch.from_numpy(drawn.even((64, 64))).permute(0, 3, 1, 2) / 64 - 2
-    for images in (*even.split(1), torch.cat((X, even))):
+    for images in (even[:1], torch.cat((X, even))):
         expected = model(images)
         if isinstance(expected, dict):
             expected = list(expected.values())

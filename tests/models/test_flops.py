@@ -34,20 +34,17 @@ def sizes():
         return {name: geometry(create_model(name)) for name in TABLE}
 
 
-@pytest.mark.parametrize("column", range(3))
 @pytest.mark.parametrize("name", TABLE)
-def test_published_table(sizes, name, column):
-    parts = published_flops(sizes[name], *SIZES[column])
-    assert round(sum(parts.values()) / 1e9, 4) == TABLE[name][column]
-    clustering = sum(count for part, count in parts.items() if part.startswith("cluster"))
-    if name.startswith("tcformerv2"):
-        assert column > 0 or round(clustering / 1e9, 4) == CLUSTERING_V2_224
-    else:
-        assert round(clustering / 1e9, 4) == CLUSTERING[column]
-
-
-def test_every_part_costs_something_at_the_smallest_size(sizes):
-    assert all(count > 0 for count in published_flops(sizes["tcformer_large"], 16, 16).values())
+def test_published_table(sizes, name):
+    for column, size in enumerate(SIZES):
+        parts = published_flops(sizes[name], *size)
+        assert round(sum(parts.values()) / 1e9, 4) == TABLE[name][column]
+        clustering = sum(count for part, count in parts.items() if part.startswith("cluster"))
+        if name.startswith("tcformerv2"):
+            assert column > 0 or round(clustering / 1e9, 4) == CLUSTERING_V2_224
+        else:
+            assert round(clustering / 1e9, 4) == CLUSTERING[column]
+    assert all(count > 0 for count in published_flops(sizes[name], 16, 16).values())
 
 
 def test_geometry_reads_what_was_asked_for():
@@ -95,11 +92,6 @@ def test_executed_counts_one_image_of_a_known_network():
     model = Net().train()
     assert executed_flops(model, 8, 12) == 4 * (3 * 4 * 4) * (2 * 3) + 4 * 2
     assert model.training
-
-
-def test_executed_grows_with_the_image():
-    model = create_model("tcformer_nano", num_classes=10)
-    assert 0 < executed_flops(model, 32, 32) < executed_flops(model, 64, 32)
 
 
 @pytest.mark.parametrize("name", ["tcformer_nano", "tcformerv2_nano"])

@@ -9,8 +9,8 @@ import torch
 
 import golden
 import tcformer
-from tcformer.ops import cluster_parts, merge_tokens
-from tcformer.ops.local import cut, nest_of, usable_nest
+from tcformer.ops import cluster_windows, merge_tokens
+from tcformer.ops.local import cut, nested_grids, usable_grids
 from tcformer.tokens import Tokens, grid_layout
 
 FOLDER = Path(__file__).parents[1] / "golden" / "v2"
@@ -35,28 +35,28 @@ def test_clustering_and_merging_alone(case):
 
         x = of("x")
         num_kept = -(-layout.num_tokens // 4)
-        nest = usable_nest(layout, nest_of(grids[boundary - 1 :]), num_kept)
-        assert nest[0] == grids[boundary - 1]
-        parts = cut(layout, nest)
-        share = num_kept // parts.num_parts
-        found = cluster_parts(x, parts, share).assignment
+        grids = usable_grids(layout, nested_grids(grids[boundary - 1 :]), num_kept)
+        assert grids[0] == grids[boundary - 1]
+        windows = cut(layout, grids)
+        each = num_kept // windows.num_windows
+        found = cluster_windows(x, windows, each).assignment
         padded = f"{case}/ctm{boundary}/idx_cluster_padcols_excluded" in stored
         expected = of("idx_cluster_padcols_excluded" if padded else "idx_cluster").long()
-        assert torch.equal(found // share, expected // share)  # the part decides the range
+        assert torch.equal(found // each, expected // each)  # the part decides the range
         np.testing.assert_array_equal(
             golden.by_first_appearance(found.numpy()),
             golden.by_first_appearance(expected.numpy()),
         )
         # Merging, with the labels imposed: everything but clustering.
         labels = of("idx_cluster").long()
-        count = share * parts.num_parts
+        count = each * windows.num_windows
         merged, layout = merge_tokens(Tokens(x, layout), labels, count, log_weight=of("score"))
         torch.testing.assert_close(merged, of("merged"), rtol=0, atol=TOLERANCE)
         torch.testing.assert_close(
             layout.cell_weight, of("agg_weight").squeeze(), rtol=0, atol=TOLERANCE
         )
         assert torch.equal(layout.cell_to_token, of("idx_token").long())
-        layout = layout._replace(part_grids=nest)
+        layout = layout._replace(part_grids=grids)
 
 
 @pytest.mark.parametrize("case", ["div", "pad_14x18", "pad_15x13", "div842", "rect"])
@@ -65,7 +65,7 @@ def test_the_order_of_the_cells(case):
     height, width = stored[f"{case}/grid"].tolist()
     grids = list(zip(stored[f"{case}/nh"].tolist(), stored[f"{case}/nw"].tolist(), strict=True))
     layout = grid_layout(1, (height, width), torch.device("cpu"))
-    order = cut(layout, nest_of(grids)).order.numpy()
+    order = cut(layout, nested_grids(grids)).order.numpy()
     rows, columns = grids[0]
     top, left = -height % rows // 2, -width % columns // 2
     padded = (order // width + top) * (width + -width % columns) + order % width + left

@@ -14,19 +14,21 @@ from tcformer.models.layers import LayerNorm
 from tcformer.models.tcformer import Attention
 
 
+def small(name, num_classes=0):
+    """Both kinds of token blocks, with and without tokens of the stage before, in few layers."""
+    return tcformer.create_model(name, num_classes=num_classes, depths=(1, 2, 1, 1))
+
+
 def semantic(reduction):
-    backbone = tcformer.create_model("tcformerv2_nano", num_classes=0)
+    backbone = small("tcformerv2_nano")
     return SemanticFPN(backbone, 5, neck_channels=32, channels=32, reduction=reduction)
 
 
 MAKERS = {
-    "tcformer_nano": lambda: tcformer.create_model("tcformer_nano", num_classes=5),
-    "tcformerv2_nano": lambda: tcformer.create_model("tcformerv2_nano", num_classes=5),
+    "tcformer_nano": lambda: small("tcformer_nano", 5),
     "semantic_conv": lambda: semantic("conv"),
     "semantic_linear": lambda: semantic("cluster_linear"),
-    "pose": lambda: TopDownPose(
-        tcformer.create_model("tcformer_nano", num_classes=0), 5, neck_channels=32
-    ),
+    "pose": lambda: TopDownPose(small("tcformer_nano"), 5, neck_channels=32),
 }
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -46,14 +48,13 @@ def same(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("grad", [False, True])
-def test_hooks_see_every_layer(net, grad):
-    with torch.set_grad_enabled(grad):
-        expected, seen = net(X), []
-        for name, layer in layers_of(net).items():
-            layer.register_forward_pre_hook(lambda m, i, n=name: seen.append(("before", n)))
-            layer.register_forward_hook(lambda m, i, o, n=name: seen.append(("after", n)))
-        same(net(X), expected)
+@torch.no_grad()
+def test_hooks_see_every_layer(net):
+    expected, seen = net(X), []
+    for name, layer in layers_of(net).items():
+        layer.register_forward_pre_hook(lambda m, i, n=name: seen.append(("before", n)))
+        layer.register_forward_hook(lambda m, i, o, n=name: seen.append(("after", n)))
+    same(net(X), expected)
     assert set(seen) == {(when, n) for when in ("before", "after") for n in layers_of(net)}
 
 
@@ -132,16 +133,6 @@ def test_what_takes_the_place_of_a_layer_is_called(net, how):
     assert set(seen) == set(names)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("map_size", [(3, 9), (9, 3), (3, 3), (9, 11)])
-def test_a_watched_reduction_takes_maps_smaller_than_its_window(map_size):
-    torch.manual_seed(0)
-    attention, picture = Attention(8, 2, sr_ratio=4), torch.randn(2, 8, *map_size)
-    expected = attention.reduce(picture)
-    attention.sr.register_forward_hook(lambda *call: None)
-    same(attention.reduce(picture), expected)
-
-
 def test_adapters_get_a_gradient(net):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     expected = net(X).detach()
@@ -182,6 +173,37 @@ def test_gradients_of_norms_under_bfloat16_are_those_of_float32():
         assert (found - exact).norm() < 0.02 * exact.norm()
 
 
-def test_every_norm_of_the_networks_is_the_exact_one(net):
-    kinds = {type(layer) for layer in net.modules() if isinstance(layer, nn.LayerNorm)}
-    assert kinds == {LayerNorm}
+@pytest.mark.parametrize("name", ["tcformer_nano", "tcformer_light"])
+def test_every_norm_is_the_exact_one_and_has_the_published_eps(name):
+    with torch.device("meta"):
+        model = tcformer.create_model(name)
+    norms = {path: m for path, m in model.named_modules() if isinstance(m, nn.LayerNorm)}
+    assert len(norms) > 20
+    for path, norm in norms.items():
+        assert type(norm) is LayerNorm
+        wide = path == "patch_embed1.norm" or path.endswith("attn.norm") or path.startswith("ctm")
+        assert norm.eps == (1e-5 if wide else 1e-6), path
+
+
+@torch.no_grad()
+def test_reduced_keys_do_not_see_trailing_rows_and_columns():
+    torch.manual_seed(0)
+    attention = Attention(8, 2, sr_ratio=4)
+    x = torch.randn(1, 8, 9, 14)  # two windows of four rows, three of four columns
+    keys = attention.reduce(x)
+    x[:, :, 8:] += 1
+    x[:, :, :, 12:] += 1
+    assert torch.equal(attention.reduce(x), keys)
+    x[:, :, 7] += 1
+    assert not torch.equal(attention.reduce(x), keys)
+    assert keys.shape == (1, 2 * 3, 8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("map_size", [(3, 9), (9, 3), (3, 3), (9, 11)])
+def test_a_watched_reduction_takes_maps_smaller_than_its_window(map_size):
+    torch.manual_seed(0)
+    attention, x = Attention(8, 2, sr_ratio=4), torch.randn(2, 8, *map_size)
+    expected = attention.reduce(x)
+    attention.sr.register_forward_hook(lambda *call: None)
+    same(attention.reduce(x), expected)

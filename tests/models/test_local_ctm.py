@@ -42,9 +42,7 @@ def test_tokens_stay_inside_parts_and_in_their_order():
 @pytest.mark.parametrize(
     ("height", "width", "counts"),
     [
-        (224, 224, [3136, 784, 196, 49]),
         (200, 168, [2100, 512, 128, 32]),  # 525, 132: rounded down to multiples of 16 and 4
-        (56, 72, [252, 48, 12, 3]),
         (20, 20, [25, 4, 1, 1]),  # too small for 4x4: 2x2, then the whole
         (16, 200, [200, 48, 12, 3]),
         (4, 4, [1, 1, 1, 1]),
@@ -105,18 +103,11 @@ def test_options_by_timm():
     [
         ({"keep_ratio": 0.25, "num_clusters": 9}, "give one"),
         ({"num_clusters": 0}, "num_clusters must be an integer from 1"),
-        ({"num_clusters": 2.5}, "num_clusters must be an integer from 1"),
         ({"num_clusters": (9, 9)}, "num_clusters needs one value or 3"),
-        ({"k": 2.5}, "k must be an integer"),
         ({"keep_ratio": 1.5}, "keep_ratio must lie in"),
-        ({"keep_ratio": float("nan")}, "keep_ratio must lie in"),
-        ({"keep_ratio": "0.5"}, "keep_ratio must lie in"),
         ({"keep_ratio": (0.5, None, 0.5)}, "keep_ratio must lie in"),
-        ({"keep_ratio": True}, "keep_ratio must lie in"),
         ({"part_grids": (4, 2, None)}, "two positive integers"),
-        ({"part_grids": (4, 2, 1.0)}, "two positive integers"),
         ({"part_grids": (4, 3, 1)}, "does not divide"),
-        ({"part_grids": (1, 2, 4)}, "does not divide"),
         ({"part_grids": (4, 2)}, "part_grids needs one value or 3"),
         ({"part_grids": 0}, "two positive integers"),
         ({"part_grids": ("4x4", "2x2", "1x1")}, "two positive integers"),

@@ -1,5 +1,6 @@
 """The neck: the published numbers, its levels and reductions, any size, one graph, gradients."""
 
+import itertools
 import re
 import zlib
 from functools import cache
@@ -94,9 +95,9 @@ def test_the_released_necks(case, weights, options):
     neck.load_state_dict(state, strict=True)
     maps = neck(released_tokens())
     assert len(maps) == options["num_outs"]
-    for level, picture in enumerate(maps):
+    for level, feature_map in enumerate(maps):
         name = case if f"{case}/out{level}" in data else weights
-        torch.testing.assert_close(picture, data[f"{name}/out{level}"], rtol=0, atol=5e-6)
+        torch.testing.assert_close(feature_map, data[f"{name}/out{level}"], rtol=0, atol=5e-6)
 
 
 def test_the_neck_of_a_larger_checkpoint(tmp_path):
@@ -135,11 +136,11 @@ def test_every_reduction_of_the_authors(kind, mode):
     data = numbers("clusters")
     neck = drawn(MTA(**SMALL, num_outs=4, reduction=KINDS[kind]), mode)
     compared = 0
-    for level, picture in enumerate(neck(cluster_tokens())):
+    for level, feature_map in enumerate(neck(cluster_tokens())):
         key = f"{mode}/{'sr_pool' if level == 3 else kind}/out{level}"
         if key in data:
             tolerance = 2e-5 if mode == "std" else 5e-5
-            torch.testing.assert_close(picture, data[key], rtol=0, atol=tolerance)
+            torch.testing.assert_close(feature_map, data[key], rtol=0, atol=tolerance)
             compared += 1
     assert compared == (2 if mode == "std" else 4)
 
@@ -186,21 +187,11 @@ def test_maps_halve_from_level_to_level(backbone):
     tokens = backbone.forward_tokens(torch.randn(2, 3, 96, 160))
     sizes = [(24, 40), (12, 20), (6, 10), (3, 5), (2, 3), (1, 2), (1, 1)]
     for start in range(4):
-        for count in range(1, 8 - start):
-            maps = MTA(**NANO, num_outs=count, start_level=start)(tokens)
-            expected = [(2, 16, *size) for size in sizes[start : start + count]]
-            assert [tuple(m.shape) for m in maps] == expected, (start, count)
-
-
-@torch.no_grad()
-def test_fewer_outputs_are_the_finest_ones(backbone):
-    tokens = backbone.forward_tokens(torch.randn(1, 3, 64, 64))
-    neck = MTA(**NANO).eval()
-    every = neck(tokens)
-    assert len(every) == 4
-    neck.num_outs = 2
-    for few, full in zip(neck(tokens), every[:2], strict=True):
-        assert torch.equal(few, full)
+        neck = MTA(**NANO, num_outs=7 - start, start_level=start).eval()
+        every = neck(tokens)
+        assert [tuple(m.shape) for m in every] == [(2, 16, *size) for size in sizes[start:]]
+        for neck.num_outs in range(1, 7 - start):  # fewer are the finest ones
+            assert all(map(torch.equal, neck(tokens), every[: neck.num_outs]))
 
 
 @torch.no_grad()
@@ -212,19 +203,12 @@ def test_what_extra_levels_are_made_of(backbone):
     assert torch.equal(pooled[4], pooled[3][:, :, ::2, ::2])
     assert torch.equal(pooled[5], pooled[4][:, :, ::2, ::2])
 
-    for relu in (False, True):
-        on_input = MTA(**NANO, num_outs=6, add_extra_convs="on_input", relu_before_extra_convs=relu)
-        maps = on_input(tokens)
-        first, second = (extra.conv for extra in on_input.extra_convs)
-        assert torch.equal(maps[4], first(own))
-        assert torch.equal(maps[5], second(maps[4].relu() if relu else maps[4]))
-
-        on_output = MTA(
-            **NANO, num_outs=6, add_extra_convs="on_output", relu_before_extra_convs=relu
-        )
-        maps = on_output(tokens)
-        first, second = (extra.conv for extra in on_output.extra_convs)
-        assert torch.equal(maps[4], first(maps[3]))
+    for relu, source in itertools.product((False, True), ("on_input", "on_output")):
+        options = {"add_extra_convs": source, "relu_before_extra_convs": relu}
+        neck = MTA(**NANO, num_outs=6, **options)
+        maps = neck(tokens)
+        first, second = (extra.conv for extra in neck.extra_convs)
+        assert torch.equal(maps[4], first(own if source == "on_input" else maps[3]))
         assert torch.equal(maps[5], second(maps[4].relu() if relu else maps[4]))
 
     assert MTA(**NANO, num_outs=5, add_extra_convs=True).add_extra_convs == "on_input"
@@ -241,24 +225,25 @@ def test_an_earlier_end_level(backbone):
         assert len(neck.merge_blocks) == 1
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_any_size_any_batch_the_same_bits(backbone, reduction):
-    torch.manual_seed(0)
-    neck = MTA(**NANO, reduction=reduction, num_outs=5).eval()
-    with torch.no_grad():
-        for height, width in [(1, 1), (17, 45), (33, 64), (65, 30)]:
-            images = torch.randn(3, 3, height, width)
-            maps = neck(backbone.forward_tokens(images))
-            again = neck(backbone.forward_tokens(images))
-            alone = neck(backbone.forward_tokens(images[1:2]))
-            for level, picture in enumerate(maps):
-                assert picture.isfinite().all()
-                assert torch.equal(picture, again[level])
-                torch.testing.assert_close(picture[1:2], alone[level], rtol=1e-4, atol=1e-4)
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (33, 45)])
+def test_any_size_any_batch_the_same_bits(backbone, size):
+    images = torch.randn(3, 3, *size)
+    tokens, one = backbone.forward_tokens(images), backbone.forward_tokens(images[1:2])
+    for reduction in REDUCTIONS:
+        torch.manual_seed(0)
+        neck = MTA(**NANO, reduction=reduction, num_outs=5).eval()
+        for map_, again, alone in zip(neck(tokens), neck(tokens), neck(one), strict=True):
+            assert torch.equal(map_, again)
+            torch.testing.assert_close(map_[1:2], alone, rtol=1e-4, atol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert all(map_.isfinite().all() for map_ in neck(tokens))
 
 
-@pytest.mark.parametrize("extra", [False, "on_input", "on_output"])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+EXTRAS = [False, "on_input", "on_output"] * 2
+
+
+@pytest.mark.parametrize(("reduction", "extra"), list(zip(REDUCTIONS, EXTRAS, strict=True)))
 def test_every_parameter_has_a_gradient(reduction, extra):
     torch.manual_seed(0)
     tokens = [stage._replace(x=stage.x.clone().requires_grad_()) for stage in released_tokens()]
@@ -272,7 +257,7 @@ def test_every_parameter_has_a_gradient(reduction, extra):
     assert all(stage.x.grad.abs().max() > 0 for stage in tokens)
 
 
-@pytest.mark.parametrize("reduction", ["pool", "cluster", "cluster_norm"])
+@pytest.mark.parametrize("reduction", ["pool", "cluster_norm"])
 def test_gradients_are_true(reduction):
     torch.manual_seed(0)
     tokens = [
@@ -287,7 +272,7 @@ def test_gradients_are_true(reduction):
         stages = [stage._replace(x=x) for stage, x in zip(tokens, features, strict=True)]
         return tuple(neck(stages))
 
-    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
 
 
 def one_image(layout):
@@ -296,11 +281,10 @@ def one_image(layout):
     )
 
 
-@pytest.mark.slow(seconds=20)
-@pytest.mark.parametrize("reduction", ["conv", "cluster"])
-def test_one_graph(reduction):
+@pytest.mark.slow(seconds=10)
+def test_one_graph():
     torch._dynamo.reset()
-    neck = MTA(**SMALL, num_outs=5, reduction=reduction, add_extra_convs="on_output")
+    neck = MTA(**SMALL, num_outs=5, reduction="cluster", add_extra_convs="on_output")
     drawn(neck, "fan")
     compiled = torch.compile(neck, fullgraph=True, backend="aot_eager")
     expected, found = neck(released_tokens()), compiled(released_tokens())
@@ -322,14 +306,6 @@ def test_dropout_and_stochastic_depth_act_in_training_only():
         assert torch.equal(neck(released_tokens())[0], plain[0]), name
         neck.train()
         assert not torch.allclose(neck(released_tokens())[0], plain[0]), name
-
-
-def test_half_precision(backbone):
-    neck = MTA(**NANO, reduction="cluster").eval()
-    images = torch.randn(2, 3, 64, 64)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        maps = neck(backbone.forward_tokens(images))
-    assert all(m.isfinite().all() for m in maps)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,6 @@ from tcformer.ops import csrc, dpc_knn, linear, plan_token_map, regroup, token_c
 from tcformer.ops.linear import unsupported_reason as onednn_unsupported_reason
 from tcformer.tokens import Layout
 
-needs_cpp = pytest.mark.skipif(
-    csrc.library() is None, reason=f"no C++ kernels: {csrc.unsupported_reason()}"
-)
-needs_onednn = pytest.mark.skipif(
-    onednn_unsupported_reason() is not None, reason=f"oneDNN: {onednn_unsupported_reason()}"
-)
 ADDRESSES = (4, 8, 16, 32)  # bytes past a multiple of 64, where PyTorch's own memory starts
 
 
@@ -37,7 +31,7 @@ def normal(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(shape[-1]))
 
 
-@needs_cpp
+@pytest.mark.skipif(csrc.library() is None, reason="no C++ kernels")
 @pytest.mark.parametrize("channels", [3, 40, 64])
 def test_of_the_kernels(channels):
     x = normal(2, 49, channels)
@@ -56,7 +50,7 @@ def test_of_the_kernels(channels):
     )
 
 
-@needs_onednn
+@pytest.mark.skipif(onednn_unsupported_reason() is not None, reason="no oneDNN")
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(2, 32, 64), (5, 64, 3), (49, 160, 320)])
 def test_of_linear_layers(rows, inputs, outputs):
     operands = normal(2, rows, inputs), normal(outputs, inputs), normal(outputs)

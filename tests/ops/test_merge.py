@@ -16,24 +16,16 @@ def case(seed=0, batch=2, grid=(3, 4), channels=3, clusters=5, dtype=torch.float
     return Tokens(x, grid_layout(batch, grid, x.device)), label, clusters, score
 
 
-def test_equals_the_definition():
-    tokens, label, clusters, score = case()
-    expected = merge_tokens(tokens, label, clusters, log_weight=score, impl="reference")
-    actual = merge_tokens(tokens, label, clusters, log_weight=score)
-    torch.testing.assert_close(actual.x, expected.x)
-    torch.testing.assert_close(actual.layout.cell_weight, expected.layout.cell_weight)
-    assert torch.equal(actual.layout.cell_to_token, label)
-    assert actual.layout[1:4] == (clusters, (3, 4), (2, 2))
-
-
-@pytest.mark.parametrize("limit", [0, 1000])
-def test_the_form_for_exports_equals_the_definition(monkeypatch, limit):
+@pytest.mark.parametrize(("impl", "limit"), [("auto", 1000), ("export", 0), ("export", 1000)])
+def test_equals_the_definition(monkeypatch, impl, limit):
     monkeypatch.setattr(export, "DENSE_LIMIT", limit)
     tokens, label, clusters, score = case(3)
     expected = merge_tokens(tokens, label, clusters, log_weight=score, impl="reference")
-    actual = merge_tokens(tokens, label, clusters, log_weight=score, impl="export")
+    actual = merge_tokens(tokens, label, clusters, log_weight=score, impl=impl)
     torch.testing.assert_close(actual.x, expected.x, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(actual.layout.cell_weight, expected.layout.cell_weight)
+    assert torch.equal(actual.layout.cell_to_token, label)
+    assert actual.layout[1:4] == (clusters, (3, 4), (2, 2))
 
 
 def test_gradient_of_features_and_scores():

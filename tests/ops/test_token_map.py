@@ -23,19 +23,19 @@ def features(shape, dtype=torch.float64):
 def test_a_pixel_is_the_mean_of_its_cells():
     lay = layout()
     x = features((2, 6, 3))
-    picture = tokens_to_map(Tokens(x, lay))
+    feature_map = tokens_to_map(Tokens(x, lay))
     pixels = pixel_of_cell(lay.grid_size, lay.map_size, CPU)
     for pixel in range(12):
         cells = lay.cell_to_token[0][pixels == pixel]
         expected = x[0, cells].sum(0) / (len(cells) + 1e-6)
-        torch.testing.assert_close(picture[0, :, pixel // 4, pixel % 4], expected)
+        torch.testing.assert_close(feature_map[0, :, pixel // 4, pixel % 4], expected)
 
 
 def test_a_token_is_the_mean_of_its_cells_whatever_their_weights():
     lay = layout()
-    picture = features((2, 3, 3, 4))
-    x = map_to_tokens(picture, lay)
-    flat = picture.flatten(2)[:, :, pixel_of_cell(lay.grid_size, lay.map_size, CPU)]
+    feature_map = features((2, 3, 3, 4))
+    x = map_to_tokens(feature_map, lay)
+    flat = feature_map.flatten(2)[:, :, pixel_of_cell(lay.grid_size, lay.map_size, CPU)]
     for token in range(6):
         cells = lay.cell_to_token[1] == token
         expected = flat[1][:, cells].sum(1) / (cells.sum() + 1e-6)
@@ -51,11 +51,13 @@ def test_plans_for_exports_convert_the_same(monkeypatch, limit, grid, map_size, 
     monkeypatch.setattr(export, "GATHER_LIMIT", limit)
     whole = tokens == grid[0] * grid[1]
     lay = grid_layout(2, grid, CPU) if whole else layout(tokens, grid, map_size)
-    x, picture = features((2, tokens, 3)), features((2, 3, *map_size))
+    x, feature_map = features((2, tokens, 3)), features((2, 3, *map_size))
     plan = plan_token_map(lay, map_size, dtype=x.dtype, impl="export")
     actual = tokens_to_map(Tokens(x, lay), plan=plan)
     torch.testing.assert_close(actual, tokens_to_map(Tokens(x, lay), map_size))
-    torch.testing.assert_close(map_to_tokens(picture, lay, plan=plan), map_to_tokens(picture, lay))
+    torch.testing.assert_close(
+        map_to_tokens(feature_map, lay, plan=plan), map_to_tokens(feature_map, lay)
+    )
 
 
 def test_tokens_to_tokens_weighs_cells_as_the_target_does():
@@ -72,19 +74,19 @@ def test_tokens_to_tokens_weighs_cells_as_the_target_does():
 def test_at_grid_resolution_the_way_there_and_back_is_exact():
     lay = grid_layout(2, (4, 5), CPU)
     x = features((2, 20, 3), torch.float32)
-    picture = tokens_to_map(Tokens(x, lay))
-    assert picture.shape == (2, 3, 4, 5)
-    assert torch.equal(map_to_tokens(picture, lay), x)
+    feature_map = tokens_to_map(Tokens(x, lay))
+    assert feature_map.shape == (2, 3, 4, 5)
+    assert torch.equal(map_to_tokens(feature_map, lay), x)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (9, 11)])
 def test_any_map_size(size):
     lay = layout()
     constant = torch.ones(2, 6, 1)
-    picture = tokens_to_map(Tokens(constant, lay), size)
-    assert picture.shape == (2, 1, *size)
+    feature_map = tokens_to_map(Tokens(constant, lay), size)
+    assert feature_map.shape == (2, 1, *size)
     if size <= lay.grid_size:
-        torch.testing.assert_close(picture, torch.ones_like(picture), rtol=0, atol=2e-6)
+        torch.testing.assert_close(feature_map, torch.ones_like(feature_map), rtol=0, atol=2e-6)
 
 
 def test_permuting_tokens_permutes_the_answer():
@@ -95,18 +97,18 @@ def test_permuting_tokens_permutes_the_answer():
     torch.testing.assert_close(
         tokens_to_map(Tokens(x[:, order], renumbered)), tokens_to_map(Tokens(x, lay))
     )
-    picture = features((2, 3, 3, 4))
+    feature_map = features((2, 3, 3, 4))
     torch.testing.assert_close(
-        map_to_tokens(picture, renumbered), map_to_tokens(picture, lay)[:, order]
+        map_to_tokens(feature_map, renumbered), map_to_tokens(feature_map, lay)[:, order]
     )
 
 
 def test_gradients():
     lay = layout()
     x = features((2, 6, 2)).requires_grad_()
-    picture = features((2, 2, 3, 4)).requires_grad_()
+    feature_map = features((2, 2, 3, 4)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: tokens_to_map(Tokens(x, lay)), x)
-    assert torch.autograd.gradcheck(lambda p: map_to_tokens(p, lay), picture)
+    assert torch.autograd.gradcheck(lambda p: map_to_tokens(p, lay), feature_map)
     target = layout(num_tokens=4, seed=3)
     assert torch.autograd.gradcheck(lambda x: tokens_to_tokens(Tokens(x, lay), target), x)
 

@@ -68,21 +68,22 @@ def test_the_kernels_in_the_interpreter(name):
     assert " passed" in done.stdout
 
 
+def regroup_kernels():
+    return importlib.import_module("tcformer.ops.regroup.triton")  # which needs triton
+
+
 @pytest.fixture
 def launches(monkeypatch, tmp_path):
     """The launches that a test reaches; its tensors are fake, its GPU a pretence."""
-    from tcformer.ops.regroup import triton as regroup_kernels
+    kernels = regroup_kernels()
+
+    def gather_sum(x, rows, transposed):
+        return kernels.launch_gather_sum(x, kernels.GatherSum(*rows))
 
     # Opaque operators would end at their fake implementations.
     monkeypatch.setattr(dpc_knn_module, "_OPERATOR", dpc_knn_module._run)
-    monkeypatch.setattr(
-        regroup_kernels,
-        "gather_sum",
-        lambda x, rows, back: regroup_kernels.launch_gather_sum(
-            x, regroup_kernels.GatherSum(*rows)
-        ),
-    )
-    monkeypatch.setattr(regroup_kernels, "plan_op", regroup_kernels._build)
+    monkeypatch.setattr(kernels, "gather_sum", gather_sum)
+    monkeypatch.setattr(kernels, "plan_op", kernels._build)
     monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     with FakeTensorMode(), sm90.recorded() as made:
@@ -161,25 +162,17 @@ def gpus(monkeypatch):
     regroup_module._gpu_unsupported_reason.cache_clear()
 
 
-def regroup_kernels():
-    from tcformer.ops.regroup import triton
-
-    return triton
-
-
 def chosen(device):
     return dispatch.resolve("op", "auto", ("triton", "eager"), torch.device(device))
 
 
-def test_an_old_gpu_is_refused_in_words_and_only_that_one(gpus):
+def test_an_old_gpu_and_rocm_are_refused_in_words(gpus, monkeypatch):
     assert chosen("cuda") == chosen("cuda:0") == "triton"
     assert chosen("cuda:1") == "eager"
     with pytest.raises(ValueError, match=r"needs compute capability 8.0, this GPU has 7.5"):
         dispatch.resolve("op", "triton", ("triton", "eager"), torch.device("cuda:1"))
-
-
-def test_rocm_is_refused_in_words(gpus, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.1")
+    regroup_module._gpu_unsupported_reason.cache_clear()
     assert chosen("cuda") == "eager"
     assert "ROCm" in dispatch.unsupported_reason("triton", "cuda")
 

@@ -94,15 +94,15 @@ def published_flops(sizes: Geometry, height: int, width: int) -> dict[str, int]:
         before = tokens
         if number > 1:
             merge = sizes.merges[number - 2]
-            nest, image_parts, share = merge.plan(layout)
-            rows, columns, tokens = ceil(rows / 2), ceil(columns / 2), image_parts * share
-            layout = layout._replace(num_tokens=tokens, map_size=(rows, columns), part_grids=nest)
+            grids, windows, each = merge.plan(layout)
+            rows, columns, tokens = ceil(rows / 2), ceil(columns / 2), windows * each
+            layout = layout._replace(num_tokens=tokens, map_size=(rows, columns), part_grids=grids)
             parts[f"ctm{number - 1}"] = _ctm(channels, stage, cells, before, rows * columns)
-            parts[f"cluster{number - 1}"] = _cluster(before, stage.channels, merge.k, image_parts)
+            parts[f"cluster{number - 1}"] = _cluster(before, stage.channels, merge.k, windows)
             channels = stage.channels
         grid = (cells, tokens, rows, columns)
         parts[f"block{number}"] = sum(
-            _block(stage, *grid, dynamic=number > 1, before=before if block == 0 else None)
+            _block(stage, grid, dynamic=number > 1, before=before if block == 0 else None)
             for block in range(stage.depth)
         )
         parts[f"norm{number}"] = _norm(tokens, channels)
@@ -151,36 +151,21 @@ def _conversion(cells: int, channels: int) -> int:
 def _ctm(channels: int, stage: Stage, cells: int, tokens: int, pixels: int) -> int:
     out = stage.channels
     conv = _conv(9 * channels, out, pixels) + tokens * channels * out
-    return (
-        conv
-        + _conversion(cells, channels)
-        + _conversion(cells, out)
-        + _norm(tokens, out)
-        + tokens * out  # the score
-    )
+    score = _norm(tokens, out) + tokens * out
+    return conv + _conversion(cells, channels) + _conversion(cells, out) + score
 
 
-def _cluster(tokens: int, channels: int, k: int, image_parts: int) -> int:
-    pairs = tokens * tokens // image_parts  # inside parts only
+def _cluster(tokens: int, channels: int, k: int, windows: int) -> int:
+    pairs = tokens * tokens // windows  # inside windows only
     return pairs * channels + pairs + tokens * (k + channels)
 
 
-def _block(
-    stage: Stage,
-    cells: int,
-    tokens: int,
-    rows: int,
-    columns: int,
-    *,
-    dynamic: bool,
-    before: int | None,
-) -> int:
+def _block(stage: Stage, grid: tuple[int, ...], *, dynamic: bool, before: int | None) -> int:
     """One block; a `dynamic` one that opens its stage attends to the `before` un-merged tokens."""
+    cells, tokens, rows, columns = grid
     channels, hidden = stage.channels, stage.hidden
-    window = (
-        min(stage.reduction, rows),
-        min(stage.reduction, columns),
-    )  # a small map has a small one
+    # A small map has a small window.
+    window = min(stage.reduction, rows), min(stage.reduction, columns)
     windows = (rows // window[0]) * (columns // window[1])
     unmerged = before if dynamic else None
     count = _norm(tokens, channels) + (_norm(unmerged, channels) if unmerged else 0)

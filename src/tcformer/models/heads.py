@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.arguments import as_float, as_int
+from tcformer.arguments import as_float, as_int, read_each
 from tcformer.models.mta import MTA
 from tcformer.models.tcformer import TCFormer
 from tcformer.shapes import Float, shaped
@@ -86,14 +86,13 @@ class SemanticFPNHead(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        in_channels, num_classes, channels, levels = (
-            as_int(f"SemanticFPNHead: {name}", count)
-            for name, count in (
-                ("in_channels", in_channels),
-                ("num_classes", num_classes),
-                ("channels", channels),
-                ("levels", levels),
-            )
+        in_channels, num_classes, channels, levels = read_each(
+            "SemanticFPNHead",
+            as_int,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            channels=channels,
+            levels=levels,
         )
         dropout = as_float("SemanticFPNHead: dropout", dropout, 0.0, 1.0)
         self.in_channels, self.num_classes = in_channels, num_classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcformer.arguments import as_float, as_int, as_list
+from tcformer.arguments import as_float, as_int, as_list, read_each
 from tcformer.models.layers import LayerNorm, is_plain
 from tcformer.models.sizes import several
 from tcformer.models.tcformer import Block, TokenMlp, init_weights
@@ -193,19 +194,16 @@ class MTA(nn.Module):
                 f"MTA: start_level {start_level} and end_level {end_level} do not lie in order "
                 f"within the {stages} stages of in_channels."
             )
-        heads, reductions = (
-            several(f"MTA: {name}", value, stages, or_one=True)
-            for name, value in (("num_heads", num_heads), ("sr_ratios", sr_ratios))
-        )
+        read = partial(several, count=stages, or_one=True)
+        heads, reductions = read_each("MTA", read, num_heads=num_heads, sr_ratios=sr_ratios)
         above_zero = partial(as_float, above=True)
-        ratios = several("MTA: mlp_ratios", mlp_ratios, stages, above_zero, or_one=True)
-        proj_drop, attn_drop, drop_path = (
-            as_float(f"MTA: {name}", rate, 0.0, 1.0)
-            for name, rate in (
-                ("proj_drop", proj_drop),
-                ("attn_drop", attn_drop),
-                ("drop_path", drop_path),
-            )
+        ratios = read("MTA: mlp_ratios", mlp_ratios, read=above_zero)
+        rates = read_each(
+            "MTA",
+            partial(as_float, high=1.0),
+            proj_drop=proj_drop,
+            attn_drop=attn_drop,
+            drop_path=drop_path,
         )
         levels = last - start_level + 1
         num_outs = levels if num_outs is None else as_int("MTA: num_outs", num_outs)
@@ -229,16 +227,14 @@ class MTA(nn.Module):
                 reductions[stage],
                 reduction,
                 qkv_bias,
-                proj_drop,
-                attn_drop,
-                drop_path,
+                *rates,
             )
             for stage in range(start_level, last)
         )
         if self.add_extra_convs:
             source = in_channels[last] if self.add_extra_convs == "on_input" else out_channels
             self.extra_convs = nn.ModuleList(
-                _ExtraConv(out_channels if extra else source, out_channels)
+                _extra_conv(out_channels if extra else source, out_channels)
                 for extra in range(num_outs - levels)
             )
         self.apply(init_weights)
@@ -284,15 +280,12 @@ class MTA(nn.Module):
         return self.extra_convs[extra](finer)
 
     def _check(self, tokens: Sequence[Tokens]) -> None:
-        if not isinstance(tokens, (list, tuple)) or isinstance(tokens, Tokens):
+        listed = isinstance(tokens, (list, tuple)) and not isinstance(tokens, Tokens)
+        if not listed or not all(isinstance(stage, Tokens) for stage in tokens):
+            given = f"a list of {type(tokens[0]).__name__}" if listed else type(tokens).__name__
             raise ValueError(
                 "MTA takes the list of tokens that `forward_tokens` of a backbone returns, "
-                f"not {type(tokens).__name__}."
-            )
-        if not all(isinstance(stage, Tokens) for stage in tokens):
-            raise ValueError(
-                "MTA takes the list of tokens that `forward_tokens` of a backbone returns, "
-                f"not a list of {type(tokens[0]).__name__}."
+                f"not {given}."
             )
         found = tuple(stage.x.shape[-1] for stage in tokens)
         if found != self.in_channels:
@@ -319,15 +312,10 @@ class _Lateral(nn.Module):
         return self.conv(x.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
 
 
-class _ExtraConv(nn.Module):
+def _extra_conv(in_channels: int, out_channels: int) -> nn.Module:
     """The 3x3 convolution of stride 2 that makes an extra level."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
-
-    def forward(self, feature_map: Tensor) -> Tensor:
-        return self.conv(feature_map)
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+    return nn.Sequential(OrderedDict(conv=conv))
 
 
 def _weighted_plan(layout: Layout, plan: TokenMap, dtype: torch.dtype) -> TokenMap:

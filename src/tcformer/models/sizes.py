@@ -9,7 +9,7 @@ from typing import Any
 
 from tcformer.arguments import as_float, as_int, as_list
 from tcformer.errors import shown
-from tcformer.ops.local import Nest, nest_of, usable_nest
+from tcformer.ops.local import Grids, nested_grids, usable_grids
 from tcformer.tokens import Layout
 
 __all__ = ["SIZES", "V1", "V2", "VARIANTS", "MergeRule"]
@@ -51,7 +51,7 @@ class MergeRule:
         keep_ratio: share of the tokens that are left, in (0, 1].
         k: neighbors in the density estimate, the token itself included.
         num_clusters: how many tokens are left, instead of a share; no more than there are.
-        nest: the grid (rows, columns) of parts inside which tokens are clustered, then those of
+        grids: the grid (rows, columns) of windows inside which tokens are clustered, then those of
             later merges, down to (1, 1). Where an image is too small for one the next is taken.
 
     Raises:
@@ -62,7 +62,7 @@ class MergeRule:
     keep_ratio: float = 0.25
     k: int = 5
     num_clusters: int | None = None
-    nest: Nest = ((1, 1),)
+    grids: Grids = ((1, 1),)
 
     def __post_init__(self) -> None:
         ratio = as_float("keep_ratio", self.keep_ratio, 0.0, 1.0, above=True)
@@ -72,18 +72,18 @@ class MergeRule:
         self.__dict__.update(read)  # frozen: nothing is set from now on
 
     def num_kept(self, num_tokens: int) -> int:
-        """How many tokens are left of ``num_tokens``, before rounding down to equal parts."""
+        """How many tokens are left of ``num_tokens``, before rounding down to equal windows."""
         if self.num_clusters is not None:
             return min(self.num_clusters, num_tokens)
         # 0.55 * 100 is a little more than 55: such a trifle makes no cluster.
         return max(math.ceil(num_tokens * self.keep_ratio - 1e-9), 1)
 
-    def plan(self, layout: Layout) -> tuple[Nest, int, int]:
-        """For these tokens: the usable part grids, the number of parts, the clusters of each."""
+    def plan(self, layout: Layout) -> tuple[Grids, int, int]:
+        """For these tokens: the usable part grids, the number of windows, the clusters of each."""
         num_kept = self.num_kept(layout.num_tokens)
-        nest = usable_nest(layout, self.nest, num_kept)
-        num_parts = nest[0][0] * nest[0][1]
-        return nest, num_parts, num_kept // num_parts
+        grids = usable_grids(layout, self.grids, num_kept)
+        num_windows = grids[0][0] * grids[0][1]
+        return grids, num_windows, num_kept // num_windows
 
 
 def merge_rules(
@@ -111,7 +111,7 @@ def merge_rules(
             ratios[merge],
             k,
             counts[merge],
-            nest_of([] if part_grids is None else grids[merge:]),
+            nested_grids([] if part_grids is None else grids[merge:]),
         )
         for merge in range(NUM_STAGES - 1)
     )
@@ -126,8 +126,8 @@ def merge_arguments(rules: Sequence[MergeRule]) -> dict[str, Any]:
         arguments["keep_ratio"] = [rule.keep_ratio for rule in rules]
     if rules[0].k != MergeRule.k:
         arguments["k"] = rules[0].k
-    if any(rule.nest != MergeRule.nest for rule in rules):
-        arguments["part_grids"] = [list(rule.nest[0]) for rule in rules]
+    if any(rule.grids != MergeRule.grids for rule in rules):
+        arguments["part_grids"] = [list(rule.grids[0]) for rule in rules]
     return arguments
 
 

@@ -19,13 +19,13 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tcformer.arguments import as_float, as_int
+from tcformer.arguments import as_float, as_int, read_each
 from tcformer.models.layers import LayerNorm, Linear, is_plain
 from tcformer.models.sizes import NUM_STAGES, WIDTHS, MergeRule, check_pool, merge_rules, several
 from tcformer.ops import (
     TokenMap,
     attend,
-    cluster_parts,
+    cluster_windows,
     linear,
     merge_tokens,
     plan_token_map,
@@ -396,13 +396,13 @@ class CTM(nn.Module):
     merged into one token by importance. The un-merged tokens live on as the keys of the next
     stage's first block.
 
-    With part grids (Local CTM, V2) tokens are grouped inside P parts of the image only, which
+    With part grids (Local CTM, V2) tokens are grouped inside P windows of the image only, which
     leaves one P-th of the distances. No parameter is added.
 
     Args:
         in_dim: channels of the stage before.
         out_dim: channels of the stage after.
-        rule: how many tokens are left, and of which neighbors and parts.
+        rule: how many tokens are left, and of which neighbors and windows.
         density_noise: amplitude of the uniform noise on densities that the published code draws
             (1e-6); 0, deterministic, unless you want to compare with it statistically.
 
@@ -432,7 +432,7 @@ class CTM(nn.Module):
 
         Returns:
             M merged tokens (B, M, Cout), and the N un-merged ones as a :class:`KeySource`. With P
-            parts M is a multiple of P, rounded down, and the tokens of a part follow each other.
+            windows M is a multiple of P, rounded down, and the tokens of a window stand together.
         """
         layout = tokens.layout
         height, width = layout.map_size
@@ -443,19 +443,19 @@ class CTM(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = self.norm(x.to(torch.promote_types(x.dtype, next(self.norm.parameters()).dtype)))
             score = self.score(x).squeeze(-1)
-            nest, num_parts, share = self.rule.plan(layout)
-            clusters = cluster_parts(
+            grids, num_windows, each = self.rule.plan(layout)
+            clusters = cluster_windows(
                 x.detach(),
-                cut(layout, nest),
-                share,
+                cut(layout, grids),
+                each,
                 self.rule.k,
                 density_noise=self._noise(x),
                 tolerance=SAME,
             )
             unmerged = Tokens(x, layout)
-            count = num_parts * share
+            count = num_windows * each
             merged = merge_tokens(unmerged, clusters.assignment, count, log_weight=score)
-        merged = Tokens(merged.x.to(x.dtype), merged.layout._replace(part_grids=nest))
+        merged = Tokens(merged.x.to(x.dtype), merged.layout._replace(part_grids=grids))
         return merged, KeySource(unmerged, score, source_plan)
 
     def _noise(self, x: Tensor) -> Tensor | None:
@@ -485,7 +485,7 @@ class TCFormer(nn.Module):
             0.25 when left out.
         k: neighbors in the density estimate of the clustering, the token itself included.
         num_clusters: tokens that the merges leave, instead of a share; one number or three.
-        part_grids: for each of the three merges the grid of parts inside which tokens are
+        part_grids: for each of the three merges the grid of windows inside which tokens are
             clustered (Local CTM): an integer or (rows, columns). Each divides the one before.
             None, as in V1, clusters over the whole image.
         drop_rate: dropout before the head.
@@ -530,25 +530,23 @@ class TCFormer(nn.Module):
         check_pool(global_pool)
         in_chans = as_int("TCFormer: in_chans", in_chans)
         num_classes = as_int("TCFormer: num_classes", num_classes, 0)
-        embed_dims, num_heads, depths, sr_ratios = (
-            several(f"TCFormer: {name}", value, NUM_STAGES)
-            for name, value in (
-                ("embed_dims", embed_dims),
-                ("num_heads", num_heads),
-                ("depths", depths),
-                ("sr_ratios", sr_ratios),
-            )
+        embed_dims, num_heads, depths, sr_ratios = read_each(
+            "TCFormer",
+            partial(several, count=NUM_STAGES),
+            embed_dims=embed_dims,
+            num_heads=num_heads,
+            depths=depths,
+            sr_ratios=sr_ratios,
         )
         above_zero = partial(as_float, above=True)
         mlp_ratios = several("TCFormer: mlp_ratios", mlp_ratios, NUM_STAGES, above_zero)
-        drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate = (
-            as_float(f"TCFormer: {name}", rate, 0.0, 1.0)
-            for name, rate in (
-                ("drop_rate", drop_rate),
-                ("proj_drop_rate", proj_drop_rate),
-                ("attn_drop_rate", attn_drop_rate),
-                ("drop_path_rate", drop_path_rate),
-            )
+        drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate = read_each(
+            "TCFormer",
+            partial(as_float, high=1.0),
+            drop_rate=drop_rate,
+            proj_drop_rate=proj_drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
         )
         rules = merge_rules(keep_ratio, k, num_clusters, part_grids)
         self.in_chans = in_chans
@@ -644,18 +642,10 @@ class TCFormer(nn.Module):
         return x
 
     def _check_images(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != self.in_chans:
+        if images.ndim != 4 or images.shape[1] != self.in_chans or 0 in images.shape:
             raise ValueError(
                 f"{type(self).__name__} takes images of shape (B, {self.in_chans}, height, width), "
-                f"not {tuple(images.shape)}."
-            )
-        if images.shape[0] == 0:
-            raise ValueError(
-                f"{type(self).__name__} was given an empty batch; it needs at least one image."
-            )
-        if images.shape[2] == 0 or images.shape[3] == 0:
-            raise ValueError(
-                f"{type(self).__name__} was given images without pixels, {tuple(images.shape)}."
+                f"at least one and none of them empty, not {tuple(images.shape)}."
             )
 
     # ---- tokens to classes ------------------------------------------------------------------

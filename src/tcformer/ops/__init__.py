@@ -7,7 +7,7 @@ public function that checks its arguments and chooses.
 from tcformer.ops.attend import attend
 from tcformer.ops.dpc_knn import Clusters, dpc_knn
 from tcformer.ops.linear import linear
-from tcformer.ops.local import Parts, cluster_parts
+from tcformer.ops.local import Windows, cluster_windows
 from tcformer.ops.merge import merge_tokens
 from tcformer.ops.regroup import regroup
 from tcformer.ops.token_conv import token_conv
@@ -19,12 +19,16 @@ from tcformer.ops.token_map import (
     tokens_to_tokens,
 )
 
+Parts, cluster_parts = Windows, cluster_windows  # the names that they had
+
 __all__ = [
     "Clusters",
     "Parts",
     "TokenMap",
+    "Windows",
     "attend",
     "cluster_parts",
+    "cluster_windows",
     "dpc_knn",
     "linear",
     "map_to_tokens",

@@ -9,14 +9,7 @@ import torch
 from torch import Tensor
 
 from tcformer.arguments import as_int, as_size
-from tcformer.ops.regroup import (
-    Plan,
-    apply_plan,
-    build_plans,
-    export,
-    regroup,
-    resolve_plan,
-)
+from tcformer.ops.regroup import Plan, apply_plan, build_plans, export, regroup, resolve_plan
 from tcformer.shapes import Float, shaped
 from tcformer.tokens import Layout, Tokens, is_grid, pixel_of_cell
 
@@ -95,10 +88,9 @@ def _export_map(layout: Layout, map_size: tuple[int, int], dtype: torch.dtype) -
     to_map = export.plan_lists(sources, valid, num_tokens, dtype=dtype)
     if is_grid(layout):
         one = torch.ones(num_tokens, 1, dtype=torch.bool, device=cells.device)
-        to_tokens = export.plan_lists(pixels.unsqueeze(-1), one, num_pixels, dtype=dtype)
+        to_tokens: Plan = export.plan_lists(pixels.unsqueeze(-1), one, num_pixels, dtype=dtype)
     else:
-        plans = build_plans("export", cells, pixels, num_tokens, num_pixels, dtype=dtype)
-        return TokenMap(map_size, to_map, plans[1], "export")
+        to_tokens = build_plans("export", cells, pixels, num_tokens, num_pixels, dtype=dtype)[1]
     return TokenMap(map_size, to_map, to_tokens, "export")
 
 
@@ -125,7 +117,7 @@ def _cells_of_pixels(
 def tokens_to_map(
     tokens: Tokens, map_size: tuple[int, int] | None = None, *, plan: TokenMap | None = None
 ) -> Float[Tensor, "b c h w"]:
-    """Lay tokens out as a feature_map: every pixel is the mean over its cells of their tokens.
+    """Lay tokens out as a map: every pixel is the mean over its cells of their tokens.
 
     Args:
         tokens: features (B, N, C) with their layout.
@@ -145,7 +137,7 @@ def tokens_to_map(
 def map_to_tokens(
     feature_map: Float[Tensor, "b c h w"], layout: Layout, *, plan: TokenMap | None = None
 ) -> Float[Tensor, "b n c"]:
-    """Read tokens off a feature_map: every token is the mean over its cells of their pixels.
+    """Read tokens off a map: every token is the mean over its cells of their pixels.
 
     Args:
         feature_map: (B, C, H, W) float, any H and W.

@@ -86,7 +86,7 @@ def test_options_of_the_merges_reach_the_model(small):
     options = {"keep_ratio": (0.5,), "k": 3, "part_grids": ("2x2", "1", "1")}
     task = ClassificationTask(small(model="tcformerv2_nano", **options), World())
     rules = [task.model.get_submodule(f"ctm{i}").rule for i in (1, 2, 3)]
-    assert [(r.keep_ratio, r.k, r.nest[0]) for r in rules] == [
+    assert [(r.keep_ratio, r.k, r.grids[0]) for r in rules] == [
         (0.5, 3, (2, 2)), (0.5, 3, (1, 1)), (0.5, 3, (1, 1)),
     ]  # fmt: skip
     counts = [t.layout.num_tokens for t in task.model.forward_tokens(torch.zeros(1, 3, 32, 32))]

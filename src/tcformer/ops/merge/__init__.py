@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -80,31 +78,23 @@ def merge_tokens(
 
             merged, weight = reference.merge(features, assignment, num_clusters, log_weight, eps)
         else:
-            relative = relative_weights(log_weight, assignment, num_clusters, eps)
-            merged, weight = _merge_of(backend)(features, assignment, *relative)
+            weight, floor = relative_weights(log_weight, assignment, num_clusters, eps)
+            if backend == "triton":
+                from tcformer.ops.merge import triton
+
+                merged, weight = triton.merge(features, assignment, weight, floor)
+            elif backend == "export":
+                merged, weight = export.merge(features, assignment, weight, floor)
+            else:
+                merged, weight = eager.merge(features, assignment, weight, floor)
     height, width = layout.map_size
-    return Tokens(
-        merged,
-        Layout(
-            cell_to_token=assignment.gather(1, layout.cell_to_token),
-            num_tokens=num_clusters,
-            grid_size=layout.grid_size,
-            map_size=((height + 1) // 2, (width + 1) // 2),
-            cell_weight=layout.cell_weight * weight.detach().gather(1, layout.cell_to_token),
-        ),
+    cells = layout.cell_to_token
+    cell_weight = layout.cell_weight * weight.detach().gather(1, cells)
+    map_size = ((height + 1) // 2, (width + 1) // 2)
+    merged_layout = Layout(
+        assignment.gather(1, cells), num_clusters, layout.grid_size, map_size, cell_weight
     )
-
-
-def _merge_of(backend: str) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The function of a backend: features, assignment, weights and what to add to their sums.
-
-    It returns the merged features (B, M, C) and each token's normalized weight (B, N).
-    """
-    if backend == "triton":
-        from tcformer.ops.merge import triton
-
-        return triton.merge
-    return export.merge if backend == "export" else eager.merge
+    return Tokens(merged, merged_layout)
 
 
 def relative_weights(
@@ -112,16 +102,8 @@ def relative_weights(
 ) -> tuple[Tensor, Tensor]:
     """Weights relative to the largest of their cluster, exp(s - s*), and eps scaled alike.
 
-    Normalized they are those of exp(s), without its overflow beyond s = 88.
-
-    Args:
-        score: (B, N) float, the logarithms s of the weights.
-        assignment: (B, N) int64 in 0..num_clusters-1.
-        num_clusters: M.
-        eps: added to every sum of weights.
-
-    Returns:
-        weights (B, N), differentiable, and what to add to their sums (B, M), a constant.
+    Normalized they are those of exp(s), without its overflow beyond s = 88. Returns weights (B, N),
+    differentiable, and what to add to their sums (B, M), a constant.
     """
     peak = torch.full_like(score[:, :1], -torch.inf).expand(-1, num_clusters)
     peak = peak.scatter_reduce(1, assignment, score.detach(), reduce="amax")

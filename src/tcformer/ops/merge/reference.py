@@ -11,19 +11,19 @@ def merge(
 ) -> tuple[Tensor, Tensor]:
     """x'[m] = sum of u_n x_n, u_n = exp(s_n) / (eps + sum of exp(s) over the cluster of n)."""
     weight = torch.exp(log_weight)
-    merged, shares = [], []
+    merged, normalized = [], []
     for b in range(x.shape[0]):
         total = [
             eps + sum((w for w, a in zip(weight[b], assignment[b], strict=True) if a == m))
             for m in range(num_clusters)
         ]
-        share = torch.stack(
+        own = torch.stack(
             [w / total[int(a)] for w, a in zip(weight[b], assignment[b], strict=True)]
         )
         rows = []
         for m in range(num_clusters):
             members = (assignment[b] == m).nonzero().squeeze(1)
-            rows.append((share[members, None] * x[b, members]).sum(0))
+            rows.append((own[members, None] * x[b, members]).sum(0))
         merged.append(torch.stack(rows))
-        shares.append(share)
-    return torch.stack(merged), torch.stack(shares)
+        normalized.append(own)
+    return torch.stack(merged), torch.stack(normalized)

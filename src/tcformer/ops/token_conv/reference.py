@@ -15,9 +15,9 @@ def token_conv(
     """GELU of skip * x + to_tokens @ (bias + sum over taps of w[tap] * shifted(to_map @ x))."""
     batch, _, channels = x.shape
     height, width = plan.map_size
-    picture = _apply(x, plan.to_map).view(batch, height, width, channels)
-    padded = torch.nn.functional.pad(picture, (0, 0, 1, 1, 1, 1))
-    mixed = bias.to(x.dtype).expand_as(picture)
+    feature_map = _apply(x, plan.to_map).view(batch, height, width, channels)
+    padded = torch.nn.functional.pad(feature_map, (0, 0, 1, 1, 1, 1))
+    mixed = bias.to(x.dtype).expand_as(feature_map)
     for i in range(3):
         for j in range(3):
             tap = weight[:, 0, i, j].to(x.dtype)
