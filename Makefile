@@ -22,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(WITH) -m pytest -n auto --max
 VERSIONS     := 2.11 floor
 WITH_2.11    := 'torch==2.11.*' 'numpy<2.4' --constraint .venv-2.11/constraints.txt
 WITH_floor   := --resolution lowest-direct
-OF_VERSIONS  := $(patsubst %,tests/ops/test_%.py,attend cpp dpc_knn dpc_knn_cpp linear merge regroup cases token_conv triton) \
+OF_VERSIONS  := $(patsubst %,tests/ops/test_%.py,attend cpp dpc_knn linear merge regroup cases token_conv triton) \
     tests/test_tokens.py tests/test_images.py tests/export/test_making.py tests/predict/test_predict.py \
     $(patsubst %,tests/models/test_%.py,backbone compile_export golden mlp timm_contract) tests/weights/test_released.py \
     $(patsubst %,--deselect tests/%,models/test_golden.py::test_training_follows_the_published_code \
