@@ -35,9 +35,9 @@ def test_clustering_and_merging_alone(case):
 
         x = of("x")
         num_kept = -(-layout.num_tokens // 4)
-        grids = usable_grids(layout, nested_grids(grids[boundary - 1 :]), num_kept)
-        assert grids[0] == grids[boundary - 1]
-        windows = cut(layout, grids)
+        usable = usable_grids(layout, nested_grids(grids[boundary - 1 :]), num_kept)
+        assert usable[0] == grids[boundary - 1]
+        windows = cut(layout, usable)
         each = num_kept // windows.num_windows
         found = cluster_windows(x, windows, each).assignment
         padded = f"{case}/ctm{boundary}/idx_cluster_padcols_excluded" in stored
@@ -56,7 +56,7 @@ def test_clustering_and_merging_alone(case):
             layout.cell_weight, of("agg_weight").squeeze(), rtol=0, atol=TOLERANCE
         )
         assert torch.equal(layout.cell_to_token, of("idx_token").long())
-        layout = layout._replace(part_grids=grids)
+        layout = layout._replace(part_grids=usable)
 
 
 @pytest.mark.parametrize("case", ["div", "pad_14x18", "pad_15x13", "div842", "rect"])
