@@ -40,14 +40,23 @@ OPTIONS = (
 )
 
 
-def make_images(root: Path) -> Path:
-    """Three classes of noisy colors, as an ImageFolder."""
+def make_images(
+    root: Path,
+    train: int = 16,
+    val: int = 9,
+    *,
+    classes: int = 3,
+    size: tuple[int, int] = (36, 40),
+    color: int | None = None,
+) -> Path:
+    """Classes of noise of a brightness of their own (or of one `color`), as an ImageFolder."""
     noise = np.random.RandomState(0)
-    for split, count in (("train", 16), ("val", 9)):
+    for split, count in (("train", train), ("val", val)):
         for i in range(count):
-            folder = root / split / f"class{i % 3}"
+            folder = root / split / f"class{i % classes}"
             folder.mkdir(parents=True, exist_ok=True)
-            pixels = noise.randint(0, 120, (36 + i % 5, 40, 3)) + 60 * (i % 3)
+            pixels = noise.randint(0, 120, (*size, 3)) + 60 * (i % classes)
+            pixels = pixels if color is None else np.full_like(pixels, color)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:03}.png")
     return root
 

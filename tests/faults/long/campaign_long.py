@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 from campaign import Trial
-from PIL import Image
 from processes import clean_env
+from runs import make_images
 
 TRIALS = 1
 STEPS, STEPS_PER_EPOCH = 2000, 125
@@ -34,25 +33,13 @@ class Sample:
     processes: int
 
 
-def images(folder: Path, train: int) -> Path:
-    """Small pictures of noise in two classes, cheap to read."""
-    draw = np.random.RandomState(0)
-    for split, count in (("train", train), ("val", 6)):
-        for i in range(count):
-            place = folder / split / "ab"[i % 2]
-            place.mkdir(parents=True, exist_ok=True)
-            picture = Image.fromarray(draw.randint(0, 256, (36, 40, 3)).astype(np.uint8))
-            picture.save(place / f"{i:04}.png")
-    return folder
-
-
 def watch(folder: Path, steps: int, steps_per_epoch: int) -> list[Sample]:
     """Train for `steps` steps, with evaluations and checkpoints; a sample every ten steps.
 
     Raises:
         RuntimeError: the run failed.
     """
-    data = images(folder / "data", 2 * steps_per_epoch)
+    data = make_images(folder / "data", 2 * steps_per_epoch, 6, classes=2)
     command = [
         *(sys.executable, "-m", "tcformer", "train", "--model", "tcformer_nano"),
         *("--data-path", str(data), "--input-size", "32", "--batch-size", "2", "--device", "cpu"),

@@ -10,6 +10,7 @@ import shutil
 import threading
 
 import pytest
+from runs import make_images
 from toy_task import ToyTask, config, train
 
 from tcformer.runtime.distributed import World
@@ -19,7 +20,7 @@ from tcformer.training.loop import fit
 from tcformer.training.options import build
 
 psutil = pytest.importorskip("psutil", reason="psutil looks at a run from outside")
-from campaign_long import MIB, Sample, grown, images, watch  # noqa: E402 - needs psutil as well
+from campaign_long import MIB, Sample, grown, watch  # noqa: E402 - needs psutil as well
 
 
 def epochs_in(*files):
@@ -90,7 +91,7 @@ def test_memory_files_and_processes_of_a_run_stay_flat(tmp_path):
 @pytest.mark.slow(seconds=10)
 def test_nothing_is_left_after_a_run(tmp_path):
     """Of three runs in one process, the third leaves no more files, threads or processes."""
-    data = images(tmp_path / "data", 8)
+    data = make_images(tmp_path / "data", 8, 6, classes=2)
     held = []
     for number in range(3):
         interrupt.clear()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from processes import Family
-from runs import RUN
+from runs import RUN, make_images
 from toy_task import ToyTask, config, train
 
 from tcformer.errors import UserError
@@ -37,18 +37,9 @@ def small(**options):
     return build({**SMALL, **options})
 
 
-def folder_of(root, *, size=(40, 36), color=None, train=2, val=1):
-    """Two classes of drawn noise, or of one colour."""
-    draw = np.random.RandomState(0)
-    for split, count in (("train", train), ("val", val)):
-        for label in "ab":
-            (root / split / label).mkdir(parents=True)
-            for i in range(count):
-                pixels = draw.randint(0, 256, (size[1], size[0], 3))
-                pixels = pixels if color is None else np.full_like(pixels, color)
-                image = Image.fromarray(pixels.astype(np.uint8))
-                image.save(root / split / label / f"{i}.png")
-    return str(root)
+def folder_of(root, train=4, val=2, **options):
+    """Two classes of noise."""
+    return str(make_images(root, train, val, classes=2, **options))
 
 
 def logged(folder):
@@ -177,7 +168,7 @@ def test_a_batch_of_one_cannot_be_mixed(tmp_path):
 
 def test_a_batch_that_shrinks_to_one_image_is_trained_on_unmixed(tmp_path):
     path = folder_of(tmp_path / "data")
-    (tmp_path / "data/train/a/0.png").write_bytes(b"not an image")
+    (tmp_path / "data/train/class0/000.png").write_bytes(b"not an image")
     run(small(data_path=path, output_dir=str(tmp_path / "out")))
     (row,) = logged(tmp_path / "out")
     assert row["corrupt"] == 1
@@ -194,7 +185,7 @@ def test_batch_norm_of_one_value_is_a_sentence(tmp_path):
 @pytest.mark.slow(seconds=15)
 def test_fewer_images_than_processes(tmp_path):
     """Two images are evaluated by three processes as by one; training on them is refused."""
-    path = folder_of(tmp_path / "data", train=1, val=1)
+    path = folder_of(tmp_path / "data", train=2, val=2)
     command = (
         *("train", "--model", "tcformer_nano", "--input-size", "32", "--data-path", path),
         *("--batch-size", "1", "--device", "cpu", "--num_workers", "2"),

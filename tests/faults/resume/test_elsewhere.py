@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
 from processes import Family
+from runs import make_images
 
 from tcformer.runtime.signals import interrupt
 from tcformer.tasks.classification.task import ClassificationTask
@@ -21,15 +20,7 @@ IMAGES = 34  # of the two classes together: four global batches of 8, and two im
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("elsewhere")
-    draw = np.random.RandomState(0)
-    for split, count in (("train", IMAGES), ("val", 3)):
-        (root / split / "a").mkdir(parents=True)
-        (root / split / "b").mkdir()
-        for i in range(count):
-            image = Image.fromarray(draw.randint(0, 256, (36, 40, 3)).astype(np.uint8))
-            image.save(root / split / "ab"[i % 2] / f"{i:02}.png")
-    return root
+    return make_images(tmp_path_factory.mktemp("elsewhere"), IMAGES, 3, classes=2)
 
 
 SMALL = {

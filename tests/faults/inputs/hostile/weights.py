@@ -12,6 +12,7 @@ import pickle
 import random
 import shutil
 import subprocess
+import tempfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -69,13 +70,11 @@ def _saved(value: Any, *, legacy: bool = False) -> bytes:
 
 @functools.cache
 def _whole(kind: str) -> bytes:
-    if kind == "safetensors":
-        place = Path(os.environ.get("TMPDIR", "/tmp")) / f"tcf-hostile-{os.getpid()}.safetensors"
-        save_weights(content()["model"], place, {"model": "tcformer_nano", "num_classes": 7})
-        data = place.read_bytes()
-        place.unlink()
-        return data
-    return _saved(content(), legacy=kind == "older")
+    if kind != "safetensors":
+        return _saved(content(), legacy=kind == "older")
+    with tempfile.NamedTemporaryFile(suffix=".safetensors") as place:
+        save_weights(content()["model"], place.name, {"model": "tcformer_nano", "num_classes": 7})
+        return Path(place.name).read_bytes()
 
 
 def _damaged(kind: str) -> Any:
@@ -159,28 +158,22 @@ def _evil(rng: random.Random) -> Any:
 def _make_evil(rng: random.Random, folder: Path) -> Path:
     evil = _evil(rng)
     model = dict(content()["model"])
-    where = rng.randrange(9)
-    if where == 0:
-        value: Any = evil
-    elif where == 1:
-        value = {"model": model, "args": argparse.Namespace(hook=[evil])}
-    elif where == 2:
-        value = {"model": {**model, "more": evil}}
-    elif where == 3:
-        value = {**content(), rng.choice(list(content())): evil}
-    elif where == 4:
-        value = [evil, model]
-    elif where == 5:
-        nested: Any = evil
-        for _ in range(rng.randint(1, 50)):
-            nested = rng.choice(([nested], (nested,), {"a": nested}))
-        value = {"model": model, "deep": nested}
-    elif where == 6:
-        value = OrderedDict([*model.items(), ("evil", evil)])
-    elif where == 7:
-        value = {"model": model, "optimizer": {"state": {0: {"exp_avg": evil}}, "param_groups": []}}
-    else:
-        value = {"state_dict": nn.ParameterList([nn.Parameter(torch.ones(1))]), "e": evil}
+    nested = evil
+    for _ in range(rng.randint(1, 50)):
+        nested = rng.choice(([nested], (nested,), {"a": nested}))
+    value: Any = rng.choice(
+        (
+            evil,
+            [evil, model],
+            {"model": model, "args": argparse.Namespace(hook=[evil])},
+            {"model": {**model, "more": evil}},
+            {"model": model, "deep": nested},
+            {"model": model, "optimizer": {"state": {0: {"exp_avg": evil}}, "param_groups": []}},
+            {**content(), rng.choice(list(content())): evil},
+            OrderedDict([*model.items(), ("evil", evil)]),
+            {"state_dict": nn.ParameterList([nn.Parameter(torch.ones(1))]), "e": evil},
+        )
+    )
     path = folder / FILE
     how = rng.randrange(6)
     if how == 0:
