@@ -2,15 +2,11 @@
 
     python tests/faults/run.py [NAME...] [--trials N] [--seed S] [--record]
 
-A campaign is a file `campaign_NAME.py` anywhere below this folder with
-
-    TRIALS = 50                                    # unless --trials or FAULT_TRIALS say otherwise
-
-    def campaign(trials: int, seed: int, folder: Path) -> Iterator[Trial]: ...
-
-where `folder` is empty and temporary and each `Trial` (tests/helpers/campaign.py) says what was
-tried and what went wrong, if anything. The same seed gives the same trials. `tests` is no file: it
-runs every test that docs/reliability.toml names and counts its cases. Without a NAME all are run.
+A campaign is a file `campaign_NAME.py` anywhere below this folder with TRIALS, their number unless
+--trials says another, and `campaign(trials, seed, folder)`, which yields a `Trial` for each
+(tests/helpers/campaign.py); `folder` is empty and temporary. The same seed gives the same trials.
+`tests` is no file: it runs every test that docs/reliability.toml names and counts its cases.
+Without a NAME all are run.
 
 With --record each leaves benchmarks/results/DATE-faults-NAME.json, from which `make docs` fills the
 last column of docs/reliability.md. The status is 1 if anything failed.
@@ -30,7 +26,7 @@ import tempfile
 import time
 import tomllib
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +35,11 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(HERE.parent / "helpers"), str(HERE.parent / "training")]
 sys.path += sorted({str(path.parent) for path in HERE.glob("*/*.py")})  # what a campaign is made of
 
-from campaign import Trial  # noqa: E402 - found through the line above
+# Found through the lines above.
+import torch  # noqa: E402
+from campaign import Trial  # noqa: E402
+
+from tcformer.bench import record  # noqa: E402
 
 ALL_TESTS = "tests"
 
@@ -50,8 +50,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     names = [*files, ALL_TESTS]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
-    parser.add_argument("--trials", type=int, default=os.environ.get("FAULT_TRIALS") or None)
-    parser.add_argument("--seed", type=int, default=os.environ.get("FAULT_SEED") or 0)
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args(argv)
     for name in options.names:
@@ -59,16 +59,19 @@ def main(argv: list[str]) -> int:
             parser.error(f"there is no campaign {name!r}, only {', '.join(names)}")
     failed = 0
     for name in options.names or names:
-        begun = beginning(argv) if options.record else {}
+        begun = {}
+        if options.record:  # before a long campaign gives time to change the files
+            begun = record.begin([], torch.device("cpu"))
+            begun["command"] = shlex.join(["python", "tests/faults/run.py", *argv])
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix=f"tcf-faults-{name}-") as folder:
             if name == ALL_TESTS:
-                outcome = run_tests(tests_named(), Path(folder))
+                outcome = run_tests(Path(folder))
             else:
                 module = runpy.run_path(str(files[name]))
-                trials = int(options.trials or module["TRIALS"])
-                found = module["campaign"](trials, int(options.seed), Path(folder))
-                outcome = {"seed": int(options.seed), **counted(name, found)}
+                trials = options.trials or module["TRIALS"]
+                found = module["campaign"](trials, options.seed, Path(folder))
+                outcome = {"seed": options.seed, **counted(name, found)}
         outcome["seconds"] = round(time.monotonic() - began)
         print(f"{name}: {outcome['trials']} trials, {outcome['failures']} failures", flush=True)
         failed += outcome["failures"]
@@ -102,14 +105,13 @@ def counted(name: str, trials: Iterator[Trial]) -> dict[str, Any]:
     }
 
 
-def tests_named() -> list[str]:
-    """The tests that docs/reliability.toml names."""
+def run_tests(folder: Path) -> dict[str, Any]:
+    """Run the tests that docs/reliability.toml names, slow ones too, and count their cases.
+
+    A test of which nothing ran has failed.
+    """
     promises = tomllib.loads((ROOT / "docs" / "reliability.toml").read_text())["promise"]
-    return sorted({test for promise in promises for test in promise["tests"]})
-
-
-def run_tests(wanted: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Run tests, slow ones too, and count their cases; one of which nothing ran has failed."""
+    wanted = sorted({test for promise in promises for test in promise["tests"]})
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-m", "slow or not slow"),
         *("--junitxml", str(folder / "results.xml"), "-o", "junit_family=xunit1"),
@@ -143,20 +145,8 @@ def run_tests(wanted: Sequence[str], folder: Path) -> dict[str, Any]:
     }
 
 
-def beginning(argv: list[str]) -> dict[str, Any]:
-    """Machine, versions and commit, before a long campaign gives time to change the files."""
-    import torch
-
-    from tcformer.bench import record
-
-    command = shlex.join(["python", "tests/faults/run.py", *argv])
-    return record.begin([], torch.device("cpu")) | {"command": command}
-
-
 def keep(name: str, outcome: dict[str, Any]) -> None:
     """Write the record of a campaign; replaces today's."""
-    from tcformer.bench import record
-
     place = record.default_folder() / f"{outcome['date']}-faults-{name}.json"
     place.write_text(json.dumps({"campaign": name, **outcome}, indent=1) + "\n")
     print(f"{name}: record in {place.relative_to(ROOT)}", flush=True)

@@ -5,7 +5,6 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +41,10 @@ def state(original) -> dict[str, torch.Tensor]:
 def model() -> nn.Module:
     torch.manual_seed(4)
     return build()
+
+
+def probe() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
 
 
 def assert_same(model: nn.Module, state, but: tuple[str, ...] = ()) -> None:
@@ -239,12 +242,8 @@ def test_safetensors_round_trip(tmp_path, original, model, state):
     report = load_checkpoint(model, tmp_path / "w.safetensors")
     assert_same(model, state)
     assert report.epoch == 4
-    meta = read_checkpoint(tmp_path / "w.safetensors").meta
-    assert meta["model"] == "tcformer_nano"
-    assert meta["num_classes"] == "7"
-    assert meta["in_chans"] == "3"
-    assert meta["recipe"] == "digits"
-    assert meta["format"] == "pt"
+    told = {"model": "tcformer_nano", "num_classes": "7", "in_chans": "3", "recipe": "digits"}
+    assert told.items() <= read_checkpoint(tmp_path / "w.safetensors").meta.items()
     assert set(load_file(tmp_path / "w.safetensors")) == set(state)
 
 
@@ -437,47 +436,6 @@ def test_a_dict_that_contains_itself(model):
     loop: dict = {}
     loop["model"] = loop
     refused(model, loop, "no weights")
-
-
-def probe() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-
-
-def small_file(path: Path) -> bytes:
-    """A small file of each format that loads into the probe."""
-    content = {"model": probe().state_dict(), "epoch": 1, "args": argparse.Namespace(a=1)}
-    if path.suffix == ".pth":
-        torch.save(content, path, _use_new_zipfile_serialization=path.stem == "zip")
-    else:
-        save_weights(content["model"], path)
-    load_checkpoint(probe(), path)
-    return path.read_bytes()
-
-
-@pytest.mark.parametrize("name", ["zip.pth", "old.pth", "new.safetensors"])
-def test_truncated_files_never_load(tmp_path, name):
-    whole = small_file(tmp_path / name)
-    cuts = {len(whole) * tenth // 10 for tenth in range(10)} | {1, 4, 8, 9, 16, len(whole) - 1}
-    for cut in sorted(cuts):
-        (tmp_path / name).write_bytes(whole[:cut])
-        refused(probe(), tmp_path / name, name)
-
-
-@pytest.mark.parametrize("name", ["zip.pth", "old.pth", "new.safetensors"])
-def test_flipped_bytes_load_or_are_refused(tmp_path, name):
-    whole = small_file(tmp_path / name)
-    random = np.random.RandomState(1)
-    model, refusals = probe(), 0
-    for _ in range(60):
-        damaged = bytearray(whole)
-        for position in random.randint(0, len(whole), size=random.randint(1, 5)):
-            damaged[position] = random.randint(256)
-        (tmp_path / name).write_bytes(damaged)
-        try:
-            load_checkpoint(model, tmp_path / name)  # any other exception fails the test
-        except UserError:
-            refusals += 1
-    assert refusals > 6
 
 
 def test_numpy_scalars_beside_the_weights(tmp_path):

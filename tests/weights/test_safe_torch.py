@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -318,19 +317,16 @@ def test_files_of_others_need_no_checksum(tmp_path):
 HEADERS = [
     '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "__metadata__": {"x": 5}}',
     '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}',
-    '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}',
     '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 99]}}',
     '{"a": {"dtype": "F32", "shape": [4611686018427387905], "data_offsets": [0, 4]}}',
     '{"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}',
     '{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 4]}}',
-    '{"a": {"dtype": "F32", "shape": [1e0], "data_offsets": [0, 4]}}',
     '{"a": {"dtype": "F32", "shape": null, "data_offsets": [0, 4]}}',
     '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},'
     ' "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
     '{"\\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
     '{"a": ' + "[" * 5000,
     "{}",
-    '{"__metadata__": {}}',
     "{",
 ]
 
@@ -344,12 +340,3 @@ def test_hostile_headers_are_one_sentence(tmp_path, header):
         read_checkpoint(file)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400 + len(str(file))
-
-
-@pytest.mark.parametrize("length", [0, 7, 1 << 20, 1 << 39, (1 << 40) - 1, 1 << 63])
-def test_lengths_of_headers_that_cannot_be(tmp_path, length):
-    file = tmp_path / "a.safetensors"
-    text = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    file.write_bytes(length.to_bytes(8, "little") + text + np.float32(1).tobytes())
-    with pytest.raises(UserError):
-        read_checkpoint(file)
