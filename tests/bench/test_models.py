@@ -32,7 +32,6 @@ def test_traits():
     ("text", "says"),
     [
         ("tcformer_lihgt", "tcformer_light"),
-        ("pvt_v2_b9", "did you mean pvt_v2_b"),
         ("swin_tny_patch4_window7_224", "did you mean swin_tiny_patch4_window7_224"),
         ("tcformer+compiel", r"\+compile"),
         ("resnet50+published", "tcformer_light"),
@@ -50,7 +49,6 @@ def test_what_does_not_exist_is_a_sentence(text, says):
     [
         (["tcformer_light"], None, ["tcformer_light", "pvt_v2_b1"], "pvt_v2_b1"),
         (["resnet50", "tcformer"], None, ["resnet50", "tcformer", "pvt_v2_b2"], "pvt_v2_b2"),
-        (["resnet50", "pvt_v2_b1"], None, ["resnet50", "pvt_v2_b1"], "pvt_v2_b1"),
         (["tcformer", "pvt_v2_b2"], "tcformer", ["tcformer", "pvt_v2_b2"], "tcformer"),
         ([], "resnet50", ["tcformer", "resnet50"], "resnet50"),
         (["tcformer+compile", "tcformer"], None, ["tcformer+compile", "tcformer"], "tcformer"),
@@ -93,7 +91,6 @@ def test_every_model_of_ours_has_a_pvt_of_its_widths_and_depths():
         ("tcformer_nano+graph", Setting(torch.device("cuda"), "training"), "inference"),
         ("tcformer_nano+tf32+graph", Setting(torch.device("cuda")), "its own precision"),
         ("tcformer_nano+cast", Setting(CPU), "inference in bf16 or fp16"),
-        ("tcformer_nano+cast", Setting(CPU, "training", dtype="bf16"), "inference in bf16"),
     ],
 )
 def test_what_cannot_run_is_refused(name, setting, says):
@@ -281,11 +278,9 @@ def test_memory_machine_and_phases_of_a_gpu():
     assert models.peak(GPU, lambda: None) == models.Peak(50, 150)
     assert models.free_memory(GPU) == 1030  # what torch keeps for itself can be had as well
     found = provenance.machine(GPU)
-    assert (found["gpu"], found["gpu_memory_gib"], found["gpu_capability"]) == (
-        "a card",
-        128,
-        "9.0",
-    )
+    assert [found[f"gpu{name}"] for name in ("", "_memory_gib", "_capability")] == [
+        "a card", 128, "9.0",
+    ]  # fmt: skip
     network, images = models.create(parse("tcformer_nano"), SMALL), torch.randn(1, 3, 32, 32)
     times = models.phase_times(network, lambda call: network(images), device=GPU, rounds=2)
     assert list(times) == list(models.PHASES)

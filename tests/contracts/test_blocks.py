@@ -59,45 +59,28 @@ class Left(NamedTuple):
 
 
 WAYS: dict[str, Run | Read | Left] = {
-    r"make test\b": Left(
-        "run in a fresh clone by `contracts/test_readme.py::test_set_up_in_a_fresh_clone`"
-    ),
+    r"make test\b": Left("`contracts/test_readme.py::test_set_up_in_a_fresh_clone`"),
     r"make check\b": Left("what CI runs before this; it would run all linters once more"),
     r"make faults\b": Left("campaigns of minutes; their short forms are the tests of tests/faults"),
-    r"python examples/(\w+).py( --decoder|$)": Left(
-        "a minute each: `examples/test_they_learn.py::test_it_learns`"
-    ),
-    r"python benchmarks/learning.py ": Left(
-        "hours; an epoch of it by `contracts/test_learning.py::test_a_run_is_recorded_once`"
-    ),
+    r"python examples/(\w+).py( --decoder|$)": Left("`examples/test_they_learn.py`"),
+    r"python benchmarks/learning.py ": Left("`test_learning.py::test_a_run_is_recorded_once`"),
     r"tcformer train configs/digits/": Run(
         "--epochs 1 --warmup-epochs 0 --batch-size 512 --threads 1"
     ),
     r"tcformer evaluate configs/digits/": Run("--threads 1"),
-    r"tcformer (train|evaluate) configs/detection/\w+_shapes.py": Left(
-        "a minute each: `tasks/detection/test_run.py::test_it_learns`"
-    ),
-    r"sh dist_train.sh configs/detection/": Left(
-        "needs COCO and 8 GPUs; "
-        "`tasks/detection/test_run.py::test_every_recipe_builds_its_detector`"
-    ),
+    r"tcformer (train|evaluate) configs/detection/": Left("a minute each: `tasks/detection`"),
+    r"sh dist_train.sh configs/detection/": Left("needs COCO and 8 GPUs; `tasks/detection`"),
     r"pip install ": Left("installs; contracts/test_wheel.py does so where nothing is downloaded"),
-    r"python checks/gpu.py": Left(
-        "needs a GPU; quick, by `checks/test_gpu.py::test_every_part_in_the_interpreter`"
-    ),
+    r"python checks/gpu.py": Left("needs a GPU; quick, by `checks/test_gpu.py`"),
     r"pytest tests/ops/kernels": Left("part of the suite itself"),
     r"compute-sanitizer": Left("a program of the CUDA toolkit, for a GPU"),
     r"tcformer (?!train).*--pretrained\b": Read("downloads the authors' weights"),
-    r"tcformer bench --suite": Read(
-        "minutes; with --quick by `cli/test_bench.py::test_a_whole_suite_without_a_gpu`"
-    ),
+    r"tcformer bench --suite": Read("minutes; with --quick by `cli/test_bench.py`"),
     r"tcformer bench .*--device cuda": Read("needs a GPU"),
     r"tcformer bench --plot": Run(slow=False),
     r"tcformer bench --data$": Run("--quick --device cpu --threads 1"),
     r"tcformer bench --ops dpc_knn regroup$": Run("--quick --device cpu --threads 1"),
-    r"tcformer bench": Read(
-        "minutes; such runs on small ones by `cli/test_bench.py::test_figures_and_record`"
-    ),
+    r"tcformer bench": Read("minutes; such runs on small ones by `cli/test_bench.py`"),
     r"tcformer serve": Read("runs until it is stopped; tests/serve starts it"),
     r"tcformer evaluate work_dirs/segmentation_digits/": Run("--threads 1"),
     r"tcformer train configs/segmentation/digits.py$": Run(
@@ -133,9 +116,7 @@ WAYS: dict[str, Run | Read | Left] = {
     r"#!/bin/bash\n#SBATCH": Run(f"{TINY} --dry-run"),
     r"tcformer hub .*--push": Read("needs the network; `predict/test_hub.py::test_the_command`"),
     r"tcformer hub ": Run(slow=False),
-    r"tcformer export ": Read(
-        "half a minute: `export/test_formats.py::test_the_command_and_example_on_onnxruntime_only`"
-    ),
+    r"tcformer export ": Read("half a minute: `export/test_formats.py`"),
     r"python examples/onnx_deploy.py": Left("as `tcformer export`, by the same test"),
     r"tcformer show ": Run("--size 64 --model tcformer_nano --panel-size 64"),
     r"tcformer predict letters/": Run(),
