@@ -94,12 +94,14 @@ class Tab:
 
 @pytest.fixture
 def tab(browser, served):
+    errors = served.errors.read_text()
     opened = Tab(browser, served.url)
     yield opened
     hosts = {urlsplit(url).hostname for url in opened.requests if url.startswith("http")}
     assert hosts == {"127.0.0.1"}
     assert not [url for url in opened.requests if not url.startswith(("http", "data:", "blob:"))]
     assert opened.complaints == []
+    assert served.errors.read_text() == errors
     opened.page.close()
 
 
