@@ -22,15 +22,9 @@ def progress_bar(
 
     The bar appears with the first call, so a process that is not the main one draws none. The
     function takes the arguments of `rich.progress.Progress.update`: `advance` or `completed`,
-    `total`, `description`, and `numbers`, a text behind the bar.
-
-    Args:
-        total: how much there is to do; None where nobody knows.
-        label: what stands before the bar.
-        stream: where to draw; stderr by default.
-        wanted: True or False decides; None asks whether the stream is a terminal.
-        transient: the bar disappears at the end.
-        in_bytes: what is counted are bytes.
+    `total`, `description`, and `numbers`, a text behind the bar. `wanted` draws it or not; None
+    asks whether the stream, by default stderr, is a terminal. A `transient` bar disappears at the
+    end.
     """
     stream = stream or sys.stderr
     if not (stream.isatty() if wanted is None else wanted):

@@ -150,11 +150,8 @@ def show_progress(
 ) -> Iterator[Callable[[Progress], None]]:
     """Yield a callback for the training loop: a live bar on a terminal, else a line an epoch.
 
-    Args:
-        log: the run's log.txt, where the accuracy of finished epochs is read.
-        stream: where to draw; the standard output as it is now, so that it may be redirected
-            while the training prints its own lines.
-        live: whether to draw a bar; by default, if the stream is a terminal.
+    `log` is the run's log.txt, where the accuracy of finished epochs is read. The stream is the
+    standard output as it is now: it may be redirected while the training prints its own lines.
     """
     stream = stream or sys.stdout
     live = stream.isatty() if live is None else live

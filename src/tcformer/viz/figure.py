@@ -235,13 +235,9 @@ class Figure:
     ) -> Row:
         """A row that shows what the token at a point looks at, in every stage.
 
-        Args:
-            point: where the token lies.
-            cell_to_key: for each stage (H0*W0,) integers, the key that stands for each cell; -1
-                for none.
-            weights: for each stage (K,) float, the attention of the token at the point.
-            captions: of the panels; by default the number of keys.
-            color: of the point and of the token.
+        `cell_to_key` holds for each stage (H0*W0,) integers, the key that stands for each cell, -1
+        for none; `weights` (K,) float, the attention of the token at the point. Captions tell the
+        number of keys by default.
         """
         tokens, panels = self.tokens_at(point), []
         for stage, (cells, keys, weight) in enumerate(
@@ -427,17 +423,9 @@ def token_row(
 ) -> Row:
     """The image and, to its right, the same image painted by the tokens of each stage.
 
-    Args:
-        image: (H, W, 3) uint8, the image that the network saw.
-        cell_maps: for each stage the integers (H0*W0,) of this image,
-            ``[tokens.layout.cell_to_token[b] for tokens in model.forward_tokens(batch)]``.
-        title: caption of the image itself.
-        fill: as in `Figure.draw`.
-        panel_size: length of a panel's longer side in pixels, about; images are enlarged by a
-            whole factor, 2 or more.
-        outline: as in `paint_tokens`.
-        edge_color: as in `paint_tokens`.
-        width: as in `paint_tokens`.
+    The image is (H, W, 3) uint8 as the network saw it, the maps are those of `layout_maps`. `fill`
+    is a kind of `Figure.draw`; outlines are those of `paint_tokens`. A panel's longer side has
+    about `panel_size` pixels: images are enlarged by a whole factor, 2 or more.
     """
     pixels = as_rgb(image)
     seen: Size = pixels.shape[0], pixels.shape[1]
