@@ -305,6 +305,23 @@ def _put_thing(picture: NDArray[np.floating], draw: np.random.RandomState) -> No
     picture[inside] = (color + light[..., None])[inside]
 
 
+def stream(split: str, number: int, index: int) -> np.random.RandomState:
+    """Random numbers to draw one image with: those of `number` and `index` to validate on.
+
+    Training draws each image anew from NumPy's global generator, which `SeededDataset` seeds from
+    (seed, epoch, index): there are as many images as one asks for.
+    """
+    if split == "train":
+        return np.random.RandomState(np.random.randint(2**31))
+    return np.random.RandomState([number, index])
+
+
+def grained(draw: np.random.RandomState, pixels: NDArray[np.floating]) -> Image.Image:
+    """An image with the noise of a sensor."""
+    noisy = pixels + draw.normal(0, 6, pixels.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
 def canvas(draw: np.random.RandomState, size: int) -> NDArray[np.float64]:
     """A background (size, size, 3), 0 to 130: dark colors mixed by smooth noise and stripes."""
     cells = draw.randint(2, 7)

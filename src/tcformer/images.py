@@ -53,7 +53,7 @@ of passes would keep the decoder busy for hours.
 """
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
-_STRETCHED = {"L;2": 3, "L;4": 15}  # Pillow stretches greys of 2 and 4 bits to 0 ... 255
+_STRETCHED = {"L;2": 3, "L;4": 15}  # Pillow stretches grays of 2 and 4 bits to 0 ... 255
 _RENUMBERED = {
     **dict.fromkeys(("JPEG", "MPO", "JPEG2000"), "a JPEG, which changes numbers"),
     "GIF": "a GIF, whose writers renumber the palette",
@@ -172,7 +172,7 @@ def _from_array(values: Any) -> Image.Image:
         if values.is_floating_point():
             raise UnreadableImageError(
                 f"it is a tensor of {str(values.dtype).removeprefix('torch.')}; give uint8 from 0 "
-                "to 255, before any normalisation"
+                "to 255, before any normalization"
             )
         values = as_array(values)
     shape = values.shape
@@ -192,7 +192,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any opened image as 8-bit RGB, the way a person sees it.
 
     Turned as its EXIF data says (all eight orientations); transparent pixels composited over white;
-    16-bit grey scaled to 8 bits by its high byte, where Pillow alone would clip it; the first frame
+    16-bit gray scaled to 8 bits by its high byte, where Pillow alone would clip it; the first frame
     of an animation. Other modes as Pillow converts them.
 
     Raises:
@@ -211,7 +211,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_labels(data: bytes) -> np.ndarray:
-    """Decode an image whose pixels are numbers of classes: grey or indices into a palette.
+    """Decode an image whose pixels are numbers of classes: gray or indices into a palette.
 
     It is turned as its own EXIF data says, like the image that it belongs to.
 
@@ -226,7 +226,7 @@ def decode_labels(data: bytes) -> np.ndarray:
     def numbers(image: Image.Image) -> np.ndarray:
         if image.mode not in ("1", "L", "P", "I", *_SIXTEEN_BIT):
             raise NotLabelsError(
-                f"it holds {image.mode} pixels where one whole number for each is meant, grey or a "
+                f"it holds {image.mode} pixels where one whole number for each is meant, gray or a "
                 "palette's index"
             )
         why = _RENUMBERED.get(str(image.format))
@@ -261,8 +261,8 @@ class _Stored(NamedTuple):
     """How a file stores its pixels, which Pillow tells until they are loaded."""
 
     mode: str  # Pillow's name for it
-    most: int  # the largest grey, which Pillow stretches to that of 8 or 16 bits; 0 if it does not
-    inverted: bool  # greys of 16 bits count from white to black, and Pillow leaves it so
+    most: int  # the largest gray, which Pillow stretches to that of 8 or 16 bits; 0 if it does not
+    inverted: bool  # grays of 16 bits count from white to black, and Pillow leaves it so
 
 
 def _stored_as(image: Image.Image) -> _Stored:
@@ -305,7 +305,7 @@ def _to_8_bit(image: Image.Image, key: Any, stored: _Stored) -> Image.Image:
 
 
 def _sixteen_bits(values: np.ndarray, stored: _Stored) -> np.ndarray:
-    """Greys as uint16, 0 black."""
+    """Grays as uint16, 0 black."""
     if values.size and (values.min() < 0 or values.max() > 0xFFFF):
         raise UnreadableImageError("its pixels are 32-bit integers of unknown range")
     values = values.astype(np.uint16)
@@ -419,7 +419,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def _no_tolerance() -> Iterator[None]:
-    """PIL's tolerant mode, which fills missing rows with grey, off, whoever switched it on.
+    """PIL's tolerant mode, which fills missing rows with gray, off, whoever switched it on.
 
     It is given back by the last of several threads: the first would switch it on for the others.
     """

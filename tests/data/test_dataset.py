@@ -19,7 +19,7 @@ def test_a_file_that_went_away_counts_as_unreadable(folder):
 
 
 @pytest.mark.parametrize("decoder", ["pil", "torchvision"])
-def test_items_are_normalised_tensors(folder, decoder):
+def test_items_are_normalized_tensors(folder, decoder):
     root = folder({"val": {"a": 1}}, size=(50, 60))
     spec = DataSpec(data_path=str(root), decoder=decoder)
     item = build_dataset(spec, "val", eval_transform(TransformSpec(input_size=40)))[0]

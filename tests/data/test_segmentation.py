@@ -124,7 +124,7 @@ def smooth_pair(width, height):
 
 
 def test_image_and_labels_stay_together():
-    """Where a pixel came from can be read off its colour, and gives its label."""
+    """Where a pixel came from can be read off its color, and gives its label."""
     image, labels = smooth_pair(120, 90)
     spec = PixelSpec(64, scale=(0.5, 2.0), hflip=0.5, color_jitter=None)
     flipped = 0

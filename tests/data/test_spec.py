@@ -78,7 +78,7 @@ def test_digits_are_not_mirrored_unless_asked():
     assert TransformSpec(hflip=0.3).for_data_set("digits").hflip == 0.3
 
 
-def test_a_colour_jitter_without_effect_is_noted():
+def test_a_color_jitter_without_effect_is_noted():
     assert TransformSpec().notes() == []
     assert TransformSpec(color_jitter=0.2, aa=None).notes() == []
     assert "no effect" in TransformSpec(color_jitter=0.2).notes()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from tcformer.drawn import canvas
+from tcformer.drawn import canvas, grained, stream
 from tcformer.errors import UserError
 
 DIGITS_SEED = 0  # of the 80/20 split; fixed, so that accuracies compare
@@ -74,7 +74,7 @@ class DigitsSource:
 
 
 class FakeSource:
-    """Random colour patches: the same image for the same split and index, on every machine."""
+    """Random color patches: the same image for the same split and index, on every machine."""
 
     SIZE = 256
 
@@ -100,12 +100,11 @@ class FakeSource:
 class DigitScenesSource:
     """Canvases of `size` x `size` with two or three digits; 11 classes, 0 is the background.
 
-    Training draws each scene anew from NumPy's global generator, which `SeededDataset` seeds from
-    (seed, epoch, index): there are as many scenes as one asks for. Scenes to validate on are the
-    same for ever. Digits of the two come from the two halves of `DigitsSource`: none is in both.
+    Training draws each scene anew; those to validate on are the same for ever. Digits of the two
+    come from the two halves of `DigitsSource`: none is in both.
 
-    A digit's pixels are those with ink; its colour, size, angle and place are drawn, and a later
-    digit may cover an earlier one. What is behind is a mixture of two darker colours by smooth
+    A digit's pixels are those with ink; its color, size, angle and place are drawn, and a later
+    digit may cover an earlier one. What is behind is a mixture of two darker colors by smooth
     noise, with stripes and grain.
     """
 
@@ -123,11 +122,7 @@ class DigitScenesSource:
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The scene, RGB, and its labels (size, size) uint8."""
-        if self.split == "train":
-            draw = np.random.RandomState(np.random.randint(2**31))
-        else:
-            draw = np.random.RandomState([_VAL_STREAM, index])
-        size = self.size
+        draw, size = stream(self.split, _VAL_STREAM, index), self.size
         picture = canvas(draw, size)
         labels = np.zeros((size, size), np.uint8)
         for _ in range(draw.randint(2, 4)):
@@ -142,8 +137,7 @@ class DigitScenesSource:
             place = np.s_[max(0, top) : max(0, top) + height, max(0, left) : max(0, left) + width]
             picture[place] += ink[..., None] * (draw.uniform(150, 255, 3) - picture[place])
             labels[place][ink > _INK] = self.digits.labels[row] + 1
-        picture += draw.normal(0, 6, picture.shape)
-        return Image.fromarray(picture.clip(0, 255).astype(np.uint8)), labels
+        return grained(draw, picture), labels
 
 
 def _inked(digit: np.ndarray, draw: np.random.RandomState, size: int) -> np.ndarray:

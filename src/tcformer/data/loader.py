@@ -162,9 +162,9 @@ _child_handler: Any = None
 
 
 def check_workers() -> None:
-    """Raise if a worker of any loader of this process has died; a loader is told of once.
+    """Raise if a worker of any loader of this process has died, once for each loader.
 
-    Loaders do so whenever they are asked for a batch; whoever asks for no more calls this.
+    Loaders do so whenever they are asked for a batch; call it when you ask for no more.
 
     Raises:
         UserError: one has died.
@@ -198,10 +198,9 @@ class _WorkerDied(Exception):
 
 @contextmanager
 def _awaited(*, interruptible: bool) -> Iterator[None]:
-    """Around what waits for workers: turns what their death looks like into a sentence.
+    """Turn the death of workers that the block waits for into a sentence.
 
-    Args:
-        interruptible: whether a death may end the block at once, by an exception at any place.
+    Where it is `interruptible`, a death ends the block at once, by an exception at any place.
     """
     global _interruptible
     check_workers()
@@ -233,11 +232,7 @@ def _within_patience(found: Callable[[], Any]) -> bool:
 
 
 def _defer_deaths() -> None:
-    """Keep torch's handler of SIGCHLD from raising wherever the program happens to be.
-
-    A RuntimeError in the middle of a save or of the end of a run is not one sentence, and a
-    destructor swallows it.
-    """
+    """Keep torch's handler of SIGCHLD from raising in the middle of a save or in a destructor."""
     global _child_handler
     theirs = signal.getsignal(signal.SIGCHLD)
     if threading.current_thread() is not threading.main_thread() or not callable(theirs):
@@ -281,18 +276,15 @@ class BatchLoader:
     """Iterable over `Batch`; see `build_loader`.
 
     Attributes:
-        sampler: the sampler given.
         num_corrupt: unreadable images met since iteration began; unlike the sum over the batches it
             also counts those of a batch that had no readable image at all.
-        workers: the processes that load, once iteration has begun.
-        told: whether `check_workers` has raised for one of them.
     """
 
     def __init__(self, loader: DataLoader, sampler: Any, report: Callable[[str], None]) -> None:
         self.sampler = sampler
         self.num_corrupt = 0
-        self.workers: list[Any] = []  # multiprocessing's processes
-        self.told = False  # whether the death of one has been
+        self.workers: list[Any] = []  # the processes that load, once iteration has begun
+        self.told = False  # whether `check_workers` has raised for one of them
         self._loader = loader
         self._report = report
         self._named: set[int] = set()

@@ -36,19 +36,10 @@ class Mixer:
     def __call__(
         self, images: Tensor, targets: Tensor, *, epoch: int, batch: int, rank: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Mix in place.
+        """Mix images (B, C, H, W) in place; epoch, batch (of the epoch) and rank name the draws.
 
         Images are paired first with last, second with last but one, and so on. In a batch of odd
-        size (an unreadable image was left out) the last image stays unmixed: timm's pairing would
-        mix the middle one with itself, which is the same for the one image that has no partner.
-
-        Args:
-            images: (B, C, H, W) float, overwritten.
-            targets: (B,) int64.
-            epoch: with `batch` and `rank`, names the draws.
-            batch: number of the batch within the epoch, counted from the epoch's beginning, not
-                from where the run resumed.
-            rank: the process.
+        size (an unreadable image was left out) the last image stays unmixed.
 
         Returns:
             The images, and (B, num_classes) float32 soft targets that sum to one.

@@ -58,7 +58,7 @@ class MaskFolderSource(FileSource):
     Below the data path lie `images/` and `annotations/`, each with `train/` and `val/` (or
     `training/` and `validation/`), and `classes.txt` with a name a line, the first one that of
     number 0. A mask has the name of its image, in any image format but JPEG and GIF, which change
-    numbers; its pixels are grey of up to 16 bits or indices into a palette. 255 counts nowhere;
+    numbers; its pixels are gray of up to 16 bits or indices into a palette. 255 counts nowhere;
     where there are more than 255 classes, 65535 does.
 
     With `reduce_zero_label` 0 is unlabeled in the files, and the first class is 1.
@@ -294,7 +294,7 @@ class PixelSpec(Section):
 
 
 class TrainPair:
-    """Resize by a drawn factor, crop, flip, distort colours, normalise, pad.
+    """Resize by a drawn factor, crop, flip, distort colors, normalize, pad.
 
     Draws from NumPy's global generator; wrap the data set in `SeededDataset`.
 
@@ -323,7 +323,7 @@ class TrainPair:
         right, below = (spec.input_size - side for side in (labels.shape[1], labels.shape[0]))
         pad = torch.nn.functional.pad
         targets = torch.from_numpy(labels.astype(np.int32))
-        # Nothing is known outside: the mean colour, and no label.
+        # Nothing is known outside: the mean color, and no label.
         outside = (0, right, 0, below)
         return pad(normal, outside), pad(targets, outside, value=self.ignore)
 
@@ -368,7 +368,7 @@ def _scaled(size: tuple[int, int], short: int, factor: float = 1.0) -> tuple[int
 def distort(pixels: np.ndarray, strength: float) -> np.ndarray:
     """Change brightness, contrast, saturation and hue, each with probability 0.5.
 
-    Contrast comes before or after the other two colours, as drawn. Source: SSD (Liu et al., ECCV
+    Contrast comes before or after the other two colors, as drawn. Source: SSD (Liu et al., ECCV
     2016); at strength 0.5 the amounts are those (32 of 255, 0.5 to 1.5 twice, 18 of 180 degrees).
 
     Args:

@@ -2,7 +2,7 @@
 
 Every transform takes an RGB PIL image or a (3, H, W) uint8 tensor (`--decoder torchvision`) and
 returns a (C, S, S) float32 tensor. Random draws are made in the same order for both, so both
-decoders see the same crops, flips and policies for the same seed. RandAugment and colour jitter are
+decoders see the same crops, flips and policies for the same seed. RandAugment and color jitter are
 defined on PIL images: a tensor is converted after cropping, when it is small.
 """
 
@@ -90,7 +90,7 @@ class Resize:
 
 
 class FitSquare:
-    """Leave an image of size x size as it is; resize and centre-crop any other to it.
+    """Leave an image of size x size as it is; resize and center-crop any other to it.
 
     The published recipe has no such step for inputs of 32 px or less: it works on images that have
     the input size already (CIFAR), and fails on others.
@@ -107,7 +107,7 @@ class FitSquare:
 
 
 def train_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
-    """The training transform: crop, flip, policy or jitter, tensor, normalise, erase.
+    """The training transform: crop, flip, policy or jitter, tensor, normalize, erase.
 
     Draws from Python's, NumPy's and torch's global generators; wrap the data set in `SeededDataset`
     to make it a function of the key. Call `spec.for_data_set(...)` first: digits are not mirrored.
@@ -120,7 +120,7 @@ def train_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
         color_jitter=spec.color_jitter or None,
         auto_augment=spec.aa,
         interpolation=spec.train_interpolation,
-        # The policy fills with the mean colour, so it needs three channels even for one.
+        # The policy fills with the mean color, so it needs three channels even for one.
         mean=spec.norm_mean if spec.in_chans == 3 else spec.norm_mean * 3,
         std=spec.norm_std if spec.in_chans == 3 else spec.norm_std * 3,
         re_prob=spec.reprob,
@@ -138,7 +138,7 @@ def train_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
         timm_crop = geometry[0]
         crop = [CropResize(spec.input_size, timm_crop.scale, timm_crop.ratio)]
         crop[0].interpolation = timm_crop.interpolation
-    erase = final[2:]  # after timm's own tensor conversion and normalisation
+    erase = final[2:]  # after timm's own tensor conversion and normalization
     return transforms.Compose(
         [
             *crop,
@@ -151,7 +151,7 @@ def train_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
 
 
 def eval_transform(spec: TransformSpec) -> Callable[[Any], Tensor]:
-    """The evaluation transform: short side to int(256/224*S) bicubic, centre crop, normalise.
+    """The evaluation transform: short side to int(256/224*S) bicubic, center crop, normalize.
 
     At 32 px or less there is no resizing of images that have the input size already.
     """

@@ -58,7 +58,7 @@ def test_half_body():
         np.testing.assert_allclose(
             half.crop.size, 1.5 * np.array([max(w, 0.75 * h)] * 2) / [1, 0.75]
         )
-    # Two labelled points of the upper half are not enough to prefer it, but the best there is.
+    # Two labeled points of the upper half are not enough to prefer it, but the best there is.
     few = person([0, 1, 12])
     np.testing.assert_allclose(
         half_body(few, WHOLE.upper, False, 0.75).crop.center, few.points[:2].mean(0)

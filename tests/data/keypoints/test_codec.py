@@ -110,7 +110,7 @@ def test_targets_of_the_published_recipe():
     target, weight = CLASSIC.encode(points, visible)
     assert target.dtype == np.float32
     # Peaks 6, 7 and 8 cells outside: a column is left, nothing is (but it counts, as published),
-    # left out. The last keypoint is not labelled.
+    # left out. The last keypoint is not labeled.
     assert weight.tolist() == [1, 1, 1, 1, 0, 0]
     assert np.unravel_index(target[0].argmax(), (64, 48)) == (15, 25)
     assert target[0].max() == 1

@@ -212,7 +212,7 @@ def test_subsets_of_the_conversion(wflw):
         WflwSource(str(wflw[1]), "val")
 
 
-def test_faces_with_landmarks_that_are_not_labelled(wflw):
+def test_faces_with_landmarks_that_are_not_labeled(wflw):
     """Those lie at (0, 0), which must not widen the face; nobody looks for a crowd or a blank."""
     path = wflw[1] / "annotations" / "face_landmarks_wflw_test.json"
     content = json.loads(path.read_text())

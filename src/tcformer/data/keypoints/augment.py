@@ -26,7 +26,7 @@ class Pose(NamedTuple):
 
     crop: Crop
     points: np.ndarray  # (K, 2) float64, pixels of the photograph
-    visible: np.ndarray  # (K,) float64, above zero where labelled
+    visible: np.ndarray  # (K,) float64, above zero where labeled
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From a box in a photograph to the network's input and back: one affine map and its inverse.
 
-Coordinates are pixels, (x, y), with whole numbers at the centres of pixels. `Crop` keeps the
-centre of a box and its size after padding; where the map's zero lies differs between the published
+Coordinates are pixels, (x, y), with whole numbers at the centers of pixels. `Crop` keeps the
+center of a box and its size after padding; where the map's zero lies differs between the published
 convention and UDP, which `unbiased` chooses:
 
 * published (MMPose 0.x): W input columns cover the width of the box, with no half-pixel term: the

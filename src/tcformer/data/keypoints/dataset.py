@@ -25,7 +25,7 @@ KEYPOINT_SETS = ("COCO-WholeBody", "WFLW", "sticks")
 class KeypointBatch(NamedTuple):
     """A batch of people."""
 
-    images: Tensor  # (B, 3, H, W) float32, normalised
+    images: Tensor  # (B, 3, H, W) float32, normalized
     targets: Tensor  # (B, K, h, w) float32; (B, 0) in evaluation
     weights: Tensor  # (B, K) float32; (B, 0) in evaluation
     indices: Tensor  # (B,) int64, positions in the data set

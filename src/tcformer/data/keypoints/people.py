@@ -42,7 +42,7 @@ class Subject(NamedTuple):
     number: int  # id of a face's annotation; otherwise position in the file
     box: np.ndarray  # (4,) float64: x, y, width, height
     points: np.ndarray  # (K, 2) float64, pixels; zeros for a detected box
-    visible: np.ndarray  # (K,) float64, above zero where labelled
+    visible: np.ndarray  # (K,) float64, above zero where labeled
     score: float  # of the box; 1 for an annotated one
 
 
@@ -338,7 +338,7 @@ def measurable_faces(truth: Truth, *, unit: bool = True) -> tuple[Truth, LeftOut
 
 
 def _face(note: Mapping[str, Any]) -> Subject:
-    """A square around the labelled landmarks, of whole pixels."""
+    """A square around the labeled landmarks, of whole pixels."""
     points = points_of(note, "keypoints")
     seen = points[points[:, 2] > 0, :2]  # those that are not stand at (0, 0)
     low, high = np.floor(seen.min(0)), np.ceil(seen.max(0))

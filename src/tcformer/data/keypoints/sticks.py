@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from tcformer.data.keypoints import layout
 from tcformer.data.keypoints.annotations import Truth
 from tcformer.data.keypoints.people import Subject
-from tcformer.drawn import canvas
+from tcformer.drawn import canvas, grained, stream
 from tcformer.images import LeftOut
 
 TRAIN_FIGURES, VAL_FIGURES = 1024, 128
@@ -26,9 +26,8 @@ _ARM_RANGE, _BEND, _THIGH_RANGE, _KNEE = (15, 150), (-60, 60), (5, 55), (-25, 25
 class SticksSource:
     """Canvases of 128 x 128 pixels with a stick figure of eleven keypoints.
 
-    Training draws each figure anew from NumPy's global generator, which `SeededDataset` seeds from
-    (seed, epoch, index). Figures to validate on are the same for ever. Left and right can be told
-    by where the limbs are, so a mirrored figure is as good as any.
+    Training draws each figure anew; those to validate on are the same for ever. Left and right can
+    be told by where the limbs are, so a mirrored figure is as good as any.
     """
 
     padding = 1.25
@@ -50,10 +49,7 @@ class SticksSource:
 
     def subject(self, index: int) -> Subject:
         """The figure; in training another one at each call, and `read` gives its picture."""
-        if self.split == "train":
-            draw = np.random.RandomState(np.random.randint(2**31))
-        else:
-            draw = np.random.RandomState([_VAL_STREAM, index])
+        draw = stream(self.split, _VAL_STREAM, index)
         points, unit = _figure(draw)
         self._drawn = (index, _picture(draw, points, unit))
         margin = 0.3 * unit
@@ -102,7 +98,7 @@ def _figure(draw: np.random.RandomState) -> tuple[np.ndarray, float]:
 
 
 def _picture(draw: np.random.RandomState, points: np.ndarray, unit: float) -> Image.Image:
-    """The figure in a light colour on a dark canvas."""
+    """The figure in a light color on a dark canvas."""
     mask = Image.new("L", (SIZE * _FINER, SIZE * _FINER))
     pen = ImageDraw.Draw(mask)
     width = max(1, round(draw.uniform(0.08, 0.14) * unit * _FINER))
@@ -118,5 +114,4 @@ def _picture(draw: np.random.RandomState, points: np.ndarray, unit: float) -> Im
     share = np.asarray(mask.resize((SIZE, SIZE), Image.Resampling.BOX), np.float64)[..., None] / 255
     picture = canvas(draw, SIZE)
     picture += share * (draw.uniform(150, 255, 3) - picture)
-    picture += draw.normal(0, 6, picture.shape)
-    return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+    return grained(draw, picture)
