@@ -99,30 +99,23 @@ def test_damaged_lists_are_refused_with_a_sentence(inat, damage, says):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "a\0b", "\ud800", "", 5]
-)
-def test_names_that_lead_out_or_nowhere_are_refused(tmp_path, name):
+WRONG_NAMES = ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "a\0b", "\ud800", "", 5]
+WRONG = [("images", "file_name", name) for name in WRONG_NAMES]
+WRONG += [
+    ("annotations", key, value) for key in ("image_id", "category_id") for value in ([1], 1.5)
+]
+
+
+@pytest.mark.parametrize(("table", "field", "wrong"), WRONG)
+def test_names_that_lead_out_and_ids_that_are_none_are_refused(tmp_path, table, field, wrong):
     lists = {
-        "categories.json": [{"id": 0, "name": "s"}],
-        "val2018.json": {
-            "images": [{"id": 0, "file_name": name}],
-            "annotations": [{"image_id": 0, "category_id": 0}],
-        },
+        "images": [{"id": 0, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 0, "category_id": 0}],
     }
-    for file, value in {**lists, "train2018.json": lists["val2018.json"]}.items():
-        (tmp_path / file).write_text(json.dumps(value))
-    with pytest.raises(UserError, match="a file name below --data-path"):
-        build_dataset(DataSpec(str(tmp_path), "INAT"), "val")
-
-
-@pytest.mark.parametrize("wrong", [[1], {"a": 1}, None, 1.5])
-@pytest.mark.parametrize("field", ["image_id", "category_id"])
-def test_ids_that_are_none_are_refused(tmp_path, wrong, field):
-    note = {"image_id": 0, "category_id": 0, field: wrong}
-    value = {"images": [{"id": 0, "file_name": "a.jpg"}], "annotations": [note]}
+    lists[table][0][field] = wrong
     (tmp_path / "categories.json").write_text('[{"id": 0, "name": "s"}]')
     for file in ("train2018.json", "val2018.json"):
-        (tmp_path / file).write_text(json.dumps(value))
-    with pytest.raises(UserError):
-        build_dataset(DataSpec(str(tmp_path), "INAT"), "val")
+        (tmp_path / file).write_text(json.dumps(lists))
+    words = "a file name below --data-path" if table == "images" else "annotation|category"
+    with pytest.raises(UserError, match=words):
+        build(tmp_path)
