@@ -87,7 +87,9 @@ WAYS: dict[str, Run | Read | Left] = {
         "--epochs 1 --warmup-epochs 0 --steps-per-epoch 1 --batch-size 2 --threads 1"
     ),
     r"python examples/letters.py": Run("--val 5"),
-    r"tcformer train configs/finetuning/.*(frozen|scratch)$": Run("--threads 1 --dry-run"),
+    r"tcformer train configs/finetuning/.*(frozen|scratch)$": Run(
+        "--batch-size 4 --threads 1 --dry-run"
+    ),
     r"tcformer train configs/finetuning/letters.py": Run(
         "--epochs 1 --warmup-epochs 0 --threads 1"
     ),
