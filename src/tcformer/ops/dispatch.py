@@ -93,14 +93,8 @@ def resolve(
     """Resolve "auto" to the fastest backend; an explicit request is never replaced.
 
     While a graph is exported "auto" means "export", which other programs can read, or "eager" for
-    ops whose plain PyTorch they can read as it is.
-
-    Args:
-        op: name of the op, for the message.
-        impl: "auto" or one of ``backends`` (or an old name of one).
-        backends: the names that exist, fastest first.
-        device: where the tensors are.
-        unsupported: backend -> why it cannot take these arguments (a clause), or None if it can.
+    ops whose plain PyTorch they can read as it is. ``backends`` names the fastest first, and
+    ``unsupported`` says in a clause why one cannot take these arguments.
 
     Raises:
         ValueError: ``impl`` names none of them, or one that cannot run here.
@@ -170,11 +164,7 @@ _plain: frozenset[str] = frozenset()
 
 @contextlib.contextmanager
 def plain_pytorch(*ops: str) -> Iterator[None]:
-    """Within, "auto" means plain PyTorch: for tools that watch its operators run, or compare.
-
-    Args:
-        ops: names of the ops that this is about; all of them when left out.
-    """
+    """Within, "auto" means plain PyTorch for these ops, or for all when none is named."""
     global _plain
     before, _plain = _plain, frozenset(ops or (*OPS, "merge_tokens"))
     try:
@@ -243,20 +233,10 @@ def operator(
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., Any] | None = None,
 ) -> Any:
-    """Register an operator of PyTorch that a compiled graph holds as one node.
+    """Register ``torch.ops.tcformer.<name>``, which a compiled graph holds as one node.
 
-    Args:
-        schema: its name and types, as ``torch.library`` reads them.
-        run: what computes it.
-        shapes: makes outputs of the right shape and dtype, for tracing.
-        key: dispatch key of ``run``: "CPU" for kernels on the CPU.
-        flops: formula for torch's FLOP counter.
-        raw_flops: whether the formula takes tensors rather than shapes.
-        backward: its gradient, as ``torch.library.register_autograd`` takes it.
-        setup_context: what the gradient remembers.
-
-    Returns:
-        The operator, ``torch.ops.tcformer.<name>``.
+    ``run`` computes it under a dispatch ``key``, ``shapes`` makes empty outputs for tracing, and
+    ``flops`` is its formula for torch's FLOP counter, of tensors or (not ``raw_flops``) of shapes.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema)

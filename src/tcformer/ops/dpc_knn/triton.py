@@ -257,14 +257,10 @@ def compact(
     strict: bool = False,
     like: Tensor,
 ) -> _Rows:
-    """List tokens of every image, each of ``like`` (B, N, ...) or only those with a flag.
+    """List tokens of every image of ``like`` (B, N, ...), or only those with a flag (B, N).
 
-    Args:
-        flag: (B, N) bool, or None for all.
-        found: list only tokens whose answer at ``place`` is not proved by the radius.
-        place: in the list of what was found.
-        strict: an answer is proved only if all others are farther, not just as far.
-        like: tells batch, tokens and device.
+    With ``found`` only those whose answer at ``place`` the radius does not prove; ``strict`` asks
+    for all others to be farther, not just as far.
     """
     batch, num_tokens = like.shape[:2]
     rows = _Rows(

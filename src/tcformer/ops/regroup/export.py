@@ -76,12 +76,8 @@ def plan_lists(
 ) -> ExportPlan:
     """The unweighted plan of lists that are as long for every destination.
 
-    Args:
-        sources: (B, D, L) int64; any source where the entry is not valid.
-        valid: (D, L) bool, the same for every image.
-        num_src: S.
-        eps: added to every number of entries.
-        dtype: of the weights.
+    ``sources`` (B, D, L) int64 may hold anything where ``valid`` (D, L), the same for every image,
+    is False.
     """
     weight = valid.to(dtype)
     total = weight.sum(dim=1)[None] + eps

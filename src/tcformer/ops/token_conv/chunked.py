@@ -44,15 +44,8 @@ def token_mlp(
 ) -> Tensor:
     """``fc2(token_conv(fc1(x), gelu=True))``, chunk by chunk; one operator of a compiled graph.
 
-    Args:
-        x: (B, N, C) float32 or bfloat16 on the CPU.
-        plan: between the tokens and the map, of the C++ kernels.
-        fc1: weight (hidden, C) and bias of the first linear layer.
-        conv: weight, bias and skip of the convolution; skip may be None.
-        fc2: weight (C, hidden) and bias of the second linear layer.
-
-    Returns:
-        (B, N, C).
+    ``x`` (B, N, C) is float32 or bfloat16 on the CPU. The layers are their weights and biases, and
+    the skip of the convolution.
     """
     if torch.compiler.is_compiling():
         lists = cpp.plan_tensors(plan)
@@ -69,19 +62,8 @@ def token_mlp(
 
 
 @torch.no_grad()
-def _token_mlp(
-    x: Tensor,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    skip: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor,
-    plan: list[Tensor],
-    height: int,
-    width: int,
-) -> Tensor:
+def _token_mlp(x: Tensor, *arguments: Any) -> Tensor:
+    weight1, bias1, weight, bias, skip, weight2, bias2, plan, height, width = arguments
     token_map = _token_map(plan, x.shape[1], (height, width))
     return token_mlp(x, token_map, (weight1, bias1), (weight, bias, skip), (weight2, bias2))
 

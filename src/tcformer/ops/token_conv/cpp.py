@@ -76,18 +76,9 @@ def plan_tensors(plan: TokenMap) -> list[Tensor]:
 
 class _TokenConv(torch.autograd.Function):
     @staticmethod
-    def forward(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        skip: Tensor | None,
-        map_size: tuple[int, int],
-        gelu: bool,
-        *plan: Tensor,
-    ) -> Tensor:
-        out: Tensor = torch.ops.tcformer.token_conv(
-            x, weight, bias, skip, list(plan), *map_size, gelu
-        )
+    def forward(x: Tensor, *arguments: Any) -> Tensor:
+        weight, bias, skip, map_size, gelu, *plan = arguments
+        out: Tensor = torch.ops.tcformer.token_conv(x, weight, bias, skip, plan, *map_size, gelu)
         return out
 
     @staticmethod
