@@ -323,8 +323,8 @@ def tokens() -> str:
         for name, networks in kinds(record).items():
 
             def told(form: str, *path: str, networks: list[Record] = networks) -> str:
-                (*of, whats) = path
-                return form.format(*(correlation(networks, *of, what) for what in whats.split()))
+                (*of, words) = path
+                return form.format(*(correlation(networks, *of, what) for what in words.split()))
 
             quantiles = [network["stages"][0]["area"]["quantiles"] for network in networks]
             rows.append(
