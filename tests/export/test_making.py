@@ -1,5 +1,6 @@
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tcformer import export
 from tcformer.errors import UserError
 from tcformer.export import formats, making
 from tcformer.export.contract import ExportedNetwork
+from tcformer.zoo import create_model
 
 ROOT = Path(__file__).parents[2]
 SIZE = (32, 48)
@@ -114,10 +116,6 @@ def test_what_does_not_fit_is_refused_at_once(loaded, tmp_path, monkeypatch, arg
 
 
 def test_networks_that_cannot_be_exported(loaded, backbone, tmp_path):
-    from dataclasses import replace
-
-    from tcformer.zoo import create_model
-
     out = tmp_path / "a.pt2"
     with pytest.raises(UserError, match="no classifier"):
         export.export(backbone, out)
@@ -157,8 +155,6 @@ def test_even_pictures_are_part_of_every_check():
 
 
 def test_pixels_are_what_the_network_would_have_seen(loaded, contract):
-    from dataclasses import replace
-
     drawn = drawings.scenes(SIZE, 2)
     pixels = making._as_input(loaded, replace(contract, input="pixels"), drawn)
     assert np.array_equal(pixels, drawn)

@@ -12,17 +12,16 @@ smp = pytest.importorskip(
 )
 
 
-@pytest.mark.parametrize("name", ["tcformer_nano", "tcformer_light"])
 @pytest.mark.parametrize("decoder", ["FPN", "UPerNet"])
-def test_one_step_reaches_every_parameter(decoder, name):
+def test_one_step_reaches_every_parameter(decoder):
     torch.manual_seed(0)
-    model = getattr(smp, decoder)(f"tu-{name}", encoder_weights=None, classes=5).train()
+    model = getattr(smp, decoder)("tu-tcformer_nano", encoder_weights=None, classes=5).train()
     images, labels = torch.randn(2, 3, 64, 96), torch.randint(5, (2, 64, 96))
     assert model(images).shape == (2, 5, 64, 96)
     train_one_step(model, lambda: cross_entropy(model(images), labels))
 
 
-@pytest.mark.parametrize("decoder", ["FPN", "UPerNet", "Unet", "Segformer"])
+@pytest.mark.parametrize("decoder", ["Unet", "Segformer"])
 @torch.no_grad()
 def test_oblong_images(decoder):
     model = getattr(smp, decoder)("tu-tcformer_nano", encoder_weights=None, classes=2).eval()

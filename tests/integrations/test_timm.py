@@ -35,7 +35,7 @@ class Decoder(nn.Module):
         return sum(nn.functional.interpolate(m, size=size) for m in maps)
 
 
-@pytest.mark.parametrize("out_indices", [(0, 1, 2, 3), (1, 3), (0, 2), (0,)])
+@pytest.mark.parametrize("out_indices", [(0, 1, 2, 3), (1, 3)])
 def test_one_step_reaches_every_parameter(out_indices):
     torch.manual_seed(0)
     model = Decoder(out_indices).train()

@@ -31,11 +31,9 @@ def folders(root, names=tuple(NATURAL), count=3):
         for name in names:
             (root / split / name).mkdir(parents=True)
             for i in range(count):
-                pixels = np.array(COLORS.get(name, (9, 9, 9))) + random.randint(
-                    -25, 25, (32, 32, 3)
-                )
-                image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-                image.save(root / split / name / f"{i}.png")
+                noise = random.randint(-25, 25, (32, 32, 3))
+                pixels = (np.array(COLORS.get(name, (9, 9, 9))) + noise).clip(0, 255)
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i}.png")
     return root
 
 
@@ -103,8 +101,9 @@ def test_a_class_that_the_file_does_not_know_is_named(network, file, tmp_path):
     for source in (file, content_of(network, tmp_path / "run.pth")):
         with pytest.raises(UserError, match="'zebra'"):
             measured(data, source)
+    resumed = {**SMALL, "resume": str(tmp_path / "run.pth")}
     with pytest.raises(UserError, match="'zebra'"):
-        run(build({**SMALL, "data_path": str(data), "resume": str(tmp_path / "run.pth")}))
+        run(build({**resumed, "data_path": str(data)}))
     (data / "val/zebra").rename(data / "val/10")
     (data / "train/zebra").rename(data / "train/10")
     folders(tmp_path / "more", ["0", "2", "10", "zebra"])
@@ -112,11 +111,7 @@ def test_a_class_that_the_file_does_not_know_is_named(network, file, tmp_path):
         measured(tmp_path / "more", file)
     folders(tmp_path / "less", ["0", "2"])
     with pytest.raises(UserError, match=r"3 classes, but the data .* has 2.*'10'"):
-        run(
-            build(
-                {**SMALL, "data_path": str(tmp_path / "less"), "resume": str(tmp_path / "run.pth")}
-            )
-        )
+        run(build({**resumed, "data_path": str(tmp_path / "less")}))
 
 
 def content_of(network, path, **more):
@@ -137,10 +132,8 @@ def test_a_resumed_run_keeps_the_numbers_of_its_classes(data, tmp_path, capsys):
     task.follow({"classes": NATURAL}, task.model.state_dict(), "x.pth")
     for batch in task.batches(0, 0):
         for index, target in zip(batch.indices, batch.targets, strict=True):
-            assert (
-                NATURAL[target]
-                == task.describe(batch._replace(indices=index[None]))[0].split("/")[-2]
-            )
+            file = task.describe(batch._replace(indices=index[None]))[0]
+            assert file.split("/")[-2] == NATURAL[target]
 
 
 def test_finetuning_keeps_a_classifier_of_the_same_names_alone(data, network, file, tmp_path):

@@ -180,8 +180,8 @@ def keypoint_rcnn(
         backbone: as for :func:`mask_rcnn`.
         num_classes: with the background.
         num_keypoints: of every object (17 for COCO's persons).
-        pretrained: load the published ImageNet weights of the named backbone.
-        anchor_scale: side of a level's anchor over its stride.
+        pretrained: as for :func:`mask_rcnn`.
+        anchor_scale: as for :func:`mask_rcnn`.
         **options: of :class:`torchvision.models.detection.KeypointRCNN`.
 
     Raises:
@@ -246,18 +246,15 @@ def _fix_scales(pool: nn.Module, features: TokenPyramid) -> None:
     Otherwise it guesses them, once for ever, from the first batch's height without the padding:
     after one picture 66 pixels high, say, all of them would be doubled.
     """
+    stride = dict(zip(features.names, features.strides, strict=True))
     if not isinstance(pool, MultiScaleRoIAlign) or pool.scales is not None:
         return
-    stride = dict(zip(features.names, features.strides, strict=True))
     if set(pool.featmap_names) <= set(stride):
         strides = [stride[name] for name in pool.featmap_names]
-        pool.scales = [1 / stride for stride in strides]
-        pool.map_levels = LevelMapper(
-            int(math.log2(strides[0])),
-            int(math.log2(strides[-1])),
-            pool.canonical_scale,
-            pool.canonical_level,
-        )
+        pool.scales = [1 / side for side in strides]
+        finest, coarsest = (int(math.log2(side)) for side in (strides[0], strides[-1]))
+        scale, level = pool.canonical_scale, pool.canonical_level
+        pool.map_levels = LevelMapper(finest, coarsest, scale, level)
 
 
 def _features(

@@ -11,7 +11,6 @@ import pytest
 import torch
 from detection import SMALL, edit, write_coco
 from PIL import Image
-from processes import Family
 from recorded import whole_record
 from safetensors import safe_open
 
@@ -133,22 +132,11 @@ def test_result_and_files(trained, capsys, tmp_path):
     assert math.isfinite(result.best)
 
 
-@pytest.mark.parametrize("detector", ["mask_rcnn", "retinanet"])
-def test_resume_is_exact(tmp_path, losses_of, detector):
+def test_resume_is_exact(resumes_exactly):
     """Flips, sampled regions, drop path, warm-up, averaging; stopped in the middle of an epoch."""
-    on = {"detector": detector, "drop_path": 0.3, "ema": True, "ema_decay": 0.9, "eval_every": 2,
-          "head_layers": 0 if detector == "retinanet" else 1, "warmup_steps": 3}  # fmt: skip
-    whole = small(**on, output_dir=str(tmp_path / "whole"))
-    broken = small(**on, output_dir=str(tmp_path / "broken"))
-    losses = losses_of(whole)
-    assert len(losses) == 4
-    first = losses_of(broken, stop_at=0)
-    assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 1
-    second = losses_of(broken.replace(resume="auto"))
-    assert first + second == losses
-    a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
-    for key in ("model", "model_ema"):
-        assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+    on = {"drop_path": 0.3, "ema": True, "ema_decay": 0.9, "eval_every": 2, "warmup_steps": 3}
+    losses, step = resumes_exactly(small(**on))
+    assert (len(losses), step) == (4, 1)
 
 
 def test_boxes_alone_and_what_is_left_out(tmp_path, capsys):
@@ -265,14 +253,10 @@ def test_freeze(trained):
         ("--detector retinanet --head-layers 2", "retinanet has neither"),
         ("--head-norm", "applies to retinanet"),
         ("--compile", "--compile is not for detection"),
-        ("--min-size 0", "--min-size is 0, but at least 1 is meant"),
         ("--max-size 9", "--max-size is 9, but at least 64 is meant"),
         ("--model tcformer_nan0", "did you mean tcformer_nano"),
-        ("--hflip 2", "--hflip"),
         ("--num-shapes 2 --batch-size 4", "fewer than one batch"),
-        ("--detector yolo", "yolo"),
         ("--task pose --data-set sticks", "is about detection"),
-        ("--input-size 64", "--input-size is about"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(tmp_path, words, message):
@@ -291,33 +275,15 @@ def test_dry_run(tmp_path, capsys, detector):
     assert not (tmp_path / "out").exists()
 
 
-RUN = "import sys; from tcformer.cli import main; sys.exit(main(sys.argv[1:]))"
-
-
-@pytest.fixture
-def two_processes(tmp_path):
-    """`two_processes(verb, words...)` runs a command on two processes that share the work."""
-    (tmp_path / "family").mkdir()
-    family = Family(tmp_path / "family", "tcformer.tasks.runner")
-
-    def start(*words):
-        ended = family.run(RUN, 2, *words)
-        assert [process.status for process in ended] == [0, 0], ended[0].err
-
-    yield start
-    family.close()
-
-
 def test_two_processes(trained, two_processes, tmp_path):
     """They train together, and measure what one does."""
-    _, result, folder = trained
-    config = str(folder / "config.json")
-    two_processes("train", config, "--epochs", "1", "--output_dir", str(tmp_path / "two"))
-    assert len(whole_record(tmp_path / "two/record.json", "training", 2)["epochs"]) == 1
-    weights = str(folder / "best.safetensors")
-    two_processes("evaluate", config, "--resume", weights, "--output_dir", str(tmp_path / "again"))
-    again = whole_record(tmp_path / "again/evaluation.json", "evaluation", 2)["result"]
-    assert again["segm AP"] == result.best
+    cfg, _, folder = trained
+    out = tmp_path / "two"
+    words = [str(folder / "config.json"), "--epochs", "1", "--output_dir", str(out)]
+    two_processes("train", *words)
+    last = whole_record(out / "record.json", "training", 2)["epochs"][0]
+    again = run(cfg.replace(eval=True, resume=str(out / "checkpoint.pth"), output_dir=""))
+    assert again.best == last["test_segm AP"]
 
 
 @pytest.mark.slow(seconds=60)

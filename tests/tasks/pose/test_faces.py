@@ -10,6 +10,7 @@ from people import SMALL
 from PIL import Image
 
 from tcformer import cli
+from tcformer.data.keypoints.people import read_wflw_list
 from tcformer.runtime.distributed import World
 from tcformer.tasks.pose.nme import evaluate_faces
 from tcformer.tasks.pose.task import PoseTask
@@ -37,9 +38,12 @@ def wflw(tmp_path):
     return root
 
 
+LESS = {k: v for k, v in SMALL.items() if k not in ("boxes", "data_set")}
+
+
 def test_a_run(wflw, tmp_path, capsys):
     recipe = load_config("configs/wflw/tcformer_light_256x256.py")
-    less = {k: v for k, v in SMALL.items() if k not in ("boxes", "neck_reduction", "data_set")}
+    less = {k: v for k, v in LESS.items() if k != "neck_reduction"}
     out = tmp_path / "out"
     smaller = {"data_path": str(wflw), "crop_size": (64, 64), "output_dir": str(out),
                "eval_every": 1, "sched": "cosine", "decay_milestones": (), "lr": 0.2}  # fmt: skip
@@ -51,8 +55,6 @@ def test_a_run(wflw, tmp_path, capsys):
     assert f"Min nme: {min(logged):.2f}%" in printed
     assert "make-up" in printed
     lists = wflw / "WFLW_annotations" / "list_98pt_rect_attr_train_test"
-    from tcformer.data.keypoints.people import read_wflw_list
-
     truth, _ = read_wflw_list(lists / "list_98pt_rect_attr_test.txt")
     errors = evaluate_faces(truth, out / "keypoints.json")
     assert 100 * errors["test"] == pytest.approx(logged[-1])
@@ -63,8 +65,7 @@ def test_faces_that_cannot_be_read_are_left_out(wflw):
     """The others are measured, as --skip-corrupt says."""
     face = wflw / "WFLW_images" / "0--Parade" / "face1.jpg"
     face.write_bytes(b"no picture")
-    less = {k: v for k, v in SMALL.items() if k not in ("boxes", "data_set")}
-    small = {**less, "data_set": "WFLW", "data_path": str(wflw), "crop_size": (64, 64)}
+    small = {**LESS, "data_set": "WFLW", "data_path": str(wflw), "crop_size": (64, 64)}
     cfg = build({**small, "eval": True, "skip_corrupt": True})
     evaluator = PoseTask(cfg, World()).evaluator
     kept = evaluator.dataset.source.truth.annotations
@@ -81,8 +82,6 @@ def test_faces_that_cannot_be_read_are_left_out(wflw):
 
 def test_faces_that_are_left_out_are_counted(wflw, tmp_path, capsys):
     """The error is that of the faces that are measured, and it says of how many."""
-    from tcformer.data.keypoints.people import read_wflw_list
-
     lists = wflw / "WFLW_annotations" / "list_98pt_rect_attr_train_test"
     truth, names = read_wflw_list(lists / "list_98pt_rect_attr_test.txt")
     notes = [dict(note) for note in truth.annotations]
@@ -96,8 +95,7 @@ def test_faces_that_are_left_out_are_counted(wflw, tmp_path, capsys):
     for split in ("train", "test"):
         path = wflw / "annotations" / f"face_landmarks_wflw_{split}.json"
         path.write_text(json.dumps({"images": images, "annotations": notes}))
-    less = {k: v for k, v in SMALL.items() if k not in ("boxes", "data_set")}
-    small = {**less, "data_set": "WFLW", "data_path": str(wflw), "crop_size": (64, 64)}
+    small = {**LESS, "data_set": "WFLW", "data_path": str(wflw), "crop_size": (64, 64)}
     run(build({**small, "eval": True, "output_dir": str(tmp_path)}))
     told = capsys.readouterr().out
     assert "on the 3 test faces" in told

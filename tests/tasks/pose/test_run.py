@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from people import SMALL
-from processes import Family
 from recorded import whole_record
 from safetensors import safe_open
 
@@ -24,7 +23,6 @@ from tcformer.tasks.runner import run
 from tcformer.training.metrics import MetricLogger
 from tcformer.training.options import build
 from tcformer.weights.metadata import save_weights
-from tcformer.weights.safe_torch import safe_torch_load
 from tcformer.zoo import create_model
 
 pytest.importorskip("pycocotools", reason="average precision needs pycocotools")
@@ -75,85 +73,34 @@ def test_use_of_the_weights(trained, small):
         )
 
 
-def test_resume_is_exact(small, tmp_path, losses_of):
+def test_resume_is_exact(small, resumes_exactly):
     """Shifts, flips, halves, scales, turns, drop path, warm-up, averaging, bf16."""
     on = {"drop_path": 0.3, "ema": True, "ema_decay": 0.9, "amp": "bf16", "warmup_steps": 5,
           "half_body_prob": 0.9, "shift_prob": 0.9, "eval_every": 2}  # fmt: skip
-    whole = small(**on, output_dir=str(tmp_path / "whole"))
-    broken = small(**on, output_dir=str(tmp_path / "broken"))
-    losses = losses_of(whole)
+    losses, step = resumes_exactly(small(**on), stop_at=1)
     assert len(losses) >= 4
-    first = losses_of(broken, stop_at=1)
-    assert safe_torch_load(tmp_path / "broken/checkpoint.pth")["step"] == 2
-    second = losses_of(broken.replace(resume="auto"))
-    assert first + second == losses
-    a, b = (safe_torch_load(tmp_path / n / "checkpoint.pth") for n in ("whole", "broken"))
-    for key in ("model", "model_ema"):
-        assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+    assert step == 2
 
 
-def test_the_rate_warms_up_by_steps(small, monkeypatch):
-    seen = []
-    real = torch.optim.AdamW.step
-
-    def step(self, *args, **kwargs):
-        seen.append([group["lr"] for group in self.param_groups])
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    cfg = small(warmup_steps=4, sched="multistep", decay_milestones=(1,), lr=0.512, decay_all=True)
-    run(cfg)
-    full = 0.512 * 2 / 512
-    per_epoch = len(seen) // 2
-    want = [full * (0.1 if t >= per_epoch else 1) * (1 - (1 - min(t, 4) / 4) * 0.999)
-            for t in range(len(seen))]  # fmt: skip
-    assert [rates[0] for rates in seen] == pytest.approx(want)
-    assert all(len(rates) == 1 for rates in seen)  # --decay-all: one group
-
-
-RUN = "import sys; from tcformer.cli import main; sys.exit(main(sys.argv[1:]))"
-
-
-@pytest.fixture(scope="module")
-def family(tmp_path_factory):
-    parent = Family(tmp_path_factory.mktemp("family"), "tcformer.tasks.runner")
-    yield parent
-    parent.close()
-
-
-def test_two_processes_measure_the_same(trained, family, tmp_path):
-    _, _, folder = trained
-    config = tmp_path / "config.json"
-    values = json.loads((folder / "config.json").read_text())
-    config.write_text(json.dumps({**values, "output_dir": "", "tensorboard": False}))
-    printed, kept = [], []
+def test_two_processes_measure_the_same(trained, two_processes, tmp_path):
+    cfg, _, folder = trained
+    weights, kept = str(folder / "best.safetensors"), {}
+    words = ["--resume", weights, "--output_dir", str(tmp_path / "2")]
+    printed = two_processes("evaluate", str(folder / "config.json"), *words)
+    assert "* AP" not in printed[1]
+    alone = run(cfg.replace(eval=True, resume=weights, output_dir=str(tmp_path / "1")))
+    assert printed[0].splitlines()[-len(alone.eval_lines) :] == alone.eval_lines
     for size in (1, 2):
-        ended = family.run(
-            *(RUN, size, "evaluate", str(config), "--resume", str(folder / "best.safetensors")),
-            *("--output_dir", str(tmp_path / str(size))),
-        )
-        assert [process.status for process in ended] == [0] * size, ended[0].err
-        lines = ended[0].out.splitlines()
-        start = next(i for i, line in enumerate(lines) if line.startswith("* AP"))
-        printed.append(lines[start:])
-        assert not any("* AP" in process.out for process in ended[1:])
-        kept.append(whole_record(tmp_path / str(size) / "evaluation.json", "evaluation", size))
-    assert printed[0] == printed[1]
-    assert kept[0]["result"] == pytest.approx(kept[1]["result"])
-    assert kept[0]["data"] == kept[1]["data"]
+        kept[size] = whole_record(tmp_path / str(size) / "evaluation.json", "evaluation", size)
+    assert kept[1]["result"] == pytest.approx(kept[2]["result"])
+    assert kept[1]["data"] == kept[2]["data"]
 
 
-def test_finetune(trained, small, tmp_path):
+def test_finetune_keeps_all_but_the_heat_maps(trained, small):
     _, _, folder = trained
-    classifier = create_model("tcformer_nano", num_classes=7)
-    save_weights(classifier, tmp_path / "classifier.safetensors")
-    task = PoseTask(small(), World())
-    assert "the backbone alone" in task.finetune(str(tmp_path / "classifier.safetensors"))
-    own = task.model.backbone.state_dict()
-    assert all(torch.equal(own[k], v) for k, v in classifier.state_dict().items() if k in own)
     sticks = PoseTask(small(data_set="sticks", boxes="", data_path="data"), World())
     head = sticks.model.keypoint_head.final_layer.weight.clone()
-    sticks.finetune(str(folder / "best.safetensors"))  # everything but the heat maps
+    sticks.finetune(str(folder / "best.safetensors"))
     assert torch.equal(sticks.model.keypoint_head.final_layer.weight, head)
     with safe_open(folder / "best.safetensors", "pt") as file:
         key = "neck.lateral_convs.0.conv.weight"
@@ -200,15 +147,10 @@ def test_weights_of_a_training_that_went_astray(small):
         ({"crop_size": (30, 48)}, "multiples of 4"),
         ({"heatmap_sigma": -1.0}, "--heatmap-sigma"),
         ({"data_set": "stick"}, "did you mean sticks?"),
-        ({"model": "resnet18"}, "gives no tokens"),
-        ({"neck_reduction": "pol"}, "did you mean pool"),
-        ({"neck_heads": 3}, "shared out to 3 heads"),
         ({"rotation": 200.0}, "--rotation is 200"),
         ({"input_size": 64}, "--input-size is about classification and segmentation"),
-        ({"mixup": 0.5}, "--mixup is about classification"),
         ({"sched": "multistep"}, "--decay-milestones"),
         ({"decay_milestones": (3,)}, "does nothing with --sched cosine"),
-        ({"task": "classification"}, "is about"),
     ],
 )
 def test_mistakes_are_one_sentence(small, changes, part):

@@ -188,7 +188,6 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
 
 
 def _num_classes(cfg: TrainConfig, in_data: int) -> int:
-    """The classifier's width: `--num-classes`, which must cover the data, or the data's."""
     wanted = cfg.network.num_classes
     if wanted is None:
         return in_data
