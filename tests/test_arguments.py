@@ -1,4 +1,4 @@
-"""Counts and fractions mean the same at every public function, whatever type they come in."""
+"""Counts and values for each merge mean the same everywhere, whatever type they come in."""
 
 import math
 import re
