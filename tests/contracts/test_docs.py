@@ -107,7 +107,7 @@ def test_every_option_of_every_verb_is_in_its_help(verb, capsys, monkeypatch):
     text = capsys.readouterr().out
     # Some words beside each option: a bare name explains nothing.
     for option in re.findall(r"^\W*(--[\w-]+)", text, re.M):
-        assert re.search(rf"{option}.*?(?:\s{{2,}}|\n\s+)\w+ \w+", text, re.S), option
+        assert re.search(rf"{option}.*?(?:\s{{2,}}|\n\s+)\w+:? \w+", text, re.S), option
 
 
 def test_no_figure_is_ours_without_a_record():
