@@ -13,5 +13,14 @@ from tcformer.export.formats import FORMATS
 from tcformer.export.making import Report, export
 from tcformer.export.parity import TOLERANCE, Parity, Times
 
-__all__ = ["FORMATS", "INPUTS", "OUTPUTS", "TOLERANCE", "Contract", "Parity", "Report", "Times"]
-__all__ += ["export"]
+__all__ = [
+    "FORMATS",
+    "INPUTS",
+    "OUTPUTS",
+    "TOLERANCE",
+    "Contract",
+    "Parity",
+    "Report",
+    "Times",
+    "export",
+]
