@@ -243,7 +243,7 @@ def references(folder: Path) -> Iterator[References]:
         build = [compiler, "-O1", "-shared", "-fPIC", "-o", str(shim), source, "-ldl"]
         subprocess.run(build, check=True)
         env["LD_PRELOAD"] = str(shim)
-    modules = "tcformer.cli, tcformer.tasks.runner, tcformer.training.progress, tyro"
+    modules = "tcformer.cli, tcformer.tasks.runner, tcformer.training.progress"
     family = Family(folder, modules, **env)
     try:
         images = make_images(folder / "images")

@@ -50,7 +50,7 @@ def test_equals_the_definition(device, sources, destinations, entries, channels,
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_gradient(device, padded):
-    x, src, dst, num_dst, _ = case(device)
+    x, src, dst, num_dst, _ = case(device, entries=6)
     plan = plan_regroup(src, dst, 5, num_dst, dtype=torch.float64, padded=padded)
     x.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: apply_plan(x, plan, impl="triton"), x, fast_mode=True)
@@ -58,7 +58,7 @@ def test_gradient(device, padded):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_sums_in_float32_and_rounds_once(device, dtype):
-    x, src, dst, num_dst, _ = case(device, entries=400, channels=20, dtype=torch.float32)
+    x, src, dst, num_dst, _ = case(device, entries=120, channels=20, dtype=torch.float32)
     x = x.to(dtype)
     exact = regroup(x.double(), src, dst, num_dst, impl="eager")
     out = regroup(x, src, dst, num_dst, impl="triton")
@@ -82,7 +82,7 @@ def test_a_padded_plan_holds_the_entries_of_a_short_one(device):
 
 @pytest.mark.parametrize(
     ("batch", "num_a", "num_b", "entries"),
-    [(3, 5, 4, 60), (1, 1, 1, 1), (2, 300, 2, 700), (2, 3, 5, 0), (1, 70_000, 70_000, 40)],
+    [(3, 5, 4, 60), (1, 1, 1, 1), (2, 300, 2, 320), (2, 3, 5, 0), (1, 70_000, 70_000, 40)],
 )
 def test_plans_of_kernels_are_those_of_tensors(device, batch, num_a, num_b, entries):
     g = torch.Generator().manual_seed(entries)
