@@ -23,11 +23,9 @@ Parts, cluster_parts = Windows, cluster_windows  # the names that they had
 
 __all__ = [
     "Clusters",
-    "Parts",
     "TokenMap",
     "Windows",
     "attend",
-    "cluster_parts",
     "cluster_windows",
     "dpc_knn",
     "linear",
