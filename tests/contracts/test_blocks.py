@@ -63,7 +63,9 @@ WAYS: dict[str, Run | Read | Left] = {
     r"make check\b": Left("what CI runs before this; it would run all linters once more"),
     r"make faults\b": Left("campaigns of minutes; their short forms are the tests of tests/faults"),
     r"python examples/(\w+).py( --decoder|$)": Left("`examples/test_they_learn.py`"),
-    r"python benchmarks/learning.py ": Left("`contracts/test_learning.py::test_a_run_is_recorded_once`"),
+    r"python benchmarks/learning.py ": Left(
+        "`contracts/test_learning.py::test_a_run_is_recorded_once`"
+    ),
     r"tcformer train configs/digits/": Run(
         "--epochs 1 --warmup-epochs 0 --batch-size 512 --threads 1"
     ),
