@@ -33,7 +33,7 @@ OF_VERSIONS  := $(patsubst %,tests/ops/test_%.py,attend cpp dpc_knn linear merge
 
 help:
 	@echo 'make demo       train, evaluate and draw tokens on handwritten digits; no data, no GPU'
-	@echo 'make test       the fast tests (about 8 minutes on 2 cores)'
+	@echo 'make test       the fast tests (about 5 minutes on 2 cores)'
 	@echo 'make test-slow  the tests that `make test` leaves out'
 	@echo 'make test-versions  the part of them that torch 2.11 and the least versions allowed must pass'
 	@echo 'make faults     campaigns of injected faults; ARGS="kill --trials 100 --seed 7" for one of them'
