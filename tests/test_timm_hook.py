@@ -171,7 +171,7 @@ print("all")
 @pytest.mark.timeout(900)  # seconds of work, which may take minutes on a busy machine
 def test_every_order_of_the_libraries(tmp_path):
     for name in OTHERS:
-        pytest.importorskip(name)
+        pytest.importorskip(name, reason=f"{name} is not installed")
     script = tmp_path / "orders.py"
     script.write_text(ORDERS)
     done = subprocess.run(

@@ -144,11 +144,11 @@ INTERRUPTED = ("predict", "confusion", "convert", "hub", "export", "evaluate", "
 def test_a_failure_while_it_writes(name, failure, inputs, tmp_path, monkeypatch, capsys):
     names, call = CASES[name]
     if name == "demo":
-        pytest.importorskip("sklearn")
+        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     if "plot" in name:
-        pytest.importorskip("matplotlib")
+        pytest.importorskip("matplotlib", reason="drawing is an extra")
     if "keypoints" in name:
-        pytest.importorskip("pycocotools")
+        pytest.importorskip("pycocotools", reason="average precision needs pycocotools")
     before = earlier(tmp_path / "out", names)
 
     def fsync(descriptor: int) -> None:

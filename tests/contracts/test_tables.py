@@ -31,7 +31,7 @@ def test_every_table_stands_on_one_page():
 
 
 def test_every_plot_is_on_a_page_and_can_be_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="plots are drawn by it")
     import plots
 
     plots.draw(tmp_path)

@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused_at_once(loaded, tmp_path, monkeypatch, arg
     monkeypatch.setattr(making, "trace", None)  # nothing is traced before it is refused
     given = {"out": "a.pt2", "size": SIZE, **arguments}
     if str(given["out"]).endswith(".onnx"):
-        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxruntime", reason="ONNX files are run by onnxruntime")
     with pytest.raises(UserError, match=words):
         export.export(loaded, **given)
     assert list(tmp_path.iterdir()) == []

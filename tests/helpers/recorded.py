@@ -1,10 +1,16 @@
-"""What the record of every run must hold, whatever was run and however it was started."""
+"""What is known of a run, whatever was run: what its record must hold, and its losses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tcformer.runtime.signals import interrupt
+from tcformer.tasks.base import BaseTask
+from tcformer.tasks.runner import run
+from tcformer.training.loop import Interrupted
 from tcformer.training.record import read_record
 
 
@@ -34,3 +40,26 @@ def whole_record(path: Path, kind: str, processes: int = 1) -> dict[str, Any]:
         assert session["versions"]["torch"]
         assert session["processes"] == processes
     return record
+
+
+def losses_of(cfg, stop_at=None):
+    """Run a configuration; its losses. `stop_at` asks the run to stop while it computes that."""
+    seen = []
+    real = BaseTask.loss
+
+    def watched(self, model, batch):
+        loss = real(self, model, batch)
+        if len(seen) == stop_at:
+            interrupt.request("SIGTERM")
+        seen.append(loss.item())
+        return loss
+
+    interrupt.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseTask, "loss", watched)
+        try:
+            run(cfg)
+        except Interrupted:
+            assert stop_at is not None
+    interrupt.clear()
+    return seen

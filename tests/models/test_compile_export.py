@@ -109,7 +109,7 @@ class DenseWithTokens(torch.nn.Module):
 
 
 def smp_fpn():
-    smp = pytest.importorskip("segmentation_models_pytorch")
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="its decoders export here")
     return smp.FPN("tu-tcformer_nano", encoder_weights=None, classes=3, depths=(1, 1, 1, 1))
 
 
@@ -131,8 +131,8 @@ USERS = {  # classifiers: tests/export
 @pytest.mark.parametrize("which", USERS)
 @torch.no_grad()
 def test_onnx_export_by_users(which, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX files are run by onnxruntime")
+    pytest.importorskip("onnxscript", reason="PyTorch writes ONNX with it")
     torch.manual_seed(0)
     model, path = USERS[which]().eval(), tmp_path / "model.onnx"
     batch = torch.export.Dim("batch", min=1)

@@ -262,7 +262,7 @@ def test_the_command(weights, record, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_transformers_reads_it_with_its_names(model, saved):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="it reads the folder here")
     theirs = transformers.AutoModelForImageClassification.from_pretrained(saved).eval()
     # It maps the file, so the weights lie where the header ends, and MKL's product of a single row
     # has other last bits where that is no multiple of 16 bytes: docs/numerics.md, Determinism.

@@ -99,7 +99,7 @@ def test_hostile_requests(served):
 
 
 def test_it_does_not_grow(served):
-    psutil = pytest.importorskip("psutil")
+    psutil = pytest.importorskip("psutil", reason="psutil looks at the server from outside")
     process = psutil.Process(served.process.pid)
     select = functions(served.url)["select"]
     names = ["house", "person", "shapes"]

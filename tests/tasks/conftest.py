@@ -3,37 +3,11 @@
 import pytest
 import torch
 from processes import Family
+from recorded import losses_of
 
-from tcformer.runtime.signals import interrupt
-from tcformer.tasks.base import BaseTask
-from tcformer.tasks.runner import run
-from tcformer.training.loop import Interrupted
 from tcformer.weights.safe_torch import safe_torch_load
 
 RUN = "import sys; from tcformer.cli import main; sys.exit(main(sys.argv[1:]))"
-
-
-def losses_of(cfg, stop_at=None):
-    """Run a configuration; its losses. `stop_at` asks the run to stop while it computes that."""
-    seen = []
-    real = BaseTask.loss
-
-    def watched(self, model, batch):
-        loss = real(self, model, batch)
-        if len(seen) == stop_at:
-            interrupt.request("SIGTERM")
-        seen.append(loss.item())
-        return loss
-
-    interrupt.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseTask, "loss", watched)
-        try:
-            run(cfg)
-        except Interrupted:
-            assert stop_at is not None
-    interrupt.clear()
-    return seen
 
 
 @pytest.fixture

@@ -6,13 +6,10 @@ import json
 
 import pytest
 from processes import Family
+from recorded import losses_of
 from runs import make_images
 
-from tcformer.runtime.signals import interrupt
-from tcformer.tasks.classification.task import ClassificationTask
-from tcformer.tasks.runner import run
 from tcformer.training import checkpoint as ckpt
-from tcformer.training.loop import Interrupted
 from tcformer.training.options import build
 
 IMAGES = 34  # of the two classes together: four global batches of 8, and two images left over
@@ -29,41 +26,18 @@ SMALL = {
 }  # fmt: skip
 
 
-def losses(monkeypatch, cfg, stop_at=None):
-    """The losses of a run; `stop_at` asks it to stop while it computes that loss."""
-    seen = []
-    real = ClassificationTask.loss
-
-    def watched(self, model, batch):
-        loss = real(self, model, batch)
-        if len(seen) == stop_at:
-            interrupt.request("SIGTERM")
-        seen.append(loss.item())
-        return loss
-
-    interrupt.clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(ClassificationTask, "loss", watched)
-        try:
-            run(cfg)
-        except Interrupted:
-            assert stop_at is not None
-    interrupt.clear()
-    return seen
-
-
 @pytest.mark.slow(seconds=15)
-def test_another_number_of_workers_changes_no_bit(data, tmp_path, monkeypatch):
+def test_another_number_of_workers_changes_no_bit(data, tmp_path):
     """Drop path, mixup, RandAugment, erasing and averaging on; 3 workers, then 0, then 2."""
     on = {**SMALL, "data_path": str(data), "drop_path": 0.3, "ema": True, "ema_decay": 0.9}
     whole = build({**on, "output_dir": str(tmp_path / "whole"), "num_workers": 3})
-    expected = losses(monkeypatch, whole)
+    expected = losses_of(whole)
     assert len(expected) == 2 * (IMAGES // 8)
     found = []
     for workers, stop_at in ((0, 2), (2, 7), (1, None)):
         resume = "auto" if found else ""
         options = {"output_dir": str(tmp_path / "run"), "num_workers": workers, "resume": resume}
-        found += losses(monkeypatch, build({**on, **options}), stop_at)
+        found += losses_of(build({**on, **options}), stop_at)
     assert found == expected
     a, b = (ckpt.read(tmp_path / name / "checkpoint.pth") for name in ("whole", "run"))
     for kind in ("model", "model_ema"):
